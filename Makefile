@@ -1,0 +1,43 @@
+# `make run` and `make test` need Python 3.11 (or newer) and nothing else; every target sets up what it needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+export FLWR_TELEMETRY_ENABLED = 0
+export RAY_USAGE_STATS_ENABLED = 0
+
+.PHONY: setup run test check bench soak docs clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[flower,dev]'
+	touch $(READY)
+
+run: $(READY)
+	$(BIN)/recsys-fed simulate --output runs/latest
+
+test: $(READY)
+	$(BIN)/pytest -m 'not soak'
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tests/house_rules.py
+
+bench: $(READY)
+	$(BIN)/python -m simulations.benchmarks
+
+soak: $(READY)
+	$(BIN)/pytest -m soak
+
+docs: $(READY)
+	$(BIN)/python -m simulations.results
+
+clean:
+	rm -rf $(VENV) dist build runs

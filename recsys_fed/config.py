@@ -1,0 +1,203 @@
+"""Configuration of a run, parsed once at the edge: command line, scenario file or Flower run config.
+
+All three speak the same flat keys, `embedding-dim = 16` or `dp-sgd.schedule = "local"`; a nested TOML table
+[dp-sgd] is the same as the dotted key. Below this module nobody reads a mapping.
+"""
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from recsys_fed import checks
+from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
+
+NOISE = ("own", "central")
+TRAINER_NAMES = ("spectral", "dp-sgd")
+ENGINES = ("in-process", "flower")
+COLUMN_ROLES = ("user", "item", "value", "time")
+
+Value = bool | int | float | str
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationConfig:
+    """What server and silos agree on. All of it is public.
+
+    Attributes:
+        trainer: "spectral" or "dp-sgd".
+        epsilon, delta: the guarantee of every user, over all rounds of the run; epsilon may be inf (no noise).
+        rounds: exchanges of messages, counts included; 0 takes the trainer's rule.
+        embedding_dim: length of the vectors; 0 takes the trainer's rule.
+        noise: "own", every silo adds all of the noise; "central", the silos' noise adds up to it once, which is
+            private only against those who see no more than the sum: it stands for secure aggregation.
+        silos: how many silos take part.
+        declared_users: public order of magnitude of the users of all silos together.
+        item_features: start from public item features where the catalogue has them.
+        catalogue: path of the public catalogue on the server; "" asks the silos for its hash and size only.
+        seed: of the server's start, and of a simulation's noise and samples.
+        device: "auto", "cpu", "cuda", ... of the silos.
+        threads: of the numerical libraries; 0 takes all processors. Equal threads give equal bytes.
+        output: folder for the server's results; "" writes none.
+    """
+
+    trainer: str = "spectral"
+    epsilon: float = 8.0
+    delta: float = 1e-6
+    rounds: int = 0
+    embedding_dim: int = 0
+    noise: str = "own"
+    silos: int = 10
+    declared_users: int = 10_000
+    item_features: bool = True
+    catalogue: str = ""
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0
+    output: str = ""
+    dp_sgd: Mapping[str, Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checks.one_of(TRAINER_NAMES, trainer=self.trainer)
+        checks.one_of(NOISE, noise=self.noise)
+        checks.positive_or_inf(epsilon=self.epsilon)
+        checks.fraction(delta=self.delta)
+        checks.at_least(0, rounds=self.rounds, embedding_dim=self.embedding_dim, threads=self.threads)
+        checks.at_least(0, seed=self.seed)
+        checks.at_least(1, silos=self.silos, declared_users=self.declared_users)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulationConfig:
+    """Where a simulation's data comes from and how it falls into silos.
+
+    Attributes:
+        data: name or path of a data set, see `data.locate`; "" takes the first that can be had.
+        columns: "user=...,item=..." for tables; "" finds the usual names.
+        split: method of `data.split`; test_fraction: its share, where it has one.
+        partition: method of `data.partition`; skew: exponent of zipf, alpha of dirichlet.
+        min_value: keep only interactions of at least this value; -inf keeps all.
+    """
+
+    data: str = ""
+    columns: str = ""
+    split: str = "auto"
+    test_fraction: float = 0.1
+    partition: str = "equal"
+    skew: float = 1.0
+    min_value: float = -math.inf
+
+    def __post_init__(self) -> None:
+        checks.fraction(test_fraction=self.test_fraction)
+        checks.positive(skew=self.skew)
+        columns_of(self.columns)
+
+
+def columns_of(text: str) -> dict[str, str]:
+    """Read "user=customer,item=sku" as a mapping from our names to those of a table's columns.
+
+    Raises:
+        ConfigurationError: it is something else, or names another role.
+    """
+    columns: dict[str, str] = {}
+    for part in filter(None, text.split(",")):
+        role, equals, column = part.partition("=")
+        if role not in COLUMN_ROLES or not equals or not column:
+            raise ConfigurationError(
+                f"Expected columns as ROLE=NAME,... with a ROLE of {', '.join(COLUMN_ROLES)}, got {part!r}."
+            )
+        columns[role] = column
+    return columns
+
+
+def flat(config: FederationConfig | SimulationConfig) -> dict[str, Value]:
+    """Return the flat keys of a configuration: what `parse` reads."""
+    record: dict[str, Value] = {}
+    for name, value in asdict(config).items():
+        key = name.replace("_", "-")
+        if isinstance(value, Mapping):
+            record |= {f"{key}.{inner.replace('_', '-')}": item for inner, item in value.items()}
+        else:
+            record[key] = value
+    return record
+
+
+def parse(kind: type[T], record: Mapping[str, object]) -> T:
+    """Read one of the dataclasses above from flat keys; keys of other parts are left to them.
+
+    Raises:
+        ConfigurationError: a value of the wrong type or out of range.
+    """
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for declared in fields(kind):  # type: ignore[arg-type]
+        key = declared.name.replace("_", "-")
+        if declared.default is MISSING:
+            prefix = f"{key}."
+            inner = {k.removeprefix(prefix): v for k, v in record.items() if k.startswith(prefix)}
+            values[declared.name] = {k.replace("-", "_"): v for k, v in inner.items()}
+        elif key in record:
+            values[declared.name] = _typed(key, hints[declared.name], record[key])
+    return kind(**values)
+
+
+def known_key(key: str) -> bool:
+    """Whether a flat key belongs to any part of the configuration."""
+    names = {f.name.replace("_", "-") for kind in (FederationConfig, SimulationConfig) for f in fields(kind)}
+    head, dot, _ = key.partition(".")
+    return head in names and (head == "dp-sgd") == bool(dot)
+
+
+def read_toml(path: Path) -> dict[str, object]:
+    """Read a scenario or a run's config.toml as flat keys.
+
+    Raises:
+        DataNotFoundError: there is no such file.
+        DataFormatError: it is not TOML.
+        ConfigurationError: it has a key that nothing reads.
+    """
+    if not path.is_file():
+        raise DataNotFoundError(f"Expected a scenario file at {path}, there is no such file.")
+    try:
+        record = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataFormatError(f"Expected TOML in {path}: {error}.") from error
+    keys: dict[str, object] = {}
+    for name, value in record.items():
+        keys |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+    for key in keys:
+        if not known_key(key) and key != "engine":
+            raise ConfigurationError(f"Expected keys of a run in {path}, got {key!r}, which nothing reads.")
+    return keys
+
+
+def to_toml(record: Mapping[str, Value]) -> str:
+    """Flat keys as TOML lines; `read_toml` gives them back."""
+    lines = []
+    for key, value in sorted(record.items(), key=lambda item: ("." in item[0], item[0])):
+        name = ".".join(f'"{part}"' if not part.replace("-", "").isalnum() else part for part in key.split("."))
+        lines.append(f"{name} = {_literal(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _literal(value: Value) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = "".join(c if c.isprintable() and c not in '"\\' else f"\\u{ord(c):04x}" for c in value)
+        return f'"{escaped}"'
+    return repr(value)
+
+
+def _typed(key: str, expected: type, value: object) -> object:
+    """Return a value of the expected type; whole numbers are fine where a float is expected."""
+    if expected is float and type(value) is int:
+        return float(value)
+    if type(value) is not expected:
+        raise ConfigurationError(
+            f"Expected {key} of type {expected.__name__}, got {value!r} ({type(value).__name__})."
+        )
+    return value

@@ -1,0 +1,74 @@
+"""Interactions: who touched what, as codes into two tables of ids."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys_fed.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Interactions:
+    """Private data of one silo (or, in a simulation, of all of them), one entry a row.
+
+    Attributes:
+        user: row of each interaction in `user_ids`, int32 or int64 [n].
+        item: row of each interaction in `item_ids`, int32 or int64 [n].
+        user_ids: object array of str [n_users].
+        item_ids: object array of str [n_items]; a silo's own list, not the catalogue.
+        value: a rating or a count, float32 [n], or None.
+        time: int64 [n], seconds or milliseconds since 1970 or a position; only its order matters. Or None.
+
+    Raises:
+        DataError: columns of different lengths, or a code outside of its table.
+    """
+
+    user: npt.NDArray[np.integer[Any]]
+    item: npt.NDArray[np.integer[Any]]
+    user_ids: npt.NDArray[np.object_]
+    item_ids: npt.NDArray[np.object_]
+    value: npt.NDArray[np.float32] | None = None
+    time: npt.NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("user", "item", "value", "time"):
+            column = getattr(self, name)
+            if column is not None and column.shape != (len(self.user),):
+                raise DataError(f"Expected {name} of shape ({len(self.user)},), got {column.shape}.")
+        _check_codes("user", self.user, self.n_users)
+        _check_codes("item", self.item, self.n_items)
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def n_users(self) -> int:
+        """Number of rows of `user_ids`."""
+        return len(self.user_ids)
+
+    @property
+    def n_items(self) -> int:
+        """Number of rows of `item_ids`."""
+        return len(self.item_ids)
+
+    def select(self, mask: npt.NDArray[np.bool_]) -> "Interactions":
+        """The interactions where `mask` (bool [n]) is true; the tables of ids, and so the codes, stay."""
+        if mask.dtype != np.bool_ or mask.shape != self.user.shape:
+            raise DataError(f"Expected a bool mask of shape {self.user.shape}, got {mask.dtype} {mask.shape}.")
+        return Interactions(
+            user=self.user[mask],
+            item=self.item[mask],
+            user_ids=self.user_ids,
+            item_ids=self.item_ids,
+            value=None if self.value is None else self.value[mask],
+            time=None if self.time is None else self.time[mask],
+        )
+
+
+def _check_codes(name: str, codes: npt.NDArray[np.integer[Any]], size: int) -> None:
+    if not np.issubdtype(codes.dtype, np.integer):
+        raise DataError(f"Expected {name} codes to be integers, got {codes.dtype}.")
+    if len(codes) and (codes.min() < 0 or codes.max() >= size):
+        raise DataError(f"Expected {name} codes in [0, {size}), got one outside.")

@@ -1,0 +1,159 @@
+"""Which data set is meant: a name, a path, or the first place that has one."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from recsys_fed.data.dataset import Dataset
+from recsys_fed.data.download import MOVIELENS_1M, fetch
+from recsys_fed.data.generate import generate
+from recsys_fed.data.sources import Request, detect, read
+from recsys_fed.errors import ConfigurationError, DataError, DataNotFoundError
+
+# Where the named sets lie below a folder of data sets.
+_NAMED = {"ml-1m": "ml-1m", "ml-100k": "ml-100k", "ultragcn": "ml-1m/ultragcn"}
+REPOSITORY = Path(__file__).resolve().parents[2]
+NAMES = (*_NAMED, "generated")
+_GENERATED = {
+    "users": "n_users",
+    "items": "n_items",
+    "interactions": "mean_interactions",
+    "groups": "n_groups",
+    "seed": "seed",
+}
+
+Say = Callable[[str], None]
+
+
+def _to_stderr(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Search:
+    """The folders to look in, and what was tried so far."""
+
+    cache: Path
+    say: Say
+    tried: list[str]
+
+    @property
+    def folders(self) -> list[Path]:
+        """Folders of data sets, the first wins."""
+        given = os.environ.get("RECSYS_FED_DATA")
+        shared = [base.parent / "shared" / "data" for base in (Path.cwd(), REPOSITORY)]
+        return [*([Path(given).expanduser()] if given else []), self.cache, *shared]
+
+
+def open_dataset(
+    spec: str | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    cache: Path | None = None,
+    say: Say = _to_stderr,
+) -> Dataset:
+    """Read the data set that a specification means.
+
+    Args:
+        spec: a name (`ml-1m`, `ml-100k`, `ultragcn`, `generated`), `generated:users=1000,items=500` (also
+            interactions, groups, seed), or the path of a file or folder, each perhaps with `#split` behind it
+            (`ml-1m#random90`). Without one: $RECSYS_FED_DATA, then MovieLens-1M in the cache, in
+            ../shared/data, or by download, and if none can be had the generator, which is said in one line.
+        columns: for tables, the names of the columns that hold user, item, value and time.
+        cache: folder of downloads; by default $RECSYS_FED_CACHE or ~/.cache/recsys-fed.
+        say: takes a line for people (by default it goes to standard error).
+
+    RECSYS_FED_OFFLINE=1 in the environment skips the download.
+
+    Raises:
+        DataNotFoundError: what was asked for is not there; lists what was tried and the names.
+        DataFormatError: it is there but cannot be read.
+        ConfigurationError: a split, a column or a setting of the generator that does not exist.
+    """
+    search = _Search(cache=cache or _default_cache(), say=say, tried=[])
+    if spec is None:
+        spec = os.environ.get("RECSYS_FED_DATA") or None
+        if spec is None or _is_shelf(Path(spec).expanduser()):
+            return _open_default(search, columns or {})
+    if spec == "generated" or spec.startswith("generated:"):
+        return generate(**_settings(spec.partition(":")[2]))
+    path, split_name = _split_spec(spec)
+    if not path.exists() and str(path) in _NAMED:
+        path = _find_named(str(path), split_name, search)
+    if not path.exists():
+        raise _not_found(spec, [*search.tried, str(path)])
+    return read(Request(path=path, split=split_name, columns=columns or {}))
+
+
+def _default_cache() -> Path:
+    given = os.environ.get("RECSYS_FED_CACHE")
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "recsys-fed"
+
+
+def _is_shelf(path: Path) -> bool:
+    """Whether the path is a folder of data sets rather than a data set."""
+    return path.is_dir() and detect(path) is None and (path / _NAMED["ml-1m"]).is_dir()
+
+
+def _split_spec(spec: str) -> tuple[Path, str | None]:
+    """Path and split of PATH#SPLIT; a path that exists as it stands has no split."""
+    if Path(spec).expanduser().exists() or "#" not in spec:
+        return Path(spec).expanduser(), None
+    path, _, name = spec.rpartition("#")
+    return Path(path).expanduser(), name
+
+
+def _find_named(name: str, split_name: str | None, search: _Search) -> Path:
+    """The first folder that holds a named set with the split, or the download of MovieLens-1M."""
+    for folder in search.folders:
+        path = folder / _NAMED[name]
+        source = detect(path)
+        if source is not None and (split_name is None or split_name in source.splits):
+            return path
+        search.tried.append(str(path))
+    if name != MOVIELENS_1M.name or split_name is not None:
+        raise _not_found(name if split_name is None else f"{name}#{split_name}", search.tried)
+    try:
+        return _download(search)
+    except DataError as error:
+        raise _not_found(name, [*search.tried, str(error)]) from error
+
+
+def _download(search: _Search) -> Path:
+    if os.environ.get("RECSYS_FED_OFFLINE") == "1":
+        raise DataNotFoundError("RECSYS_FED_OFFLINE=1, no download was tried.")
+    return fetch(MOVIELENS_1M, search.cache, say=search.say)
+
+
+def _open_default(search: _Search, columns: Mapping[str, str]) -> Dataset:
+    try:
+        path = _find_named("ml-1m", None, search)
+    except DataNotFoundError as error:
+        line = f"No data set was found ({error.__cause__ or error}); going on with generated interactions."
+        search.say(line)
+        return replace(generate(), note=line)
+    source = detect(path)
+    split_name = "random90" if source is not None and "random90" in source.splits else None
+    return read(Request(path=path, split=split_name, columns=columns))
+
+
+def _settings(text: str) -> dict[str, int]:
+    """Arguments of the generator from `users=1000,items=500`."""
+    settings = {}
+    for part in filter(None, text.split(",")):
+        key, _, value = part.partition("=")
+        if key not in _GENERATED or not value.isdecimal():
+            raise ConfigurationError(
+                f"Expected generated:KEY=NUMBER,... with a KEY of {', '.join(_GENERATED)}, got {part!r}."
+            )
+        settings[_GENERATED[key]] = int(value)
+    return settings
+
+
+def _not_found(spec: str, tried: list[str]) -> DataNotFoundError:
+    return DataNotFoundError(
+        f"Expected a data set at {spec!r}, found none. Tried: {'; '.join(tried)}. "
+        f"Names: {', '.join(NAMES)}; or give the path of a file or folder."
+    )

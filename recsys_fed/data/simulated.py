@@ -1,0 +1,63 @@
+"""A federation out of one data set, for simulations: split into train and test, users spread over silos."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from recsys_fed.config import SimulationConfig, columns_of
+from recsys_fed.data.dataset import Dataset
+from recsys_fed.data.locate import open_dataset
+from recsys_fed.data.partition import partition
+from recsys_fed.data.silo import histories
+from recsys_fed.data.split import split
+
+# Purposes of the seed, apart from those of trainer and noise.
+_SPLIT, _PARTITION = 11, 12
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SimulatedFederation:
+    """What a simulator may see and no party of a real federation ever does.
+
+    Attributes:
+        dataset: the whole data set.
+        train, test: csr [n_users, n_items], the same rows.
+        users_of_silo: rows of each silo's users.
+    """
+
+    dataset: Dataset
+    train: sparse.csr_matrix
+    test: sparse.csr_matrix
+    users_of_silo: list[npt.NDArray[np.int64]]
+
+
+@lru_cache(maxsize=2)
+def simulated_federation(config: SimulationConfig, *, silos: int, seed: int) -> SimulatedFederation:
+    """Read, split and spread a data set; the same arguments give the same federation in every process.
+
+    Raises:
+        DataError, ConfigurationError: see `open_dataset`, `split` and `partition`.
+    """
+    dataset = open_dataset(config.data or None, columns=columns_of(config.columns))
+    is_test = split(
+        dataset,
+        rng=np.random.default_rng([seed, _SPLIT]),
+        method=config.split,
+        test_fraction=config.test_fraction,
+    )
+    min_value = None if np.isneginf(config.min_value) else config.min_value
+    train = histories(dataset.interactions, dataset.catalogue, ~is_test, min_value=min_value)
+    test = histories(dataset.interactions, dataset.catalogue, is_test, min_value=min_value)
+    users = partition(
+        train,
+        n_silos=silos,
+        rng=np.random.default_rng([seed, _PARTITION]),
+        method=config.partition,
+        catalogue=dataset.catalogue,
+        exponent=config.skew,
+        alpha=config.skew,
+    )
+    return SimulatedFederation(dataset=dataset, train=train, test=test, users_of_silo=users)

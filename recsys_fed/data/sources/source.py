@@ -1,0 +1,60 @@
+"""What a file format is: how to recognise it and how to read it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from recsys_fed.data.dataset import Dataset
+from recsys_fed.errors import ConfigurationError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be read.
+
+    Attributes:
+        path: file or folder.
+        split: name of one of the splits that come with the source, or None.
+        columns: for user, item, value and time the name of its column, where it is not a usual one.
+    """
+
+    path: Path
+    split: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A file format.
+
+    Attributes:
+        name: short name for messages.
+        layout: what a file or folder of this format looks like, in a few words.
+        matches: whether a path is of this format; cheap, raises nothing.
+        read: reads it; raises DataFormatError where the content is not what the format says.
+        splits: names of the splits that may be chosen.
+        named_columns: whether the request may name columns.
+    """
+
+    name: str
+    layout: str
+    matches: Callable[[Path], bool]
+    read: Callable[[Request], Dataset]
+    splits: tuple[str, ...] = ()
+    named_columns: bool = False
+
+
+def check_request(source: Source, request: Request) -> None:
+    """Refuse a split or columns that the format does not have.
+
+    Raises:
+        ConfigurationError: says what the format has.
+    """
+    if request.split is not None and request.split not in source.splits:
+        there = f"one of {', '.join(source.splits)}" if source.splits else "no #split"
+        raise ConfigurationError(f"Expected {there} for {request.path} ({source.name}), got {request.split!r}.")
+    if request.columns and not source.named_columns:
+        raise ConfigurationError(
+            f"Expected no column names for {request.path}, whose format ({source.name}) has fixed columns, "
+            f"got {', '.join(request.columns)}. Leave them out."
+        )

@@ -1,0 +1,143 @@
+"""Splits into train and test: bool masks over interactions, true where an interaction is held out.
+
+Every split but a given one leaves at least one interaction of each user in train, so a user with a
+single interaction keeps it there. All are deterministic under the generator's seed.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys_fed.checks import at_least, fraction, one_of
+from recsys_fed.data.dataset import Dataset
+from recsys_fed.data.interactions import Interactions
+from recsys_fed.errors import DataError
+
+Mask = npt.NDArray[np.bool_]
+
+
+def per_user_random(interactions: Interactions, *, test_fraction: float, rng: np.random.Generator) -> Mask:
+    """Hold out a random `test_fraction` of each user's interactions, bool [n].
+
+    A user with n interactions gives up floor(test_fraction * n + U), U uniform in [0, 1): the expected
+    share is exact for short histories as well (at most n - 1 go).
+    """
+    fraction(test_fraction=test_fraction)
+    shuffle = rng.random(len(interactions))
+    sizes = np.bincount(interactions.user, minlength=interactions.n_users)
+    quota = np.floor(test_fraction * sizes + rng.random(interactions.n_users)).astype(np.int64)
+    return _first_of_each_user(interactions, (shuffle,), quota=quota)
+
+
+def leave_last_out(interactions: Interactions, *, n_last: int = 1) -> Mask:
+    """Hold out each user's latest `n_last` interactions, bool [n]; of equal times the later row is later.
+
+    Raises:
+        DataError: the interactions have no times.
+    """
+    at_least(1, n_last=n_last)
+    newest_first = (-np.arange(len(interactions)), -_times(interactions))
+    quota = np.full(interactions.n_users, n_last)
+    return _first_of_each_user(interactions, newest_first, quota=quota)
+
+
+def global_temporal(interactions: Interactions, *, test_fraction: float) -> Mask:
+    """Hold out the latest `test_fraction` of all interactions, bool [n]; of equal times the last rows.
+
+    A user whose whole history is that late keeps the earliest interaction in train. The times must be
+    comparable between users: clock times, not positions in each user's own order.
+
+    Raises:
+        DataError: the interactions have no times.
+    """
+    fraction(test_fraction=test_fraction)
+    by_time = np.argsort(_times(interactions), kind="stable")
+    late = np.zeros(len(interactions), dtype=bool)
+    late[by_time[len(by_time) - round(test_fraction * len(by_time)) :]] = True
+    quota = np.bincount(interactions.user[late], minlength=interactions.n_users)
+    position = np.empty(len(interactions), dtype=np.int64)
+    position[by_time] = np.arange(len(interactions))
+    return _first_of_each_user(interactions, (-position,), quota=quota)
+
+
+def given(dataset: Dataset) -> Mask:
+    """The split that comes with the data set, untouched, bool [n].
+
+    Raises:
+        DataError: it comes with none.
+    """
+    if dataset.is_test is None:
+        raise DataError(
+            f"Expected {dataset.name} to come with a split, it does not. Choose another method, or one of "
+            "the splits of the source (PATH#NAME)."
+        )
+    return dataset.is_test
+
+
+def _auto(dataset: Dataset, test_fraction: float, n_last: int, rng: np.random.Generator) -> Mask:
+    if dataset.is_test is not None:
+        return given(dataset)
+    return per_user_random(dataset.interactions, test_fraction=test_fraction, rng=rng)
+
+
+_Method = Callable[[Dataset, float, int, np.random.Generator], Mask]
+
+METHODS: dict[str, _Method] = {
+    "auto": _auto,
+    "given": lambda dataset, _fraction, _last, _rng: given(dataset),
+    "per-user-random": lambda dataset, share, _last, rng: per_user_random(
+        dataset.interactions, test_fraction=share, rng=rng
+    ),
+    "leave-last-out": lambda dataset, _fraction, last, _rng: leave_last_out(dataset.interactions, n_last=last),
+    "global-temporal": lambda dataset, share, _last, _rng: global_temporal(dataset.interactions, test_fraction=share),
+}
+
+
+def split(
+    dataset: Dataset,
+    *,
+    rng: np.random.Generator,
+    method: str = "auto",
+    test_fraction: float = 0.1,
+    n_last: int = 1,
+) -> Mask:
+    """The test mask of a data set by the name of a method, bool [n].
+
+    Args:
+        dataset: what to split.
+        rng: for the random methods.
+        method: a name of `METHODS`; "auto" is the given split where there is one, else per-user-random.
+        test_fraction: share held out by per-user-random and global-temporal, in (0, 1).
+        n_last: interactions a user held out by leave-last-out.
+
+    Raises:
+        ConfigurationError: an unknown method, or a setting out of range.
+        DataError: the method needs what the data set lacks (times, a given split).
+    """
+    one_of(METHODS, method=method)
+    return METHODS[method](dataset, test_fraction, n_last, rng)
+
+
+def _times(interactions: Interactions) -> npt.NDArray[np.int64]:
+    if interactions.time is None:
+        raise DataError(
+            "Expected interactions with times for a split by time, got none. Name the column of the times, "
+            "or use per-user-random."
+        )
+    return interactions.time
+
+
+def _first_of_each_user(
+    interactions: Interactions, keys: tuple[npt.NDArray[Any], ...], *, quota: npt.NDArray[np.integer]
+) -> Mask:
+    """True for each user's first min(quota, n - 1) of n interactions by `keys` (the last key counts most)."""
+    sizes = np.bincount(interactions.user, minlength=interactions.n_users)
+    order = np.lexsort((*keys, interactions.user))
+    starts = np.cumsum(sizes) - sizes
+    owner = interactions.user[order]
+    rank = np.arange(len(order)) - starts[owner]
+    mask = np.zeros(len(order), dtype=bool)
+    mask[order] = rank < np.minimum(quota, sizes - 1)[owner]
+    return mask

@@ -1,0 +1,56 @@
+"""Every error that the library raises on purpose.
+
+    RecsysFedError
+    ├── ConfigurationError (ValueError)     a setting is wrong; nothing was done
+    ├── DataError                           interactions or a catalogue cannot be used
+    │   ├── DataNotFoundError               a path or a named data set is not there
+    │   └── DataFormatError                 a file is there but not in the format said
+    ├── PrivacyError                        the guarantee would not hold; nothing was released
+    │   ├── CalibrationError                no noise multiplier reaches the target
+    │   └── BudgetExceededError             a release would cost more than is left
+    ├── ProtocolError                       a message from a peer was refused
+    └── EngineError                         the engine that carries messages failed
+
+Messages say what was expected, what came and what to do. They never hold private values: no
+user id, no item of a user, no count of a silo.
+"""
+
+
+class RecsysFedError(Exception):
+    """Base of all errors of this library."""
+
+
+class ConfigurationError(RecsysFedError, ValueError):
+    """A setting is wrong; nothing was done."""
+
+
+class DataError(RecsysFedError):
+    """Interactions or a catalogue cannot be used."""
+
+
+class DataNotFoundError(DataError):
+    """A path or a named data set is not there."""
+
+
+class DataFormatError(DataError):
+    """A file is there but not in the format said."""
+
+
+class PrivacyError(RecsysFedError):
+    """The guarantee would not hold; nothing was released."""
+
+
+class CalibrationError(PrivacyError):
+    """No noise multiplier reaches the target."""
+
+
+class BudgetExceededError(PrivacyError):
+    """A release would cost more than is left."""
+
+
+class ProtocolError(RecsysFedError):
+    """A message from a peer was refused."""
+
+
+class EngineError(RecsysFedError):
+    """The engine that carries messages failed."""

@@ -1,0 +1,1 @@
+"""How good a ranking is: metrics, the protocols that produce them, and the baselines to beat."""

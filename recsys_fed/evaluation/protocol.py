@@ -1,0 +1,142 @@
+"""The headline protocol: every item of the catalogue is ranked, except those that the user has in train.
+
+Only users with at least one test item count. Ties go to the lower item row (see `ranking`). Nothing of size
+n_users x n_items is ever held: scores exist for one block of users at a time.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array, csr_matrix
+
+from recsys_fed.checks import at_least
+from recsys_fed.errors import ConfigurationError
+from recsys_fed.evaluation.held_out import HeldOut, hold_out
+from recsys_fed.evaluation.metrics import METRICS, coverage, reciprocal_rank
+from recsys_fed.evaluation.ranking import first_relevant_rank, top_items
+from recsys_fed.evaluation.scorer import Scorer, score_block
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingMetrics:
+    """Metrics per user and for the catalogue, as they came out of one protocol.
+
+    The values per user are private data and stay where the test interactions are; they are left out of
+    `repr`. They are kept so that an interval can be computed over users.
+
+    Attributes:
+        users: int64 [n_evaluated], row numbers.
+        per_user: name such as "recall@20" -> float64 [n_evaluated], in the order of `users`.
+        catalogue: name such as "coverage@20" -> one value over all evaluated users.
+    """
+
+    users: np.ndarray = field(repr=False)
+    per_user: Mapping[str, np.ndarray] = field(repr=False)
+    catalogue: Mapping[str, float] = field(repr=False)
+
+    def means(self) -> dict[str, float]:
+        """Mean over users of every metric, and the catalogue values, by name."""
+        return {name: float(values.mean()) for name, values in self.per_user.items()} | dict(self.catalogue)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RankedBlock:
+    items: torch.Tensor  # int64 [n_block, list_length]
+    listed: torch.Tensor  # bool, like items: False where the user had no candidate left
+    hits: torch.Tensor  # bool, like items
+    n_relevant: torch.Tensor  # int64 [n_block]
+    first_rank: torch.Tensor  # int64 [n_block]
+
+
+def evaluate_ranking(
+    score: Scorer,
+    *,
+    train: csr_matrix | csr_array,
+    test: csr_matrix | csr_array,
+    cutoffs: Sequence[int] = (10, 20),
+    block_users: int = 1024,
+    on_block: Callable[[int], None] | None = None,
+) -> RankingMetrics:
+    """Rank all items for every user with a test item and measure the lists.
+
+    Args:
+        score: maps a slice of user rows to finite scores [n_block, n_items], float32 or float64, on any
+            device; it is called once for each block that has a user to evaluate.
+        train: sparse [n_users, n_items]; a user's items here are excluded from the user's ranking.
+        test: sparse [n_users, n_items], without entries of `train`.
+        cutoffs: list lengths k to report. A user with fewer than k candidates gets a shorter list.
+        block_users: users that are scored at once; it bounds the memory and does not change the result.
+        on_block: called after each block with the number of user rows done so far.
+
+    Returns:
+        "recall@k", "ndcg@k", "hr@k" for every k and "mrr" (over the whole ranking) per user, and
+        "coverage@k" for the catalogue. Recall divides by the number of test items of the user, not min(k, n).
+
+    Raises:
+        ConfigurationError: a cutoff or `block_users` is below 1, or the scores are of the wrong shape or
+            type or not finite.
+        DataError: the matrices differ in shape, share an entry, or no user has a test item.
+    """
+    check_cutoffs(cutoffs)
+    at_least(1, block_users=block_users)
+    held_out = hold_out(train, test)
+    n_users = held_out.test.shape[0]
+    recommended = {k: torch.zeros(held_out.n_items, dtype=torch.bool) for k in cutoffs}
+    per_block: list[dict[str, np.ndarray]] = []
+    for start in range(0, n_users, block_users):
+        stop = min(start + block_users, n_users)
+        users = held_out.users_in(start, stop)
+        if users.size:
+            scores = score_block(score, slice(start, stop), held_out.n_items)
+            block = _rank_block(scores[torch.from_numpy(users - start)], held_out.of_users(users), max(cutoffs))
+            per_block.append(_measure(block, cutoffs))
+            for k, seen in recommended.items():
+                seen[block.items[:, :k][block.listed[:, :k]]] = True
+        if on_block is not None:
+            on_block(stop)
+    return RankingMetrics(
+        users=held_out.users,
+        per_user={name: np.concatenate([part[name] for part in per_block]) for name in per_block[0]},
+        catalogue={f"coverage@{k}": coverage(seen) for k, seen in recommended.items()},
+    )
+
+
+def check_cutoffs(cutoffs: Sequence[int]) -> None:
+    """Refuse an empty list of cutoffs and cutoffs below 1."""
+    if not cutoffs:
+        raise ConfigurationError("Expected at least one cutoff, got none. Give the list lengths, as in (10, 20).")
+    for cutoff in cutoffs:
+        at_least(1, cutoff=cutoff)
+
+
+def _on_device(pairs: tuple[np.ndarray, np.ndarray], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    users, items = pairs
+    return torch.from_numpy(users).to(device), torch.from_numpy(items).to(device)
+
+
+def _rank_block(scores: torch.Tensor, held_out: HeldOut, k: int) -> _RankedBlock:
+    """Rank one block; `scores` is written to."""
+    train_users, train_items = _on_device(held_out.train_pairs(), scores.device)
+    scores[train_users, train_items] = -torch.inf
+    relevant = torch.zeros_like(scores, dtype=torch.bool)
+    test_users, test_items = _on_device(held_out.test_pairs(), scores.device)
+    relevant[test_users, test_items] = True
+    items = top_items(scores, k)
+    hits = relevant.gather(1, items)
+    return _RankedBlock(
+        items=items.cpu(),
+        listed=scores.gather(1, items).isfinite().cpu(),
+        hits=hits.cpu(),
+        n_relevant=torch.from_numpy(np.diff(held_out.test.indptr).astype(np.int64)),
+        first_rank=first_relevant_rank(scores, test_users, test_items).cpu(),
+    )
+
+
+def _measure(block: _RankedBlock, cutoffs: Sequence[int]) -> dict[str, np.ndarray]:
+    values = {
+        f"{name}@{k}": metric(block.hits, block.n_relevant, k) for name, metric in METRICS.items() for k in cutoffs
+    }
+    values["mrr"] = reciprocal_rank(block.first_rank)
+    return {name: value.numpy() for name, value in values.items()}

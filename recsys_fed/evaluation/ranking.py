@@ -1,0 +1,79 @@
+"""One total order of the items of each user: by score, and among equal scores by lower item row.
+
+The tie rule looks at nothing but the row number of the item, so it cannot favour test items, and it gives the
+same list on every machine: the order in which `torch.topk` returns equal scores is not specified.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+
+def top_items(scores: torch.Tensor, k: int) -> torch.Tensor:
+    """Return the k items that rank first.
+
+    Args:
+        scores: floating [n_users, n_items]; -inf is allowed and ranks last.
+        k: length of the lists, at least 1.
+
+    Returns:
+        int64 [n_users, min(k, n_items)], item rows, best first.
+    """
+    n_items = scores.shape[1]
+    k = min(k, n_items)
+    # One value more than asked for shows which lists end inside a group of equal scores.
+    values, items = torch.topk(scores, min(k + 1, n_items), dim=1)
+    items = items[:, :k]
+    if n_items > k:
+        tied = (values[:, k - 1] == values[:, k]).nonzero().squeeze(1)
+        items[tied] = _lowest_rows(scores[tied], values[tied, :k])
+    # Rows ascending first; the stable sort by score then keeps that order among equals.
+    items = items.sort(dim=1).values
+    order = scores.gather(1, items).sort(dim=1, descending=True, stable=True).indices
+    return items.gather(1, order)
+
+
+def _lowest_rows(scores: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
+    """Items above the last of the k `best` scores, and the lowest rows of those at it; rows ascending."""
+    k = best.shape[1]
+    threshold = best[:, -1:]
+    room = (best == threshold).sum(dim=1, keepdim=True)
+    at = scores == threshold
+    chosen = (scores > threshold) | (at & (at.cumsum(dim=1, dtype=torch.int32) <= room))
+    return chosen.nonzero()[:, 1].view(-1, k)
+
+
+def first_relevant_rank(scores: torch.Tensor, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    """Return the rank of the best-ranked relevant item of each user, by counting what is before it.
+
+    Args:
+        scores: floating [n_users, n_items].
+        users, items: int64 [n_relevant], the relevant pairs as rows and columns of `scores`; every user
+            must be there at least once.
+
+    Returns:
+        int64 [n_users], 1 for the top of the list.
+    """
+    n_users, n_items = scores.shape
+    at_pairs = scores[users, items]
+    best = scores.new_full((n_users,), -torch.inf).scatter_reduce(0, users, at_pairs, "amax")
+    rows = torch.where(at_pairs == best[users], items, n_items)
+    best_row = rows.new_full((n_users,), n_items).scatter_reduce(0, users, rows, "amin")
+    return 1 + _count(torch.gt, scores, best) + _equal_before(scores, best, best_row)
+
+
+def _equal_before(scores: torch.Tensor, value: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+    """How many items of each user score exactly `value` and come before the item `row`, which does too."""
+    n_before = torch.zeros_like(row)
+    tied = (_count(torch.eq, scores, value) > 1).nonzero().squeeze(1)
+    columns = torch.arange(scores.shape[1], device=scores.device)
+    equal = scores[tied] == value[tied, None]
+    n_before[tied] = (equal & (columns < row[tied, None])).sum(dim=1)
+    return n_before
+
+
+def _count(compare: Callable[..., torch.Tensor], scores: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """How many items of each user compare true with `value`."""
+    # Ones written as floats add up several times faster than booleans, exactly below 2**24 items.
+    ones = torch.empty_like(scores)
+    return compare(scores, value[:, None], out=ones).sum(dim=1).long()

@@ -1,0 +1,1 @@
+"""What travels between server and silos, and the engines that carry it."""

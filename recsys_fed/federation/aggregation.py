@@ -1,0 +1,30 @@
+"""The sum over silos: exact, because what the silos release are integers on one grid."""
+
+from collections.abc import Sequence
+
+import torch
+
+from recsys_fed.errors import ProtocolError
+from recsys_fed.federation.update import Request, Update
+
+
+def total_of(updates: Sequence[Update], request: Request) -> torch.Tensor:
+    """Sum of the silos' releases in the unit of the contribution, float64 [rows, columns].
+
+    The sum is never divided by a count of users or weighted by one: silos are summed as they are.
+
+    Raises:
+        ProtocolError: there is no update.
+    """
+    if not updates:
+        raise ProtocolError("Expected an update of at least one silo, got none. See the silos' errors.")
+    total = torch.zeros(request.shape, dtype=torch.int64)
+    for update in updates:
+        total += torch.from_numpy(update.total).long()
+    return total.double() * request.grid_step
+
+
+def noise_on_total(request: Request, n_silos: int) -> float:
+    """Standard deviation of the noise on each entry of the sum over `n_silos` silos."""
+    one = request.noise_multiplier * request.l2_clip_norm
+    return float(one * (request.noise_share * n_silos) ** 0.5)

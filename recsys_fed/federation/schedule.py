@@ -1,0 +1,172 @@
+"""The server's half of a run: plan, calibrate, ask, step. Pure computation; `server` moves the messages."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from recsys_fed.catalogue.features import public_features
+from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.config import FederationConfig
+from recsys_fed.errors import ConfigurationError, PrivacyError, ProtocolError
+from recsys_fed.federation.aggregation import noise_on_total, total_of
+from recsys_fed.federation.update import Greeting, Request, Update, check_update
+from recsys_fed.models.items import ItemEmbeddings
+from recsys_fed.privacy.calibration import calibrate_noise_multiplier
+from recsys_fed.privacy.events import PlannedRelease
+from recsys_fed.privacy.guarantee import check_delta
+from recsys_fed.privacy.noise import grid_step
+from recsys_fed.trainers import configured_trainer
+from recsys_fed.trainers.base import PublicFacts, Stage, Trainer
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Schedule:
+    """A run between two rounds: what is agreed, what is done, what comes next.
+
+    Attributes:
+        config: of the federation.
+        trainer: its server half is used here.
+        facts: public facts that the plan follows from.
+        stages: one a round.
+        noise_multiplier: base of the plan, calibrated for all rounds together; 0 for epsilon = inf.
+        state: of the trainer.
+        round: the next one, from 0.
+    """
+
+    config: FederationConfig
+    trainer: Trainer
+    facts: PublicFacts
+    stages: tuple[Stage, ...]
+    noise_multiplier: float
+    state: Any
+    round: int = 0
+
+
+def agree(greetings: Sequence[Greeting], catalogue: Catalogue | None) -> Greeting:
+    """The catalogue that all silos and, where it has one, the server hold.
+
+    Raises:
+        ProtocolError: somebody holds another one; names the silos.
+    """
+    if not greetings:
+        raise ProtocolError("Expected at least one silo, got none.")
+    expected = greetings[0]
+    if catalogue is not None:
+        expected = Greeting(silo="server", catalogue_hash=catalogue.content_hash, n_items=catalogue.n_items)
+    wanted = (expected.catalogue_hash, expected.n_items)
+    others = [g.silo for g in greetings if (g.catalogue_hash, g.n_items) != wanted]
+    if others:
+        raise ProtocolError(
+            f"Expected one catalogue everywhere, silos {', '.join(others)} hold another than {expected.silo}. "
+            "Give every silo the same catalogue file."
+        )
+    return expected
+
+
+def begin(config: FederationConfig, agreed: Greeting, catalogue: Catalogue | None) -> Schedule:
+    """Plan the rounds and calibrate their noise before anything is asked of anybody.
+
+    Raises:
+        ConfigurationError: settings that do not go together.
+        PrivacyError: delta is not small enough for the declared users, or no noise reaches the target.
+    """
+    check_delta(config.delta, n_users=config.declared_users)
+    trainer = configured_trainer(config)
+    features = public_features(catalogue) if catalogue is not None and config.item_features else None
+    facts = PublicFacts(
+        n_items=agreed.n_items,
+        catalogue_hash=agreed.catalogue_hash,
+        declared_users=config.declared_users,
+        silos=config.silos,
+        noise_level=_noise_level(config),
+        features=features,
+        embedding_dim=config.embedding_dim,
+        rounds=config.rounds,
+    )
+    stages = trainer.plan(facts)
+    if config.noise == "central" and any(stage.noise_inside for stage in stages):
+        raise ConfigurationError(
+            "Expected noise = own with the local schedule: noise of local steps cannot be split over silos. "
+            "Use dp-sgd.schedule = synchronous."
+        )
+    noise_multiplier = calibrate_noise_multiplier(
+        [stage.release for stage in stages], epsilon=config.epsilon, delta=config.delta
+    )
+    rng = np.random.default_rng([config.seed, 0])
+    return Schedule(
+        config=config,
+        trainer=trainer,
+        facts=facts,
+        stages=stages,
+        noise_multiplier=noise_multiplier,
+        state=trainer.start(facts, rng),
+    )
+
+
+def request(schedule: Schedule) -> Request:
+    """What every silo is asked for in the next round."""
+    stage = schedule.stages[schedule.round]
+    config = schedule.config
+    noise_multiplier = schedule.noise_multiplier * stage.release.relative_noise
+    shape = schedule.trainer.shape(schedule.state, stage)
+    scale = stage.settings.get("update_scale", 1.0) * stage.l2_clip_norm
+    share = 1.0 / config.silos if config.noise == "central" else 1.0
+    return Request(
+        round=schedule.round,
+        trainer=config.trainer,
+        stage=stage.name,
+        released=stage.release.released,
+        tables=schedule.trainer.tables(schedule.state, stage),
+        settings=stage.settings,
+        shape=shape,
+        noise_multiplier=noise_multiplier,
+        l2_clip_norm=stage.l2_clip_norm,
+        sampling_probability=stage.release.sampling_probability,
+        steps=stage.release.steps,
+        noise_share=share,
+        noise_inside=stage.noise_inside,
+        grid_step=grid_step(
+            standard_deviation=noise_multiplier * scale * share**0.5,
+            l2_clip_norm=scale,
+            declared_users=schedule.facts.declared_users_of_silo,
+        ),
+        catalogue_hash=schedule.facts.catalogue_hash,
+    )
+
+
+def advance(schedule: Schedule, asked: Request, updates: Sequence[Update]) -> Schedule:
+    """The run after a round.
+
+    Raises:
+        ProtocolError: an update does not answer the request, or none came.
+        PrivacyError: noise was to be split over all silos and some did not answer.
+    """
+    for update in updates:
+        check_update(update, asked)
+    if asked.noise_share < 1 and len(updates) < schedule.config.silos:
+        raise PrivacyError(
+            f"Expected all {schedule.config.silos} silos to add their share of the noise, got {len(updates)}: "
+            "the sum has less noise than was promised and is not used. Use noise = own, or try again."
+        )
+    state = schedule.trainer.step(
+        schedule.state,
+        schedule.stages[schedule.round],
+        total_of(updates, asked),
+        noise_std=noise_on_total(asked, len(updates)),
+        n_silos=len(updates),
+    )
+    return replace(schedule, state=state, round=schedule.round + 1)
+
+
+def item_embeddings(schedule: Schedule) -> ItemEmbeddings:
+    """The global model as it stands."""
+    return schedule.trainer.item_embeddings(schedule.state)
+
+
+def _noise_level(config: FederationConfig) -> float:
+    single = [PlannedRelease(released="a single release")]
+    noise_multiplier = calibrate_noise_multiplier(single, epsilon=config.epsilon, delta=config.delta)
+    copies = config.silos if config.noise == "own" else 1
+    return float(noise_multiplier * copies**0.5)

@@ -1,0 +1,138 @@
+"""Requests, updates and greetings as the records of Flower messages, and back. Nothing else ever travels.
+
+    request   tables: ArrayRecord of released tables;  request: ConfigRecord of public numbers
+    update    total: ArrayRecord with one int32 table;  update: ConfigRecord, the release event and the silo's name
+    greeting  greeting: ConfigRecord with the catalogue's hash and size and the silo's name
+
+There is no MetricRecord and no count of users or interactions in any of them.
+"""
+
+from collections import OrderedDict
+from dataclasses import fields
+from typing import Any, cast
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+
+from recsys_fed.errors import DataFormatError, ProtocolError
+from recsys_fed.federation.update import PROTOCOL, Greeting, Request, Update
+from recsys_fed.privacy.events import ReleaseEvent
+
+_TABLE_TYPES = ("float32", "int64")
+# Fields of a request that are not scalars of the config record.
+_STRUCTURED = ("tables", "settings", "shape")
+_SETTING = "settings."
+
+
+def request_to_records(request: Request) -> RecordDict:
+    """Encode a request; tables travel as float32 or int64."""
+    config: dict[str, Any] = {"protocol": PROTOCOL, "rows": request.shape[0], "columns": request.shape[1]}
+    config |= {f.name: getattr(request, f.name) for f in fields(request) if f.name not in _STRUCTURED}
+    config |= {_SETTING + name: float(value) for name, value in request.settings.items()}
+    tables = OrderedDict((name, Array(table.detach().cpu().numpy())) for name, table in request.tables.items())
+    return RecordDict({"tables": ArrayRecord(tables), "request": ConfigRecord(config)})
+
+
+def request_from_records(records: RecordDict) -> Request:
+    """Decode a request and validate it.
+
+    Raises:
+        ProtocolError: it is not a request of this protocol, or a table is not finite.
+    """
+    config = _config(records, "request")
+    settings = {k.removeprefix(_SETTING): v for k, v in config.items() if k.startswith(_SETTING)}
+    names = [f.name for f in fields(Request) if f.name not in _STRUCTURED]
+    try:
+        return Request(
+            tables={name: _table(name, array) for name, array in records.array_records["tables"].items()},
+            settings=cast(dict[str, float], settings),
+            shape=(int(config["rows"]), int(config["columns"])),
+            **{name: config[name] for name in names},
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"Expected a request of protocol {PROTOCOL}: {error}.") from error
+
+
+def update_to_records(update: Update) -> RecordDict:
+    """Encode an update."""
+    config = {**update.event.to_dict(), "silo": update.silo, "catalogue_hash": update.catalogue_hash}
+    total = ArrayRecord(OrderedDict(total=Array(update.total)))
+    return RecordDict({"total": total, "update": ConfigRecord({"protocol": PROTOCOL, **config})})
+
+
+def update_from_records(records: RecordDict) -> Update:
+    """Decode an update and validate it.
+
+    Raises:
+        ProtocolError: it is not an update of this protocol.
+    """
+    config = _config(records, "update")
+    try:
+        silo, catalogue_hash = str(config.pop("silo")), str(config.pop("catalogue_hash"))
+        config.pop("protocol")
+        total = _array("total", records.array_records["total"]["total"])
+        if total.dtype != np.int32 or total.ndim != 2:
+            raise ProtocolError(f"Expected a table of int32 in an update, got {total.dtype} {total.shape}.")
+        event = ReleaseEvent.from_dict(config)
+    except (KeyError, DataFormatError) as error:
+        raise ProtocolError(f"Expected an update of protocol {PROTOCOL}: {error}.") from error
+    return Update(silo=silo, total=total, event=event, catalogue_hash=catalogue_hash)
+
+
+def greeting_to_records(greeting: Greeting) -> RecordDict:
+    """Encode a greeting."""
+    config: dict[str, Any] = {"protocol": PROTOCOL}
+    config |= {f.name: getattr(greeting, f.name) for f in fields(greeting)}
+    return RecordDict({"greeting": ConfigRecord(config)})
+
+
+def greeting_from_records(records: RecordDict) -> Greeting:
+    """Decode a greeting.
+
+    Raises:
+        ProtocolError: it is not a greeting of this protocol.
+    """
+    config = _config(records, "greeting")
+    try:
+        return Greeting(
+            silo=str(config["silo"]),
+            catalogue_hash=str(config["catalogue_hash"]),
+            n_items=int(config["n_items"]),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise ProtocolError(f"Expected a greeting of protocol {PROTOCOL}: {error}.") from error
+
+
+def payload_bytes(records: RecordDict) -> int:
+    """Bytes of the records' content: tables and configuration, without Flower's envelope."""
+    return sum(record.count_bytes() for record in records.values())
+
+
+def _config(records: RecordDict, name: str) -> dict[str, Any]:
+    if name not in records.config_records:
+        raise ProtocolError(f"Expected a message with a {name}, got {sorted(records)}.")
+    config: dict[str, Any] = dict(records.config_records[name])
+    if config.get("protocol") != PROTOCOL:
+        raise ProtocolError(
+            f"Expected protocol {PROTOCOL}, got {config.get('protocol')!r}. Install the same version everywhere."
+        )
+    return config
+
+
+def _array(name: str, array: Array) -> np.ndarray[Any, Any]:
+    """Numpy view of a message's array; Flower refuses pickled content."""
+    try:
+        return array.numpy()
+    except (ValueError, TypeError, EOFError) as error:
+        raise ProtocolError(f"Expected a numeric table {name}: {error}.") from error
+
+
+def _table(name: str, array: Array) -> torch.Tensor:
+    values = _array(name, array)
+    if str(values.dtype) not in _TABLE_TYPES:
+        raise ProtocolError(f"Expected table {name} of {' or '.join(_TABLE_TYPES)}, got {values.dtype}.")
+    table = torch.from_numpy(values.copy())
+    if table.is_floating_point() and not table.isfinite().all():
+        raise ProtocolError(f"Expected finite values in table {name}, got NaN or infinity.")
+    return table

@@ -1,0 +1,1 @@
+"""Clipping, noise, events, accounting and calibration: what the guarantee rests on."""

@@ -1,0 +1,1 @@
+"""A whole federation on one machine: data, engine, evaluation and the files of a run."""

@@ -1,0 +1,124 @@
+"""metrics.json and config.toml: what a run was, what it cost and what it reached."""
+
+import json
+import math
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from recsys_fed.config import FederationConfig, Value, to_toml
+from recsys_fed.data.simulated import SimulatedFederation
+from recsys_fed.models.device import resolve_device
+from recsys_fed.privacy.accounting import epsilon_spent
+from recsys_fed.privacy.events import PrivacyEvent
+from recsys_fed.privacy.guarantee import Guarantee
+
+METRICS, CONFIG = "metrics.json", "config.toml"
+NOT_PRIVATISED = "simulation: metrics not privatised"
+NOISE_NOTES = {
+    "own": "every silo adds its own whole noise",
+    "central": "noise once on the sum (stands for secure aggregation): private only against those who see the sum",
+}
+_PACKAGES = ("recsys-fed", "flwr", "torch", "opacus", "dp-accounting", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a run left behind and what was measured on it."""
+
+    metrics: Mapping[str, float]
+    popularity: Mapping[str, float]
+    totals: Mapping[str, Any]
+    events: str
+    seconds: Mapping[str, float]
+
+
+def metrics_record(
+    config: FederationConfig, federation: SimulatedFederation, measured: Measured, *, engine: str
+) -> dict[str, object]:
+    """The record that metrics.json holds; every value is JSON, an infinite epsilon is the text "inf"."""
+    guarantee = Guarantee(epsilon=config.epsilon, delta=config.delta)
+    spent = spent_by_silo(measured.events, delta=config.delta)
+    return {
+        "data": federation.dataset.name,
+        "data_note": federation.dataset.note,
+        "n_users": federation.train.shape[0],
+        "n_items": federation.train.shape[1],
+        "n_interactions": len(federation.dataset.interactions),
+        "n_silos": config.silos,
+        "trainer": config.trainer,
+        "noise": config.noise,
+        "noise_note": NOISE_NOTES[config.noise],
+        "epsilon": finite(config.epsilon),
+        "delta": config.delta,
+        "epsilon_spent": {silo: finite(epsilon) for silo, epsilon in spent.items()},
+        "guarantee": guarantee.sentence(),
+        "noise_multiplier": measured.totals["noise_multiplier"],
+        "declared_users": config.declared_users,
+        "rounds": measured.totals["rounds"],
+        "embedding_dim": measured.totals["embedding_dim"],
+        "seed": config.seed,
+        "engine": engine,
+        "device": str(resolve_device(config.device)),
+        "seconds": {name: round(value, 3) for name, value in measured.seconds.items()},
+        "peak_rss_mb": round(peak_rss_mb(), 1),
+        "bytes_up": measured.totals["bytes_up"],
+        "bytes_down": measured.totals["bytes_down"],
+        "refused": measured.totals["refused"],
+        "note": NOT_PRIVATISED,
+        "metrics": dict(measured.metrics),
+        "popularity": dict(measured.popularity),
+        "versions": versions(),
+    }
+
+
+def spent_by_silo(events: str, *, delta: float) -> dict[str, float]:
+    """Epsilon of every silo, recomputed from the lines of events.jsonl by both accountants."""
+    by_silo: dict[str, list[PrivacyEvent]] = {}
+    for line in events.splitlines():
+        record = json.loads(line)
+        event = PrivacyEvent(
+            noise_multiplier=record["noise_multiplier"],
+            sampling_probability=record["sampling_probability"],
+            steps=record["steps"],
+        )
+        by_silo.setdefault(record["silo"], []).append(event)
+    known: dict[tuple[PrivacyEvent, ...], float] = {}
+    for history in map(tuple, by_silo.values()):
+        if history not in known:
+            known[history] = epsilon_spent(history, delta=delta)
+    return {silo: known[tuple(history)] for silo, history in by_silo.items()}
+
+
+def write_run(folder: Path, settings: Mapping[str, Value], record: Mapping[str, object]) -> None:
+    """Write metrics.json and config.toml, which repeats the run: `recsys-fed simulate config.toml`."""
+    kept = {key: value for key, value in settings.items() if key not in ("output", "catalogue")}
+    (folder / CONFIG).write_text(to_toml(kept), encoding="utf-8")
+    (folder / METRICS).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def finite(value: float) -> float | str:
+    """A number as JSON can hold it."""
+    return value if math.isfinite(value) else "inf"
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory of this process or, where larger, of a finished child, in MB."""
+    unit = 1.0 if sys.platform == "darwin" else 1024.0
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return max(peaks) * unit / 1e6
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the result depends on."""
+    found = {"python": sys.version.split()[0]}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

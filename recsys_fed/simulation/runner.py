@@ -1,0 +1,171 @@
+"""Run a simulated federation from data to metrics: load, train on an engine, evaluate, keep the files."""
+
+import json
+import logging
+import os
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from recsys_fed import checks
+from recsys_fed.config import ENGINES, FederationConfig, SimulationConfig, Value, flat
+from recsys_fed.data.simulated import SimulatedFederation, simulated_federation
+from recsys_fed.evaluation.baselines import popularity
+from recsys_fed.evaluation.protocol import evaluate_ranking
+from recsys_fed.federation.inprocess import run_in_process
+from recsys_fed.federation.outcome import EMBEDDINGS, EVENTS, FEDERATION
+from recsys_fed.models.device import resolve_device, use_threads
+from recsys_fed.models.histories import histories_of
+from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
+from recsys_fed.models.users import scores, user_vectors
+from recsys_fed.privacy.guarantee import check_delta
+from recsys_fed.simulation.apps import app_folder, load_apps
+from recsys_fed.simulation.flower_engine import run_with_flower
+from recsys_fed.simulation.progress import Progress, ReleaseCounter, timed
+from recsys_fed.simulation.record import Measured, metrics_record, write_run
+
+CATALOGUE = "catalogue.parquet"
+FLOWER_TIMEOUT = 3_600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulation:
+    """One simulated run.
+
+    Attributes:
+        federation: what server and silos agree on.
+        data: where the data comes from and how it falls into silos.
+        engine: "in-process" or "flower".
+        parallel_silos: silos that compute at once on the in-process engine.
+        declare_users: take the public order of magnitude of users from the data, rounded to one digit.
+    """
+
+    federation: FederationConfig
+    data: SimulationConfig
+    engine: str = "in-process"
+    parallel_silos: int = 1
+    declare_users: bool = True
+
+    def __post_init__(self) -> None:
+        checks.one_of(ENGINES, engine=self.engine)
+        checks.at_least(1, parallel_silos=self.parallel_silos)
+
+
+def simulate(
+    simulation: Simulation, *, output: Path | None = None, progress: Progress | None = None
+) -> dict[str, object]:
+    """Run a simulation and return its metrics record; with `output`, write the files of the run there.
+
+    The metrics come from a simulator that sees all silos; they are not privatised, and the record says so.
+
+    Raises:
+        RecsysFedError: see the parts.
+    """
+    progress = progress or Progress()
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    use_threads(simulation.federation.threads)
+    seconds: dict[str, float] = {}
+    with ExitStack() as stack:
+        scratch = output or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recsys-fed-")))
+        folder = scratch.expanduser().resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        with timed("load", seconds, progress):
+            simulation, federation = _prepared(simulation)
+        with timed("train", seconds, progress):
+            _train(simulation, federation, folder=folder, progress=progress)
+        with timed("evaluate", seconds, progress):
+            model = load_item_embeddings(folder / EMBEDDINGS)
+            measured = Measured(
+                metrics=evaluate(model, federation, device=simulation.federation.device),
+                popularity=_popularity(federation),
+                totals=json.loads((folder / FEDERATION).read_text()),
+                events=(folder / EVENTS).read_text(),
+                seconds=seconds,
+            )
+        record = metrics_record(simulation.federation, federation, measured, engine=simulation.engine)
+        if output is not None:
+            settings = flat(simulation.federation) | flat(simulation.data) | {"engine": simulation.engine}
+            write_run(folder, settings, record)
+        return record
+
+
+def evaluate(model: ItemEmbeddings, federation: SimulatedFederation, *, device: str = "auto") -> dict[str, float]:
+    """Full-ranking metrics of a model over the users of all silos, folded in from their train items."""
+    where = resolve_device(device)
+    placed = model.to(where)
+    users = user_vectors(placed, histories_of(federation.train, device=where))
+
+    def score(rows: slice) -> torch.Tensor:
+        return scores(placed, users[rows])
+
+    return evaluate_ranking(score, train=federation.train, test=federation.test).means()
+
+
+def one_digit(number: int) -> int:
+    """The number rounded to one significant digit: an order of magnitude that may be declared in public.
+
+    >>> one_digit(6022), one_digit(943), one_digit(1)
+    (6000, 900, 1)
+    """
+    unit: int = 10 ** (len(str(number)) - 1)
+    return max(1, round(number / unit) * unit)
+
+
+def _popularity(federation: SimulatedFederation) -> dict[str, float]:
+    scorer = popularity(federation.train)
+    return evaluate_ranking(scorer, train=federation.train, test=federation.test).means()
+
+
+def _prepared(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
+    """Load the data, and settle what depends on it: absolute paths, declared users, a delta small enough."""
+    data = replace(simulation.data, data=_absolute(simulation.data.data))
+    config = simulation.federation
+    resolve_device(config.device)
+    federation = simulated_federation(data, silos=config.silos, seed=config.seed)
+    n_users = federation.train.shape[0]
+    check_delta(config.delta, n_users=n_users)
+    if simulation.declare_users:
+        config = replace(config, declared_users=one_digit(n_users))
+    return replace(simulation, data=data, federation=config), federation
+
+
+def _absolute(spec: str) -> str:
+    """Make a path absolute, with its #split; names stay names. Other processes start elsewhere."""
+    path, mark, split = spec.partition("#")
+    return (
+        str(Path(path).expanduser().resolve()) + mark + split if path and Path(path).expanduser().exists() else spec
+    )
+
+
+def _train(simulation: Simulation, federation: SimulatedFederation, *, folder: Path, progress: Progress) -> None:
+    catalogue, done = folder / CATALOGUE, folder / EMBEDDINGS
+    federation.dataset.catalogue.save(catalogue)
+    for stale in (done, folder / FEDERATION, folder / EVENTS):
+        stale.unlink(missing_ok=True)
+    config = replace(simulation.federation, output=str(folder), catalogue=str(catalogue))
+    run_config: dict[str, Value] = flat(config) | flat(simulation.data)
+    counter = ReleaseCounter(folder, config.silos, progress)
+    if simulation.engine == "flower":
+        run_with_flower(
+            app_folder(),
+            run_config=run_config,
+            n_silos=config.silos,
+            folder=folder / "flower",
+            done=done,
+            timeout=FLOWER_TIMEOUT,
+            on_poll=counter.look,
+        )
+        return
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    server_app, client_app = load_apps()
+    run_in_process(
+        server_app,
+        client_app,
+        run_config=run_config,
+        n_silos=config.silos,
+        parallel_silos=simulation.parallel_silos,
+        on_reply=lambda reply: counter.count() if reply.metadata.message_type == "train" else None,
+    )

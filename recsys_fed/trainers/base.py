@@ -1,0 +1,128 @@
+"""What a trainer is: a plan of releases, the half that runs in a silo and the half that runs on the server.
+
+    server: start -> tables(state) --request--> silo: contribution --clip, noise, grid--> server: step(state, sum)
+
+A trainer sees arrays only. Its server half never sees a user, its silo half never adds noise (but for
+stages that say so), and neither knows about transport, ledger or other silos.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from recsys_fed import checks
+from recsys_fed.models.histories import Histories
+from recsys_fed.models.items import ItemEmbeddings
+from recsys_fed.privacy.events import PlannedRelease
+
+Tables = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PublicFacts:
+    """All that a trainer may base its choices on; none of it depends on private data.
+
+    Attributes:
+        n_items: rows of the catalogue.
+        catalogue_hash: its content hash.
+        declared_users: public order of magnitude of the users of all silos together.
+        silos: how many silos take part.
+        noise_level: standard deviation of the noise on the sum over silos, over the sensitivity, if the
+            whole budget went into one release: 0 without privacy, times sqrt(n_silos) if every silo adds its own.
+        features: public item features, csr [n_items, n_features], or None.
+        embedding_dim: asked for, or 0 for the trainer's own rule.
+        rounds: asked for, or 0 for the trainer's own rule.
+    """
+
+    n_items: int
+    catalogue_hash: str
+    declared_users: int
+    silos: int
+    noise_level: float
+    features: sparse.csr_matrix | None = None
+    embedding_dim: int = 0
+    rounds: int = 0
+
+    def __post_init__(self) -> None:
+        checks.at_least(1, n_items=self.n_items, declared_users=self.declared_users, silos=self.silos)
+        checks.at_least(0, embedding_dim=self.embedding_dim, rounds=self.rounds)
+        checks.non_negative(noise_level=self.noise_level)
+
+    @property
+    def declared_users_of_silo(self) -> int:
+        """Public order of magnitude of the users of one silo."""
+        return max(1, self.declared_users // self.silos)
+
+    @property
+    def signal_to_noise(self) -> float:
+        """Users to the noise of a single release; infinite without noise."""
+        return self.declared_users / self.noise_level if self.noise_level else float("inf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One round: which contribution every silo is asked for, and how it is released.
+
+    Attributes:
+        name: which computation of the trainer's silo half.
+        release: what it costs relative to the base noise multiplier.
+        l2_clip_norm: sensitivity of the contribution, one user added or removed.
+        settings: public numbers that the silo half needs.
+        noise_inside: the silo half adds the noise itself, step by step (local steps).
+    """
+
+    name: str
+    release: PlannedRelease
+    l2_clip_norm: float = 1.0
+    settings: Mapping[str, float] = field(default_factory=dict)
+    noise_inside: bool = False
+
+    def __post_init__(self) -> None:
+        checks.positive(l2_clip_norm=self.l2_clip_norm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalNoise:
+    """What a silo half with `noise_inside` needs: public figures and the silo's own two streams of randomness."""
+
+    noise_multiplier: float
+    sampling_probability: float
+    steps: int
+    noise: torch.Generator
+    sampling: torch.Generator
+
+
+class Trainer(Protocol):
+    """Both halves of one algorithm. Every contribution is a table over item rows, and is aggregated by adding."""
+
+    def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
+        """Return the stages in order, one a round: known before anything is released."""
+
+    def start(self, facts: PublicFacts, rng: np.random.Generator) -> Any:
+        """Server: the state before the first round, from public facts."""
+
+    def tables(self, state: Any, stage: Stage) -> Tables:
+        """Server: the released tables that the silos need for this stage."""
+
+    def shape(self, state: Any, stage: Stage) -> tuple[int, int]:
+        """Server: rows and columns of the contribution that this stage asks for."""
+
+    def contribution(
+        self, stage: str, tables: Tables, histories: Histories, *, settings: Mapping[str, float]
+    ) -> torch.Tensor:
+        """Silo: the sum over its users, each clipped to `settings["l2_clip_norm"]`; no noise."""
+
+    def local_update(
+        self, tables: Tables, histories: Histories, *, settings: Mapping[str, float], noise: LocalNoise
+    ) -> torch.Tensor:
+        """Silo: the already noised result of local steps, for stages with `noise_inside`."""
+
+    def step(self, state: Any, stage: Stage, total: torch.Tensor, *, noise_std: float, n_silos: int) -> Any:
+        """Server: the next state from the sum [rows, columns] over `n_silos` silos and the noise on its entries."""
+
+    def item_embeddings(self, state: Any) -> ItemEmbeddings:
+        """Server: the model that the state stands for."""

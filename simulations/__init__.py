@@ -1,0 +1,1 @@
+"""What is run with the library: scenarios, benchmarks and the results in the documentation."""

@@ -1,0 +1,1 @@
+"""`make bench`: ratios measured in one process or in alternating processes."""

@@ -1,0 +1,35 @@
+"""Where real data lies, and what a skip for want of it means."""
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+# Nothing that tests start reports to anybody, and no test downloads.
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real data sets; skips where there is none."""
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared/data")
+    return SHARED
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With RECSYS_FED_REQUIRE_DATA=1, a test that skipped for want of data that is there has failed."""
+    report = yield
+    if os.environ.get("RECSYS_FED_REQUIRE_DATA") == "1" and report.skipped and SHARED.is_dir():
+        reason = str(report.longrepr)
+        if "../shared/data" in reason:
+            report.outcome = "failed"
+            report.longrepr = f"skipped although {SHARED} is there: {reason}"
+    return report

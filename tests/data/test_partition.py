@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from recsys_fed.catalogue import Catalogue
+from recsys_fed.data.partition import METHODS, dirichlet, equal, partition, zipf
+from recsys_fed.data.taste import item_groups, user_groups
+from recsys_fed.errors import ConfigurationError
+
+
+def _rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def _checkerboard(n_users=40, n_items=12):
+    """Even users like even items, odd users odd ones."""
+    matrix = (np.arange(n_users)[:, None] + np.arange(n_items)[None, :]) % 2 == 0
+    return sparse.csr_matrix(matrix.astype(np.float32))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    n_users=st.integers(0, 30),
+    n_silos=st.integers(1, 12),
+    method=st.sampled_from(sorted(METHODS)),
+    alpha=st.sampled_from([1e-3, 1.0, 1e6]),
+)
+def test_every_user_is_in_exactly_one_silo(n_users, n_silos, method, alpha):
+    matrix = _checkerboard(n_users)
+    silos = partition(matrix, method=method, n_silos=n_silos, rng=_rng(), alpha=alpha)
+    assert len(silos) == n_silos
+    assert all(silo.dtype == np.int64 and (np.diff(silo) > 0).all() for silo in silos)
+    assert np.sort(np.concatenate(silos)).tolist() == list(range(n_users))
+
+
+@pytest.mark.parametrize("method", [equal, zipf])
+def test_silos_are_empty_only_if_there_are_too_few_users(method):
+    assert [len(silo) for silo in method(2, n_silos=4, rng=_rng())] == [1, 1, 0, 0]
+    assert min(len(silo) for silo in method(7, n_silos=7, rng=_rng())) == 1
+
+
+def test_equal_silos_differ_by_one_user_at_most():
+    assert sorted(len(silo) for silo in equal(11, n_silos=4, rng=_rng())) == [2, 3, 3, 3]
+
+
+def test_zipf_sizes_follow_the_law():
+    sizes = [len(silo) for silo in zipf(11_000, n_silos=4, rng=_rng(), exponent=1.0)]
+    assert sizes == pytest.approx([5_280, 2_640, 1_760, 1_320], abs=3)
+    assert [len(silo) for silo in zipf(100, n_silos=4, rng=_rng(), exponent=0.0)] == [25] * 4
+
+
+def test_the_seed_decides_who_goes_where():
+    first, again, other = (
+        [part.tolist() for part in partition(_checkerboard(), n_silos=3, rng=_rng(seed))] for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_a_small_alpha_parts_the_tastes_and_a_large_one_mixes_them():
+    groups = np.arange(4_000) % 4
+
+    def unevenness(alpha):
+        silos = dirichlet(groups, n_silos=5, rng=_rng(), alpha=alpha)
+        counts = np.array([np.bincount(groups[silo], minlength=4) for silo in silos])
+        return np.abs(counts / 1_000 - 0.2).max()
+
+    assert unevenness(1e4) < 0.06
+    assert unevenness(0.05) > 0.5
+
+
+def test_tastes_come_from_the_first_category_where_there_are_any():
+    ids = np.array(["a", "b", "c"], dtype=object)
+    catalogue = Catalogue(item_ids=ids, categories=(("x", "y"), ("y",), ("x",)))
+    groups = item_groups(_checkerboard(2, 3), catalogue, rng=_rng())
+    assert groups.tolist() == [0, 1, 0]
+    histories = sparse.csr_matrix(np.array([[1, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 0]], dtype=np.float32))
+    # Overall three of five interactions are in x: one of two in x is a taste for y.
+    assert user_groups(histories, groups).tolist() == [0, 1, 1, 0]
+
+
+def test_without_categories_the_interactions_tell_the_tastes_apart():
+    matrix = _checkerboard()
+    groups = item_groups(matrix, None, rng=_rng())
+    assert len(set(groups[::2])) == len(set(groups[1::2])) == 1
+    assert groups[0] != groups[1]
+    tastes = user_groups(matrix, groups)
+    assert len(set(tastes[::2])) == len(set(tastes[1::2])) == 1
+    assert tastes[0] != tastes[1]
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(ConfigurationError, match="one of dirichlet, equal, zipf"):
+        partition(_checkerboard(), method="fair", n_silos=2, rng=_rng())
+    with pytest.raises(ConfigurationError, match="n_silos to be an integer >= 1, got 0"):
+        partition(_checkerboard(), n_silos=0, rng=_rng())
+    with pytest.raises(ConfigurationError, match="alpha > 0, got 0"):
+        partition(_checkerboard(), method="dirichlet", n_silos=2, rng=_rng(), alpha=0.0)
+    with pytest.raises(ConfigurationError, match="exponent >= 0, got -1"):
+        partition(_checkerboard(), method="zipf", n_silos=2, rng=_rng(), exponent=-1.0)

@@ -1,0 +1,183 @@
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys_fed.data.validation import validate
+from recsys_fed.errors import DataFormatError
+
+cell = st.one_of(
+    st.none(),
+    st.integers(-3, 6),
+    st.sampled_from(["1", " 1", "a", "", "nan", "1e999", 2.0, 2.5, float("nan"), float("inf"), -float("inf"), 5e12]),
+)
+
+
+def _found(report):
+    return {finding.rule: (finding.count, finding.example_rows) for finding in report.findings}
+
+
+def test_a_clean_table_is_taken_as_it_is():
+    frame = pd.DataFrame({"user": [7, 7, 10], "item": ["b", "a", "b"], "value": [1, 2, 3], "time": [3, 2, 1]})
+    interactions, report = validate(frame, source="t")
+    assert interactions.user_ids.tolist() == ["7", "10"]
+    assert interactions.item_ids.tolist() == ["a", "b"]
+    assert interactions.user.tolist() == [0, 0, 1]
+    assert interactions.item.tolist() == [1, 0, 1]
+    assert interactions.value.tolist() == [1.0, 2.0, 3.0]
+    assert interactions.time.tolist() == [3, 2, 1]
+    assert report.findings == ()
+    assert report.table() == ["t: 3 rows read, 3 kept"]
+
+
+@pytest.mark.parametrize(
+    ("column", "bad", "rule"),
+    [
+        ("user", None, "missing user"),
+        ("user", "  ", "missing user"),
+        ("user", np.inf, "missing user"),
+        ("item", np.nan, "missing item"),
+        ("value", np.nan, "missing value"),
+        ("value", None, "missing value"),
+        ("value", "five", "unparsable value"),
+        ("value", np.inf, "infinite value"),
+        ("value", -np.inf, "infinite value"),
+        ("value", 1e39, "infinite value"),
+        ("time", -1, "negative time"),
+        ("time", 4_102_444_801, "absurd time"),
+        ("time", np.inf, "absurd time"),
+        ("time", np.nan, "missing time"),
+        ("time", "yesterday", "unparsable time"),
+    ],
+)
+def test_each_rule_drops_counts_and_explains_its_row(column, bad, rule):
+    good = {"user": [1, 2, 3], "item": [1, 2, 3], "value": [1, 1, 1], "time": [1, 1, 1]}
+    frame = pd.DataFrame({**good, column: pd.Series([good[column][0], bad, good[column][2]], dtype=object)})
+    interactions, report = validate(frame, source="t")
+    assert _found(report) == {rule: (1, (2,))}
+    assert report.kept.tolist() == [True, False, True]
+    assert interactions.user_ids.tolist() == ["1", "3"]
+    assert report.findings[0].explanation.startswith("Expected")
+    assert "1 rows dropped (rows 2)" in report.table()[1]
+
+
+def test_times_in_milliseconds_are_known_by_their_median():
+    now = 1_700_000_000_000
+    frame = pd.DataFrame({"user": [1, 2, 3, 4], "item": 1, "time": [now, now, 3, 5_000_000_000_000]})
+    interactions, report = validate(frame, source="t")
+    assert interactions.time.tolist() == [now, now, 3]
+    assert _found(report) == {"absurd time": (1, (4,))}
+
+
+def test_datetimes_become_seconds():
+    when = pd.Series(pd.to_datetime(["1970-01-02 00:00:00.0", None, "1970-01-01 00:00:01.5"]))
+    for times in (when, when.dt.tz_localize("UTC")):
+        frame = pd.DataFrame({"user": [1, 2, 3], "item": 1, "time": times})
+        interactions, report = validate(frame, source="t")
+        assert interactions.time.tolist() == [86_400, 1]
+        assert _found(report) == {"missing time": (1, (2,))}
+
+
+def test_of_a_repeated_pair_the_latest_stays_and_equal_rows_are_told_apart():
+    frame = pd.DataFrame(
+        {
+            "user": [1, 1, 1, 1, 2, 2],
+            "item": [5, 5, 5, 6, 5, 5],
+            "value": [1, 2, 3, 4, 5, 6],
+            "time": [9, 10, 8, 1, 7, 7],
+        }
+    )
+    interactions, report = validate(pd.concat([frame, frame.iloc[[3]]]), source="t")
+    assert sorted(interactions.value.tolist()) == [2.0, 4.0, 6.0]
+    assert _found(report) == {"exact duplicate": (1, (4,)), "repeated pair": (3, (1, 3, 5))}
+
+
+def test_without_times_the_last_row_of_a_pair_stays():
+    frame = pd.DataFrame({"user": [1, 1, 1], "item": [5, 5, 5], "value": [3, 2, 1]})
+    interactions, _ = validate(frame, source="t")
+    assert interactions.value.tolist() == [1.0]
+
+
+def test_ids_that_are_equal_as_text_are_one_id():
+    frame = pd.DataFrame({"user": pd.Series([1, "1", " 1 ", 1.0], dtype=object), "item": [1, 2, 3, 4]})
+    interactions, _ = validate(frame, source="t")
+    assert interactions.user_ids.tolist() == ["1"]
+
+
+def test_large_integer_ids_beside_a_gap_are_not_rounded():
+    ids = pd.array([2**53 + 1, None, 2**53], dtype="Int64")
+    interactions, report = validate(pd.DataFrame({"user": ids, "item": 1}), source="t")
+    assert interactions.user_ids.tolist() == [str(2**53), str(2**53 + 1)]
+    assert _found(report) == {"missing user": (1, (2,))}
+
+
+def test_the_report_holds_row_numbers_and_no_id():
+    frame = pd.DataFrame({"user": ["secret-a", "secret-a", None], "item": ["secret-b"] * 3, "value": ["x", "1", "1"]})
+    _, report = validate(frame, source="t")
+    assert "secret" not in "\n".join(report.table()) + repr(report)
+
+
+def test_columns_that_are_missing_are_named_with_those_that_are_there():
+    with pytest.raises(DataFormatError, match="Expected the column item in t, got user, product"):
+        validate(pd.DataFrame({"user": [1], "product": [1]}), source="t")
+
+
+def test_a_table_of_which_nothing_is_left_says_why():
+    with pytest.raises(DataFormatError, match=r"none is left.(.|\n)*negative time: 2 rows dropped"):
+        validate(pd.DataFrame({"user": [1, 2], "item": [1, 2], "time": [-1, -2]}), source="t")
+    with pytest.raises(DataFormatError, match="0 rows read"):
+        validate(pd.DataFrame({"user": [], "item": []}), source="t")
+
+
+def test_cells_that_hold_lists_are_refused():
+    with pytest.raises(DataFormatError, match="one number or text a cell"):
+        validate(pd.DataFrame({"user": [[1], [2]], "item": [1, 2]}), source="t")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(cell, cell, cell, cell), min_size=1, max_size=12))
+def test_every_row_is_kept_or_counted_once_and_what_is_kept_is_valid(rows):
+    columns = zip(*rows, strict=True)
+    names = ("user", "item", "value", "time")
+    frame = pd.DataFrame({n: pd.Series(c, dtype=object) for n, c in zip(names, columns, strict=True)})
+    try:
+        interactions, report = validate(frame, source="t")
+    except DataFormatError as error:
+        assert f"{len(rows)} rows read, 0 kept" in str(error)
+        return
+    assert report.n_rows == len(rows) == report.n_kept + sum(finding.count for finding in report.findings)
+    assert len(interactions) == report.n_kept == np.count_nonzero(report.kept)
+    pairs = list(zip(interactions.user.tolist(), interactions.item.tolist(), strict=True))
+    assert len(set(pairs)) == len(pairs)
+    assert np.isfinite(interactions.value).all()
+    assert (interactions.time >= 0).all()
+    assert set(interactions.user.tolist()) == set(range(interactions.n_users))
+    assert set(interactions.item.tolist()) == set(range(interactions.n_items))
+    again, clean = validate(
+        pd.DataFrame(
+            {
+                "user": interactions.user_ids[interactions.user],
+                "item": interactions.item_ids[interactions.item],
+                "value": interactions.value,
+                "time": interactions.time,
+            }
+        ),
+        source="t",
+    )
+    assert clean.findings == ()
+    assert again.user.tolist() == interactions.user.tolist()
+    assert again.item_ids.tolist() == interactions.item_ids.tolist()
+
+
+def test_a_million_rows_with_repetitions_take_seconds():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"user": rng.integers(0, 5_000, 1_000_000), "item": rng.integers(0, 2_000, 1_000_000), "time": 1}
+    )
+    start = time.perf_counter()
+    interactions, _ = validate(frame, source="t")
+    assert time.perf_counter() - start < 8
+    assert len(interactions) == len(np.unique(frame["user"].to_numpy() * 2_000 + frame["item"].to_numpy()))
