@@ -1,6 +1,6 @@
 """What a silo keeps: its users' histories, its own limit, and what it has released in this run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from flwr.app import ConfigRecord, Context, RecordDict
@@ -10,6 +10,7 @@ from recsys_fed.config import FederationConfig, SimulationConfig, parse
 from recsys_fed.data.simulated import SimulatedFederation, simulated_federation
 from recsys_fed.errors import ConfigurationError, ProtocolError
 from recsys_fed.federation.release import Randomness
+from recsys_fed.federation.update import Request
 from recsys_fed.models.device import resolve_device
 from recsys_fed.models.histories import Histories, histories_of
 from recsys_fed.privacy.events import PrivacyEvent
@@ -60,13 +61,21 @@ class Silo:
             sampling=seeded_generator(_SAMPLING, *key),
         )
 
-    def check_catalogue(self, content_hash: str) -> None:
-        """Refuse requests about another catalogue: their rows would mean other items."""
-        if content_hash != self.catalogue.content_hash:
+    def check_request(self, request: Request) -> None:
+        """Refuse what this silo has not agreed to, whatever the server asks.
+
+        Raises:
+            ProtocolError: another catalogue, whose rows would mean other items, or a smaller share of the
+                noise than this silo adds.
+        """
+        if request.catalogue_hash != self.catalogue.content_hash:
             raise ProtocolError(
                 f"Expected a request about the catalogue {self.catalogue.content_hash[:12]}, got "
-                f"{content_hash[:12]}. Agree on one catalogue."
+                f"{request.catalogue_hash[:12]}. Agree on one catalogue."
             )
+        least = 1 / self.config.silos if self.config.noise == "central" else 1.0
+        if request.noise_share < least:
+            raise ProtocolError(f"Expected a noise share of at least {least}, got {request.noise_share}.")
 
 
 def open_silo(context: Context) -> Silo:
@@ -83,6 +92,7 @@ def open_silo(context: Context) -> Silo:
             "the run's seed and serves simulations only."
         )
     config = parse(FederationConfig, context.run_config)
+    config = replace(config, silos=config.silos or int(context.node_config["num-partitions"]))
     federation = simulated_federation(
         parse(SimulationConfig, context.run_config), silos=config.silos, seed=config.seed
     )
@@ -94,7 +104,7 @@ def open_silo(context: Context) -> Silo:
         name=f"silo-{index}",
         index=index,
         config=config,
-        catalogue=federation.dataset.catalogue,
+        catalogue=federation.catalogue,
         histories=_histories(federation, index, str(resolve_device(config.device))),
     )
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from recsys_fed.config import FederationConfig, SimulationConfig, parse, read_toml
+from recsys_fed.config import FederationConfig, SimulationConfig, known_key, parse, read_toml
 from recsys_fed.errors import RecsysFedError
 
 app = typer.Typer(
@@ -35,6 +35,9 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     *,
     data: Annotated[str | None, typer.Option(help="Data set: a name, or a path, perhaps with #split.")] = None,
     columns: Annotated[str | None, typer.Option(help="For tables: user=NAME,item=NAME,value=NAME,time=NAME.")] = None,
+    item_catalogue: Annotated[
+        str | None, typer.Option(help="Public catalogue (a catalogue.parquet); without one, the items of the data.")
+    ] = None,
     split: Annotated[
         str | None, typer.Option(help="auto, given, per-user-random, leave-last-out, global-temporal.")
     ] = None,
@@ -52,6 +55,9 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     ] = None,
     item_features: Annotated[bool | None, typer.Option(help="Start from public item features.")] = None,
     engine: Annotated[str | None, typer.Option(help="in-process or flower.")] = None,
+    sampled_negatives: Annotated[
+        int, typer.Option(help="Also rank each test item among so many negatives, as papers do with 99.")
+    ] = 0,
     parallel_silos: Annotated[int, typer.Option(help="Silos that compute at once (in-process).")] = 1,
     declared_users: Annotated[int | None, typer.Option(help="Public order of magnitude of users.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
@@ -61,24 +67,20 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics record as JSON.")] = False,
 ) -> None:
     """Train and evaluate a private federation of simulated silos."""
+    flags = _run_keys(locals())
     from recsys_fed.report.terminal import print_simulation, simulation_progress  # noqa: PLC0415
     from recsys_fed.simulation.apps import scenario_path  # noqa: PLC0415
     from recsys_fed.simulation.runner import Simulation  # noqa: PLC0415
     from recsys_fed.simulation.runner import simulate as run  # noqa: PLC0415
 
-    given: dict[str, Any] = {
-        "data": data, "columns": columns, "split": split, "silos": silos, "partition": partition,
-        "skew": skew, "trainer": trainer, "dp-sgd.schedule": schedule, "epsilon": epsilon, "delta": delta,
-        "rounds": rounds, "embedding-dim": embedding_dim, "noise": noise, "item-features": item_features,
-        "engine": engine, "declared-users": declared_users, "device": device, "threads": threads, "seed": seed,
-    }  # fmt: skip
     keys = read_toml(scenario_path(scenario)) if scenario else {}
-    keys |= {name: value for name, value in given.items() if value is not None}
+    keys |= flags
     simulation = Simulation(
         federation=parse(FederationConfig, keys),
         data=parse(SimulationConfig, keys),
         engine=str(keys.get("engine", "in-process")),
         parallel_silos=parallel_silos,
+        sampled_negatives=sampled_negatives,
         declare_users="declared-users" not in keys,
     )
     with simulation_progress(_stderr, simulation) as progress:
@@ -106,6 +108,16 @@ def recommend(
         sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     else:
         print_recommendations(result)
+
+
+def _run_keys(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The flags that were given, as keys of a run: embedding_dim=16 is embedding-dim = 16."""
+    names = {name: name.replace("_", "-") for name in arguments} | {"schedule": "dp-sgd.schedule"}
+    return {
+        names[name]: value
+        for name, value in arguments.items()
+        if value is not None and (known_key(names[name]) or name == "engine") and name != "output"
+    }
 
 
 def main() -> None:

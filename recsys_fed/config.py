@@ -34,7 +34,7 @@ class FederationConfig:
         embedding_dim: length of the vectors; 0 takes the trainer's rule.
         noise: "own", every silo adds all of the noise; "central", the silos' noise adds up to it once, which is
             private only against those who see no more than the sum: it stands for secure aggregation.
-        silos: how many silos take part.
+        silos: how many silos take part; 0 takes all that are connected at the start.
         declared_users: public order of magnitude of the users of all silos together.
         item_features: start from public item features where the catalogue has them.
         catalogue: path of the public catalogue on the server; "" asks the silos for its hash and size only.
@@ -67,7 +67,8 @@ class FederationConfig:
         checks.fraction(delta=self.delta)
         checks.at_least(0, rounds=self.rounds, embedding_dim=self.embedding_dim, threads=self.threads)
         checks.at_least(0, seed=self.seed)
-        checks.at_least(1, silos=self.silos, declared_users=self.declared_users)
+        checks.at_least(0, silos=self.silos)
+        checks.at_least(1, declared_users=self.declared_users)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,7 @@ class SimulationConfig:
     Attributes:
         data: name or path of a data set, see `data.locate`; "" takes the first that can be had.
         columns: "user=...,item=..." for tables; "" finds the usual names.
+        item_catalogue: file of the public catalogue that all silos agreed on; "" takes the items of the data.
         split: method of `data.split`; test_fraction: its share, where it has one.
         partition: method of `data.partition`; skew: exponent of zipf, alpha of dirichlet.
         min_value: keep only interactions of at least this value; -inf keeps all.
@@ -84,6 +86,7 @@ class SimulationConfig:
 
     data: str = ""
     columns: str = ""
+    item_catalogue: str = ""
     split: str = "auto"
     test_fraction: float = 0.1
     partition: str = "equal"

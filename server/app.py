@@ -3,6 +3,7 @@
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
@@ -20,6 +21,8 @@ from server.strategy import TrainerStrategy
 
 # Seconds to wait for all silos to be connected.
 CONNECT_TIMEOUT = 60.0
+# Seconds between two looks, and without a newcomer before the silos count as complete.
+_POLL, _SETTLE = 0.2, 2.0
 
 app = ServerApp()
 
@@ -30,7 +33,9 @@ def main(grid: Grid, context: Context) -> None:
     config = parse(FederationConfig, context.run_config)
     use_threads(config.threads)
     catalogue = Catalogue.load(config.catalogue) if config.catalogue else None
-    agreed = agree(_greetings(grid, config.silos), catalogue)
+    greetings = _greetings(grid, config.silos)
+    config = replace(config, silos=len(greetings))
+    agreed = agree(greetings, catalogue)
     schedule = begin(config, agreed, catalogue)
     run_log = FederationLog(folder=Path(config.output) if config.output else None)
     run_log.started(schedule)
@@ -54,14 +59,16 @@ def _greetings(grid: Grid, silos: int) -> list[Greeting]:
 
 
 def _connected(grid: Grid, silos: int) -> list[int]:
+    """Wait for `silos` nodes; for 0, until no further one has come for a while."""
     deadline = time.monotonic() + CONNECT_TIMEOUT
-    while True:
+    before: list[int] = []
+    while time.monotonic() < deadline:
         nodes = sorted(grid.get_node_ids())
-        if len(nodes) >= silos:
+        if nodes and (len(nodes) >= silos if silos else nodes == before):
             return nodes
-        if time.monotonic() > deadline:
-            raise ProtocolError(f"Expected {silos} connected silos, got {len(nodes)}. Start the others.")
-        time.sleep(0.2)
+        before = nodes
+        time.sleep(_SETTLE if not silos else _POLL)
+    raise ProtocolError(f"Expected {silos or 'any'} connected silos, got {len(before)}. Start the others.")
 
 
 def _ordered(replies: Iterable[Message]) -> list[Message]:

@@ -1,12 +1,13 @@
 """A federation out of one data set, for simulations: split into train and test, users spread over silos."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import SimulationConfig, columns_of
 from recsys_fed.data.dataset import Dataset
 from recsys_fed.data.locate import open_dataset
@@ -24,11 +25,15 @@ class SimulatedFederation:
 
     Attributes:
         dataset: the whole data set.
+        catalogue: the items of the federation; rows of every item table.
+        unknown_items: interactions of each silo with items that the catalogue lacks; they are left out.
         train, test: csr [n_users, n_items], the same rows.
         users_of_silo: rows of each silo's users.
     """
 
     dataset: Dataset
+    catalogue: Catalogue
+    unknown_items: list[int]
     train: sparse.csr_matrix
     test: sparse.csr_matrix
     users_of_silo: list[npt.NDArray[np.int64]]
@@ -48,16 +53,27 @@ def simulated_federation(config: SimulationConfig, *, silos: int, seed: int) -> 
         method=config.split,
         test_fraction=config.test_fraction,
     )
+    catalogue = Catalogue.load(config.item_catalogue) if config.item_catalogue else dataset.catalogue
     min_value = None if np.isneginf(config.min_value) else config.min_value
-    train = histories(dataset.interactions, dataset.catalogue, ~is_test, min_value=min_value)
-    test = histories(dataset.interactions, dataset.catalogue, is_test, min_value=min_value)
+    matrix = partial(histories, dataset.interactions, catalogue, min_value=min_value)
+    train, test = matrix(~is_test), matrix(is_test)
     users = partition(
         train,
         n_silos=silos,
         rng=np.random.default_rng([seed, _PARTITION]),
         method=config.partition,
-        catalogue=dataset.catalogue,
+        catalogue=catalogue,
         exponent=config.skew,
         alpha=config.skew,
     )
-    return SimulatedFederation(dataset=dataset, train=train, test=test, users_of_silo=users)
+    interactions = dataset.interactions
+    unknown = catalogue.rows(interactions.item_ids)[interactions.item] < 0
+    unknown_of_user = np.bincount(interactions.user[unknown], minlength=interactions.n_users)
+    return SimulatedFederation(
+        dataset=dataset,
+        catalogue=catalogue,
+        unknown_items=[int(unknown_of_user[rows].sum()) for rows in users],
+        train=train,
+        test=test,
+        users_of_silo=users,
+    )

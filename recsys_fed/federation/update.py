@@ -91,7 +91,12 @@ def check_update(update: Update, request: Request) -> None:
     facts = {
         "round": (request.round, update.event.round),
         "stage": (request.stage, update.event.stage),
+        "trainer": (request.trainer, update.event.trainer),
+        "released": (request.released, update.event.released),
         "noise multiplier": (request.noise_multiplier, update.event.noise_multiplier),
+        "noise share": (request.noise_share, update.event.noise_share),
+        "sampling probability": (request.sampling_probability, update.event.sampling_probability),
+        "number of steps": (request.steps, update.event.steps),
         "clip norm": (request.l2_clip_norm, update.event.l2_clip_norm),
         "catalogue": (request.catalogue_hash, update.catalogue_hash),
         "shape": (tuple(request.shape), update.total.shape),

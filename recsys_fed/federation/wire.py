@@ -23,6 +23,8 @@ _TABLE_TYPES = ("float32", "int64")
 # Fields of a request that are not scalars of the config record.
 _STRUCTURED = ("tables", "settings", "shape")
 _SETTING = "settings."
+# All records of each kind of message.
+_RECORDS = {"request": {"tables", "request"}, "update": {"total", "update"}, "greeting": {"greeting"}}
 
 
 def request_to_records(request: Request) -> RecordDict:
@@ -110,8 +112,8 @@ def payload_bytes(records: RecordDict) -> int:
 
 
 def _config(records: RecordDict, name: str) -> dict[str, Any]:
-    if name not in records.config_records:
-        raise ProtocolError(f"Expected a message with a {name}, got {sorted(records)}.")
+    if set(records) != _RECORDS[name] or name not in records.config_records:
+        raise ProtocolError(f"Expected a message with a {name}: {sorted(_RECORDS[name])}, got {sorted(records)}.")
     config: dict[str, Any] = dict(records.config_records[name])
     if config.get("protocol") != PROTOCOL:
         raise ProtocolError(
@@ -121,10 +123,12 @@ def _config(records: RecordDict, name: str) -> dict[str, Any]:
 
 
 def _array(name: str, array: Array) -> np.ndarray[Any, Any]:
-    """Numpy view of a message's array; Flower refuses pickled content."""
+    """Numpy view of a message's array; Flower refuses pickled content, and archives are refused here."""
+    if not array.data.startswith(np.lib.format.MAGIC_PREFIX):
+        raise ProtocolError(f"Expected a numeric table {name} in numpy's format, got something else.")
     try:
         return array.numpy()
-    except (ValueError, TypeError, EOFError) as error:
+    except Exception as error:
         raise ProtocolError(f"Expected a numeric table {name}: {error}.") from error
 
 

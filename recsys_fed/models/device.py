@@ -19,8 +19,9 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # A tensor must hold numbers there: "meta" has shapes only.
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise ConfigurationError(
             f"Expected device to be auto or a torch device of this machine, got {name!r}."
         ) from error

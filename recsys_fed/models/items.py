@@ -11,9 +11,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from recsys_fed import checks
-from recsys_fed.errors import DataFormatError, DataNotFoundError
+from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 
 _METADATA = "recsys-fed item embeddings"
+_VERSION = 1
 TENSORS = ("vectors", "bias", "history_weights")
 
 
@@ -86,7 +87,7 @@ class ItemEmbeddings:
 def item_embeddings_bytes(model: ItemEmbeddings) -> bytes:
     """The model as one safetensors blob; equal models give equal bytes."""
     # One key only: safetensors writes several in an order that changes from process to process.
-    record = {"version": 1, "catalogue_hash": model.catalogue_hash, "fold_in": asdict(model.fold_in)}
+    record = {"version": _VERSION, "catalogue_hash": model.catalogue_hash, "fold_in": asdict(model.fold_in)}
     metadata = {_METADATA: json.dumps(record, sort_keys=True)}
     tensors = {name: getattr(model, name).detach().cpu().float().contiguous() for name in TENSORS}
     return save(tensors, metadata=metadata)
@@ -112,7 +113,18 @@ def load_item_embeddings(path: Path) -> ItemEmbeddings:
         with safe_open(path, framework="pt") as file:
             record: Mapping[str, Any] = json.loads((file.metadata() or {})[_METADATA])
             tensors = {name: file.get_tensor(name) for name in TENSORS}
+        _check_types(record, tensors)
         fold_in = FoldIn(**record["fold_in"])
         return ItemEmbeddings(**tensors, fold_in=fold_in, catalogue_hash=record["catalogue_hash"])
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError, ConfigurationError) as error:
         raise DataFormatError(f"Expected item embeddings in {path}, got another file: {error}.") from error
+
+
+def _check_types(record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+    if record["version"] != _VERSION:
+        raise ConfigurationError(f"expected version {_VERSION}, got {record['version']!r}")
+    if not isinstance(record["catalogue_hash"], str):
+        raise ConfigurationError(f"expected catalogue_hash to be a text, got {record['catalogue_hash']!r}")
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32:
+            raise ConfigurationError(f"expected {name} of type float32, got {tensor.dtype}")

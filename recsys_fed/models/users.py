@@ -48,7 +48,8 @@ def _ridge(
         first = int(histories.starts[start])
         values = per_interaction[first : first + len(part.items)]
         normal = _outer_products(vectors, part, values) + shared
-        solved.append(torch.linalg.solve(normal, projected[start : start + part.n_users]))
+        # solve_ex does not raise: whether a user's equations overflow must not decide whether a silo answers.
+        solved.append(torch.linalg.solve_ex(normal, projected[start : start + part.n_users]).result)
     return torch.cat(solved) if solved else projected
 
 

@@ -72,8 +72,9 @@ def grid_step(*, standard_deviation: float, l2_clip_norm: float, declared_users:
 
 
 def to_grid(values: npt.NDArray[np.float64], *, step: float) -> Integers:
-    """Nearest grid point of each value as an integer; what does not fit into 32 bits is cut off there."""
-    return np.clip(np.rint(values / step), _INT32.min, _INT32.max).astype(np.int32)
+    """Nearest grid point of each value as an integer; what does not fit into 32 bits is cut off there, NaN is 0."""
+    points = np.clip(np.rint(values / step), _INT32.min, _INT32.max)
+    return np.where(np.isnan(points), 0.0, points).astype(np.int32)
 
 
 def noised(total: npt.NDArray[np.float64], *, standard_deviation: float, step: float, noise: NoiseSource) -> Integers:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,31 +39,38 @@ def simulation_progress(console: Console, simulation: Simulation) -> Iterator[Pr
             bars.update(rounds, completed=done // n_silos, total=planned // n_silos or None)
             bars.update(silos, completed=(done - 1) % n_silos + 1 if done else 0, total=n_silos)
 
-        yield Progress(phase=announce, releases=releases, say=console.print)
+        yield Progress(phase=announce, releases=releases, say=partial(console.print, markup=False, soft_wrap=True))
 
 
 def print_simulation(record: Mapping[str, Any], *, output: Path | None) -> None:
     """The final table of a run."""
     console = Console()
-    table = Table(title=_title(record), title_justify="left", title_style="bold")
+    console.print(f"[bold]{_title(record)}[/]", soft_wrap=True)
+    table = Table()
     for heading in ("metric", record["trainer"], "popularity"):
         table.add_column(heading, justify="left" if heading == "metric" else "right")
-    for name in _SHOWN:
+    for name in (*_SHOWN, *sorted(n for n in record["metrics"] if n.startswith("sampled"))):
         table.add_row(name, f"{record['metrics'][name]:.4f}", f"{record['popularity'][name]:.4f}")
     console.print(table)
-    console.print(f"[yellow]{record['note']}[/]; {record['noise_note']}")
+    console.print(f"[yellow]{record['note']}[/]; {record['noise_note']}", soft_wrap=True)
     if record["epsilon"] == "inf":
         console.print(f"[bold red]{NO_PRIVACY}[/]")
     else:
         spent = max(record["epsilon_spent"].values())
-        console.print(f"epsilon spent by each silo: {spent:.3f} of {record['epsilon']} at delta {record['delta']}")
+        console.print(
+            f"epsilon spent by each silo: {spent:.3f} of {record['epsilon']} at delta {record['delta']}",
+            soft_wrap=True,
+        )
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in record["seconds"].items())
     console.print(
         f"{seconds}; peak memory {record['peak_rss_mb']:.0f} MB; "
-        f"up {record['bytes_up'] / 1e6:.1f} MB, down {record['bytes_down'] / 1e6:.1f} MB"
+        f"up {record['bytes_up'] / 1e6:.1f} MB, down {record['bytes_down'] / 1e6:.1f} MB",
+        soft_wrap=True,
     )
     if record["refused"]:
-        console.print(f"[red]left out: {len(record['refused'])} answers, first: {record['refused'][0]}[/]")
+        console.print(
+            f"[red]left out: {len(record['refused'])} answers, first: {record['refused'][0]}[/]", soft_wrap=True
+        )
     if output is not None:
         console.print(f"written to {output}")
 

@@ -46,6 +46,7 @@ def metrics_record(
     return {
         "data": federation.dataset.name,
         "data_note": federation.dataset.note,
+        "data_findings": {f.rule: f.count for f in federation.dataset.report.findings},
         "n_users": federation.train.shape[0],
         "n_items": federation.train.shape[1],
         "n_interactions": len(federation.dataset.interactions),

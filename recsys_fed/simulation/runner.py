@@ -8,21 +8,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from recsys_fed import checks
 from recsys_fed.config import ENGINES, FederationConfig, SimulationConfig, Value, flat
 from recsys_fed.data.simulated import SimulatedFederation, simulated_federation
 from recsys_fed.evaluation.baselines import popularity
-from recsys_fed.evaluation.protocol import evaluate_ranking
 from recsys_fed.federation.inprocess import run_in_process
 from recsys_fed.federation.outcome import EMBEDDINGS, EVENTS, FEDERATION
 from recsys_fed.models.device import resolve_device, use_threads
-from recsys_fed.models.histories import histories_of
-from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
-from recsys_fed.models.users import scores, user_vectors
+from recsys_fed.models.items import load_item_embeddings
 from recsys_fed.privacy.guarantee import check_delta
 from recsys_fed.simulation.apps import app_folder, load_apps
+from recsys_fed.simulation.evaluation import evaluate, fold_in_scorer
 from recsys_fed.simulation.flower_engine import run_with_flower
 from recsys_fed.simulation.progress import Progress, ReleaseCounter, timed
 from recsys_fed.simulation.record import Measured, metrics_record, write_run
@@ -40,6 +36,7 @@ class Simulation:
         data: where the data comes from and how it falls into silos.
         engine: "in-process" or "flower".
         parallel_silos: silos that compute at once on the in-process engine.
+        sampled_negatives: also rank each test item among so many negatives (the 1+99 protocol of papers); 0 does not.
         declare_users: take the public order of magnitude of users from the data, rounded to one digit.
     """
 
@@ -47,11 +44,13 @@ class Simulation:
     data: SimulationConfig
     engine: str = "in-process"
     parallel_silos: int = 1
+    sampled_negatives: int = 0
     declare_users: bool = True
 
     def __post_init__(self) -> None:
         checks.one_of(ENGINES, engine=self.engine)
-        checks.at_least(1, parallel_silos=self.parallel_silos)
+        checks.at_least(1, parallel_silos=self.parallel_silos, silos=self.federation.silos)
+        checks.at_least(0, sampled_negatives=self.sampled_negatives)
 
 
 def simulate(
@@ -73,14 +72,29 @@ def simulate(
         folder = scratch.expanduser().resolve()
         folder.mkdir(parents=True, exist_ok=True)
         with timed("load", seconds, progress):
+            if simulation.engine == "in-process":
+                logging.getLogger("flwr").setLevel(logging.WARNING)
+                load_apps()
             simulation, federation = _prepared(simulation)
+            for line in reading_notes(federation):
+                progress.say(line)
         with timed("train", seconds, progress):
             _train(simulation, federation, folder=folder, progress=progress)
         with timed("evaluate", seconds, progress):
             model = load_item_embeddings(folder / EMBEDDINGS)
             measured = Measured(
-                metrics=evaluate(model, federation, device=simulation.federation.device),
-                popularity=_popularity(federation),
+                metrics=evaluate(
+                    fold_in_scorer(model, federation, device=simulation.federation.device),
+                    federation,
+                    sampled_negatives=simulation.sampled_negatives,
+                    seed=simulation.federation.seed,
+                ),
+                popularity=evaluate(
+                    popularity(federation.train),
+                    federation,
+                    sampled_negatives=simulation.sampled_negatives,
+                    seed=simulation.federation.seed,
+                ),
                 totals=json.loads((folder / FEDERATION).read_text()),
                 events=(folder / EVENTS).read_text(),
                 seconds=seconds,
@@ -90,18 +104,6 @@ def simulate(
             settings = flat(simulation.federation) | flat(simulation.data) | {"engine": simulation.engine}
             write_run(folder, settings, record)
         return record
-
-
-def evaluate(model: ItemEmbeddings, federation: SimulatedFederation, *, device: str = "auto") -> dict[str, float]:
-    """Full-ranking metrics of a model over the users of all silos, folded in from their train items."""
-    where = resolve_device(device)
-    placed = model.to(where)
-    users = user_vectors(placed, histories_of(federation.train, device=where))
-
-    def score(rows: slice) -> torch.Tensor:
-        return scores(placed, users[rows])
-
-    return evaluate_ranking(score, train=federation.train, test=federation.test).means()
 
 
 def one_digit(number: int) -> int:
@@ -114,14 +116,10 @@ def one_digit(number: int) -> int:
     return max(1, round(number / unit) * unit)
 
 
-def _popularity(federation: SimulatedFederation) -> dict[str, float]:
-    scorer = popularity(federation.train)
-    return evaluate_ranking(scorer, train=federation.train, test=federation.test).means()
-
-
 def _prepared(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
     """Load the data, and settle what depends on it: absolute paths, declared users, a delta small enough."""
-    data = replace(simulation.data, data=_absolute(simulation.data.data))
+    given = simulation.data
+    data = replace(given, data=_absolute(given.data), item_catalogue=_absolute(given.item_catalogue))
     config = simulation.federation
     resolve_device(config.device)
     federation = simulated_federation(data, silos=config.silos, seed=config.seed)
@@ -130,6 +128,18 @@ def _prepared(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
     if simulation.declare_users:
         config = replace(config, declared_users=one_digit(n_users))
     return replace(simulation, data=data, federation=config), federation
+
+
+def reading_notes(federation: SimulatedFederation) -> list[str]:
+    """What people should know of the data: its licence or origin, and every row that was not taken as it is."""
+    dataset = federation.dataset
+    findings = dataset.report.table() if dataset.report.findings else []
+    unknown = [
+        f"silo-{silo}: {count} interactions with items that the catalogue lacks are left out"
+        for silo, count in enumerate(federation.unknown_items)
+        if count
+    ]
+    return [f"{dataset.name}: {dataset.note}", *findings, *unknown]
 
 
 def _absolute(spec: str) -> str:
@@ -142,7 +152,7 @@ def _absolute(spec: str) -> str:
 
 def _train(simulation: Simulation, federation: SimulatedFederation, *, folder: Path, progress: Progress) -> None:
     catalogue, done = folder / CATALOGUE, folder / EMBEDDINGS
-    federation.dataset.catalogue.save(catalogue)
+    federation.catalogue.save(catalogue)
     for stale in (done, folder / FEDERATION, folder / EVENTS):
         stale.unlink(missing_ok=True)
     config = replace(simulation.federation, output=str(folder), catalogue=str(catalogue))
@@ -159,7 +169,6 @@ def _train(simulation: Simulation, federation: SimulatedFederation, *, folder: P
             on_poll=counter.look,
         )
         return
-    logging.getLogger("flwr").setLevel(logging.WARNING)
     server_app, client_app = load_apps()
     run_in_process(
         server_app,

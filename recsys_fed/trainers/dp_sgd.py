@@ -158,8 +158,9 @@ class DPSGD:
         Guarantees: each step is the Gaussian mechanism with noise.noise_multiplier on a sum of sensitivity
         l2_clip_norm over a Poisson sample of users; an empty sample adds noise and counts as a step.
         """
-        head = histories.restricted(tables["head"])
-        vectors = torch.nn.Parameter(tables["vectors"].clone())
+        head, device = histories.restricted(tables["head"]), histories.items.device
+        # The optimiser and its noise live on the CPU, so that a seed gives the same noise on every device.
+        vectors = torch.nn.Parameter(tables["vectors"].cpu().clone())
         optimizer = RankOneOptimizer(
             torch.optim.SGD([vectors], lr=settings["learning_rate"]),
             noise_multiplier=noise.noise_multiplier,
@@ -169,11 +170,11 @@ class DPSGD:
         )
         for _ in range(noise.steps):
             chosen = poisson_sample(head.n_users, noise.sampling_probability, noise.sampling)
-            batch = implicit_als_gradients(
-                vectors.detach(), head.subset(chosen.to(head.items.device)), how=_how(settings)
-            )
-            optimizer.step_with(clipped_sum(batch, l2_clip_norm=settings["l2_clip_norm"], mode="automatic"))
-        return vectors.detach() - tables["vectors"]
+            sample = head.subset(chosen.to(device))
+            batch = implicit_als_gradients(vectors.detach().to(device), sample, how=_how(settings))
+            total = clipped_sum(batch, l2_clip_norm=settings["l2_clip_norm"], mode="automatic")
+            optimizer.step_with(total.cpu())
+        return vectors.detach() - tables["vectors"].cpu()
 
     def step(
         self, state: DPSGDState, stage: Stage, total: torch.Tensor, *, noise_std: float, n_silos: int

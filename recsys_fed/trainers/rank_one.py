@@ -20,6 +20,9 @@ import torch
 from recsys_fed.models.histories import Histories
 from recsys_fed.privacy.clipping import clip_factors
 
+# Square of the share of ||s_u|| and ||D e_u|| below which float32 no longer resolves their difference well.
+_CANCELLATION = 1e-6
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RankOneContributions:
@@ -42,13 +45,7 @@ class RankOneContributions:
 
 def contribution_norms(batch: RankOneContributions) -> torch.Tensor:
     """Frobenius norms ||r_u y_u^T||, float64 [n_users]; equal to those of the matrices to rounding."""
-    values, basis = batch.values.double(), batch.basis.double()
-    coefficients = batch.coefficients.double()
-    sparse = batch.histories.per_user(values.square())
-    cross = (batch.histories.times(values, basis) * coefficients).sum(1)
-    dense = ((coefficients @ (basis.T @ basis)) * coefficients).sum(1)
-    # The sum of the three is a square; rounding can leave it just below zero.
-    left = (sparse + 2 * cross + dense).clamp_min(0)
+    left, _ = _squares(batch)
     return (left * batch.right.double().square().sum(1)).sqrt()
 
 
@@ -57,11 +54,29 @@ def clipped_sum(batch: RankOneContributions, *, l2_clip_norm: float, mode: str =
 
     Guarantees:
         - Unit: a user, that is all interactions of the user in the batch. Neighbouring relation: add or
-          remove one user. The L2 (Frobenius) sensitivity is l2_clip_norm.
+          remove one user. The L2 (Frobenius) sensitivity is l2_clip_norm, whatever the tables hold.
         - A user's term depends on that user's history and on released tables only.
-        - No users give the zero matrix.
+        - Where s_u and D e_u cancel to under a thousandth of their size, rounding is a visible part of r_u; the
+          term is then bounded by the size of the parts instead, and comes out smaller, never larger.
+        - A user whose contribution overflows counts for nothing. No users give the zero matrix.
     """
-    factors = clip_factors(contribution_norms(batch), l2_clip_norm=l2_clip_norm, mode=mode)
-    scaled = batch.right * factors.to(batch.right.dtype)[:, None]
-    sparse = batch.histories.transposed_times(batch.values, scaled)
-    return sparse + batch.basis @ (batch.coefficients.T @ scaled)
+    left, parts = _squares(batch)
+    bounds = (torch.maximum(left, _CANCELLATION * parts) * batch.right.double().square().sum(1)).sqrt()
+    factors = clip_factors(bounds, l2_clip_norm=l2_clip_norm, mode=mode)
+    usable = bounds.isfinite()
+    right = torch.where(usable[:, None], batch.right, 0.0)
+    scaled = right * factors.to(right.dtype)[:, None]
+    values = torch.where(usable[batch.histories.users], batch.values, 0.0)
+    coefficients = torch.where(usable[:, None], batch.coefficients, 0.0)
+    return batch.histories.transposed_times(values, scaled) + batch.basis @ (coefficients.T @ scaled)
+
+
+def _squares(batch: RankOneContributions) -> tuple[torch.Tensor, torch.Tensor]:
+    """||r_u||^2, and ||s_u||^2 + ||D e_u||^2, both float64 [n_users]."""
+    values, basis = batch.values.double(), batch.basis.double()
+    coefficients = batch.coefficients.double()
+    sparse = batch.histories.per_user(values.square())
+    cross = (batch.histories.times(values, basis) * coefficients).sum(1)
+    dense = ((coefficients @ (basis.T @ basis)) * coefficients).sum(1).clamp_min(0)
+    # The sum of the three is a square; rounding can leave it just below zero.
+    return (sparse + 2 * cross + dense).clamp_min(0), sparse + dense

@@ -81,7 +81,8 @@ def size(facts: PublicFacts) -> Size:
 def _iterations(facts: PublicFacts) -> int:
     signal = facts.signal_to_noise
     if facts.features is not None and signal < 20_000:
-        return 1
+        # Public features already give a good start: more of the budget for fewer rounds.
+        return 1 if signal < 4_000 else 2
     return 2 if signal < 5_000 else 3 if signal < 50_000 else 5
 
 
