@@ -96,6 +96,8 @@ class SimulationConfig:
     def __post_init__(self) -> None:
         checks.fraction(test_fraction=self.test_fraction)
         checks.positive(skew=self.skew)
+        if math.isnan(self.min_value):
+            raise ConfigurationError("Expected min_value to be a number or -inf, got nan.")
         columns_of(self.columns)
 
 
@@ -182,6 +184,8 @@ def to_toml(record: Mapping[str, Value]) -> str:
     lines = []
     for key, value in sorted(record.items(), key=lambda item: ("." in item[0], item[0])):
         name = ".".join(f'"{part}"' if not part.replace("-", "").isalnum() else part for part in key.split("."))
+        if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+            raise ConfigurationError(f"Expected {key} to be text that a file can hold, got {value!r}.")
         lines.append(f"{name} = {_literal(value)}")
     return "\n".join(lines) + "\n"
 
@@ -190,14 +194,14 @@ def _literal(value: Value) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        escaped = "".join(c if c.isprintable() and c not in '"\\' else f"\\u{ord(c):04x}" for c in value)
+        escaped = "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in value)
         return f'"{escaped}"'
     return repr(value)
 
 
 def _typed(key: str, expected: type, value: object) -> object:
     """Return a value of the expected type; whole numbers are fine where a float is expected."""
-    if expected is float and type(value) is int:
+    if expected is float and type(value) is int and abs(value) < 2**53:
         return float(value)
     if type(value) is not expected:
         raise ConfigurationError(

@@ -11,7 +11,7 @@ from flwr.serverapp.strategy import Strategy
 
 from recsys_fed.errors import ProtocolError
 from recsys_fed.federation.schedule import Schedule, advance, request
-from recsys_fed.federation.update import Request, Update
+from recsys_fed.federation.update import Request, Update, check_update
 from recsys_fed.federation.wire import payload_bytes, request_to_records, update_from_records
 
 
@@ -52,7 +52,7 @@ class TrainerStrategy(Strategy):
         bytes_up = 0
         for reply in replies:
             try:
-                updates.append(_update_of(reply))
+                updates.append(_update_of(reply, self._asked))
                 bytes_up += payload_bytes(reply.content)
             except ProtocolError as error:
                 refused.append(str(error))
@@ -80,7 +80,9 @@ class TrainerStrategy(Strategy):
         log(INFO, "epsilon %s, delta %s, user level", config.epsilon, config.delta)
 
 
-def _update_of(reply: Message) -> Update:
+def _update_of(reply: Message, asked: Request) -> Update:
     if reply.has_error():
         raise ProtocolError(f"Expected an update, got an error: {reply.error.reason}")
-    return update_from_records(reply.content)
+    update = update_from_records(reply.content)
+    check_update(update, asked)
+    return update

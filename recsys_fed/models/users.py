@@ -40,7 +40,9 @@ def _ridge(
     """Solve (sum_H w_i v_i v_i^T + unobserved_weight V^T V + regularization I) u = h_u for every user."""
     dim = vectors.shape[1]
     identity = torch.eye(dim, dtype=vectors.dtype, device=vectors.device)
-    shared = how.unobserved_weight * (vectors.T @ vectors) + how.regularization * identity
+    # In float64: how the sum over items is split over threads is then lost in the rounding to float32.
+    gramian = (vectors.double().T @ vectors.double()).to(vectors.dtype)
+    shared = how.unobserved_weight * gramian + how.regularization * identity
     block = max(1, _BLOCK_FLOATS // dim**2)
     solved = []
     for start in range(0, histories.n_users, block):

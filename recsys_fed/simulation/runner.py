@@ -11,6 +11,7 @@ from pathlib import Path
 from recsys_fed import checks
 from recsys_fed.config import ENGINES, FederationConfig, SimulationConfig, Value, flat
 from recsys_fed.data.simulated import SimulatedFederation, simulated_federation
+from recsys_fed.errors import ConfigurationError, DataError
 from recsys_fed.evaluation.baselines import popularity
 from recsys_fed.federation.inprocess import run_in_process
 from recsys_fed.federation.outcome import EMBEDDINGS, EVENTS, FEDERATION
@@ -21,7 +22,7 @@ from recsys_fed.simulation.apps import app_folder, load_apps
 from recsys_fed.simulation.evaluation import evaluate, fold_in_scorer
 from recsys_fed.simulation.flower_engine import run_with_flower
 from recsys_fed.simulation.progress import Progress, ReleaseCounter, timed
-from recsys_fed.simulation.record import Measured, metrics_record, write_run
+from recsys_fed.simulation.record import METRICS, Measured, metrics_record, write_run
 
 CATALOGUE = "catalogue.parquet"
 FLOWER_TIMEOUT = 3_600.0
@@ -69,8 +70,7 @@ def simulate(
     seconds: dict[str, float] = {}
     with ExitStack() as stack:
         scratch = output or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recsys-fed-")))
-        folder = scratch.expanduser().resolve()
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = _made(scratch)
         with timed("load", seconds, progress):
             if simulation.engine == "in-process":
                 logging.getLogger("flwr").setLevel(logging.WARNING)
@@ -116,6 +116,17 @@ def one_digit(number: int) -> int:
     return max(1, round(number / unit) * unit)
 
 
+def _made(folder: Path) -> Path:
+    path = folder.expanduser().resolve()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"Expected output to be a folder that can be written, got {path}: {error}."
+        ) from error
+    return path
+
+
 def _prepared(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
     """Load the data, and settle what depends on it: absolute paths, declared users, a delta small enough."""
     given = simulation.data
@@ -125,6 +136,8 @@ def _prepared(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
     federation = simulated_federation(data, silos=config.silos, seed=config.seed)
     n_users = federation.train.shape[0]
     check_delta(config.delta, n_users=n_users)
+    if not federation.test.nnz:
+        raise DataError("Expected at least one user with a test item, got none. Check the split.")
     if simulation.declare_users:
         config = replace(config, declared_users=one_digit(n_users))
     return replace(simulation, data=data, federation=config), federation
@@ -153,7 +166,7 @@ def _absolute(spec: str) -> str:
 def _train(simulation: Simulation, federation: SimulatedFederation, *, folder: Path, progress: Progress) -> None:
     catalogue, done = folder / CATALOGUE, folder / EMBEDDINGS
     federation.catalogue.save(catalogue)
-    for stale in (done, folder / FEDERATION, folder / EVENTS):
+    for stale in (done, folder / FEDERATION, folder / EVENTS, folder / METRICS):
         stale.unlink(missing_ok=True)
     config = replace(simulation.federation, output=str(folder), catalogue=str(catalogue))
     run_config: dict[str, Value] = flat(config) | flat(simulation.data)

@@ -18,7 +18,8 @@ def orthonormal(table: torch.Tensor, *, against: torch.Tensor) -> torch.Tensor:
         return centred
     left, singular, _ = torch.linalg.svd(centred, full_matrices=False)
     basis = torch.zeros_like(centred)
-    kept = singular > singular[0] * 1e-10
+    # Relative to the table before the removal: of a column along `against` only rounding is left.
+    kept = singular > torch.linalg.matrix_norm(table) * 1e-10
     basis[:, : int(kept.sum())] = left[:, : len(singular)][:, kept]
     return basis
 
@@ -36,9 +37,11 @@ def leading_directions(features: sparse.csr_matrix, *, weights: torch.Tensor, di
     scaled = sparse.diags(weight) @ features[:, chosen].astype(np.float64)
     mean = np.asarray(scaled.T @ weight).ravel() / max(float(weight @ weight), 1e-300)
     # (S - w m^T)^T (S - w m^T) with S^T w = |w|^2 m
-    gramian = (scaled.T @ scaled).toarray() - float(weight @ weight) * np.outer(mean, mean)
+    raw = (scaled.T @ scaled).toarray()
+    gramian = raw - float(weight @ weight) * np.outer(mean, mean)
     values, vectors = torch.linalg.eigh(torch.from_numpy(gramian))
-    kept = int((values > values[-1].clamp_min(1e-300) * 1e-10).sum())
+    # Relative to the features before centring: of those that all rows share only rounding is left.
+    kept = int((values > max(float(np.trace(raw)), 1e-300) * 1e-10).sum())
     right = vectors.flip(1)[:, : min(dim, kept)].numpy()
     left = torch.from_numpy(scaled @ right - np.outer(weight, mean @ right))
     norms: torch.Tensor = left.norm(dim=0)

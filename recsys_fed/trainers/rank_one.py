@@ -64,11 +64,12 @@ def clipped_sum(batch: RankOneContributions, *, l2_clip_norm: float, mode: str =
     bounds = (torch.maximum(left, _CANCELLATION * parts) * batch.right.double().square().sum(1)).sqrt()
     factors = clip_factors(bounds, l2_clip_norm=l2_clip_norm, mode=mode)
     usable = bounds.isfinite()
-    right = torch.where(usable[:, None], batch.right, 0.0)
-    scaled = right * factors.to(right.dtype)[:, None]
-    values = torch.where(usable[batch.histories.users], batch.values, 0.0)
-    coefficients = torch.where(usable[:, None], batch.coefficients, 0.0)
-    return batch.histories.transposed_times(values, scaled) + batch.basis @ (coefficients.T @ scaled)
+    # In float64 no product of float32 parts overflows, however a bounded contribution falls into its parts.
+    scaled = torch.where(usable[:, None], batch.right, 0.0).double() * factors.double()[:, None]
+    values = torch.where(usable[batch.histories.users], batch.values, 0.0).double()
+    coefficients = torch.where(usable[:, None], batch.coefficients, 0.0).double()
+    total = batch.histories.transposed_times(values, scaled) + batch.basis.double() @ (coefficients.T @ scaled)
+    return total.to(batch.right.dtype)
 
 
 def _squares(batch: RankOneContributions) -> tuple[torch.Tensor, torch.Tensor]:

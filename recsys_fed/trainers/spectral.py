@@ -66,7 +66,9 @@ def size(facts: PublicFacts) -> Size:
     """
     signal = facts.signal_to_noise
     cells = 4.5 * signal
-    dim = facts.embedding_dim or round(min(max(math.sqrt(min(cells, 1e12) / 50), 4), _MAX_DIM))
+    # As many dimensions as items would give back every history as it is and recommend nothing.
+    most = min(_MAX_DIM, max(2, facts.n_items // 4))
+    dim = facts.embedding_dim or round(min(max(math.sqrt(min(cells, 1e12) / 50), 4), most))
     dim = min(dim, facts.n_items)
     n_head = int(min(max(cells / dim, 50), facts.n_items))
     if facts.rounds:

@@ -1,1 +1,1 @@
-"""`make bench`: ratios measured in one process or in alternating processes."""
+"""Benchmarks: `make bench` prints one table and writes bench-results/latest.json."""

@@ -1,0 +1,54 @@
+"""`python -m simulations.benchmarks [NAME ...]`: all benchmarks, or those named."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from recsys_fed.models.device import use_threads
+from simulations.benchmarks.line import Line
+from simulations.benchmarks.registry import BENCHMARKS
+
+LATEST = Path(__file__).resolve().parents[2] / "bench-results" / "latest.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, print and write; the exit code is 1 where a bar does not hold."""
+    parser = argparse.ArgumentParser(prog="python -m simulations.benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    names = parser.parse_args(arguments).names or list(BENCHMARKS)
+    unknown = sorted(set(names) - set(BENCHMARKS))
+    if unknown:
+        parser.error(f"Expected names of {', '.join(BENCHMARKS)}, got {', '.join(unknown)}.")
+    use_threads(0)
+    lines: list[Line] = []
+    console = Console(stderr=True)
+    for name in (name for name in BENCHMARKS if name in names):
+        with console.status(name):
+            lines += BENCHMARKS[name]()
+    Console().print(table_of(lines))
+    LATEST.parent.mkdir(exist_ok=True)
+    LATEST.write_text(json.dumps([line.to_dict() for line in lines], indent=2) + "\n", encoding="utf-8")
+    return int(any(line.holds is False for line in lines))
+
+
+def table_of(lines: Sequence[Line]) -> Table:
+    """All lines as one table."""
+    table = Table(title=f"Benchmarks, {datetime.now(UTC).date().isoformat()}", title_justify="left")
+    for heading, justify in (("what", "left"), ("value", "right"), ("unit", "left"), ("bar", "right")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    table.add_column("holds")
+    marks = {None: "", True: "yes", False: "NO"}
+    for line in lines:
+        bar = "" if line.bar is None else f"< {line.bar:g}"
+        table.add_row(line.name, f"{line.value:.4g}", line.unit, bar, marks[line.holds])
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

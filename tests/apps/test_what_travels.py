@@ -1,0 +1,154 @@
+"""The wire test: every message of whole runs, decoded; only known records, and no user in any of them."""
+
+from collections.abc import Iterator
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Message
+
+from recsys_fed.config import SimulationConfig
+from recsys_fed.data.simulated import simulated_federation
+from recsys_fed.federation.update import Greeting, Request
+from recsys_fed.models.histories import histories_of
+from recsys_fed.models.items import load_item_embeddings
+from recsys_fed.models.users import user_vectors
+from recsys_fed.privacy.events import ReleaseEvent
+
+N_ITEMS, N_SILOS, SEED = 61, 3, 0
+# User 5 is called 910005.
+FIRST_ID, PREFIX = 910_000, "91000"
+RUNS = {
+    "spectral": {"trainer": "spectral", "rounds": 3, "embedding_dim": 8},
+    "spectral, central": {"trainer": "spectral", "noise": "central", "embedding_dim": 8},
+    "dp-sgd": {"trainer": "dp-sgd", "rounds": 4, "embedding_dim": 8},
+    "dp-sgd, local steps": {"trainer": "dp-sgd", "rounds": 3, "embedding_dim": 8, "dp_sgd": {"schedule": "local"}},
+}
+TABLES = {"head", "damping", "direction", "subspace", "vectors"}
+SETTINGS = {"unobserved_weight", "regularization", "learning_rate", "expected_batch_size", "update_scale"}
+PLAIN = {f.name for f in fields(Request)} - {"tables", "settings", "shape"}
+REQUEST_KEYS = PLAIN | {"protocol", "rows", "columns"} | {f"settings.{name}" for name in SETTINGS}
+UPDATE_KEYS = {f.name for f in fields(ReleaseEvent)} | {"protocol", "silo", "catalogue_hash"}
+GREETING_KEYS = {f.name for f in fields(Greeting)} | {"protocol"}
+
+
+@pytest.fixture(scope="module", params=RUNS.values(), ids=RUNS)
+def run(request, write_table, recorded_run, tmp_path_factory):
+    """The messages of a run, the federation they came from, and the folder of the run."""
+    table, folder = write_table(PREFIX), tmp_path_factory.mktemp("run")
+    recorder = recorded_run(table, output=folder, seed=SEED, **request.param)
+    federation = simulated_federation(SimulationConfig(data=str(table)), silos=N_SILOS, seed=SEED)
+    return recorder, federation, folder
+
+
+def of_type(messages: list[Message], kind: str) -> list[Message]:
+    return [message for message in messages if message.metadata.message_type == kind]
+
+
+def arrays(messages: list[Message]) -> Iterator[np.ndarray]:
+    for message in messages:
+        for record in message.content.array_records.values():
+            yield from (array.numpy() for array in record.values())
+
+
+def scalars(messages: list[Message]) -> Iterator[int | float | str]:
+    for message in messages:
+        for record in message.content.config_records.values():
+            for key, value in record.items():
+                yield from (key, *(value if isinstance(value, list) else [value]))
+
+
+def test_only_queries_and_train_messages_travel(run):
+    recorder, _, _ = run
+    kinds = {message.metadata.message_type for message in (*recorder.sent, *recorder.replies)}
+    assert kinds == {"query", "train"}
+    assert len(of_type(recorder.sent, "query")) == N_SILOS
+    assert not any(reply.has_error() for reply in recorder.replies)
+    assert not any(message.content.metric_records for message in (*recorder.sent, *recorder.replies))
+
+
+def test_the_first_question_is_empty_and_its_answer_a_greeting(run):
+    recorder, federation, _ = run
+    assert all(not message.content for message in of_type(recorder.sent, "query"))
+    for reply in of_type(recorder.replies, "query"):
+        assert set(reply.content) == {"greeting"}
+        greeting = reply.content.config_records["greeting"]
+        assert set(greeting) == GREETING_KEYS
+        assert greeting["catalogue_hash"] == federation.dataset.catalogue.content_hash
+
+
+def test_requests_hold_released_tables_and_public_numbers(run):
+    recorder, _, _ = run
+    for message in of_type(recorder.sent, "train"):
+        assert set(message.content) == {"tables", "request"}
+        assert set(message.content.config_records["request"]) <= REQUEST_KEYS
+        assert set(message.content.array_records["tables"]) <= TABLES
+
+
+def test_updates_hold_one_table_of_integers_and_its_event(run):
+    recorder, _, _ = run
+    for reply in of_type(recorder.replies, "train"):
+        assert set(reply.content) == {"total", "update"}
+        assert set(reply.content.config_records["update"]) == UPDATE_KEYS
+        assert set(reply.content.array_records["total"]) == {"total"}
+        assert reply.content.array_records["total"]["total"].numpy().dtype == np.int32
+
+
+def test_all_rows_are_items(run):
+    recorder, _, _ = run
+    head = load_head(recorder)
+    assert all(array.shape[0] in {N_ITEMS, len(head)} for array in arrays(recorder.sent + recorder.replies))
+
+
+def load_head(recorder) -> np.ndarray:
+    """The head's rows, the same in every round that has a head."""
+    found = [
+        message.content.array_records["tables"]["head"].numpy()
+        for message in of_type(recorder.sent, "train")
+        if "head" in message.content.array_records["tables"]
+    ]
+    assert all(np.array_equal(head, found[0]) for head in found)
+    assert found[0].max() < N_ITEMS
+    return found[0]
+
+
+def test_no_value_is_a_user_or_a_private_count(run):
+    recorder, federation, _ = run
+    n_users, n_cells = federation.train.shape[0], federation.train.nnz
+    silos = federation.users_of_silo
+    private = {n_users, n_cells, len(federation.dataset.interactions)}
+    private |= {len(users) for users in silos} | {int(federation.train[users].nnz) for users in silos}
+    private |= set(range(FIRST_ID, FIRST_ID + n_users))
+    for value in scalars(recorder.sent + recorder.replies):
+        if isinstance(value, str):
+            assert PREFIX not in value
+            assert not value.isdecimal()
+        else:
+            assert value not in private
+    for array in arrays(recorder.sent + recorder.replies):
+        assert not private & set(array.shape)
+
+
+def test_no_row_is_a_users_vector(run):
+    recorder, federation, folder = run
+    model = load_item_embeddings(folder / "item_embeddings.safetensors")
+    users = user_vectors(model, histories_of(federation.train))
+    for array in arrays(recorder.sent + recorder.replies):
+        if array.ndim == 2 and array.shape[1] > 3:
+            width = min(array.shape[1], users.shape[1])
+            rows = torch.nn.functional.normalize(torch.from_numpy(array[:, :width]).float(), dim=1)
+            cosines = rows @ torch.nn.functional.normalize(users[:, :width], dim=1).T
+            assert cosines.abs().max() < 1 - 1e-5
+
+
+def test_no_column_is_a_users_history(run):
+    recorder, federation, _ = run
+    head = load_head(recorder)
+    histories = torch.from_numpy(federation.train.toarray())
+    for reply in of_type(recorder.replies, "train"):
+        (total,) = arrays([reply])
+        over = histories if len(total) == N_ITEMS else histories[:, head]
+        columns = torch.nn.functional.normalize(torch.from_numpy(total).float(), dim=0)
+        cosines = torch.nn.functional.normalize(over, dim=1) @ columns
+        assert cosines.abs().max() < 0.999

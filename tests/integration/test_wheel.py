@@ -1,0 +1,98 @@
+"""The wheel holds one import name and runs where the checkout cannot be imported."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ALLOWED = ("pyproject.toml", "server", "client", "simulations")
+
+
+def checked(*command: object, **options) -> str:
+    """Standard output of a command that must succeed."""
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=300, check=False, **options
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    checked(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """A virtual environment with the wheel; dependencies come from the environment of the tests.
+
+    The folder of dependencies is put on the path by hand: its .pth files, one of which would bring the
+    checkout, are not read.
+    """
+    home = tmp_path_factory.mktemp("environment")
+    checked(sys.executable, "-m", "venv", "--without-pip", home)
+    python = home / "bin" / "python"
+    (target,) = home.glob("lib/python*/site-packages")
+    checked(
+        sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-compile", wheel,
+    )  # fmt: skip
+    dependencies = sysconfig.get_paths()["purelib"]
+    (target / "dependencies.pth").write_text(f"{dependencies}\n")
+    return home
+
+
+@pytest.fixture
+def run(installed, tmp_path):
+    """Run a command of the environment from another folder."""
+    hidden = {"PYTHONPATH", "VIRTUAL_ENV"}
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment |= {"RECSYS_FED_OFFLINE": "1", "FLWR_TELEMETRY_ENABLED": "0"}
+    return lambda name, *arguments: checked(installed / "bin" / name, *arguments, cwd=tmp_path, env=environment)
+
+
+def test_the_wheel_holds_one_import_name(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"recsys_fed"}
+    carried = {name.split("/")[2] for name in names if name.startswith("recsys_fed/_app/")}
+    assert carried == set(ALLOWED)
+    assert not [name for name in names if "test" in name or name.endswith((".parquet", ".csv", ".dat"))]
+
+
+def test_the_wheel_carries_every_module_and_scenario(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for path in (*ROOT.glob("recsys_fed/**/*.py"), *ROOT.glob("recsys_fed/**/py.typed")):
+        assert path.relative_to(ROOT).as_posix() in names
+    for path in (*ROOT.glob("server/*.py"), *ROOT.glob("client/*.py"), *ROOT.glob("simulations/scenarios/*.toml")):
+        assert f"recsys_fed/_app/{path.relative_to(ROOT).as_posix()}" in names
+
+
+def test_the_package_comes_from_the_wheel(run, installed):
+    where = run("python", "-c", "import recsys_fed; print(recsys_fed.__file__)").strip()
+    assert Path(where).resolve().is_relative_to(installed.resolve())
+    code = "import importlib.util as u; print([n for n in ('server', 'client', 'simulations') if u.find_spec(n)])"
+    assert run("python", "-c", code).strip() == "[]"
+
+
+def test_a_simulation_runs_from_the_wheel(run, tmp_path):
+    data = "generated:users=150,items=40"
+    out = run("recsys-fed", "simulate", "--data", data, "--silos", "3", "--output", "out", "--json")
+    record = json.loads(out)
+    assert (record["n_users"], record["refused"]) == (150, [])
+    assert (tmp_path / "out" / "item_embeddings.safetensors").is_file()
+
+
+def test_a_scenario_runs_from_the_wheel_by_its_name(run):
+    record = json.loads(
+        run("recsys-fed", "simulate", "quickstart", "--data", "generated:users=90,items=30", "--json")
+    )
+    assert record["n_users"] == 90

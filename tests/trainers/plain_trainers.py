@@ -1,0 +1,105 @@
+"""Trainers once more, with every user's matrix formed in float64, and a federation without transport."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from recsys_fed.models.histories import Histories, histories_of
+from recsys_fed.models.items import ItemEmbeddings
+from recsys_fed.models.users import scores, user_vectors
+from recsys_fed.privacy.calibration import calibrate_noise_multiplier
+from recsys_fed.privacy.events import PlannedRelease
+from recsys_fed.trainers.base import LocalNoise, PublicFacts
+from recsys_fed.trainers.rank_one import RankOneContributions
+
+CLIP = {"l2_clip_norm": 1.0}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """For modules that import it: on small tensors further threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def from_dense(matrix) -> Histories:
+    return histories_of(sparse.csr_matrix(np.asarray(matrix, dtype=np.float64)))
+
+
+def facts_of(n_items, **changes) -> PublicFacts:
+    settings = {"catalogue_hash": "c", "declared_users": 1_000, "silos": 1, "noise_level": 0.0}
+    return PublicFacts(n_items=n_items, **(settings | changes))
+
+
+def contributions(batch: RankOneContributions) -> torch.Tensor:
+    """r_u y_u^T of every user, float64 [n_users, n_items, k]."""
+    starts, matrices = batch.histories.starts.tolist(), []
+    for user in range(batch.histories.n_users):
+        mine = slice(starts[user], starts[user + 1])
+        left = batch.basis.double() @ batch.coefficients[user].double()
+        left[batch.histories.items[mine]] += batch.values[mine].double()
+        matrices.append(torch.outer(left, batch.right[user].double()))
+    shape = (0, batch.histories.n_items, batch.right.shape[1])
+    return torch.stack(matrices) if matrices else torch.zeros(shape, dtype=torch.float64)
+
+
+def plain_clipped_sum(batch: RankOneContributions, *, l2_clip_norm: float, mode: str) -> torch.Tensor:
+    total = torch.zeros(batch.histories.n_items, batch.right.shape[1], dtype=torch.float64)
+    for matrix in contributions(batch):
+        norm = float(matrix.norm())
+        if norm > 0:
+            total += matrix * (l2_clip_norm / norm if mode == "automatic" else min(1.0, l2_clip_norm / norm))
+    return total
+
+
+def noise_of(matrices, facts: PublicFacts, trainer, *, epsilon: float, delta: float = 1e-6):
+    """Facts with the level of the noise, and the plan's noise multiplier, for silos that each add all of it."""
+    single = calibrate_noise_multiplier([PlannedRelease(released="one")], epsilon=epsilon, delta=delta)
+    noisy = replace(facts, noise_level=single * len(matrices) ** 0.5)
+    plan = [stage.release for stage in trainer.plan(noisy)]
+    return noisy, calibrate_noise_multiplier(plan, epsilon=epsilon, delta=delta)
+
+
+def run(trainer, facts: PublicFacts, matrices, *, noise_multiplier: float = 0.0, seed: int = 0):
+    """The states of the server, first to last: all rounds of the plan over silos [n_users, n_items]."""
+    silos, rng = [from_dense(matrix) for matrix in matrices], np.random.default_rng(seed)
+    states = [trainer.start(facts, rng)]
+    for stage in trainer.plan(facts):
+        state, deviation = states[-1], noise_multiplier * stage.release.relative_noise
+        tables, shape = trainer.tables(state, stage), trainer.shape(state, stage)
+        settings = {**stage.settings, "l2_clip_norm": stage.l2_clip_norm}
+        total = torch.zeros(shape, dtype=torch.float64)
+        for histories in silos:
+            if stage.noise_inside:
+                total += trainer.local_update(
+                    tables, histories, settings=settings, noise=local_noise(stage, deviation, rng)
+                )
+                continue
+            total += trainer.contribution(stage.name, tables, histories, settings=settings)
+            total += torch.from_numpy(deviation * stage.l2_clip_norm * rng.standard_normal(shape))
+        std = deviation * len(silos) ** 0.5
+        states.append(trainer.step(state, stage, total, noise_std=std, n_silos=len(silos)))
+    return states
+
+
+def local_noise(stage, noise_multiplier, rng) -> LocalNoise:
+    seeds = rng.integers(0, 2**62, 2).tolist()
+    return LocalNoise(
+        noise_multiplier=noise_multiplier,
+        sampling_probability=stage.release.sampling_probability,
+        steps=stage.release.steps,
+        noise=torch.Generator().manual_seed(seeds[0]),
+        sampling=torch.Generator().manual_seed(seeds[1]),
+    )
+
+
+def recommended(model: ItemEmbeddings, matrix) -> torch.Tensor:
+    """The best item of every user that the user does not have."""
+    ranking = scores(model, user_vectors(model, from_dense(matrix)))
+    return torch.where(torch.as_tensor(np.asarray(matrix)) > 0, -torch.inf, ranking).argmax(1)

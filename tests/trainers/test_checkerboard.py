@@ -1,0 +1,33 @@
+"""Even users like even items and odd users odd ones; the diagonal is withheld, so it must be recommended first."""
+
+import numpy as np
+import pytest
+import torch
+from plain_trainers import facts_of, recommended, run
+from plain_trainers import one_thread as _one_thread  # noqa: F401
+
+from recsys_fed.trainers import make_trainer
+
+TRAINERS = {
+    "spectral": ("spectral", {}),
+    "synchronous": ("dp-sgd", {}),
+    "local": ("dp-sgd", {"schedule": "local"}),
+    "local, sampled": ("dp-sgd", {"schedule": "local", "sampling_probability": 0.5}),
+}
+
+
+@pytest.mark.parametrize("silos", [1, 3])
+@pytest.mark.parametrize("embedding_dim", [0, 3])
+@pytest.mark.parametrize("name", TRAINERS)
+def test_the_withheld_item_is_recommended_first(name, embedding_dim, silos):
+    n_items, copies = 20, 6
+    rows = np.arange(n_items * copies)
+    matrix = ((rows[:, None] % 2) == (np.arange(n_items) % 2)).astype(float)
+    withheld = rows % n_items
+    matrix[rows, withheld] = 0
+    trainer_name, settings = TRAINERS[name]
+    trainer = make_trainer(trainer_name, settings)
+    facts = facts_of(n_items, declared_users=len(rows), silos=silos, embedding_dim=embedding_dim)
+    states = run(trainer, facts, np.array_split(matrix, silos))
+    model = trainer.item_embeddings(states[-1])
+    assert torch.equal(recommended(model, matrix), torch.from_numpy(withheld))

@@ -1,0 +1,79 @@
+"""Orthonormal bases, and the leading directions of public features against numpy's dense SVD."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from recsys_fed.trainers.orthonormal import leading_directions, orthonormal
+
+
+def normal(*shape, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
+
+
+def unit(vector):
+    return vector / vector.norm()
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    rows=st.integers(1, 8), columns=st.integers(0, 9), rank=st.integers(0, 4), seed=st.integers(0, 99),
+    scale=st.sampled_from([1e-12, 1.0, 1e9]),
+)  # fmt: skip
+def test_the_basis_spans_what_is_left_and_dependent_columns_are_zero(rows, columns, rank, seed, scale):
+    against = unit(normal(rows, seed=seed + 100))
+    table = scale * normal(rows, rank, seed=seed) @ normal(rank, columns, seed=seed + 1)
+    basis = orthonormal(table, against=against)
+    centred = table - torch.outer(against, against) @ table
+    expected_rank = min(rank, columns, rows - 1)
+    assert basis.shape == (rows, columns)
+    expected = torch.diag((torch.arange(columns) < expected_rank).double())
+    torch.testing.assert_close(basis.T @ basis, expected, atol=1e-8, rtol=0)
+    torch.testing.assert_close(against @ basis, torch.zeros(columns).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(basis @ (basis.T @ centred), centred, atol=1e-8 * scale, rtol=1e-8)
+
+
+def test_columns_come_in_the_order_of_their_singular_values():
+    table = torch.zeros(4, 3, dtype=torch.float64)
+    table[1, 0], table[2, 1], table[3, 2] = 1.0, 5.0, 3.0
+    basis = orthonormal(table, against=torch.tensor([1.0, 0, 0, 0], dtype=torch.float64))
+    assert basis.abs().argmax(0).tolist() == [2, 3, 1]
+
+
+def test_what_lies_along_the_removed_vector_gives_zero_columns():
+    """What is left after removing it is rounding, which is no direction."""
+    for seed in range(20):
+        against = unit(normal(7, seed=seed))
+        assert torch.equal(
+            orthonormal(torch.outer(against, normal(3, seed=1)), against=against).sum(0), torch.zeros(3)
+        )
+
+
+@pytest.mark.parametrize("density", [0.2, 0.8])
+@pytest.mark.parametrize("dim", [1, 3])
+def test_leading_directions_are_those_of_the_dense_matrix(density, dim):
+    rng = np.random.default_rng(3)
+    features = (rng.random((30, 8)) < density) * rng.random((30, 8))
+    weights = rng.random(30) + 0.1
+    found = leading_directions(sparse.csr_matrix(features), weights=torch.from_numpy(weights), dim=dim).numpy()
+    mean = np.average(features, axis=0, weights=weights**2)
+    left, _, _ = np.linalg.svd(weights[:, None] * (features - mean), full_matrices=False)
+    np.testing.assert_allclose(np.abs(found.T @ left[:, :dim]), np.eye(dim), atol=1e-8)
+
+
+def test_there_are_no_more_directions_than_the_features_have():
+    rng = np.random.default_rng(3)
+    features = rng.random((20, 2)) @ rng.random((2, 6))
+    found = leading_directions(sparse.csr_matrix(features), weights=torch.ones(20).double(), dim=5)
+    assert found.shape == (20, 2)
+    torch.testing.assert_close(found.T @ found, torch.eye(2).double(), atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.3])
+def test_features_that_all_items_share_lead_nowhere(value):
+    features = sparse.csr_matrix(np.full((9, 3), value))
+    weights = torch.linspace(0.1, 1.3, 9, dtype=torch.float64)
+    assert leading_directions(features, weights=weights, dim=2).shape == (9, 0)
