@@ -69,13 +69,12 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     """Train and evaluate a private federation of simulated silos."""
     flags = _run_keys(locals())
     from recsys_fed.report.terminal import print_simulation, simulation_progress  # noqa: PLC0415
+    from recsys_fed.simulation import runner  # noqa: PLC0415
     from recsys_fed.simulation.apps import scenario_path  # noqa: PLC0415
-    from recsys_fed.simulation.runner import Simulation  # noqa: PLC0415
-    from recsys_fed.simulation.runner import simulate as run  # noqa: PLC0415
 
     keys = read_toml(scenario_path(scenario)) if scenario else {}
     keys |= flags
-    simulation = Simulation(
+    simulation = runner.Simulation(
         federation=parse(FederationConfig, keys),
         data=parse(SimulationConfig, keys),
         engine=str(keys.get("engine", "in-process")),
@@ -84,7 +83,7 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
         declare_users="declared-users" not in keys,
     )
     with simulation_progress(_stderr, simulation) as progress:
-        record = run(simulation, output=output, progress=progress)
+        record = runner.simulate(simulation, output=output, progress=progress)
     if as_json:
         sys.stdout.write(json.dumps(record, indent=2) + "\n")
     else:

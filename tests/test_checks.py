@@ -44,6 +44,8 @@ def test_integers_are_integers_and_at_least_the_minimum():
     for wrong in (1, 2.0, True, "3", None, NAN):
         with pytest.raises(ConfigurationError, match="count to be an integer >= 2, got"):
             checks.at_least(2, count=wrong)
+    with pytest.raises(ConfigurationError, match="got True"):
+        checks.at_least(0, count=True)
 
 
 def test_names_are_among_those_allowed():

@@ -43,7 +43,7 @@ def test_another_catalogue_is_refused():
     "total", [np.zeros((5, 1), np.int32), np.zeros((4, 2), np.int32), np.zeros((4, 1), np.int64)]
 )
 def test_another_shape_or_type_is_refused(total):
-    with pytest.raises(ProtocolError, match="shape|type"):
+    with pytest.raises(ProtocolError, match=r"shape|type"):
         check_update(replace(honest_update(), total=total), REQUEST)
 
 

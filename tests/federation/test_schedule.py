@@ -98,7 +98,7 @@ def test_noise_that_is_split_needs_every_silo(silos):
     schedule = begun(replace(SPECTRAL, noise="central"), N_ITEMS)
     asked, updates = request(schedule), answers(schedule, silos)
     assert advance(schedule, asked, updates).round == 1
-    with pytest.raises(PrivacyError, match="all 3 silos .* got 2"):
+    with pytest.raises(PrivacyError, match=r"all 3 silos .* got 2"):
         advance(schedule, asked, updates[:2])
 
 

@@ -116,7 +116,7 @@ def test_another_protocol_is_refused(kind, protocol):
     config = dict(records.config_records[kind])
     config.pop("protocol")
     records[kind] = ConfigRecord(config if protocol is None else config | {"protocol": protocol})
-    with pytest.raises(ProtocolError, match="Expected protocol 1, got .* same version"):
+    with pytest.raises(ProtocolError, match=r"Expected protocol 1, got .* same version"):
         DECODE[kind](records)
 
 

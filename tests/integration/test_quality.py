@@ -9,7 +9,7 @@ from recsys_fed.simulation.runner import Simulation, simulate
 BARS = [
     pytest.param("spectral", "own", 0.17, id="spectral, own noise"),
     pytest.param("spectral", "central", 0.215, id="spectral, noise once"),
-    pytest.param("dp-sgd", "central", 0.19, id="dp-sgd, noise once"),
+    pytest.param("dp-sgd", "central", 0.19, id="dp-sgd, noise once", marks=pytest.mark.soak),
 ]
 
 

@@ -153,7 +153,7 @@ def test_plans_that_cannot_be_are_refused_before_any_release(keys, error, messag
 
 @pytest.mark.parametrize("header", ["a,b", "user,b", "1,2"])
 def test_a_table_without_its_columns_is_refused(header, tmp_path):
-    with pytest.raises(DataFormatError, match="columns .* Name them"):
+    with pytest.raises(DataFormatError, match=r"columns .* Name them"):
         small_run(data=table(tmp_path, PAIRS, header=header))
 
 

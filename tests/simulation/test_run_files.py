@@ -16,8 +16,8 @@ from recsys_fed.simulation.runner import Simulation, simulate
 KEYS = {
     "data", "data_note", "data_findings", "n_users", "n_items", "n_interactions", "n_silos", "trainer", "noise",
     "noise_note", "epsilon", "delta", "epsilon_spent", "guarantee", "noise_multiplier", "declared_users", "rounds",
-    "embedding_dim", "seed", "engine", "device", "seconds", "peak_rss_mb", "bytes_up", "bytes_down", "refused", "note",
-    "metrics", "popularity", "versions",
+    "embedding_dim", "seed", "engine", "device", "seconds", "peak_rss_mb", "bytes_up", "bytes_down", "refused",
+    "note", "metrics", "popularity", "versions",
 }  # fmt: skip
 
 
