@@ -65,14 +65,13 @@ def _simulation(point: Point, seed: int) -> Simulation:
 def _line(point: Point) -> Record:
     named = {name: getattr(point, name) for name in ("data", "trainer", "schedule", "noise")}
     values: dict[str, list[float]] = {name: [] for name in SHOWN}
-    return named | {"epsilon": finite(point.epsilon), "seeds": list(point.seeds), "metrics": values, "seconds": []}
+    return named | {"epsilon": finite(point.epsilon), "seeds": list(point.seeds), "metrics": values}
 
 
 def _add(line: Record, record: Mapping[str, Any]) -> None:
     """Add what one run gave; epsilon_spent is the most that any silo spent in any run."""
     for name in SHOWN:
         line["metrics"][name].append(round(record["metrics"][name], 5))
-    line["seconds"].append(round(sum(record["seconds"].values()), 1))
     line |= {"rounds": record["rounds"], "embedding_dim": record["embedding_dim"]}
     spent = max(float(epsilon) for epsilon in record["epsilon_spent"].values())
     line["epsilon_spent"] = finite(max(spent, float(line.get("epsilon_spent", 0.0))))

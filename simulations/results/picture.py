@@ -83,11 +83,16 @@ def _series(
 def _references(place: Axes, facts: Mapping[str, Any], points: list[Mapping[str, Any]]) -> None:
     """Horizontal lines with their names on them."""
     without = next(p for p in points if p["trainer"] == "spectral" and p["epsilon"] == "inf")
-    for name, value, dashes, colour in (
-        ("popularity, not private", facts["popularity"][METRIC], ":", _BLACK),
-        ("spectral without noise, not private", statistics.fmean(without["metrics"][METRIC]), "-.", _BLACK),
-        ("EASE, all users in one place, not private", facts["ease"][METRIC], (0, (8, 3)), _GREEN),
-    ):
+    lines = (
+        ("popularity, not private", facts["popularity"][METRIC], ":", _BLACK, "right"),
+        ("spectral without noise, not private", statistics.fmean(without["metrics"][METRIC]), "-.", _BLACK, "left"),
+        ("EASE, all users in one place, not private", facts["ease"][METRIC], (0, (8, 3)), _GREEN, "left"),
+    )
+    for name, value, dashes, colour, side in lines:
         place.axhline(value, color=colour, linestyle=dashes, linewidth=1.2)
-        place.annotate(name, (0.02, value), xycoords=("axes fraction", "data"), xytext=(0, 2),
-                       textcoords="offset points", fontsize=8, color=colour)  # fmt: skip
+        # Curves rise from the left: low names go to the right, high ones to the left.
+        at = (0.98 if side == "right" else 0.02, value)
+        place.annotate(
+            name, at, xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points",
+            fontsize=8, color=colour, ha=side,
+        )  # fmt: skip
