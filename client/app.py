@@ -65,9 +65,11 @@ def train(message: Message, context: Context) -> Message:
     use_threads(silo.config.threads)
     request = request_from_records(message.content)
     silo.check_request(request)
-    randomness = silo.randomness(request.round)
+    spent = spent_events(context.state)
+    # By the silo's own count of releases: a round that is asked for twice gets fresh noise.
+    randomness = silo.randomness(len(spent))
     event = release_event(request, noise_source=randomness.noise.name)
-    check_budget(spent_events(context.state), event, silo.guarantee)
+    check_budget(spent, event, silo.guarantee)
     # Charged before the computation: a release that fails half-way stays charged.
     with_event(context.state, event)
     update = answer(request, silo.trainer, silo.histories, silo=silo.name, randomness=randomness)

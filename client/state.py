@@ -52,9 +52,9 @@ class Silo:
         """The trainer whose silo half this silo is willing to run."""
         return configured_trainer(self.config)
 
-    def randomness(self, round_number: int) -> Randomness:
-        """The streams of one round; a simulation repeats them from its seed."""
-        key = self.config.seed, self.index, round_number
+    def randomness(self, release: int) -> Randomness:
+        """The streams of the silo's release of that number; a simulation repeats them from its seed."""
+        key = self.config.seed, self.index, release
         return Randomness(
             noise=SeededNoise(_NOISE, *key),
             local_noise=seeded_generator(_LOCAL_NOISE, *key),

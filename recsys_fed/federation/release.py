@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -34,12 +35,26 @@ def check_budget(spent: Sequence[PrivacyEvent], planned: PrivacyEvent, guarantee
     """
     # Calibration meets the target to 1e-4 from below; this only absorbs the rounding of a recomputation.
     limit = guarantee.epsilon * (1 + 1e-6)
-    total = epsilon_spent((*spent, planned), delta=guarantee.delta)
+    total = _accounted((*spent, _plain(planned)), guarantee.delta)
     if total > limit:
         raise BudgetExceededError(
             f"Expected a release within epsilon {guarantee.epsilon} at delta {guarantee.delta}, it would take "
             f"the run to {total:.4f}. The server asks for too many rounds or for too little noise."
         )
+
+
+@lru_cache(maxsize=4096)
+def _accounted(events: tuple[PrivacyEvent, ...], delta: float) -> float:
+    """What a history has spent; silos of a simulation have the same one and account for it once."""
+    return epsilon_spent(events, delta=delta)
+
+
+def _plain(event: PrivacyEvent) -> PrivacyEvent:
+    return PrivacyEvent(
+        noise_multiplier=event.noise_multiplier,
+        sampling_probability=event.sampling_probability,
+        steps=event.steps,
+    )
 
 
 def release_event(request: Request, *, noise_source: str) -> ReleaseEvent:

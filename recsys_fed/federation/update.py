@@ -15,6 +15,8 @@ from recsys_fed.errors import ProtocolError
 from recsys_fed.privacy.events import ReleaseEvent
 
 PROTOCOL = 1
+# A round with more local steps than this is a mistake or an attack on the silo's time.
+MOST_STEPS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,8 @@ class Request:
     def __post_init__(self) -> None:
         checks.at_least(0, round=self.round)
         checks.at_least(1, steps=self.steps)
+        if self.steps > MOST_STEPS:
+            raise ProtocolError(f"Expected at most {MOST_STEPS} steps in a round, got {self.steps}.")
         checks.non_negative(noise_multiplier=self.noise_multiplier)
         checks.positive(l2_clip_norm=self.l2_clip_norm, grid_step=self.grid_step)
         checks.probability(sampling_probability=self.sampling_probability, noise_share=self.noise_share)

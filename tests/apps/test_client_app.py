@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from driven_silo import CONFIG, DATA, drive
@@ -182,3 +183,15 @@ def test_the_greeting_is_about_the_catalogue():
     catalogue = simulated_federation(DATA, silos=2, seed=0).dataset.catalogue
     greeting = greeting_from_records(drive(lambda ask: ask("query")).content)
     assert (greeting.silo, greeting.catalogue_hash, greeting.n_items) == ("silo-0", catalogue.content_hash, 25)
+
+
+def test_a_round_that_is_asked_for_twice_gets_fresh_noise():
+    """Two answers with the same noise would give the noise away: their difference has none."""
+
+    def main(ask):
+        asked = request_to_records(replace(request(planned(ask)), noise_multiplier=10.0))
+        return [update_from_records(ask("train", asked).content).total for _ in range(2)]
+
+    first, second = drive(main)
+    assert np.corrcoef(first.ravel(), second.ravel())[0, 1] < 0.9
+    assert np.count_nonzero(first == second) < len(first) / 2

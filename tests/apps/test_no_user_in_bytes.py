@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from flwr.common.serde import message_to_proto
+from recorded_runs import recorded_run, write_table
 
 from recsys_fed.data.sources import Request, read
 
@@ -26,8 +27,8 @@ def content_of(path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("federation", RUNS.values(), ids=RUNS)
-def test_no_users_id_leaves_a_silo(federation, write_table, recorded_run, tmp_path):
-    table, folder = write_table(MARKER), tmp_path / "run"
+def test_no_users_id_leaves_a_silo(federation, tmp_path):
+    table, folder = write_table(tmp_path, MARKER), tmp_path / "run"
     users = read(Request(path=table)).interactions.user_ids
     assert all(MARKER in user for user in users)
     recorder = recorded_run(table, output=folder, **federation)

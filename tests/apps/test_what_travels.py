@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Message
+from recorded_runs import recorded_run, write_table
 
 from recsys_fed.config import SimulationConfig
 from recsys_fed.data.simulated import simulated_federation
@@ -34,9 +35,9 @@ GREETING_KEYS = {f.name for f in fields(Greeting)} | {"protocol"}
 
 
 @pytest.fixture(scope="module", params=RUNS.values(), ids=RUNS)
-def run(request, write_table, recorded_run, tmp_path_factory):
+def run(request, tmp_path_factory):
     """The messages of a run, the federation they came from, and the folder of the run."""
-    table, folder = write_table(PREFIX), tmp_path_factory.mktemp("run")
+    table, folder = write_table(tmp_path_factory.mktemp("table"), PREFIX), tmp_path_factory.mktemp("run")
     recorder = recorded_run(table, output=folder, seed=SEED, **request.param)
     federation = simulated_federation(SimulationConfig(data=str(table)), silos=N_SILOS, seed=SEED)
     return recorder, federation, folder

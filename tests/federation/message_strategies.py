@@ -5,7 +5,7 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from recsys_fed.federation.update import Greeting, Request, Update
+from recsys_fed.federation.update import MOST_STEPS, Greeting, Request, Update
 from recsys_fed.privacy.events import NOISE_SOURCES, ReleaseEvent
 
 names = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12)
@@ -35,7 +35,7 @@ def requests(draw) -> Request:
         noise_multiplier=draw(st.just(0.0) | positive),
         l2_clip_norm=draw(positive),
         sampling_probability=draw(probabilities),
-        steps=draw(st.integers(1, 2**31)),
+        steps=draw(st.integers(1, MOST_STEPS)),
         noise_share=1.0 if inside else draw(probabilities),
         noise_inside=inside,
         grid_step=draw(positive),

@@ -1,6 +1,7 @@
 """The in-process engine keeps the contract of Flower's Grid."""
 
 import threading
+from contextlib import nullcontext
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -119,16 +120,20 @@ def test_silos_in_threads_run_at_once():
     assert [reply.has_error() for reply in replies] == [False] * 3
 
 
-def test_a_failing_server_is_raised_and_leaves_no_identity():
-    before = TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_identity_of_before_is_restored(fails, monkeypatch):
+    names = ("_task_id", "_run_id", "_node_id")
+    for number, name in enumerate(names, start=70):
+        monkeypatch.setattr(TaskIdentity, name, number)
 
     def main(_grid, _context):
-        assert TaskIdentity._run_id is not None
-        raise RuntimeError("the server is broken")
+        assert TaskIdentity._run_id != 71
+        if fails:
+            raise RuntimeError("the server is broken")
 
-    with pytest.raises(RuntimeError, match="the server is broken"):
+    with pytest.raises(RuntimeError, match="the server is broken") if fails else nullcontext():
         run(main)
-    assert (TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id) == before
+    assert [getattr(TaskIdentity, name) for name in names] == [70, 71, 72]
 
 
 def test_the_servers_state_is_returned():

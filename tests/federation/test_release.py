@@ -7,6 +7,7 @@ import pytest
 import torch
 from sample_messages import REQUEST
 from scipy import stats
+from silo_data import make_histories, randomness
 
 from recsys_fed.errors import ProtocolError
 from recsys_fed.federation.release import answer, release_event
@@ -17,9 +18,9 @@ COUNTS = replace(REQUEST, tables={}, settings={}, shape=(N_ITEMS, 1), noise_mult
 SPECTRAL = make_trainer("spectral")
 
 
-def released(request, histories, randomness):
+def released(request, histories, streams):
     """The release in the unit of the contribution."""
-    update = answer(request, SPECTRAL, histories, silo="silo-0", randomness=randomness)
+    update = answer(request, SPECTRAL, histories, silo="silo-0", randomness=streams)
     return update.total[:, 0] * request.grid_step
 
 
@@ -29,7 +30,7 @@ def fits(sample, scale) -> bool:
 
 @pytest.mark.parametrize("share", [1.0, 0.1])
 @pytest.mark.parametrize("n_users", [0, 50])
-def test_noise_has_the_scale_that_the_event_says(share, n_users, make_histories, randomness):
+def test_noise_has_the_scale_that_the_event_says(share, n_users):
     request = replace(COUNTS, noise_share=share)
     histories = make_histories(n_users, N_ITEMS, density=0.02)
     exact = SPECTRAL.contribution(
@@ -42,7 +43,7 @@ def test_noise_has_the_scale_that_the_event_says(share, n_users, make_histories,
     assert not fits(noise, scale * 3 / 2)
 
 
-def test_silos_and_rounds_share_no_noise(make_histories, randomness):
+def test_silos_and_rounds_share_no_noise():
     empty = make_histories(0, N_ITEMS)
     streams = [released(COUNTS, empty, randomness(silo, turn)) for silo in (0, 1, 2) for turn in (0, 1)]
     correlations = np.corrcoef(streams)[np.triu_indices(len(streams), 1)]
@@ -50,12 +51,12 @@ def test_silos_and_rounds_share_no_noise(make_histories, randomness):
 
 
 @pytest.mark.parametrize("probability", [1.0, 0.5])
-def test_the_same_streams_give_the_same_bytes(probability, make_histories, randomness):
+def test_the_same_streams_give_the_same_bytes(probability):
     request, histories = replace(COUNTS, sampling_probability=probability), make_histories(20, N_ITEMS)
     assert np.array_equal(released(request, histories, randomness()), released(request, histories, randomness()))
 
 
-def test_poisson_sampling_leaves_users_out(make_histories, randomness):
+def test_poisson_sampling_leaves_users_out():
     request = replace(COUNTS, noise_multiplier=0.0, sampling_probability=0.25, shape=(40, 1))
     histories = make_histories(800, 40)
     everybody = released(replace(request, sampling_probability=1.0), histories, randomness()).sum()
@@ -65,27 +66,27 @@ def test_poisson_sampling_leaves_users_out(make_histories, randomness):
     assert len(set(shares)) == 20
 
 
-def test_sampled_users_count_in_full(make_histories, randomness):
+def test_sampled_users_count_in_full():
     request = replace(COUNTS, noise_multiplier=0.0, sampling_probability=0.5, shape=(40, 1), l2_clip_norm=1.0)
     one = make_histories(1, 40, density=0.5)
     norms = {round(float(np.linalg.norm(released(request, one, randomness(0, turn)))), 3) for turn in range(30)}
     assert norms == {0.0, 1.0}
 
 
-def test_an_empty_sample_releases_noise(make_histories, randomness):
+def test_an_empty_sample_releases_noise():
     request = replace(COUNTS, sampling_probability=1e-12)
     noise = released(request, make_histories(50, N_ITEMS), randomness())
     assert fits(noise, request.noise_multiplier * request.l2_clip_norm)
 
 
-def test_a_contribution_of_another_shape_is_refused(make_histories, randomness):
+def test_a_contribution_of_another_shape_is_refused():
     for shape in ((N_ITEMS + 1, 1), (N_ITEMS, 2)):
         with pytest.raises(ProtocolError, match="shape"):
             released(replace(COUNTS, shape=shape), make_histories(3, N_ITEMS), randomness())
 
 
 @pytest.mark.parametrize("n_users", [0, 30])
-def test_local_steps_add_their_own_noise(n_users, make_histories, randomness):
+def test_local_steps_add_their_own_noise(n_users):
     """V_local - V of steps without a learning signal is a random walk of known length."""
     steps, rate, batch = 4, 0.5, 10.0
     request = replace(
@@ -114,7 +115,7 @@ def test_local_steps_add_their_own_noise(n_users, make_histories, randomness):
     assert (update.total != 0).mean() > 0.99
 
 
-def test_the_event_says_what_was_asked(make_histories, randomness):
+def test_the_event_says_what_was_asked():
     update = answer(COUNTS, SPECTRAL, make_histories(3, N_ITEMS), silo="silo-7", randomness=randomness())
     assert update.event == release_event(COUNTS, noise_source="seeded-simulation")
     assert (update.silo, update.catalogue_hash) == ("silo-7", COUNTS.catalogue_hash)

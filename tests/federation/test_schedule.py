@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from by_hand import answers, begun, run_by_hand
+from silo_data import make_histories
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
@@ -32,7 +33,7 @@ CONFIGS = {
 
 
 @pytest.fixture(scope="module")
-def silos(make_histories):
+def silos():
     return [make_histories(30, N_ITEMS, seed=seed) for seed in range(N_SILOS)]
 
 

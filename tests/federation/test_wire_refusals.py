@@ -4,6 +4,7 @@ import io
 import math
 from collections import OrderedDict
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sample_messages import GREETING, REQUEST, honest_update
 
 from recsys_fed.errors import ProtocolError
 from recsys_fed.federation import wire
+from recsys_fed.federation.update import MOST_STEPS
 
 DECODE = {
     "request": wire.request_from_records,
@@ -182,3 +184,10 @@ def test_any_bytes_in_an_array_decode_or_are_refused(kind, position, data):
         records = with_array(ENCODED[kind](), kind, Array("int32", (4, 1), "numpy.ndarray", content))
         with suppress(ProtocolError):
             DECODE[kind](records)
+
+
+def test_more_steps_than_a_round_may_have_are_refused():
+    """A silo must not loop for ever because the server says so."""
+    assert replace(REQUEST, steps=MOST_STEPS).steps == MOST_STEPS
+    with pytest.raises(ProtocolError, match="at most"):
+        replace(REQUEST, steps=MOST_STEPS + 1)

@@ -56,7 +56,7 @@ def test_the_same_key_repeats_its_stream_and_draws_go_on():
 KEYS = [(1, 0, 0, 0), (1, 0, 0, 1), (1, 0, 1, 0), (1, 1, 0, 0), (2, 0, 0, 0), (1, 0, 2, 1), (1, 0, 1, 2)]
 
 
-@pytest.mark.parametrize("keys", combinations(KEYS, 2), ids=str)
+@pytest.mark.parametrize("keys", list(combinations(KEYS, 2)), ids=str)
 def test_streams_of_different_keys_are_independent(keys):
     one, two = (SeededNoise(*key).normal((10 * SAMPLES,), standard_deviation=1.0) for key in keys)
     assert not np.intersect1d(one, two).size

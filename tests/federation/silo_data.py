@@ -1,0 +1,23 @@
+"""Silos' histories and randomness, small and repeatable."""
+
+import numpy as np
+from scipy import sparse
+
+from recsys_fed.federation.release import Randomness
+from recsys_fed.models.histories import Histories, histories_of
+from recsys_fed.privacy.noise import SeededNoise, seeded_generator
+
+
+def make_histories(n_users: int, n_items: int, *, density: float = 0.3, seed: int = 0) -> Histories:
+    """Histories of users over items: `density` of all pairs."""
+    rng = np.random.default_rng(seed)
+    return histories_of(sparse.csr_matrix(rng.random((n_users, n_items)) < density))
+
+
+def randomness(silo: int = 0, round_number: int = 0) -> Randomness:
+    """The streams of a silo in a round."""
+    return Randomness(
+        noise=SeededNoise(1, silo, round_number),
+        local_noise=seeded_generator(2, silo, round_number),
+        sampling=seeded_generator(3, silo, round_number),
+    )
