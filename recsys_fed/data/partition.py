@@ -98,5 +98,5 @@ def partition(
     Raises:
         ConfigurationError: an unknown method, or a setting out of range.
     """
-    one_of(METHODS, method=method)
+    one_of(METHODS, partition=method)
     return METHODS[method](histories, n_silos, rng, catalogue, exponent, alpha)

@@ -116,7 +116,7 @@ def split(
         ConfigurationError: an unknown method, or a setting out of range.
         DataError: the method needs what the data set lacks (times, a given split).
     """
-    one_of(METHODS, method=method)
+    one_of(METHODS, split=method)
     return METHODS[method](dataset, test_fraction, n_last, rng)
 
 

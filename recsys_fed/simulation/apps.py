@@ -18,7 +18,7 @@ def app_folder() -> Path:
     Raises:
         EngineError: the installation is damaged.
     """
-    for folder in (_PACKAGE.parent, _PACKAGE / "_app"):
+    for folder in (_PACKAGE.parent, _PACKAGE / "flower-app"):
         if (folder / "server" / "app.py").is_file() and (folder / "pyproject.toml").is_file():
             return folder
     raise EngineError(f"Expected the Flower apps beside or in {_PACKAGE}, found none. Install the package again.")

@@ -63,7 +63,7 @@ def test_the_wheel_holds_one_import_name(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"recsys_fed"}
-    carried = {name.split("/")[2] for name in names if name.startswith("recsys_fed/_app/")}
+    carried = {name.split("/")[2] for name in names if name.startswith("recsys_fed/flower-app/")}
     assert carried == set(ALLOWED)
     assert not [name for name in names if "test" in name or name.endswith((".parquet", ".csv", ".dat"))]
 
@@ -73,7 +73,7 @@ def test_the_wheel_carries_every_module_and_scenario(wheel):
     for path in (*ROOT.glob("recsys_fed/**/*.py"), *ROOT.glob("recsys_fed/**/py.typed")):
         assert path.relative_to(ROOT).as_posix() in names
     for path in (*ROOT.glob("server/*.py"), *ROOT.glob("client/*.py"), *ROOT.glob("simulations/scenarios/*.toml")):
-        assert f"recsys_fed/_app/{path.relative_to(ROOT).as_posix()}" in names
+        assert f"recsys_fed/flower-app/{path.relative_to(ROOT).as_posix()}" in names
 
 
 def test_the_package_comes_from_the_wheel(run, installed):
@@ -96,3 +96,11 @@ def test_a_scenario_runs_from_the_wheel_by_its_name(run):
         run("recsys-fed", "simulate", "quickstart", "--data", "generated:users=90,items=30", "--json")
     )
     assert record["n_users"] == 90
+
+
+def test_flower_bundles_the_apps_from_the_wheel(run, installed, tmp_path):
+    """Flower refuses app folders with a name that it does not like."""
+    (apps,) = installed.glob("lib/python*/site-packages/recsys_fed/flower-app")
+    run("python", "-c", "from flwr.cli.app import app; app()", "build", "--app", apps)
+    (bundle,) = tmp_path.glob("*.fab")
+    assert {"server/app.py", "client/app.py"} <= set(zipfile.ZipFile(bundle).namelist())
