@@ -14,7 +14,7 @@ from recsys_fed.federation.update import Request
 from recsys_fed.models.device import resolve_device
 from recsys_fed.models.histories import Histories, histories_of
 from recsys_fed.privacy.events import PrivacyEvent
-from recsys_fed.privacy.guarantee import Guarantee, check_delta
+from recsys_fed.privacy.guarantee import Guarantee, check_delta, guarantee_of
 from recsys_fed.privacy.noise import SeededNoise, seeded_generator
 from recsys_fed.trainers import configured_trainer
 from recsys_fed.trainers.base import Trainer
@@ -45,7 +45,7 @@ class Silo:
     @property
     def guarantee(self) -> Guarantee:
         """The limit that the silo enforces on the run."""
-        return Guarantee(epsilon=self.config.epsilon, delta=self.config.delta)
+        return guarantee_of(self.config)
 
     @property
     def trainer(self) -> Trainer:

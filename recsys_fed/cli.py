@@ -20,6 +20,18 @@ app = typer.Typer(
 _stderr = Console(stderr=True)
 
 Epsilon = Annotated[float | None, typer.Option(help="Privacy budget of every user; inf trains without noise.")]
+Scenario = Annotated[str | None, typer.Argument(help="Scenario TOML: a path, or a name of simulations/scenarios.")]
+ItemCatalogue = Annotated[
+    str | None, typer.Option(help="Public catalogue (a catalogue.parquet); without one, the items of the data.")
+]
+Split = Annotated[str | None, typer.Option(help="auto, given, per-user-random, leave-last-out, global-temporal.")]
+Noise = Annotated[str | None, typer.Option(help="own: each silo adds the whole noise; central: once on the sum.")]
+SampledNegatives = Annotated[
+    int, typer.Option(help="Also rank each test item among so many negatives, as papers do with 99.")
+]
+MaxSilosPerUser = Annotated[
+    int | None, typer.Option(help="In how many silos a user may be; every release then counts so many times.")
+]
 
 
 @app.callback()
@@ -29,18 +41,12 @@ def _root() -> None:
 
 @app.command()
 def simulate(  # noqa: PLR0913  (one argument a flag)
-    scenario: Annotated[
-        str | None, typer.Argument(help="Scenario TOML: a path, or a name of simulations/scenarios.")
-    ] = None,
+    scenario: Scenario = None,
     *,
     data: Annotated[str | None, typer.Option(help="Data set: a name, or a path, perhaps with #split.")] = None,
     columns: Annotated[str | None, typer.Option(help="For tables: user=NAME,item=NAME,value=NAME,time=NAME.")] = None,
-    item_catalogue: Annotated[
-        str | None, typer.Option(help="Public catalogue (a catalogue.parquet); without one, the items of the data.")
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="auto, given, per-user-random, leave-last-out, global-temporal.")
-    ] = None,
+    item_catalogue: ItemCatalogue = None,
+    split: Split = None,
     silos: Annotated[int | None, typer.Option(help="Number of silos.")] = None,
     partition: Annotated[str | None, typer.Option(help="equal, zipf (sizes), dirichlet (tastes).")] = None,
     skew: Annotated[float | None, typer.Option(help="Exponent of zipf, concentration of dirichlet.")] = None,
@@ -50,16 +56,13 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     delta: Annotated[float | None, typer.Option(help="Below 1 / number of users.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Exchanges of messages; 0 takes the trainer's rule.")] = None,
     embedding_dim: Annotated[int | None, typer.Option(help="Length of the vectors; 0 takes the rule.")] = None,
-    noise: Annotated[
-        str | None, typer.Option(help="own: each silo adds the whole noise; central: once on the sum.")
-    ] = None,
+    noise: Noise = None,
     item_features: Annotated[bool | None, typer.Option(help="Start from public item features.")] = None,
     engine: Annotated[str | None, typer.Option(help="in-process or flower.")] = None,
-    sampled_negatives: Annotated[
-        int, typer.Option(help="Also rank each test item among so many negatives, as papers do with 99.")
-    ] = 0,
+    sampled_negatives: SampledNegatives = 0,
     parallel_silos: Annotated[int, typer.Option(help="Silos that compute at once (in-process).")] = 1,
     declared_users: Annotated[int | None, typer.Option(help="Public order of magnitude of users.")] = None,
+    max_silos_per_user: MaxSilosPerUser = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
     threads: Annotated[int | None, typer.Option(help="Of the numerical libraries; 0 takes all processors.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of splits, silos, start and simulated noise.")] = None,

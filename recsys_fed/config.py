@@ -35,6 +35,7 @@ class FederationConfig:
         noise: "own", every silo adds all of the noise; "central", the silos' noise adds up to it once, which is
             private only against those who see no more than the sum: it stands for secure aggregation.
         silos: how many silos take part; 0 takes all that are connected at the start.
+        max_silos_per_user: in how many silos a user may be; every release then counts so many times.
         declared_users: public order of magnitude of the users of all silos together.
         item_features: start from public item features where the catalogue has them.
         catalogue: path of the public catalogue on the server; "" asks the silos for its hash and size only.
@@ -51,6 +52,7 @@ class FederationConfig:
     embedding_dim: int = 0
     noise: str = "own"
     silos: int = 10
+    max_silos_per_user: int = 1
     declared_users: int = 10_000
     item_features: bool = True
     catalogue: str = ""
@@ -68,7 +70,7 @@ class FederationConfig:
         checks.at_least(0, rounds=self.rounds, embedding_dim=self.embedding_dim, threads=self.threads)
         checks.at_least(0, seed=self.seed)
         checks.at_least(0, silos=self.silos)
-        checks.at_least(1, declared_users=self.declared_users)
+        checks.at_least(1, declared_users=self.declared_users, max_silos_per_user=self.max_silos_per_user)
 
 
 @dataclass(frozen=True, kw_only=True)

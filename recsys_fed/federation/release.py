@@ -35,7 +35,7 @@ def check_budget(spent: Sequence[PrivacyEvent], planned: PrivacyEvent, guarantee
     """
     # Calibration meets the target to 1e-4 from below; this only absorbs the rounding of a recomputation.
     limit = guarantee.epsilon * (1 + 1e-6)
-    total = _accounted((*spent, _plain(planned)), guarantee.delta)
+    total = _accounted(guarantee.over_silos((*spent, _plain(planned))), guarantee.delta)
     if total > limit:
         raise BudgetExceededError(
             f"Expected a release within epsilon {guarantee.epsilon} at delta {guarantee.delta}, it would take "

@@ -15,7 +15,7 @@ from recsys_fed.federation.update import Greeting, Request, Update, check_update
 from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.privacy.calibration import calibrate_noise_multiplier
 from recsys_fed.privacy.events import PlannedRelease
-from recsys_fed.privacy.guarantee import check_delta
+from recsys_fed.privacy.guarantee import check_delta, guarantee_of
 from recsys_fed.privacy.noise import grid_step
 from recsys_fed.trainers import configured_trainer
 from recsys_fed.trainers.base import PublicFacts, Stage, Trainer
@@ -91,9 +91,7 @@ def begin(config: FederationConfig, agreed: Greeting, catalogue: Catalogue | Non
             "Expected noise = own with the local schedule: noise of local steps cannot be split over silos. "
             "Use dp-sgd.schedule = synchronous."
         )
-    noise_multiplier = calibrate_noise_multiplier(
-        [stage.release for stage in stages], epsilon=config.epsilon, delta=config.delta
-    )
+    noise_multiplier = _calibrated([stage.release for stage in stages], config)
     rng = np.random.default_rng([config.seed, 0])
     return Schedule(
         config=config,
@@ -165,8 +163,14 @@ def item_embeddings(schedule: Schedule) -> ItemEmbeddings:
     return schedule.trainer.item_embeddings(schedule.state)
 
 
+def _calibrated(plan: Sequence[PlannedRelease], config: FederationConfig) -> float:
+    """The base noise multiplier at which a user who is in as many silos as allowed has spent epsilon."""
+    everywhere = guarantee_of(config).over_silos(plan)
+    return calibrate_noise_multiplier(everywhere, epsilon=config.epsilon, delta=config.delta)
+
+
 def _noise_level(config: FederationConfig) -> float:
     single = [PlannedRelease(released="a single release")]
-    noise_multiplier = calibrate_noise_multiplier(single, epsilon=config.epsilon, delta=config.delta)
+    noise_multiplier = _calibrated(single, config)
     copies = config.silos if config.noise == "own" else 1
     return float(noise_multiplier * copies**0.5)

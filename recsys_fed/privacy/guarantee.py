@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from recsys_fed import checks
+from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.privacy.events import NEIGHBOURING_RELATIONS, UNITS
 
@@ -61,6 +62,11 @@ class Guarantee:
             f" conclusion by a factor of at most {_factor(self.epsilon)}, beyond an extra probability of at"
             f" most {self.delta:g} (epsilon = {self.epsilon:g}, delta = {self.delta:g})."
         )
+
+
+def guarantee_of(config: FederationConfig) -> Guarantee:
+    """The promise that a configuration makes to every user."""
+    return Guarantee(epsilon=config.epsilon, delta=config.delta, max_silos_per_user=config.max_silos_per_user)
 
 
 def check_delta(delta: float, *, n_users: int) -> None:

@@ -15,7 +15,7 @@ from recsys_fed.data.simulated import SimulatedFederation
 from recsys_fed.models.device import resolve_device
 from recsys_fed.privacy.accounting import epsilon_spent
 from recsys_fed.privacy.events import PrivacyEvent
-from recsys_fed.privacy.guarantee import Guarantee
+from recsys_fed.privacy.guarantee import Guarantee, guarantee_of
 
 METRICS, CONFIG = "metrics.json", "config.toml"
 NOT_PRIVATISED = "simulation: metrics not privatised"
@@ -41,8 +41,8 @@ def metrics_record(
     config: FederationConfig, federation: SimulatedFederation, measured: Measured, *, engine: str
 ) -> dict[str, object]:
     """The record that metrics.json holds; every value is JSON, an infinite epsilon is the text "inf"."""
-    guarantee = Guarantee(epsilon=config.epsilon, delta=config.delta)
-    spent = spent_by_silo(measured.events, delta=config.delta)
+    guarantee = guarantee_of(config)
+    spent = spent_by_silo(measured.events, guarantee)
     return {
         "data": federation.dataset.name,
         "data_note": federation.dataset.note,
@@ -77,8 +77,8 @@ def metrics_record(
     }
 
 
-def spent_by_silo(events: str, *, delta: float) -> dict[str, float]:
-    """Epsilon of every silo, recomputed from the lines of events.jsonl by both accountants."""
+def spent_by_silo(events: str, guarantee: Guarantee) -> dict[str, float]:
+    """Epsilon that a user of every silo has spent, recomputed from the lines of events.jsonl by both accountants."""
     by_silo: dict[str, list[PrivacyEvent]] = {}
     for line in events.splitlines():
         record = json.loads(line)
@@ -91,7 +91,7 @@ def spent_by_silo(events: str, *, delta: float) -> dict[str, float]:
     known: dict[tuple[PrivacyEvent, ...], float] = {}
     for history in map(tuple, by_silo.values()):
         if history not in known:
-            known[history] = epsilon_spent(history, delta=delta)
+            known[history] = epsilon_spent(guarantee.over_silos(history), delta=guarantee.delta)
     return {silo: known[tuple(history)] for silo, history in by_silo.items()}
 
 

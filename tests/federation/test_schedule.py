@@ -164,3 +164,14 @@ def test_the_servers_catalogue_decides():
 def test_nobody_is_no_federation():
     with pytest.raises(ProtocolError, match="at least one silo"):
         agree([], None)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_a_user_in_k_silos_is_protected_over_all_of_them(silos, k):
+    config = replace(CONFIGS["spectral, own"], max_silos_per_user=k)
+    schedule, rounds = run_by_hand(begun(config, N_ITEMS), silos)
+    events = [events[0] for events in rounds]
+    assert 0.98 * config.epsilon <= epsilon_pld(events * k, delta=config.delta) <= config.epsilon
+    # Gaussian releases: k of them cost what one with a root of k less noise costs.
+    alone = begun(replace(config, max_silos_per_user=1), N_ITEMS)
+    assert schedule.noise_multiplier == pytest.approx(alone.noise_multiplier * k**0.5, rel=1e-3)
