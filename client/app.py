@@ -13,12 +13,19 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.common.logger import log
 
-from client.state import open_silo, spent_events, with_event
+from client.state import open_silo
 from recsys_fed.errors import BudgetExceededError, ProtocolError
-from recsys_fed.federation.release import answer, check_budget, release_event
 from recsys_fed.federation.update import Greeting
-from recsys_fed.federation.wire import greeting_to_records, request_from_records, update_to_records
+from recsys_fed.federation.wire import (
+    blob_from_records,
+    blob_to_records,
+    greeting_to_records,
+    request_from_records,
+    update_to_records,
+)
+from recsys_fed.ledger.certify import certify
 from recsys_fed.models.device import use_threads
+from recsys_fed.signing.canonical import sha256
 
 # Flower's code for an exception in a ClientApp.
 _RAISED = 1
@@ -53,6 +60,7 @@ def greet(message: Message, context: Context) -> Message:
         silo=silo.name,
         catalogue_hash=silo.catalogue.content_hash,
         n_items=silo.catalogue.n_items,
+        public_key=silo.key.public_key,
     )
     return Message(greeting_to_records(greeting), reply_to=message)
 
@@ -60,17 +68,19 @@ def greet(message: Message, context: Context) -> Message:
 @app.train()
 @_guarded
 def train(message: Message, context: Context) -> Message:
-    """Answer a request: the budget first, then the computation, the noise and the release."""
+    """Answer a request: the budget first, then the computation, then the charge, then the release."""
     silo = open_silo(context)
     use_threads(silo.config.threads)
     request = request_from_records(message.content)
     silo.check_request(request)
-    spent = spent_events(context.state)
-    # By the silo's own count of releases: a round that is asked for twice gets fresh noise.
-    randomness = silo.randomness(len(spent))
-    event = release_event(request, noise_source=randomness.noise.name)
-    check_budget(spent, event, silo.guarantee)
-    # Charged before the computation: a release that fails half-way stays charged.
-    with_event(context.state, event)
-    update = answer(request, silo.trainer, silo.histories, silo=silo.name, randomness=randomness)
-    return Message(update_to_records(update), reply_to=message)
+    return Message(update_to_records(silo.release(request, run=str(context.run_id))), reply_to=message)
+
+
+@app.query("conclude")
+@_guarded
+def conclude(message: Message, context: Context) -> Message:
+    """Take the released item embeddings and sign what this silo did for them."""
+    silo = open_silo(context)
+    model = blob_from_records("conclusion", message.content)
+    certificate = certify(silo.ledger, silo.key, run=str(context.run_id), model=sha256(model))
+    return Message(blob_to_records("certificate", certificate), reply_to=message)

@@ -1,27 +1,33 @@
-"""What a silo keeps: its users' histories, its own limit, and what it has released in this run."""
+"""What a silo keeps: its users' histories, its ledger, and the streams of its randomness."""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from flwr.app import ConfigRecord, Context, RecordDict
+import numpy as np
+from flwr.app import Context
+from scipy import sparse
 
+from client.simulated_ledger import simulated_ledger
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig, SimulationConfig, parse
 from recsys_fed.data.simulated import SimulatedFederation, simulated_federation
 from recsys_fed.errors import ConfigurationError, ProtocolError
-from recsys_fed.federation.release import Randomness
-from recsys_fed.federation.update import Request
+from recsys_fed.federation.release import Randomness, answer, release_event
+from recsys_fed.federation.update import Request, Update, payload_of, request_digest, update_of
+from recsys_fed.ledger.entries import Release
+from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.models.device import resolve_device
 from recsys_fed.models.histories import Histories, histories_of
-from recsys_fed.privacy.events import PrivacyEvent
-from recsys_fed.privacy.guarantee import Guarantee, check_delta, guarantee_of
+from recsys_fed.privacy.guarantee import check_delta
 from recsys_fed.privacy.noise import SeededNoise, seeded_generator
+from recsys_fed.signing.canonical import sha256
+from recsys_fed.signing.keys import SigningKey
 from recsys_fed.trainers import configured_trainer
 from recsys_fed.trainers.base import Trainer
+from recsys_fed.versions import version_of
 
-_SPENT = "spent"
 # Purposes of a simulation's seed: streams that must differ have different numbers.
-_NOISE, _LOCAL_NOISE, _SAMPLING = 1, 2, 3
+_NOISE, _LOCAL_NOISE, _SAMPLING, _NONCE = 1, 2, 3, 4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,7 +39,8 @@ class Silo:
         index: number of the silo in its federation; part of a simulation's noise keys.
         config: what the silo itself accepts.
         catalogue: public items.
-        histories: the private data.
+        histories: the private data; test: csr, what its users hold out to measure models on.
+        ledger: charged before anything leaves; key: signs its entries and certificates.
     """
 
     name: str
@@ -41,11 +48,9 @@ class Silo:
     config: FederationConfig
     catalogue: Catalogue
     histories: Histories
-
-    @property
-    def guarantee(self) -> Guarantee:
-        """The limit that the silo enforces on the run."""
-        return guarantee_of(self.config)
+    test: sparse.csr_matrix
+    ledger: Ledger
+    key: SigningKey
 
     @property
     def trainer(self) -> Trainer:
@@ -59,7 +64,38 @@ class Silo:
             noise=SeededNoise(_NOISE, *key),
             local_noise=seeded_generator(_LOCAL_NOISE, *key),
             sampling=seeded_generator(_SAMPLING, *key),
+            nonce=np.random.SeedSequence((_NONCE, *key)).generate_state(4).tobytes().hex(),
         )
+
+    def release(self, request: Request, *, run: str) -> Update:
+        """Compute, charge and return the answer; a request that was answered before gets the same bytes.
+
+        Guarantees: the event is in the ledger, and durable there, before this returns. Nothing is computed
+        for a release that the ledger would refuse.
+
+        Raises:
+            BudgetExceededError: it would exceed the ledger's limit; the ledger is unchanged.
+            ProtocolError: the request does not fit the trainer.
+        """
+        digest = request_digest(request)
+        kept = self.ledger.kept_payload(run=run, request=digest)
+        if kept is not None:
+            return update_of(kept)
+        randomness = self.randomness(self.ledger.releases())
+        self.ledger.check(release_event(request, noise_source=randomness.noise.name))
+        update = answer(request, self.trainer, self.histories, silo=self.name, randomness=randomness, test=self.test)
+        payload = payload_of(update)
+        self.ledger.charge(
+            Release(
+                event=update.event,
+                run=run,
+                request=digest,
+                payload=sha256(payload),
+                code_version=version_of("recsys-fed"),
+            ),
+            payload,
+        )
+        return update
 
     def check_request(self, request: Request) -> None:
         """Refuse what this silo has not agreed to, whatever the server asks.
@@ -93,41 +129,23 @@ def open_silo(context: Context) -> Silo:
         )
     config = parse(FederationConfig, context.run_config)
     config = replace(config, silos=config.silos or int(context.node_config["num-partitions"]))
-    federation = simulated_federation(
-        parse(SimulationConfig, context.run_config), silos=config.silos, seed=config.seed
-    )
+    simulation = parse(SimulationConfig, context.run_config)
+    federation = simulated_federation(simulation, silos=config.silos, seed=config.seed)
     index = int(context.node_config["partition-id"])
     users = federation.users_of_silo[index]
     if len(users):
         check_delta(config.delta, n_users=len(users))
+    name = f"silo-{index}"
+    ledger, key = simulated_ledger(name, config, simulation, run=str(context.run_id))
     return Silo(
-        name=f"silo-{index}",
+        name=name,
         index=index,
         config=config,
         catalogue=federation.catalogue,
         histories=_histories(federation, index, str(resolve_device(config.device))),
-    )
-
-
-def spent_events(state: RecordDict) -> tuple[PrivacyEvent, ...]:
-    """What this silo has released in the run, from Flower's state of the node."""
-    record = state.config_records.get(_SPENT, ConfigRecord())
-    columns = [record.get(name, []) for name in ("noise_multiplier", "sampling_probability", "steps")]
-    return tuple(
-        PrivacyEvent(noise_multiplier=noise, sampling_probability=probability, steps=steps)
-        for noise, probability, steps in zip(*columns, strict=True)
-    )
-
-
-def with_event(state: RecordDict, event: PrivacyEvent) -> None:
-    """Add an event to what was released."""
-    events = (*spent_events(state), event)
-    state[_SPENT] = ConfigRecord(
-        {
-            "noise_multiplier": [e.noise_multiplier for e in events],
-            "sampling_probability": [e.sampling_probability for e in events],
-            "steps": [e.steps for e in events],
-        }
+        test=federation.test[users],
+        ledger=ledger,
+        key=key,
     )
 
 

@@ -30,10 +30,12 @@ class FederationConfig:
     Attributes:
         trainer: "spectral" or "dp-sgd".
         epsilon, delta: the guarantee of every user, over all rounds of the run; epsilon may be inf (no noise).
-        rounds: exchanges of messages, counts included; 0 takes the trainer's rule.
+        rounds: exchanges of messages that train, counts included; 0 takes the trainer's rule.
         embedding_dim: length of the vectors; 0 takes the trainer's rule.
         noise: "own", every silo adds all of the noise; "central", the silos' noise adds up to it once, which is
             private only against those who see no more than the sum: it stands for secure aggregation.
+        metrics_epsilon: part of epsilon that pays for the metrics which the silos report as a noised sum at the end;
+            0 means that no metric leaves a silo, -1 takes a twentieth of epsilon.
         silos: how many silos take part; 0 takes all that are connected at the start.
         max_silos_per_user: in how many silos a user may be; every release then counts so many times.
         declared_users: public order of magnitude of the users of all silos together.
@@ -51,6 +53,7 @@ class FederationConfig:
     rounds: int = 0
     embedding_dim: int = 0
     noise: str = "own"
+    metrics_epsilon: float = -1.0
     silos: int = 10
     max_silos_per_user: int = 1
     declared_users: int = 10_000
@@ -67,6 +70,8 @@ class FederationConfig:
         checks.one_of(NOISE, noise=self.noise)
         checks.positive_or_inf(epsilon=self.epsilon)
         checks.fraction(delta=self.delta)
+        if self.metrics_epsilon != -1:
+            checks.non_negative(metrics_epsilon=self.metrics_epsilon)
         checks.at_least(0, rounds=self.rounds, embedding_dim=self.embedding_dim, threads=self.threads)
         checks.at_least(0, seed=self.seed)
         checks.at_least(0, silos=self.silos)
@@ -84,6 +89,8 @@ class SimulationConfig:
         split: method of `data.split`; test_fraction: its share, where it has one.
         partition: method of `data.partition`; skew: exponent of zipf, alpha of dirichlet.
         min_value: keep only interactions of at least this value; -inf keeps all.
+        ledgers: folder of the simulated silos' ledgers and keys; what they hold counts. "" is a new one a run.
+        epsilon_limit: limit of a new ledger, over all runs that use it; 0 takes the run's epsilon.
     """
 
     data: str = ""
@@ -94,10 +101,14 @@ class SimulationConfig:
     partition: str = "equal"
     skew: float = 1.0
     min_value: float = -math.inf
+    ledgers: str = ""
+    epsilon_limit: float = 0.0
 
     def __post_init__(self) -> None:
         checks.fraction(test_fraction=self.test_fraction)
         checks.positive(skew=self.skew)
+        if self.epsilon_limit:
+            checks.positive_or_inf(epsilon_limit=self.epsilon_limit)
         if math.isnan(self.min_value):
             raise ConfigurationError("Expected min_value to be a number or -inf, got nan.")
         columns_of(self.columns)

@@ -8,6 +8,10 @@
     ├── PrivacyError                        the guarantee would not hold; nothing was released
     │   ├── CalibrationError                no noise multiplier reaches the target
     │   └── BudgetExceededError             a release would cost more than is left
+    ├── LedgerError                         a ledger cannot be read or written; nothing was released
+    │   ├── LedgerIntegrityError            an entry, the chain or a signature does not hold
+    │   └── ClockError                      the clock went back behind the last entry
+    ├── KeyFileError                        a key file cannot be read or written
     ├── ProtocolError                       a message from a peer was refused
     └── EngineError                         the engine that carries messages failed
 
@@ -46,6 +50,22 @@ class CalibrationError(PrivacyError):
 
 class BudgetExceededError(PrivacyError):
     """A release would cost more than is left."""
+
+
+class LedgerError(RecsysFedError):
+    """A ledger cannot be read or written; nothing was released."""
+
+
+class LedgerIntegrityError(LedgerError):
+    """An entry, the chain or a signature does not hold."""
+
+
+class ClockError(LedgerError):
+    """The clock went back behind the last entry."""
+
+
+class KeyFileError(RecsysFedError):
+    """A key file cannot be read or written."""
 
 
 class ProtocolError(RecsysFedError):

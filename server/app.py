@@ -17,6 +17,8 @@ from recsys_fed.federation.schedule import agree, begin, item_embeddings
 from recsys_fed.federation.update import Greeting
 from recsys_fed.federation.wire import greeting_from_records
 from recsys_fed.models.device import use_threads
+from recsys_fed.privacy.guarantee import check_delta
+from server.conclusion import collect_certificates
 from server.strategy import TrainerStrategy
 
 # Seconds to wait for all silos to be connected.
@@ -32,30 +34,34 @@ def main(grid: Grid, context: Context) -> None:
     """Train one global model."""
     config = parse(FederationConfig, context.run_config)
     use_threads(config.threads)
+    # Silos look at it too, but may not say why they refuse.
+    check_delta(config.delta, n_users=config.declared_users)
     catalogue = Catalogue.load(config.catalogue) if config.catalogue else None
     greetings = _greetings(grid, config.silos)
     config = replace(config, silos=len(greetings))
-    agreed = agree(greetings, catalogue)
+    agreed = agree(list(greetings.values()), catalogue)
     schedule = begin(config, agreed, catalogue)
     run_log = FederationLog(folder=Path(config.output) if config.output else None)
     run_log.started(schedule)
     strategy = TrainerStrategy(schedule, run_log)
     strategy.start(grid, ArrayRecord(), num_rounds=len(schedule.stages))
     model = item_embeddings(strategy.schedule)
-    run_log.finished(model)
+    collected = collect_certificates(grid, greetings, model, run=str(context.run_id))
+    run_log.finished(model, collected.certificates, missing=collected.missing, metrics=strategy.schedule.metrics)
     vectors = Array(model.vectors.numpy())
     context.state["item-embeddings"] = ArrayRecord(OrderedDict(vectors=vectors))
 
 
-def _greetings(grid: Grid, silos: int) -> list[Greeting]:
-    """Ask every silo which public catalogue it holds.
+def _greetings(grid: Grid, silos: int) -> dict[int, Greeting]:
+    """Ask every silo which public catalogue it holds; by node.
 
     Raises:
         ProtocolError: too few silos are connected, or one does not answer.
     """
     nodes = _connected(grid, silos)
     messages = [Message(RecordDict(), node, "query") for node in nodes]
-    return [_greeting_of(reply) for reply in _ordered(grid.send_and_receive(messages))]
+    replies = _ordered(grid.send_and_receive(messages))
+    return {reply.metadata.src_node_id: _greeting_of(reply) for reply in replies}
 
 
 def _connected(grid: Grid, silos: int) -> list[int]:

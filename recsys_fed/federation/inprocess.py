@@ -4,6 +4,7 @@ The same ServerApp and ClientApp run here and under Flower's own engines. A mess
 millisecond beside the silo's work; silos run in turn, or in threads.
 """
 
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -20,7 +21,6 @@ from recsys_fed.checks import at_least
 from recsys_fed.config import Value
 
 _SERVER_NODE = 1
-_RUN = 1
 # What Flower's engines report for an exception in a ClientApp.
 _CLIENT_APP_RAISED = 1
 
@@ -42,7 +42,7 @@ class InProcessGrid(Grid):
     ) -> None:
         at_least(1, parallel_silos=parallel_silos)
         self._app, self._nodes, self._parallel, self._on_reply = client_app, nodes, parallel_silos, on_reply
-        self._run = Run.create_empty(_RUN)
+        self._run = Run.create_empty(next(iter(nodes.contexts.values())).run_id)
         self._replies: dict[str, Message] = {}
 
     def set_run(self, run: Run) -> None:
@@ -114,28 +114,30 @@ def run_in_process(
     Errors of a silo reach the ServerApp as error replies; errors of the ServerApp are raised.
     """
     at_least(1, n_silos=n_silos)
+    # As Flower's: 63 random bits, so that ledgers tell runs apart.
+    run = secrets.randbits(63)
     contexts = {
         _SERVER_NODE + 1 + silo: _context(
-            _SERVER_NODE + 1 + silo, {"partition-id": silo, "num-partitions": n_silos}, run_config
+            run, _SERVER_NODE + 1 + silo, {"partition-id": silo, "num-partitions": n_silos}, run_config
         )
         for silo in range(n_silos)
     }
     grid = InProcessGrid(client_app, Nodes(contexts=contexts), parallel_silos=parallel_silos, on_reply=on_reply)
-    server_context = _context(_SERVER_NODE, {}, run_config)
-    with _task_identity():
+    server_context = _context(run, _SERVER_NODE, {}, run_config)
+    with _task_identity(run):
         server_app(grid, server_context)
     return server_context
 
 
-def _context(node_id: int, node_config: dict[str, Value], run_config: dict[str, Value]) -> Context:
-    return Context(_RUN, node_id, dict(node_config), RecordDict(), dict(run_config))
+def _context(run: int, node_id: int, node_config: dict[str, Value], run_config: dict[str, Value]) -> Context:
+    return Context(run, node_id, dict(node_config), RecordDict(), dict(run_config))
 
 
 @contextmanager
-def _task_identity() -> Iterator[None]:
+def _task_identity(run: int) -> Iterator[None]:
     """Outside Flower's own processes nobody has said which task this is; messages cannot be made without."""
     before = TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, _RUN, _SERVER_NODE
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run, _SERVER_NODE
     try:
         yield
     finally:

@@ -1,15 +1,18 @@
 """What the server keeps of a run: the model, every release event, bytes and refusals."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from recsys_fed.federation.schedule import Schedule
-from recsys_fed.federation.update import Update
+from recsys_fed.federation.update import Update, payload_of
 from recsys_fed.models.items import ItemEmbeddings, save_item_embeddings
+from recsys_fed.signing.canonical import sha256
 
 EVENTS, EMBEDDINGS, FEDERATION = "events.jsonl", "item_embeddings.safetensors", "federation.json"
+CERTIFICATES = "certificates"
 
 
 @dataclass(kw_only=True)
@@ -38,18 +41,46 @@ class FederationLog:
         if self.folder is None:
             return
         ordered = sorted(updates, key=lambda update: (len(update.silo), update.silo))
-        lines = [json.dumps({"silo": u.silo, **u.event.to_dict()}, sort_keys=True) + "\n" for u in ordered]
+        lines = [json.dumps(_line(update), sort_keys=True) + "\n" for update in ordered]
         with (self.folder / EVENTS).open("a") as file:
             file.writelines(lines)
 
-    def finished(self, model: ItemEmbeddings) -> None:
-        """Write the totals, then the model: where the model is, the run is complete."""
-        self.totals["embedding_dim"] = model.embedding_dim
-        if self.folder is not None:
-            self._write_totals(self.folder)
-            save_item_embeddings(model, self.folder / EMBEDDINGS)
+    def finished(
+        self,
+        model: ItemEmbeddings,
+        certificates: Mapping[str, bytes],
+        *,
+        missing: Sequence[str],
+        metrics: Mapping[str, Mapping[str, float]],
+    ) -> None:
+        """Write the certificates, the totals, then the model: where the model is, the run is complete.
+
+        `missing` says of each silo without a certificate why there is none; `metrics` are what the silos
+        measured, each with the standard deviation of its noise.
+        """
+        self.totals |= {"embedding_dim": model.embedding_dim, "certificates_missing": list(missing)}
+        self.totals["private_metrics"] = {name: dict(values) for name, values in metrics.items()}
+        if self.folder is None:
+            return
+        write_certificates(self.folder / CERTIFICATES, certificates)
+        self._write_totals(self.folder)
+        save_item_embeddings(model, self.folder / EMBEDDINGS)
 
     def _write_totals(self, folder: Path) -> None:
         partial = folder / (FEDERATION + ".part")
         partial.write_text(json.dumps(self.totals, indent=2, sort_keys=True) + "\n")
         partial.replace(folder / FEDERATION)
+
+
+def write_certificates(folder: Path, certificates: Mapping[str, bytes]) -> None:
+    """Write one file a silo; those of an earlier run there are removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob("*.json"):
+        stale.unlink()
+    for number, (silo, content) in enumerate(certificates.items()):
+        name = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in silo)
+        (folder / f"{number:04}-{name[:64]}.json").write_bytes(content + b"\n")
+
+
+def _line(update: Update) -> dict[str, Any]:
+    return {"silo": update.silo, "payload": sha256(payload_of(update)), **update.event.to_dict()}

@@ -1,7 +1,7 @@
 """The server's half of a run: plan, calibrate, ask, step. Pure computation; `server` moves the messages."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,15 +10,25 @@ from recsys_fed.catalogue.features import public_features
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError, PrivacyError, ProtocolError
+from recsys_fed.evaluation.metric_sums import noised_metrics
 from recsys_fed.federation.aggregation import noise_on_total, total_of
+from recsys_fed.federation.metrics_round import SHAPE as METRICS_SHAPE
+from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
+from recsys_fed.federation.metrics_round import (
+    metrics_epsilon,
+    metrics_release,
+    metrics_stage,
+    model_settings,
+    model_tables,
+)
 from recsys_fed.federation.update import Greeting, Request, Update, check_update
 from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.privacy.calibration import calibrate_noise_multiplier
-from recsys_fed.privacy.events import PlannedRelease
+from recsys_fed.privacy.events import PlannedRelease, events_of
 from recsys_fed.privacy.guarantee import check_delta, guarantee_of
 from recsys_fed.privacy.noise import grid_step
 from recsys_fed.trainers import configured_trainer
-from recsys_fed.trainers.base import PublicFacts, Stage, Trainer
+from recsys_fed.trainers.base import PublicFacts, Stage, Tables, Trainer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,6 +43,7 @@ class Schedule:
         noise_multiplier: base of the plan, calibrated for all rounds together; 0 for epsilon = inf.
         state: of the trainer.
         round: the next one, from 0.
+        metrics: what the silos measured on the model, as noised means over all silos' users.
     """
 
     config: FederationConfig
@@ -42,16 +53,20 @@ class Schedule:
     noise_multiplier: float
     state: Any
     round: int = 0
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def agree(greetings: Sequence[Greeting], catalogue: Catalogue | None) -> Greeting:
     """The catalogue that all silos and, where it has one, the server hold.
 
     Raises:
-        ProtocolError: somebody holds another one; names the silos.
+        ProtocolError: somebody holds another one, or two silos have one name; names the silos.
     """
     if not greetings:
         raise ProtocolError("Expected at least one silo, got none.")
+    names = [greeting.silo for greeting in greetings]
+    if len(set(names)) < len(names):
+        raise ProtocolError(f"Expected silos with names of their own, got {', '.join(sorted(names))}.")
     expected = greetings[0]
     if catalogue is not None:
         expected = Greeting(silo="server", catalogue_hash=catalogue.content_hash, n_items=catalogue.n_items)
@@ -91,7 +106,11 @@ def begin(config: FederationConfig, agreed: Greeting, catalogue: Catalogue | Non
             "Expected noise = own with the local schedule: noise of local steps cannot be split over silos. "
             "Use dp-sgd.schedule = synchronous."
         )
-    noise_multiplier = _calibrated([stage.release for stage in stages], config)
+    metrics_noise = _metrics_noise(config)
+    noise_multiplier = _calibrated([stage.release for stage in stages], config, metrics_noise=metrics_noise)
+    if metrics_noise is not None:
+        relative = metrics_noise / noise_multiplier if noise_multiplier else 1.0
+        stages = (*stages, metrics_stage(relative_noise=relative))
     rng = np.random.default_rng([config.seed, 0])
     return Schedule(
         config=config,
@@ -108,7 +127,7 @@ def request(schedule: Schedule) -> Request:
     stage = schedule.stages[schedule.round]
     config = schedule.config
     noise_multiplier = schedule.noise_multiplier * stage.release.relative_noise
-    shape = schedule.trainer.shape(schedule.state, stage)
+    tables, settings, shape = _asked_for(schedule, stage)
     scale = stage.settings.get("update_scale", 1.0) * stage.l2_clip_norm
     share = 1.0 / config.silos if config.noise == "central" else 1.0
     return Request(
@@ -116,8 +135,8 @@ def request(schedule: Schedule) -> Request:
         trainer=config.trainer,
         stage=stage.name,
         released=stage.release.released,
-        tables=schedule.trainer.tables(schedule.state, stage),
-        settings=stage.settings,
+        tables=tables,
+        settings=settings,
         shape=shape,
         noise_multiplier=noise_multiplier,
         l2_clip_norm=stage.l2_clip_norm,
@@ -148,14 +167,13 @@ def advance(schedule: Schedule, asked: Request, updates: Sequence[Update]) -> Sc
             f"Expected all {schedule.config.silos} silos to add their share of the noise, got {len(updates)}: "
             "the sum has less noise than was promised and is not used. Use noise = own, or try again."
         )
-    state = schedule.trainer.step(
-        schedule.state,
-        schedule.stages[schedule.round],
-        total_of(updates, asked),
-        noise_std=noise_on_total(asked, len(updates)),
-        n_silos=len(updates),
-    )
-    return replace(schedule, state=state, round=schedule.round + 1)
+    stage = schedule.stages[schedule.round]
+    total, noise_std = total_of(updates, asked), noise_on_total(asked, len(updates))
+    after = replace(schedule, round=schedule.round + 1)
+    if stage.name == METRICS_STAGE:
+        return replace(after, metrics=noised_metrics(total, noise_std=noise_std, l2_clip_norm=asked.l2_clip_norm))
+    state = schedule.trainer.step(schedule.state, stage, total, noise_std=noise_std, n_silos=len(updates))
+    return replace(after, state=state)
 
 
 def item_embeddings(schedule: Schedule) -> ItemEmbeddings:
@@ -163,10 +181,33 @@ def item_embeddings(schedule: Schedule) -> ItemEmbeddings:
     return schedule.trainer.item_embeddings(schedule.state)
 
 
-def _calibrated(plan: Sequence[PlannedRelease], config: FederationConfig) -> float:
+def _asked_for(schedule: Schedule, stage: Stage) -> tuple[Tables, Mapping[str, float], tuple[int, int]]:
+    """Tables, settings and shape of a stage's request."""
+    if stage.name == METRICS_STAGE:
+        model = item_embeddings(schedule)
+        return model_tables(model), model_settings(model), METRICS_SHAPE
+    trainer, state = schedule.trainer, schedule.state
+    return trainer.tables(state, stage), stage.settings, trainer.shape(state, stage)
+
+
+def _calibrated(
+    plan: Sequence[PlannedRelease], config: FederationConfig, *, metrics_noise: float | None = None
+) -> float:
     """The base noise multiplier at which a user who is in as many silos as allowed has spent epsilon."""
-    everywhere = guarantee_of(config).over_silos(plan)
-    return calibrate_noise_multiplier(everywhere, epsilon=config.epsilon, delta=config.delta)
+    guarantee = guarantee_of(config)
+    fixed = [] if not metrics_noise else events_of([metrics_release()], metrics_noise)
+    return calibrate_noise_multiplier(
+        guarantee.over_silos(plan), epsilon=config.epsilon, delta=config.delta, fixed=guarantee.over_silos(fixed)
+    )
+
+
+def _metrics_noise(config: FederationConfig) -> float | None:
+    """The noise multiplier at which the metrics alone cost what they may; None if no metric leaves a silo."""
+    epsilon = metrics_epsilon(config)
+    if not epsilon:
+        return None
+    everywhere = guarantee_of(config).over_silos([metrics_release()])
+    return calibrate_noise_multiplier(everywhere, epsilon=epsilon, delta=config.delta)
 
 
 def _noise_level(config: FederationConfig) -> float:

@@ -4,15 +4,16 @@ Both are plain data without Flower; `wire` turns them into messages.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from recsys_fed import checks
-from recsys_fed.errors import ProtocolError
+from recsys_fed.errors import DataFormatError, ProtocolError
 from recsys_fed.privacy.events import ReleaseEvent
+from recsys_fed.signing.canonical import canonical, exactly, read_json, sha256, text_of
 
 PROTOCOL = 1
 # A round with more local steps than this is a mistake or an attack on the silo's time.
@@ -21,11 +22,12 @@ MOST_STEPS = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class Greeting:
-    """A silo's answer before training: which public catalogue it holds, and its public name."""
+    """A silo's answer before training: which public catalogue it holds, its public name, and its ledger's key."""
 
     silo: str
     catalogue_hash: str
     n_items: int
+    public_key: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,12 +80,58 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Update:
-    """What a silo releases in one round: a noised sum on the integer grid, and the event that pays for it."""
+    """What a silo releases in one round: a noised sum on the integer grid, and the event that pays for it.
+
+    `nonce` is drawn with the noise, so that two updates with the same bytes are one draw, never two that
+    happen to agree.
+    """
 
     silo: str
     total: npt.NDArray[np.int32]
     event: ReleaseEvent
     catalogue_hash: str
+    nonce: str
+
+
+def request_digest(request: Request) -> str:
+    """SHA-256 of all that a request asks: the same digest, the same answer."""
+    tables = {name: table.detach().cpu().contiguous().numpy() for name, table in request.tables.items()}
+    facts = {
+        f.name: getattr(request, f.name) for f in fields(request) if f.name not in ("tables", "settings", "shape")
+    }
+    facts |= {"settings": {name: float(value) for name, value in request.settings.items()}}
+    facts |= {"shape": list(request.shape)}
+    facts |= {"tables": {name: [str(t.dtype), list(t.shape), sha256(t.tobytes())] for name, t in tables.items()}}
+    return sha256(canonical(facts))
+
+
+def payload_of(update: Update) -> bytes:
+    """The bytes of an update that a ledger charges: one line of canonical JSON, then the integers, little-endian."""
+    facts = {
+        "silo": update.silo,
+        "event": update.event.to_dict(),
+        "catalogue_hash": update.catalogue_hash,
+        "nonce": update.nonce,
+        "shape": list(update.total.shape),
+    }
+    return canonical(facts) + b"\n" + np.ascontiguousarray(update.total, dtype="<i4").tobytes()
+
+
+def update_of(payload: bytes) -> Update:
+    """The update that `payload_of` wrote; raises DataFormatError for anything else."""
+    head, _, numbers = payload.partition(b"\n")
+    facts = exactly(read_json(head), {"silo", "event", "catalogue_hash", "nonce", "shape"}, "a payload")
+    try:
+        total = np.frombuffer(numbers, dtype="<i4").reshape(facts["shape"]).astype(np.int32)
+    except (TypeError, ValueError) as error:
+        raise DataFormatError(f"Expected the integers of a payload: {error}") from error
+    return Update(
+        silo=text_of(facts, "silo"),
+        total=total,
+        event=ReleaseEvent.from_dict(facts["event"]),
+        catalogue_hash=text_of(facts, "catalogue_hash"),
+        nonce=text_of(facts, "nonce"),
+    )
 
 
 def check_update(update: Update, request: Request) -> None:

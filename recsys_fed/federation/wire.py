@@ -2,7 +2,9 @@
 
     request   tables: ArrayRecord of released tables;  request: ConfigRecord of public numbers
     update    total: ArrayRecord with one int32 table;  update: ConfigRecord, the release event and the silo's name
-    greeting  greeting: ConfigRecord with the catalogue's hash and size and the silo's name
+    greeting  greeting: ConfigRecord with the catalogue's hash and size, the silo's name and its ledger's key
+    conclusion    conclusion: ConfigRecord with the released item embeddings, the bytes of their file
+    certificate   certificate: ConfigRecord with the silo's signed certificate of the run
 
 There is no MetricRecord and no count of users or interactions in any of them.
 """
@@ -24,7 +26,13 @@ _TABLE_TYPES = ("float32", "int64")
 _STRUCTURED = ("tables", "settings", "shape")
 _SETTING = "settings."
 # All records of each kind of message.
-_RECORDS = {"request": {"tables", "request"}, "update": {"total", "update"}, "greeting": {"greeting"}}
+_RECORDS = {
+    "request": {"tables", "request"},
+    "update": {"total", "update"},
+    "greeting": {"greeting"},
+    "conclusion": {"conclusion"},
+    "certificate": {"certificate"},
+}
 
 
 def request_to_records(request: Request) -> RecordDict:
@@ -58,7 +66,8 @@ def request_from_records(records: RecordDict) -> Request:
 
 def update_to_records(update: Update) -> RecordDict:
     """Encode an update."""
-    config = {**update.event.to_dict(), "silo": update.silo, "catalogue_hash": update.catalogue_hash}
+    config: dict[str, Any] = {**update.event.to_dict(), "silo": update.silo}
+    config |= {"catalogue_hash": update.catalogue_hash, "nonce": update.nonce}
     total = ArrayRecord(OrderedDict(total=Array(update.total)))
     return RecordDict({"total": total, "update": ConfigRecord({"protocol": PROTOCOL, **config})})
 
@@ -71,7 +80,7 @@ def update_from_records(records: RecordDict) -> Update:
     """
     config = _config(records, "update")
     try:
-        silo, catalogue_hash = str(config.pop("silo")), str(config.pop("catalogue_hash"))
+        silo, catalogue_hash, nonce = (str(config.pop(name)) for name in ("silo", "catalogue_hash", "nonce"))
         config.pop("protocol")
         total = _array("total", records.array_records["total"]["total"])
         if total.dtype != np.int32 or total.ndim != 2:
@@ -79,7 +88,7 @@ def update_from_records(records: RecordDict) -> Update:
         event = ReleaseEvent.from_dict(config)
     except (KeyError, DataFormatError) as error:
         raise ProtocolError(f"Expected an update of protocol {PROTOCOL}: {error}.") from error
-    return Update(silo=silo, total=total, event=event, catalogue_hash=catalogue_hash)
+    return Update(silo=silo, total=total, event=event, catalogue_hash=catalogue_hash, nonce=nonce)
 
 
 def greeting_to_records(greeting: Greeting) -> RecordDict:
@@ -101,9 +110,24 @@ def greeting_from_records(records: RecordDict) -> Greeting:
             silo=str(config["silo"]),
             catalogue_hash=str(config["catalogue_hash"]),
             n_items=int(config["n_items"]),
+            public_key=str(config["public_key"]),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise ProtocolError(f"Expected a greeting of protocol {PROTOCOL}: {error}.") from error
+
+
+def blob_to_records(name: str, content: bytes) -> RecordDict:
+    """Encode a message of one blob: a *conclusion* or a *certificate*."""
+    return RecordDict({name: ConfigRecord({"protocol": PROTOCOL, "content": content})})
+
+
+def blob_from_records(name: str, records: RecordDict) -> bytes:
+    """Decode a message of one blob; raises ProtocolError for anything else."""
+    config = _config(records, name)
+    if set(config) != {"protocol", "content"} or not isinstance(config["content"], bytes):
+        raise ProtocolError(f"Expected a {name} with its content, got the keys {sorted(config)}.")
+    content: bytes = config["content"]
+    return content
 
 
 def payload_bytes(records: RecordDict) -> int:

@@ -15,7 +15,7 @@ from recsys_fed.errors import CalibrationError, ConfigurationError
 from recsys_fed.privacy.accounting import epsilon_pld, epsilon_prv
 from recsys_fed.privacy.accounting.gaussian import largest_mu
 from recsys_fed.privacy.accounting.pld import loss_deviation
-from recsys_fed.privacy.events import PlannedRelease, events_of
+from recsys_fed.privacy.events import PlannedRelease, PrivacyEvent, events_of
 
 SMALLEST_EPSILON, LARGEST_EPSILON = 0.01, 200.0
 SMALLEST_DELTA = 1e-12
@@ -28,11 +28,15 @@ FIRST_STEP = 0.1  # of the search in log noise; doubled until the root is enclos
 ATTEMPTS = 6
 
 
-def calibrate_noise_multiplier(plan: Sequence[PlannedRelease], *, epsilon: float, delta: float) -> float:
+def calibrate_noise_multiplier(
+    plan: Sequence[PlannedRelease], *, epsilon: float, delta: float, fixed: Sequence[PrivacyEvent] = ()
+) -> float:
     """Return the base noise multiplier at which the whole plan costs `epsilon` at `delta`, or just less.
 
+    `fixed` are events whose noise is settled already, spent or planned; the plan gets what they leave.
+
     Guarantees, for a user added or removed:
-    - `epsilon_pld` and `epsilon_prv` of `events_of(plan, result)` are at most `epsilon`, and for
+    - `epsilon_pld` and `epsilon_prv` of `fixed` and `events_of(plan, result)` together are at most `epsilon`, and for
       0.1 <= epsilon <= 16 within 2% below it (1.2% by the margin, and the grid's error);
     - for epsilon >= 1 the same holds for Opacus' PRVAccountant at its default eps_error of 0.01. Below
       that the default's error alone may exceed what 2% leave;
@@ -50,8 +54,8 @@ def calibrate_noise_multiplier(plan: Sequence[PlannedRelease], *, epsilon: float
     _check_reachable(plan, epsilon=epsilon, delta=delta)
     goal = epsilon - MARGIN * min(1.0, epsilon)
     for _ in range(ATTEMPTS):
-        noise = _noise_for(plan, epsilon=goal, delta=delta)
-        excess = _reaccounted(plan, noise, epsilon=epsilon, delta=delta) - epsilon
+        noise = _noise_for(plan, epsilon=goal, delta=delta, fixed=fixed)
+        excess = _reaccounted((*fixed, *events_of(plan, noise)), epsilon=epsilon, delta=delta) - epsilon
         if excess <= 0:
             return noise
         goal -= 1.05 * excess
@@ -86,23 +90,25 @@ def _log_absence(sampling_probability: float) -> float:
     return math.log1p(-sampling_probability) if sampling_probability < 1 else -math.inf
 
 
-def _reaccounted(plan: Sequence[PlannedRelease], noise: float, *, epsilon: float, delta: float) -> float:
-    events = events_of(plan, noise)
+def _reaccounted(events: Sequence[PrivacyEvent], *, epsilon: float, delta: float) -> float:
     eps_error = OPACUS_EPS_ERROR if epsilon >= 1 else None
     return max(epsilon_pld(events, delta=delta), epsilon_prv(events, delta=delta, eps_error=eps_error))
 
 
-def _noise_for(plan: Sequence[PlannedRelease], *, epsilon: float, delta: float) -> float:
+def _noise_for(
+    plan: Sequence[PlannedRelease], *, epsilon: float, delta: float, fixed: Sequence[PrivacyEvent]
+) -> float:
     """Base noise multiplier at which PLD gives `epsilon`, rounded up."""
-    mu = largest_mu(epsilon=epsilon, delta=delta)
+    mu = _mu_left(fixed, epsilon=epsilon, delta=delta)
     # Without sampling k releases are one Gaussian with mu^2 = sum of steps / noise^2, an upper bound.
     unsampled = math.sqrt(sum(r.steps / r.relative_noise**2 for r in plan)) / mu
-    if all(release.sampling_probability == 1 for release in plan):
+    probabilities = [r.sampling_probability for r in plan] + [e.sampling_probability for e in fixed]
+    if all(probability == 1 for probability in probabilities):
         return unsampled * (1 + TOLERANCE)
 
     @cache
     def log_ratio(log_noise: float) -> float:
-        spent = epsilon_pld(events_of(plan, math.exp(log_noise)), delta=delta)
+        spent = epsilon_pld((*fixed, *events_of(plan, math.exp(log_noise))), delta=delta)
         return math.log(min(max(spent, 1e-9), 1e9) / epsilon)
 
     low = high = math.log(_normal_approximation(plan, mu=mu, unsampled=unsampled))
@@ -113,6 +119,21 @@ def _noise_for(plan: Sequence[PlannedRelease], *, epsilon: float, delta: float) 
         low, high, step = low - step, low, 2 * step
     root = float(brentq(log_ratio, low, high, xtol=TOLERANCE))
     return math.exp(root + 2 * TOLERANCE)
+
+
+def _mu_left(fixed: Sequence[PrivacyEvent], *, epsilon: float, delta: float) -> float:
+    """mu of a Gaussian mechanism at the target, less that of the fixed events without sampling.
+
+    Raises:
+        CalibrationError: the fixed events alone cost the target.
+    """
+    if any(event.noise_multiplier == 0 for event in fixed) or epsilon_pld(fixed, delta=delta) >= epsilon:
+        raise CalibrationError(
+            f"Expected a budget that something is left of, the events that are settled cost epsilon = {epsilon:g} "
+            "or more on their own. Raise epsilon, or release less."
+        )
+    precision = math.fsum(e.steps / e.noise_multiplier**2 for e in fixed if e.sampling_probability == 1)
+    return math.sqrt(max(largest_mu(epsilon=epsilon, delta=delta) ** 2 - precision, 1e-18))
 
 
 def _normal_approximation(plan: Sequence[PlannedRelease], *, mu: float, unsampled: float) -> float:

@@ -6,7 +6,7 @@ still open. Nothing here computes an epsilon: events are stored, epsilon is reco
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from recsys_fed import checks
@@ -15,6 +15,7 @@ from recsys_fed.errors import ConfigurationError, DataFormatError
 MECHANISMS = ("gaussian",)
 UNITS = ("user",)
 NEIGHBOURING_RELATIONS = ("add-or-remove-one-user",)
+CLIPPINGS = ("automatic", "flat")
 NOISE_SOURCES = ("seeded-simulation", "operating-system")
 
 
@@ -25,15 +26,18 @@ class PrivacyEvent:
     `noise_multiplier` is the standard deviation of the noise over the L2 sensitivity of the sum
     (one user added or removed); 0 means no noise, hence an infinite epsilon.
     `sampling_probability` is the chance of each user, drawn independently at every step (Poisson);
-    1 means that everyone takes part. Raises ConfigurationError for values out of range.
+    1 means that everyone takes part. `slack` is what all steps together cost in delta outright, whatever
+    the noise: the probability that rounding to the grid adds more to the sensitivity than the noise was
+    scaled for. Raises ConfigurationError for values out of range.
     """
 
     noise_multiplier: float
     sampling_probability: float = 1.0
     steps: int = 1
+    slack: float = 0.0
 
     def __post_init__(self) -> None:
-        checks.non_negative(noise_multiplier=self.noise_multiplier)
+        checks.non_negative(noise_multiplier=self.noise_multiplier, slack=self.slack)
         checks.probability(sampling_probability=self.sampling_probability)
         checks.at_least(1, steps=self.steps)
 
@@ -43,8 +47,10 @@ class ReleaseEvent(PrivacyEvent):
     """A privacy event with what a ledger keeps about it; accountants read it as a PrivacyEvent.
 
     `released` names what left ("item counts", "item embeddings"), `l2_clip_norm` the sensitivity
-    in the unit of the release, `round` (from 0) and `stage` its place in the protocol, and
-    `noise_source` whether the noise came from the operating system or from a simulation's seed.
+    in the unit of the release, `clipping` how each user's term is bounded by it (see `privacy.clipping`),
+    `noise_share` the part of the noise's variance that this silo adds, `round` (from 0) and `stage` its
+    place in the protocol, and `noise_source` whether the noise came from the operating system or from a
+    simulation's seed.
     """
 
     released: str
@@ -54,6 +60,7 @@ class ReleaseEvent(PrivacyEvent):
     noise_source: str
     trainer: str
     noise_share: float = 1.0
+    clipping: str = "automatic"
     mechanism: str = "gaussian"
     unit: str = "user"
     neighbouring_relation: str = "add-or-remove-one-user"
@@ -63,6 +70,7 @@ class ReleaseEvent(PrivacyEvent):
         checks.positive(l2_clip_norm=self.l2_clip_norm)
         checks.probability(noise_share=self.noise_share)
         checks.at_least(0, round=self.round)
+        checks.one_of(CLIPPINGS, clipping=self.clipping)
         checks.one_of(MECHANISMS, mechanism=self.mechanism)
         checks.one_of(UNITS, unit=self.unit)
         checks.one_of(NEIGHBOURING_RELATIONS, neighbouring_relation=self.neighbouring_relation)
@@ -73,7 +81,7 @@ class ReleaseEvent(PrivacyEvent):
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as JSON values: one line of a ledger."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in _FIELD_TYPES}
 
     @classmethod
     def from_dict(cls, record: object) -> Self:
@@ -84,7 +92,7 @@ class ReleaseEvent(PrivacyEvent):
         """
         if not isinstance(record, Mapping):
             raise DataFormatError(f"Expected a release event's mapping, got {type(record).__name__}.")
-        types = {field.name: field.type for field in fields(cls)}
+        types = _FIELD_TYPES
         if record.keys() != types.keys():
             unknown, missing = sorted(map(str, record.keys() - types)), sorted(types.keys() - record.keys())
             raise DataFormatError(
@@ -126,6 +134,9 @@ def events_of(plan: Iterable[PlannedRelease], noise_multiplier: float) -> tuple[
         )
         for release in plan
     )
+
+
+_FIELD_TYPES: dict[str, object] = {field.name: field.type for field in fields(ReleaseEvent)}
 
 
 def _typed(name: str, expected: object, value: object) -> object:

@@ -1,14 +1,15 @@
 """The promise made to users: a target (epsilon, delta), its unit, and a sentence that says it."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from recsys_fed import checks
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.privacy.events import NEIGHBOURING_RELATIONS, UNITS
+from recsys_fed.privacy.accounting.kinds import Kinds, kinds_of
+from recsys_fed.privacy.events import NEIGHBOURING_RELATIONS, UNITS, PrivacyEvent
 
 T = TypeVar("T")
 
@@ -47,7 +48,12 @@ class Guarantee:
         """
         return tuple(releases) * self.max_silos_per_user
 
-    def sentence(self) -> str:
+    def over_silos_kinds(self, events: Iterable[PrivacyEvent]) -> Kinds:
+        """The kinds of one silo's events, with steps times the number of silos that may hold the same user."""
+        k = self.max_silos_per_user
+        return tuple(replace(kind, steps=kind.steps * k, slack=kind.slack * k) for kind in kinds_of(events))
+
+    def sentence(self, *, seen: str = "everything that ever leaves") -> str:
         """Say in one sentence what is protected, from whom and how much, or that nothing is."""
         k = self.max_silos_per_user
         place, held = ("a silo", "in it") if k == 1 else (f"up to {k} silos", "in all of them")
@@ -57,7 +63,7 @@ class Guarantee:
                 f" interaction of any user {held} to anybody who sees it."
             )
         return (
-            f"For anybody who sees everything that ever leaves {place}, whatever else they know,"
+            f"For anybody who sees {seen} {place}, whatever else they know,"
             f" using all interactions of one user {held} or none of them changes the probability of any"
             f" conclusion by a factor of at most {_factor(self.epsilon)}, beyond an extra probability of at"
             f" most {self.delta:g} (epsilon = {self.epsilon:g}, delta = {self.delta:g})."

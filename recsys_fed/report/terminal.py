@@ -52,6 +52,8 @@ def print_simulation(record: Mapping[str, Any], *, output: Path | None) -> None:
     for name in (*_SHOWN, *sorted(n for n in record["metrics"] if n.startswith("sampled"))):
         table.add_row(name, f"{record['metrics'][name]:.4f}", f"{record['popularity'][name]:.4f}")
     console.print(table)
+    if record["private_metrics"]:
+        console.print(f"as the silos report it, a noised sum: {_private_metrics(record)}", soft_wrap=True)
     console.print(f"[yellow]{record['note']}[/]; {record['noise_note']}", soft_wrap=True)
     if record["epsilon"] == "inf":
         console.print(f"[bold red]{NO_PRIVACY}[/]")
@@ -84,6 +86,11 @@ def print_recommendations(result: Mapping[str, Any]) -> None:
     for row in result["recommendations"]:
         table.add_row(str(row["rank"]), row["item"], row["title"], f"{row['score']:.4f}")
     console.print(table)
+
+
+def _private_metrics(record: Mapping[str, Any]) -> str:
+    found = record["private_metrics"].items()
+    return ", ".join(f"{name} {m['value']:.4f} (noise +- {m['noise']:.4f})" for name, m in sorted(found))
 
 
 def _title(record: Mapping[str, Any]) -> str:

@@ -6,16 +6,16 @@ import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from recsys_fed.config import FederationConfig, Value, to_toml
 from recsys_fed.data.simulated import SimulatedFederation
 from recsys_fed.models.device import resolve_device
-from recsys_fed.privacy.accounting import epsilon_spent
+from recsys_fed.privacy.accounting import epsilon_of_history
 from recsys_fed.privacy.events import PrivacyEvent
 from recsys_fed.privacy.guarantee import Guarantee, guarantee_of
+from recsys_fed.versions import versions
 
 METRICS, CONFIG = "metrics.json", "config.toml"
 NOT_PRIVATISED = "simulation: metrics not privatised"
@@ -23,7 +23,6 @@ NOISE_NOTES = {
     "own": "every silo adds its own whole noise",
     "central": "noise once on the sum (stands for secure aggregation): private only against those who see the sum",
 }
-_PACKAGES = ("recsys-fed", "flwr", "torch", "opacus", "dp-accounting", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +71,7 @@ def metrics_record(
         "refused": measured.totals["refused"],
         "note": NOT_PRIVATISED,
         "metrics": dict(measured.metrics),
+        "private_metrics": measured.totals["private_metrics"],
         "popularity": dict(measured.popularity),
         "versions": versions(),
     }
@@ -88,11 +88,10 @@ def spent_by_silo(events: str, guarantee: Guarantee) -> dict[str, float]:
             steps=record["steps"],
         )
         by_silo.setdefault(record["silo"], []).append(event)
-    known: dict[tuple[PrivacyEvent, ...], float] = {}
-    for history in map(tuple, by_silo.values()):
-        if history not in known:
-            known[history] = epsilon_spent(guarantee.over_silos(history), delta=guarantee.delta)
-    return {silo: known[tuple(history)] for silo, history in by_silo.items()}
+    return {
+        silo: epsilon_of_history(guarantee.over_silos_kinds(history), delta=guarantee.delta)
+        for silo, history in by_silo.items()
+    }
 
 
 def write_run(folder: Path, settings: Mapping[str, Value], record: Mapping[str, object]) -> None:
@@ -112,14 +111,3 @@ def peak_rss_mb() -> float:
     unit = 1.0 if sys.platform == "darwin" else 1024.0
     peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return max(peaks) * unit / 1e6
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the result depends on."""
-    found = {"python": sys.version.split()[0]}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from recsys_fed.simulation.flower_engine import run_with_flower
 from recsys_fed.simulation.progress import Progress, ReleaseCounter, timed
 from recsys_fed.simulation.record import METRICS, Measured, metrics_record, write_run
 
-CATALOGUE = "catalogue.parquet"
+CATALOGUE, LEDGERS = "catalogue.parquet", "ledgers"
 FLOWER_TIMEOUT = 3_600.0
 
 
@@ -131,6 +132,8 @@ def _prepared(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
     """Load the data, and settle what depends on it: absolute paths, declared users, a delta small enough."""
     given = simulation.data
     data = replace(given, data=_absolute(given.data), item_catalogue=_absolute(given.item_catalogue))
+    if given.ledgers:
+        data = replace(data, ledgers=str(_made(Path(given.ledgers))))
     config = simulation.federation
     resolve_device(config.device)
     federation = simulated_federation(data, silos=config.silos, seed=config.seed)
@@ -165,11 +168,16 @@ def _absolute(spec: str) -> str:
 
 def _train(simulation: Simulation, federation: SimulatedFederation, *, folder: Path, progress: Progress) -> None:
     catalogue, done = folder / CATALOGUE, folder / EMBEDDINGS
+    data = simulation.data
+    if not data.ledgers:
+        # Silos that are made up for this run have no history: their ledgers start anew with it.
+        shutil.rmtree(folder / LEDGERS, ignore_errors=True)
+        data = replace(data, ledgers=str(folder / LEDGERS))
     federation.catalogue.save(catalogue)
     for stale in (done, folder / FEDERATION, folder / EVENTS, folder / METRICS):
         stale.unlink(missing_ok=True)
     config = replace(simulation.federation, output=str(folder), catalogue=str(catalogue))
-    run_config: dict[str, Value] = flat(config) | flat(simulation.data)
+    run_config: dict[str, Value] = flat(config) | flat(data)
     counter = ReleaseCounter(folder, config.silos, progress)
     if simulation.engine == "flower":
         run_with_flower(

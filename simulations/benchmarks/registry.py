@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from simulations.benchmarks.clipped_sum import clipped_sum_lines
 from simulations.benchmarks.engines import engine_lines
+from simulations.benchmarks.ledger import ledger_lines
 from simulations.benchmarks.line import Line
 from simulations.benchmarks.whole_run import whole_run_lines
 
@@ -13,4 +14,5 @@ BENCHMARKS: dict[str, Callable[[], list[Line]]] = {
     "whole-run": whole_run_lines,
     "engines": engine_lines,
     "clipped-sum": clipped_sum_lines,
+    "ledger": ledger_lines,
 }

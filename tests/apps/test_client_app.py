@@ -9,9 +9,10 @@ from driven_silo import CONFIG, DATA, drive
 from flwr.app import ConfigRecord, RecordDict
 
 from client import app as client_module
-from client.state import spent_events
+from client import state as silo_module
 from recsys_fed.data.simulated import simulated_federation
 from recsys_fed.federation.schedule import advance, begin, request
+from recsys_fed.federation.update import payload_of
 from recsys_fed.federation.wire import (
     greeting_from_records,
     request_to_records,
@@ -19,6 +20,7 @@ from recsys_fed.federation.wire import (
     update_to_records,
 )
 from recsys_fed.privacy.accounting import epsilon_spent
+from recsys_fed.signing.canonical import sha256
 
 
 def planned(ask):
@@ -46,7 +48,7 @@ def refused(reply) -> str:
 def test_the_whole_plan_is_answered_and_charged():
     def main(ask):
         schedule, _ = run_all(ask)
-        return schedule, spent_events(ask.state)
+        return schedule, ask.spent()
 
     schedule, events = drive(main)
     assert len(events) == len(schedule.stages) == 3
@@ -56,12 +58,12 @@ def test_the_whole_plan_is_answered_and_charged():
 def test_one_round_too_many_is_refused():
     def main(ask):
         _, asked = run_all(ask)
-        before = spent_events(ask.state)
+        before = ask.spent()
         reason = refused(ask("train", request_to_records(replace(asked, round=3))))
-        return reason, before, spent_events(ask.state)
+        return reason, before, ask.spent()
 
     reason, before, after = drive(main)
-    assert reason.startswith("BudgetExceededError: Expected a release within epsilon 2.0")
+    assert reason.startswith("BudgetExceededError: Expected a release within the limit epsilon 2 ")
     assert before == after
 
 
@@ -70,7 +72,7 @@ def test_too_little_noise_is_refused(weaker):
     def main(ask):
         asked = request(planned(ask))
         reply = ask("train", request_to_records(replace(asked, noise_multiplier=weaker * asked.noise_multiplier)))
-        return refused(reply), spent_events(ask.state)
+        return refused(reply), ask.spent()
 
     reason, events = drive(main)
     assert "BudgetExceededError" in reason
@@ -81,7 +83,7 @@ def test_a_smaller_share_of_the_noise_than_agreed_is_refused():
     def main(ask):
         asked = request(planned(ask))
         shares = {share: ask("train", request_to_records(replace(asked, noise_share=share))) for share in (0.99, 0.5)}
-        return [refused(reply) for reply in shares.values()], spent_events(ask.state)
+        return [refused(reply) for reply in shares.values()], ask.spent()
 
     reasons, events = drive(main)
     assert all("ProtocolError: Expected a noise share of at least 1.0" in reason for reason in reasons)
@@ -102,11 +104,11 @@ def test_the_agreed_share_of_the_noise_is_allowed_and_no_less():
 def test_another_catalogue_is_refused():
     def main(ask):
         asked = request(planned(ask))
-        return refused(ask("train", request_to_records(replace(asked, catalogue_hash="c0ffee")))), ask.state
+        return refused(ask("train", request_to_records(replace(asked, catalogue_hash="c0ffee")))), ask.spent()
 
-    reason, state = drive(main)
+    reason, events = drive(main)
     assert "ProtocolError: Expected a request about the catalogue" in reason
-    assert spent_events(state) == ()
+    assert events == ()
 
 
 def test_nonsense_is_refused_by_its_name():
@@ -127,22 +129,50 @@ def test_a_table_with_the_wrong_rows_gives_nothing():
     assert drive(main).has_error()
 
 
+def leaking(*_args, **_options):
+    raise RuntimeError("user 910001 rated 12 items")
+
+
 def test_the_text_of_an_exception_stays_in_the_silo(monkeypatch, caplog):
-    def leaking(*_args, **_options):
-        raise RuntimeError("user 910001 rated 12 items")
-
-    monkeypatch.setattr(client_module, "answer", leaking)
-
-    def main(ask):
-        reply = ask("train", request_to_records(request(planned(ask))))
-        return refused(reply), spent_events(ask.state)
-
-    reason, events = drive(main)
+    monkeypatch.setattr(silo_module, "answer", leaking)
+    reason = drive(lambda ask: refused(ask("train", request_to_records(request(planned(ask))))))
     assert "910001" not in reason
     assert "RuntimeError" not in reason
     assert "log" in reason
-    assert len(events) == 1, "a release that fails half-way stays charged"
     assert "910001" in caplog.text
+
+
+def test_a_computation_that_fails_has_released_nothing_and_is_not_charged():
+    def main(ask):
+        asked = request_to_records(request(planned(ask)))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(silo_module, "answer", leaking)
+            refused(ask("train", asked))
+        before = ask.spent()
+        return before, ask("train", asked), ask.spent()
+
+    before, reply, after = drive(main)
+    assert before == ()
+    assert not reply.has_error()
+    assert len(after) == 1
+
+
+def test_an_answer_that_is_lost_after_the_charge_stays_charged_once():
+    """The silo dies between the charge and the message: asked again, it sends what it has paid for."""
+
+    def main(ask):
+        asked = request_to_records(request(planned(ask)))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(client_module, "update_to_records", leaking)
+            refused(ask("train", asked))
+        before = [entry.hash for entry in ask.ledger().entries()]
+        update = update_from_records(ask("train", asked).content)
+        return before, [*ask.ledger().entries()], update
+
+    before, entries, update = drive(main)
+    assert before == [entry.hash for entry in entries]
+    assert [entry.kind for entry in entries] == ["genesis", "release"]
+    assert entries[1].body.payload == sha256(payload_of(update))
 
 
 def test_a_node_that_is_not_simulated_is_refused():
@@ -185,13 +215,28 @@ def test_the_greeting_is_about_the_catalogue():
     assert (greeting.silo, greeting.catalogue_hash, greeting.n_items) == ("silo-0", catalogue.content_hash, 25)
 
 
-def test_a_round_that_is_asked_for_twice_gets_fresh_noise():
+def test_the_same_request_gets_the_same_bytes_and_is_charged_once():
+    def main(ask):
+        asked = request_to_records(request(planned(ask)))
+        replies = [ask("train", asked).content for _ in range(3)]
+        return replies, ask.spent()
+
+    replies, events = drive(main)
+    assert len({payload_of(update_from_records(reply)) for reply in replies}) == 1
+    assert len(events) == 1
+
+
+def test_a_round_that_is_asked_for_in_other_words_gets_fresh_noise_and_is_charged():
     """Two answers with the same noise would give the noise away: their difference has none."""
 
     def main(ask):
-        asked = request_to_records(replace(request(planned(ask)), noise_multiplier=10.0))
-        return [update_from_records(ask("train", asked).content).total for _ in range(2)]
+        asked = replace(request(planned(ask)), noise_multiplier=10.0)
+        asks = [replace(asked, settings={"unobserved_weight": weight}) for weight in (0.3, 0.4)]
+        updates = [update_from_records(ask("train", request_to_records(one)).content) for one in asks]
+        return updates, ask.spent()
 
-    first, second = drive(main)
-    assert np.corrcoef(first.ravel(), second.ravel())[0, 1] < 0.9
-    assert np.count_nonzero(first == second) < len(first) / 2
+    (first, second), events = drive(main)
+    assert len(events) == 2
+    assert first.nonce != second.nonce
+    assert np.corrcoef(first.total.ravel(), second.total.ravel())[0, 1] < 0.9
+    assert np.count_nonzero(first.total == second.total) < len(first.total) / 2

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tempfile
 from collections import OrderedDict
 from dataclasses import replace
 
@@ -34,7 +35,9 @@ def run(config, tmp_path, spoiled, *, silos=(1,), kind="train", first=0, n_silos
         return spoiled(message, reply) if silo in silos and asked[silo] > first else reply
 
     config = replace(config, silos=SILOS, output=str(tmp_path))
-    run_in_process(server, app, run_config=flat(config) | flat(DATA), n_silos=n_silos)
+    # Silos without a past: the ledgers are new ones in each run.
+    data = replace(DATA, ledgers=tempfile.mkdtemp(dir=tmp_path))
+    run_in_process(server, app, run_config=flat(config) | flat(data), n_silos=n_silos)
     totals = json.loads((tmp_path / FEDERATION).read_text())
     events = [json.loads(line) for line in (tmp_path / EVENTS).read_text().splitlines()]
     return totals, events

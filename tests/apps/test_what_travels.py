@@ -9,9 +9,11 @@ import torch
 from flwr.app import Message
 from recorded_runs import recorded_run, write_table
 
+from recsys_fed.certificates.certificate import Certificate, read_certificate
 from recsys_fed.config import SimulationConfig
 from recsys_fed.data.simulated import simulated_federation
-from recsys_fed.federation.update import Greeting, Request
+from recsys_fed.federation.metrics_round import SHAPE as METRICS_SHAPE
+from recsys_fed.federation.update import PROTOCOL, Greeting, Request
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import load_item_embeddings
 from recsys_fed.models.users import user_vectors
@@ -26,12 +28,14 @@ RUNS = {
     "dp-sgd": {"trainer": "dp-sgd", "rounds": 4, "embedding_dim": 8},
     "dp-sgd, local steps": {"trainer": "dp-sgd", "rounds": 3, "embedding_dim": 8, "dp_sgd": {"schedule": "local"}},
 }
-TABLES = {"head", "damping", "direction", "subspace", "vectors"}
-SETTINGS = {"unobserved_weight", "regularization", "learning_rate", "expected_batch_size", "update_scale"}
+MODEL = {"vectors", "bias", "history_weights"}
+TABLES = {"head", "damping", "direction", "subspace"} | MODEL
+SETTINGS = {"unobserved_weight", "regularization", "learning_rate", "expected_batch_size", "update_scale", "ridge"}
 PLAIN = {f.name for f in fields(Request)} - {"tables", "settings", "shape"}
 REQUEST_KEYS = PLAIN | {"protocol", "rows", "columns"} | {f"settings.{name}" for name in SETTINGS}
-UPDATE_KEYS = {f.name for f in fields(ReleaseEvent)} | {"protocol", "silo", "catalogue_hash"}
+UPDATE_KEYS = {f.name for f in fields(ReleaseEvent)} | {"protocol", "silo", "catalogue_hash", "nonce"}
 GREETING_KEYS = {f.name for f in fields(Greeting)} | {"protocol"}
+CERTIFICATE_KEYS = {f.name for f in fields(Certificate)} | {"version"}
 
 
 @pytest.fixture(scope="module", params=RUNS.values(), ids=RUNS)
@@ -60,13 +64,36 @@ def scalars(messages: list[Message]) -> Iterator[int | float | str]:
                 yield from (key, *(value if isinstance(value, list) else [value]))
 
 
-def test_only_queries_and_train_messages_travel(run):
+def test_only_known_kinds_of_messages_travel(run):
     recorder, _, _ = run
     kinds = {message.metadata.message_type for message in (*recorder.sent, *recorder.replies)}
-    assert kinds == {"query", "train"}
-    assert len(of_type(recorder.sent, "query")) == N_SILOS
+    assert kinds == {"query", "train", "query.conclude"}
+    assert len(of_type(recorder.sent, "query")) == len(of_type(recorder.sent, "query.conclude")) == N_SILOS
     assert not any(reply.has_error() for reply in recorder.replies)
     assert not any(message.content.metric_records for message in (*recorder.sent, *recorder.replies))
+
+
+def test_the_last_question_is_the_released_model_and_its_answer_a_certificate(run):
+    recorder, _, folder = run
+    model = (folder / "item_embeddings.safetensors").read_bytes()
+    for message in of_type(recorder.sent, "query.conclude"):
+        assert set(message.content) == {"conclusion"}
+        assert dict(message.content.config_records["conclusion"]) == {"protocol": PROTOCOL, "content": model}
+    for reply in of_type(recorder.replies, "query.conclude"):
+        assert set(reply.content) == {"certificate"}
+        assert set(reply.content.config_records["certificate"]) == {"protocol", "content"}
+
+
+def test_certificates_hold_nothing_but_what_was_public_before(run):
+    recorder, federation, _ = run
+    for message in of_type(recorder.replies, "query.conclude"):
+        certificate = read_certificate(message.content.config_records["certificate"]["content"])
+        assert set(certificate.to_record()) == CERTIFICATE_KEYS
+        numbers = [certificate.terms.declared_users, certificate.head.number]
+        for release in certificate.releases:
+            assert set(release.event.to_dict()) == {f.name for f in fields(ReleaseEvent)}
+            numbers += [v for v in release.event.to_dict().values() if isinstance(v, int)]
+        assert not private_counts(federation) & set(numbers)
 
 
 def test_the_first_question_is_empty_and_its_answer_a_greeting(run):
@@ -98,8 +125,29 @@ def test_updates_hold_one_table_of_integers_and_its_event(run):
 
 def test_all_rows_are_items(run):
     recorder, _, _ = run
-    head = load_head(recorder)
-    assert all(array.shape[0] in {N_ITEMS, len(head)} for array in arrays(recorder.sent + recorder.replies))
+    head, metrics = load_head(recorder), of_metrics(recorder.replies)
+    others = [message for message in recorder.sent + recorder.replies if message not in metrics]
+    assert all(array.shape[0] in {N_ITEMS, len(head)} for array in arrays(others))
+
+
+def of_metrics(messages: list[Message]) -> list[Message]:
+    """Requests or updates of the round that measures the released model."""
+    records = [(message, message.content.config_records) for message in of_type(messages, "train")]
+    return [m for m, r in records if any(record.get("stage") == "metrics" for record in r.values())]
+
+
+def test_the_metrics_are_asked_of_the_released_model_and_are_one_small_noised_sum(run):
+    recorder, _, folder = run
+    model = load_item_embeddings(folder / "item_embeddings.safetensors")
+    assert len(of_metrics(recorder.sent)) == len(of_metrics(recorder.replies)) == N_SILOS
+    for message in of_metrics(recorder.sent):
+        tables = message.content.array_records["tables"]
+        assert set(tables) == MODEL
+        for name in MODEL:
+            assert np.array_equal(tables[name].numpy(), getattr(model, name).numpy())
+    for reply in of_metrics(recorder.replies):
+        assert reply.content.array_records["total"]["total"].numpy().shape == METRICS_SHAPE
+        assert reply.content.config_records["update"]["noise_multiplier"] > 1
 
 
 def load_head(recorder) -> np.ndarray:
@@ -114,13 +162,17 @@ def load_head(recorder) -> np.ndarray:
     return found[0]
 
 
+def private_counts(federation) -> set[int]:
+    """Numbers of users and interactions, of all silos and of each, and the users' numbers."""
+    n_users, silos = federation.train.shape[0], federation.users_of_silo
+    private = {n_users, federation.train.nnz, len(federation.dataset.interactions)}
+    private |= {len(users) for users in silos} | {int(federation.train[users].nnz) for users in silos}
+    return private | set(range(FIRST_ID, FIRST_ID + n_users))
+
+
 def test_no_value_is_a_user_or_a_private_count(run):
     recorder, federation, _ = run
-    n_users, n_cells = federation.train.shape[0], federation.train.nnz
-    silos = federation.users_of_silo
-    private = {n_users, n_cells, len(federation.dataset.interactions)}
-    private |= {len(users) for users in silos} | {int(federation.train[users].nnz) for users in silos}
-    private |= set(range(FIRST_ID, FIRST_ID + n_users))
+    private = private_counts(federation)
     for value in scalars(recorder.sent + recorder.replies):
         if isinstance(value, str):
             assert PREFIX not in value
@@ -135,7 +187,9 @@ def test_no_row_is_a_users_vector(run):
     recorder, federation, folder = run
     model = load_item_embeddings(folder / "item_embeddings.safetensors")
     users = user_vectors(model, histories_of(federation.train))
-    for array in arrays(recorder.sent + recorder.replies):
+    # The model itself is not looked at: a user with one item has the direction of that item, which is public.
+    model_requests = of_metrics(recorder.sent)
+    for array in arrays([message for message in recorder.sent + recorder.replies if message not in model_requests]):
         if array.ndim == 2 and array.shape[1] > 3:
             width = min(array.shape[1], users.shape[1])
             rows = torch.nn.functional.normalize(torch.from_numpy(array[:, :width]).float(), dim=1)
@@ -147,7 +201,10 @@ def test_no_column_is_a_users_history(run):
     recorder, federation, _ = run
     head = load_head(recorder)
     histories = torch.from_numpy(federation.train.toarray())
+    metrics = of_metrics(recorder.replies)
     for reply in of_type(recorder.replies, "train"):
+        if reply in metrics:
+            continue
         (total,) = arrays([reply])
         over = histories if len(total) == N_ITEMS else histories[:, head]
         columns = torch.nn.functional.normalize(torch.from_numpy(total).float(), dim=0)

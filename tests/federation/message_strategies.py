@@ -13,7 +13,7 @@ positive = st.floats(1e-30, 1e30)
 probabilities = st.floats(1e-9, 1.0)
 counts = st.integers(0, 2**31)
 
-greetings = st.builds(Greeting, silo=names, catalogue_hash=names, n_items=counts)
+greetings = st.builds(Greeting, silo=names, catalogue_hash=names, n_items=counts, public_key=names)
 
 _shapes = hnp.array_shapes(min_dims=1, max_dims=2, min_side=0, max_side=4)
 _floats = hnp.arrays(np.float32, _shapes, elements=st.floats(width=32, allow_nan=False, allow_infinity=False))
@@ -57,4 +57,4 @@ _events = st.builds(
     noise_share=probabilities,
 )
 _totals = hnp.arrays(np.int32, hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=5))
-updates = st.builds(Update, silo=names, total=_totals, event=_events, catalogue_hash=names)
+updates = st.builds(Update, silo=names, total=_totals, event=_events, catalogue_hash=names, nonce=names)

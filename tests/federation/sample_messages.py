@@ -23,11 +23,11 @@ REQUEST = Request(
     grid_step=2.0**-10,
     catalogue_hash="c0ffee",
 )
-GREETING = Greeting(silo="silo-0", catalogue_hash="c0ffee", n_items=4)
+GREETING = Greeting(silo="silo-0", catalogue_hash="c0ffee", n_items=4, public_key="ab" * 32)
 
 
 def honest_update(request: Request = REQUEST, total=None, *, silo: str = "silo-0") -> Update:
     """An update that answers a request, with the integers given."""
     table = np.zeros(request.shape, dtype=np.int32) if total is None else np.asarray(total, dtype=np.int32)
     event = release_event(request, noise_source="seeded-simulation")
-    return Update(silo=silo, total=table, event=event, catalogue_hash=request.catalogue_hash)
+    return Update(silo=silo, total=table, event=event, catalogue_hash=request.catalogue_hash, nonce="a draw")

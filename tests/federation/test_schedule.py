@@ -12,6 +12,7 @@ from silo_data import make_histories
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError, PrivacyError, ProtocolError
+from recsys_fed.federation.metrics_round import STAGE as METRICS
 from recsys_fed.federation.schedule import advance, agree, item_embeddings, request
 from recsys_fed.federation.update import Greeting
 from recsys_fed.privacy.accounting import epsilon_pld, epsilon_prv
@@ -46,7 +47,8 @@ def whole_run(request, silos):
 def test_a_whole_run_costs_what_was_promised(whole_run):
     config, schedule, rounds = whole_run
     assert len(rounds) == len(schedule.stages)
-    assert not config.rounds or len(rounds) == config.rounds
+    assert not config.rounds or len(rounds) == config.rounds + 1
+    assert rounds[-1][0].stage == METRICS
     spent = [account([events[0] for events in rounds], delta=config.delta) for account in (epsilon_pld, epsilon_prv)]
     assert max(spent) <= config.epsilon
     assert min(spent) >= 0.98 * config.epsilon

@@ -15,6 +15,7 @@ import numpy as np
 from dp_accounting.pld import privacy_loss_distribution
 
 from recsys_fed import checks
+from recsys_fed.privacy.accounting.slack import delta_left
 from recsys_fed.privacy.events import PrivacyEvent
 
 RELATIVE_INTERVAL = 0.03  # over the standard deviation of one step's privacy loss
@@ -33,7 +34,8 @@ def epsilon_pld(events: Sequence[PrivacyEvent], *, delta: float) -> float:
     checks.fraction(delta=delta)
     if not events:
         return 0.0
-    if any(event.noise_multiplier == 0 for event in events):
+    delta = delta_left(events, delta=delta)
+    if delta <= 0 or any(event.noise_multiplier == 0 for event in events):
         return math.inf
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)

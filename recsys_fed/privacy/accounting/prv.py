@@ -14,6 +14,7 @@ from opacus.accountants import PRVAccountant, RDPAccountant
 
 from recsys_fed import checks
 from recsys_fed.errors import PrivacyError
+from recsys_fed.privacy.accounting.slack import delta_left
 from recsys_fed.privacy.events import PrivacyEvent
 
 DEFAULT_EPS_ERROR = 0.01  # of Opacus
@@ -41,7 +42,8 @@ def epsilon_prv(events: Sequence[PrivacyEvent], *, delta: float, eps_error: floa
         checks.positive(eps_error=eps_error)
     if not events:
         return 0.0
-    if any(event.noise_multiplier == 0 for event in events):
+    delta = delta_left(events, delta=delta)
+    if delta <= 0 or any(event.noise_multiplier == 0 for event in events):
         return math.inf
     history = _history(events)
     loss_bound = _rdp(history, delta / 4000)

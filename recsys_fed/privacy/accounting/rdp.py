@@ -11,6 +11,7 @@ import numpy as np
 from opacus.accountants import RDPAccountant
 
 from recsys_fed import checks
+from recsys_fed.privacy.accounting.slack import delta_left
 from recsys_fed.privacy.events import PrivacyEvent
 
 # Opacus' binomial coefficients overflow beyond order 1,029; without sampling rdp(alpha) is linear.
@@ -35,7 +36,8 @@ def epsilon_rdp(events: Sequence[PrivacyEvent], *, delta: float) -> float:
     checks.fraction(delta=delta)
     if not events:
         return 0.0
-    if any(event.noise_multiplier == 0 for event in events):
+    delta = delta_left(events, delta=delta)
+    if delta <= 0 or any(event.noise_multiplier == 0 for event in events):
         return float("inf")
     sampled = any(event.sampling_probability < 1 for event in events)
     accountant = RDPAccountant()

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from recsys_fed.errors import BudgetExceededError
-from recsys_fed.federation.release import check_budget
+from recsys_fed.ledger.budget import check_budget
 from recsys_fed.privacy.calibration import calibrate_noise_multiplier
 from recsys_fed.privacy.events import PlannedRelease, PrivacyEvent, events_of
 from recsys_fed.privacy.guarantee import Guarantee
@@ -30,7 +30,7 @@ def test_the_whole_plan_is_allowed_and_nothing_more(plan):
     events = calibrated(plan)
     for done, event in enumerate(events):
         check_budget(events[:done], event, LIMIT)
-    with pytest.raises(BudgetExceededError, match=r"within epsilon 2\.0 .* too many rounds"):
+    with pytest.raises(BudgetExceededError, match=r"within the limit epsilon 2 .* fewer rounds"):
         check_budget(events, events[-1], LIMIT)
 
 

@@ -1,7 +1,9 @@
-"""The command `recsys-fed`. Every command is one call into the library; exit code 2 means bad input."""
+"""`recsys-fed simulate`: one flag a key of a run; flags come before the scenario, and it before the defaults."""
 
 import json
 import sys
+import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,15 +11,7 @@ import typer
 from rich.console import Console
 
 from recsys_fed.config import FederationConfig, SimulationConfig, known_key, parse, read_toml
-from recsys_fed.errors import RecsysFedError
-
-app = typer.Typer(
-    help="Federated, differentially private recommendation.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-_stderr = Console(stderr=True)
+from recsys_fed.errors import ConfigurationError
 
 Epsilon = Annotated[float | None, typer.Option(help="Privacy budget of every user; inf trains without noise.")]
 Scenario = Annotated[str | None, typer.Argument(help="Scenario TOML: a path, or a name of simulations/scenarios.")]
@@ -32,14 +26,16 @@ SampledNegatives = Annotated[
 MaxSilosPerUser = Annotated[
     int | None, typer.Option(help="In how many silos a user may be; every release then counts so many times.")
 ]
+MetricsEpsilon = Annotated[
+    float | None, typer.Option(help="Part of epsilon for the metrics that silos report; 0: no metric leaves.")
+]
+Ledgers = Annotated[str | None, typer.Option(help="Folder of the silos' ledgers; what they hold counts.")]
+EpsilonLimit = Annotated[float | None, typer.Option(help="Limit of new ledgers, over all runs that use them.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="KEY=VALUE, any key of a scenario: dp-sgd.local-steps=10.")
+]
 
 
-@app.callback()
-def _root() -> None:
-    """Federated, differentially private recommendation."""
-
-
-@app.command()
 def simulate(  # noqa: PLR0913  (one argument a flag)
     scenario: Scenario = None,
     *,
@@ -48,6 +44,10 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     item_catalogue: ItemCatalogue = None,
     split: Split = None,
     silos: Annotated[int | None, typer.Option(help="Number of silos.")] = None,
+    test_fraction: Annotated[
+        float | None, typer.Option(help="Share of the test items, where the split has one.")
+    ] = None,
+    min_value: Annotated[float | None, typer.Option(help="Keep only interactions of at least this value.")] = None,
     partition: Annotated[str | None, typer.Option(help="equal, zipf (sizes), dirichlet (tastes).")] = None,
     skew: Annotated[float | None, typer.Option(help="Exponent of zipf, concentration of dirichlet.")] = None,
     trainer: Annotated[str | None, typer.Option(help="spectral or dp-sgd.")] = None,
@@ -57,6 +57,9 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     rounds: Annotated[int | None, typer.Option(help="Exchanges of messages; 0 takes the trainer's rule.")] = None,
     embedding_dim: Annotated[int | None, typer.Option(help="Length of the vectors; 0 takes the rule.")] = None,
     noise: Noise = None,
+    metrics_epsilon: MetricsEpsilon = None,
+    ledgers: Ledgers = None,
+    epsilon_limit: EpsilonLimit = None,
     item_features: Annotated[bool | None, typer.Option(help="Start from public item features.")] = None,
     engine: Annotated[str | None, typer.Option(help="in-process or flower.")] = None,
     sampled_negatives: SampledNegatives = 0,
@@ -67,6 +70,7 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     threads: Annotated[int | None, typer.Option(help="Of the numerical libraries; 0 takes all processors.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of splits, silos, start and simulated noise.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the model, metrics and events.")] = None,
+    settings: Set = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics record as JSON.")] = False,
 ) -> None:
     """Train and evaluate a private federation of simulated silos."""
@@ -76,7 +80,7 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     from recsys_fed.simulation.apps import scenario_path  # noqa: PLC0415
 
     keys = read_toml(scenario_path(scenario)) if scenario else {}
-    keys |= flags
+    keys |= settings_of(settings or []) | flags
     simulation = runner.Simulation(
         federation=parse(FederationConfig, keys),
         data=parse(SimulationConfig, keys),
@@ -85,7 +89,7 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
         sampled_negatives=sampled_negatives,
         declare_users="declared-users" not in keys,
     )
-    with simulation_progress(_stderr, simulation) as progress:
+    with simulation_progress(Console(stderr=True), simulation) as progress:
         record = runner.simulate(simulation, output=output, progress=progress)
     if as_json:
         sys.stdout.write(json.dumps(record, indent=2) + "\n")
@@ -93,23 +97,22 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
         print_simulation(record, output=output)
 
 
-@app.command()
-def recommend(
-    *,
-    run: Annotated[Path, typer.Option(help="Folder that `simulate --output` wrote.")],
-    history: Annotated[str, typer.Option(help="Item ids, separated by commas.")],
-    k: Annotated[int, typer.Option("-k", help="Length of the list.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Fold a user in from a history and recommend; nothing leaves this machine."""
-    from recsys_fed.report.terminal import print_recommendations  # noqa: PLC0415
-    from recsys_fed.simulation.recommend import recommend_from_run  # noqa: PLC0415
+def settings_of(pairs: Sequence[str]) -> dict[str, object]:
+    """Read KEY=VALUE with values as in TOML; what is no TOML is a text.
 
-    result = recommend_from_run(run, [item.strip() for item in history.split(",") if item.strip()], k=k)
-    if as_json:
-        sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-    else:
-        print_recommendations(result)
+    Raises:
+        ConfigurationError: it is something else, or nothing reads the key.
+    """
+    keys: dict[str, object] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not known_key(key):
+            raise ConfigurationError(f"Expected --set KEY=VALUE with a key of a run, got {pair!r}.")
+        try:
+            keys[key] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            keys[key] = text
+    return keys
 
 
 def _run_keys(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -120,13 +123,3 @@ def _run_keys(arguments: dict[str, Any]) -> dict[str, Any]:
         for name, value in arguments.items()
         if value is not None and (known_key(names[name]) or name == "engine") and name != "output"
     }
-
-
-def main() -> None:
-    """Run the command; errors of the library are one line on standard error and exit code 2."""
-    try:
-        app()
-    except RecsysFedError as error:
-        _stderr.print(f"[bold red]{type(error).__name__}[/]: ", end="")
-        _stderr.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)

@@ -1,0 +1,54 @@
+"""The ledger of a simulated silo: a real one, but for the wait for the disk, with a key of its own beside it."""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from recsys_fed.certificates.terms import Terms
+from recsys_fed.config import FederationConfig, SimulationConfig
+from recsys_fed.ledger.ledger import Ledger
+from recsys_fed.privacy.guarantee import Guarantee
+from recsys_fed.signing.keys import SigningKey
+
+LEDGER, KEY = "ledger.sqlite", "signing.key"
+
+
+def simulated_ledger(
+    silo: str, config: FederationConfig, simulation: SimulationConfig, *, run: str
+) -> tuple[Ledger, SigningKey]:
+    """Open the ledger of a simulated silo, or start it; return it with its key."""
+    guarantee = Guarantee(
+        epsilon=simulation.epsilon_limit or config.epsilon,
+        delta=config.delta,
+        max_silos_per_user=config.max_silos_per_user,
+    )
+    return _opened(_folder(simulation, run=run) / silo, silo, guarantee, config.declared_users, run)
+
+
+def _folder(simulation: SimulationConfig, *, run: str) -> Path:
+    """The folder that the run names; a bare `flwr run` names none and gets one of its own beside Flower's state."""
+    if simulation.ledgers:
+        return Path(simulation.ledgers)
+    home = Path(os.environ.get("FLWR_HOME", "~/.flwr")).expanduser()
+    return home / "recsys-fed-ledgers" / f"run-{run}"
+
+
+@lru_cache(maxsize=1024)
+def _opened(
+    folder: Path, silo: str, guarantee: Guarantee, declared_users: int, run: str
+) -> tuple[Ledger, SigningKey]:
+    """Opened once a run and process: a silo is asked every round."""
+    path, key_file = folder / LEDGER, folder / KEY
+    if path.is_file():
+        key = SigningKey.load(key_file)
+        return Ledger.open(str(path), key=key, durable=False), key
+    key = SigningKey.generate()
+    key.save(key_file)
+    terms = Terms(
+        silo=silo,
+        public_key=key.public_key,
+        guarantee=guarantee,
+        declared_users=declared_users,
+        simulated=True,
+    )
+    return Ledger.create(str(path), key=key, terms=terms, durable=False), key

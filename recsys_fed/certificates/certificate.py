@@ -1,0 +1,152 @@
+"""The certificate of one silo for one run: what it released, what that cost, and for which model.
+
+It holds nothing that is not public already: events, digests, figures that follow from events, the silo's terms,
+and the head of its ledger. A later ledger that lacks this head was cut or replaced.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from recsys_fed.certificates.terms import Terms
+from recsys_fed.errors import DataFormatError, LedgerIntegrityError
+from recsys_fed.privacy.events import ReleaseEvent
+from recsys_fed.signing.canonical import canonical, exactly, parse_canonical, text_of
+from recsys_fed.signing.keys import SigningKey, verified
+
+VERSION = 1
+PURPOSE = "run certificate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """The last entry of a ledger: who knows it notices when entries are taken away."""
+
+    number: int
+    hash: str
+
+    @classmethod
+    def from_record(cls, record: object) -> Self:
+        """Read a head; raises DataFormatError for anything else."""
+        known = exactly(record, {"number", "hash"}, "a head of a ledger")
+        if type(known["number"]) is not int:
+            raise DataFormatError("Expected the number of an entry.")
+        return cls(number=known["number"], hash=text_of(known, "hash"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertifiedRelease:
+    """One release of the run: its entry in the ledger, the event, and the digest of its payload."""
+
+    number: int
+    hash: str
+    payload: str
+    event: ReleaseEvent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """See the module.
+
+    Attributes:
+        terms: of the ledger, with the limit that held when this was signed.
+        run: id of the run; time: UTC.
+        genesis: hash of the ledger's first entry.
+        head: of the ledger when this was signed.
+        releases: of this run, in order.
+        epsilon_of_run, epsilon_in_all: by accountant, at the delta of the terms.
+        model: SHA-256 of the released item embeddings file; "" if the run ended without one.
+        versions: of the software that answered.
+    """
+
+    terms: Terms
+    run: str
+    time: str
+    genesis: str
+    head: Head
+    releases: tuple[CertifiedRelease, ...]
+    epsilon_of_run: Mapping[str, float | str]
+    epsilon_in_all: Mapping[str, float | str]
+    model: str
+    versions: Mapping[str, str]
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the certificate as JSON values."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        return plain | {
+            "version": VERSION,
+            "terms": self.terms.to_record(),
+            "head": vars(self.head),
+            "releases": [vars(r) | {"event": r.event.to_dict()} for r in self.releases],
+            "epsilon_of_run": dict(self.epsilon_of_run),
+            "epsilon_in_all": dict(self.epsilon_in_all),
+            "versions": dict(self.versions),
+        }
+
+    @classmethod
+    def from_record(cls, record: object) -> Self:
+        """Read a certificate; raises DataFormatError for anything else."""
+        known = exactly(record, {f.name for f in fields(cls)} | {"version"}, "a certificate")
+        if known["version"] != VERSION:
+            raise DataFormatError(f"Expected a certificate of version {VERSION}, got {known['version']!r}.")
+        if not isinstance(known["releases"], list) or not isinstance(known["terms"], Mapping):
+            raise DataFormatError("Expected a certificate with its terms and its releases.")
+        return cls(
+            terms=Terms.from_record(known["terms"]),
+            head=Head.from_record(known["head"]),
+            releases=tuple(map(_release, known["releases"])),
+            epsilon_of_run=_figures(known, "epsilon_of_run"),
+            epsilon_in_all=_figures(known, "epsilon_in_all"),
+            versions={name: str(text) for name, text in _mapping(known, "versions").items()},
+            **{name: text_of(known, name) for name in ("run", "time", "genesis", "model")},
+        )
+
+
+def signed_certificate(certificate: Certificate, key: SigningKey) -> bytes:
+    """Return the certificate as the one text that its signature covers."""
+    record = certificate.to_record()
+    return canonical({"certificate": record, "signature": key.sign(PURPOSE, canonical(record))})
+
+
+def read_certificate(text: bytes) -> Certificate:
+    """Read a signed certificate and check that the key in its terms signed it.
+
+    Raises:
+        DataFormatError: it is something else.
+        LedgerIntegrityError: the signature does not hold.
+    """
+    record = exactly(parse_canonical(text.strip()), {"certificate", "signature"}, "a signed certificate")
+    certificate = Certificate.from_record(record["certificate"])
+    content = canonical(record["certificate"])
+    if not verified(certificate.terms.public_key, PURPOSE, content, text_of(record, "signature")):
+        raise LedgerIntegrityError(
+            f"Expected the certificate of {certificate.terms.silo} to be signed by its key, it is not."
+        )
+    return certificate
+
+
+def _release(record: object) -> CertifiedRelease:
+    known = exactly(record, {f.name for f in fields(CertifiedRelease)}, "a certified release")
+    if type(known["number"]) is not int:
+        raise DataFormatError("Expected the number of an entry.")
+    return CertifiedRelease(
+        number=known["number"],
+        hash=text_of(known, "hash"),
+        payload=text_of(known, "payload"),
+        event=ReleaseEvent.from_dict(known["event"]),
+    )
+
+
+def _mapping(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    if not isinstance(record[name], Mapping):
+        raise DataFormatError(f"Expected {name} to be a mapping, got {type(record[name]).__name__}.")
+    found: Mapping[str, Any] = record[name]
+    return found
+
+
+def _figures(record: Mapping[str, Any], name: str) -> Mapping[str, float | str]:
+    figures = _mapping(record, name)
+    for value in figures.values():
+        if type(value) is not float and value != "inf":
+            raise DataFormatError(f'Expected {name} to hold decimal numbers or "inf", got {value!r}.')
+    return dict(figures)

@@ -1,0 +1,38 @@
+"""The command `recsys-fed`. Every command is one call into the library.
+
+Exit codes: 0, it holds, fits or is done; 1, it does not hold, would exceed a budget, or was refused; 2, bad input.
+"""
+
+import sys
+
+import typer
+from rich.console import Console
+
+from recsys_fed.cli import privacy, recommend, simulate
+from recsys_fed.errors import BudgetExceededError, LedgerIntegrityError, RecsysFedError
+
+app = typer.Typer(
+    help="Federated, differentially private recommendation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("simulate")(simulate.simulate)
+app.command("recommend")(recommend.recommend)
+app.add_typer(privacy.app, name="privacy")
+_stderr = Console(stderr=True)
+
+
+@app.callback()
+def _root() -> None:
+    """Federated, differentially private recommendation."""
+
+
+def main() -> None:
+    """Run the command; errors of the library are one line on standard error and exit code 1 or 2."""
+    try:
+        app()
+    except RecsysFedError as error:
+        _stderr.print(f"[bold red]{type(error).__name__}[/]: ", end="")
+        _stderr.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1 if isinstance(error, LedgerIntegrityError | BudgetExceededError) else 2)

@@ -1,0 +1,106 @@
+"""Arguments that several commands of `recsys-fed privacy` share, and what becomes of them."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recsys_fed.config import FederationConfig, parse
+from recsys_fed.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from recsys_fed.certificates.terms import Terms
+    from recsys_fed.federation.planning import PublicCatalogue
+    from recsys_fed.signing.keys import SigningKey
+
+PASSPHRASE = "RECSYS_FED_PASSPHRASE"  # noqa: S105  (the name of a variable)
+DEFAULT_ITEMS = 3_000
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+LedgerAddress = Annotated[
+    str,
+    typer.Argument(metavar="LEDGER", help="Path of an SQLite file, or a URL such as postgresql://user@host/name."),
+]
+KeyFile = Annotated[Path, typer.Option("--key", help=f"Key file of the silo; its passphrase is in {PASSPHRASE}.")]
+WitnessFile = Annotated[
+    Path | None, typer.Option("--witness", help="File that notes the last entry, best on another medium.")
+]
+
+Epsilon = Annotated[float | None, typer.Option(help="Budget of every user, over all runs that are planned.")]
+Delta = Annotated[float | None, typer.Option(help="Below 1 / declared users.")]
+NoiseMultiplier = Annotated[
+    float | None, typer.Option(help="The reverse: the base noise multiplier; epsilon follows.")
+]
+TrainerName = Annotated[str | None, typer.Option(help="spectral or dp-sgd.")]
+Rounds = Annotated[int | None, typer.Option(help="Of training; 0 takes the trainer's rule.")]
+Silos = Annotated[int | None, typer.Option(help="Number of silos.")]
+DeclaredUsers = Annotated[int | None, typer.Option(help="Public order of magnitude of users of all silos.")]
+Items = Annotated[int, typer.Option("--n-items", help="Rows of the catalogue.")]
+CatalogueFile = Annotated[
+    Path | None, typer.Option("--catalogue", help="The public catalogue; its features may change the rounds.")
+]
+EmbeddingDim = Annotated[int | None, typer.Option(help="Length of the vectors; 0 takes the rule.")]
+MaxSilosPerUser = Annotated[int | None, typer.Option(help="In how many silos a user may be.")]
+MetricsEpsilon = Annotated[float | None, typer.Option(help="Part of epsilon for metrics; 0: no metric leaves.")]
+Noise = Annotated[str | None, typer.Option(help="own: each silo adds the whole noise; central: once on the sum.")]
+Setting = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: dp-sgd.schedule=local.")]
+
+
+def emit(record: object) -> None:
+    """Write a record to standard output as JSON."""
+    sys.stdout.write(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def key_of(path: Path) -> "SigningKey":
+    """Read a silo's key, with the passphrase of the environment if there is one."""
+    from recsys_fed.signing.keys import SigningKey  # noqa: PLC0415
+
+    return SigningKey.load(path, passphrase=os.environ.get(PASSPHRASE))
+
+
+def key_made(path: Path) -> "SigningKey":
+    """Read a silo's key, or make it if there is none yet."""
+    from recsys_fed.signing.keys import SigningKey  # noqa: PLC0415
+
+    if path.exists():
+        return key_of(path)
+    key = SigningKey.generate()
+    key.save(path, passphrase=os.environ.get(PASSPHRASE))
+    return key
+
+
+def federation_of(
+    flags: Mapping[str, Any], settings: list[str] | None, *, terms: "Terms | None" = None
+) -> FederationConfig:
+    """The configuration of a planned run: what was given, else the terms of a ledger, else the defaults of a run."""
+    from recsys_fed.cli.simulate import settings_of  # noqa: PLC0415
+
+    promised: dict[str, object] = {}
+    if terms is not None:
+        promised = {
+            "delta": terms.guarantee.delta,
+            "max-silos-per-user": terms.guarantee.max_silos_per_user,
+            "declared-users": terms.declared_users,
+        }
+    given = {name.replace("_", "-"): value for name, value in flags.items() if value is not None}
+    return parse(FederationConfig, promised | settings_of(settings or []) | given)
+
+
+def catalogue_of(path: Path | None, n_items: int) -> "PublicCatalogue":
+    """The catalogue of a plan: a file, or just a size."""
+    from recsys_fed.catalogue.items import Catalogue  # noqa: PLC0415
+    from recsys_fed.federation.planning import PublicCatalogue  # noqa: PLC0415
+
+    items = Catalogue.load(path) if path is not None else None
+    return PublicCatalogue(n_items=items.n_items if items is not None else n_items, items=items)
+
+
+def one_of_two(**given: object) -> None:
+    """Refuse two options of which one alone has a meaning."""
+    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise ConfigurationError(f"Expected one of {' and '.join(names)}, got both. Leave one out.")

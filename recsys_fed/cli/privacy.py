@@ -1,0 +1,172 @@
+"""`recsys-fed privacy`: what a ledger holds, whether it holds, and what a silo decides about its budget."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recsys_fed.cli import planning
+from recsys_fed.cli.options import AsJson, KeyFile, LedgerAddress, WitnessFile, emit, key_made, key_of
+
+EXIT_CODES = (
+    "Exit code 0: it holds, fits or is done. 1: it does not hold, would exceed, or was refused. 2: bad input."
+)
+
+app = typer.Typer(
+    help=f"The privacy ledger of a silo: plan, look, verify, export. {EXIT_CODES}",
+    no_args_is_help=True,
+)
+app.command("plan")(planning.plan)
+app.command("simulate-budget")(planning.simulate_budget)
+
+
+@app.command()
+def create(  # noqa: PLR0913  (one argument a flag)
+    ledger: LedgerAddress,
+    *,
+    key: KeyFile,
+    silo: Annotated[str, typer.Option(help="Public name of the silo.")],
+    epsilon: Annotated[float, typer.Option(help="Limit over the silo's lifetime.")],
+    declared_users: Annotated[int, typer.Option(help="Public order of magnitude of users of all silos.")],
+    delta: Annotated[float, typer.Option(help="Below 1 / declared users.")] = 1e-6,
+    max_silos_per_user: Annotated[int, typer.Option(help="In how many silos a user may be.")] = 1,
+    simulated: Annotated[bool, typer.Option("--simulated", help="Take noise from a seed: protects nobody.")] = False,
+    witness: WitnessFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start a ledger; the key is made if it is not there. Exit code 2 if there is a ledger already."""
+    from recsys_fed.certificates.terms import Terms  # noqa: PLC0415
+    from recsys_fed.ledger.ledger import Ledger  # noqa: PLC0415
+    from recsys_fed.privacy.guarantee import Guarantee  # noqa: PLC0415
+    from recsys_fed.report.privacy import print_created  # noqa: PLC0415
+
+    guarantee = Guarantee(epsilon=epsilon, delta=delta, max_silos_per_user=max_silos_per_user)
+    signing = key_made(key)
+    terms = Terms(
+        silo=silo,
+        public_key=signing.public_key,
+        guarantee=guarantee,
+        declared_users=declared_users,
+        simulated=simulated,
+    )
+    created = Ledger.create(ledger, key=signing, terms=terms, witness=witness)
+    record = {"ledger": created.place, "terms": terms.to_record(), "guarantee": guarantee.sentence()}
+    emit(record) if as_json else print_created(record)
+
+
+@app.command("set-limit")
+def set_limit(
+    ledger: LedgerAddress,
+    *,
+    key: KeyFile,
+    epsilon: Annotated[float, typer.Option(help="The new limit over the silo's lifetime.")],
+    reason: Annotated[str, typer.Option(help="Why; it is kept in the ledger.")],
+    witness: WitnessFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replace the epsilon limit by a signed entry with a reason."""
+    from recsys_fed.ledger.ledger import Ledger  # noqa: PLC0415
+    from recsys_fed.ledger.status import entry_record  # noqa: PLC0415
+    from recsys_fed.report.privacy import print_entries  # noqa: PLC0415
+
+    entry = Ledger.open(ledger, key=key_of(key), witness=witness).set_limit(epsilon, reason=reason)
+    emit(entry_record(entry)) if as_json else print_entries([entry_record(entry)])
+
+
+@app.command()
+def status(
+    ledger: LedgerAddress,
+    *,
+    delta: Annotated[list[float] | None, typer.Option(help="Also at this delta; may be repeated.")] = None,
+    runs: Annotated[int, typer.Option(min=0, help="How many of the last runs are listed.")] = 10,
+    witness: WitnessFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Terms, what is spent and left, and what the last runs cost. It does not verify the ledger."""
+    from recsys_fed.ledger.ledger import Ledger  # noqa: PLC0415
+    from recsys_fed.ledger.status import status_record  # noqa: PLC0415
+    from recsys_fed.report.privacy import print_status  # noqa: PLC0415
+
+    record = status_record(Ledger.open(ledger, witness=witness), deltas=delta or (), newest_runs=runs)
+    emit(record) if as_json else print_status(record)
+
+
+@app.command()
+def log(
+    ledger: LedgerAddress,
+    *,
+    run: Annotated[str | None, typer.Option(help="Only entries of this run.")] = None,
+    last: Annotated[int, typer.Option(min=1, help="How many of the last entries.")] = 20,
+    epsilon: Annotated[bool, typer.Option("--epsilon", help="Also what was spent until each entry.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """The last entries."""
+    from recsys_fed.ledger.ledger import Ledger  # noqa: PLC0415
+    from recsys_fed.ledger.status import log_record  # noqa: PLC0415
+    from recsys_fed.report.privacy import print_entries  # noqa: PLC0415
+
+    records = log_record(Ledger.open(ledger), last=last, run=run, epsilon=epsilon)
+    emit(records) if as_json else print_entries(records)
+
+
+@app.command()
+def verify(
+    ledger: Annotated[str, typer.Argument(metavar="LEDGER", help="A ledger, or an export (FILE.jsonl).")],
+    *,
+    public_key: Annotated[str | None, typer.Option(help="Whose ledger it must be; 64 hexadecimal digits.")] = None,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="It is an export, whatever its ending.")] = False,
+    certificates: Annotated[
+        list[Path] | None, typer.Option(help="Certificates of the silo: a file or a folder; may be repeated.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check chain, signatures, times, stored copies, limits, and certificates against the ledger.
+
+    Exit code 1 if anything does not hold; the first bad entry is named.
+    """
+    from recsys_fed.ledger.audit import audit_record  # noqa: PLC0415
+    from recsys_fed.report.privacy import print_audit  # noqa: PLC0415
+
+    record = audit_record(ledger, json_lines=jsonl, public_key=public_key, certificates=certificates or ())
+    emit(record) if as_json else print_audit(record)
+    raise typer.Exit(0 if record["holds"] else 1)
+
+
+@app.command("verify-run")
+def verify_run(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished run.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Check all certificates of a run together and say what the federation promises.
+
+    Exit code 1 if anything does not hold; everything that does not is listed.
+    """
+    from recsys_fed.certificates.run import verify_run as verified  # noqa: PLC0415
+    from recsys_fed.federation.outcome import CERTIFICATES, EMBEDDINGS, EVENTS  # noqa: PLC0415
+    from recsys_fed.report.privacy import print_run, run_record  # noqa: PLC0415
+
+    found = verified(folder / CERTIFICATES, events=folder / EVENTS, model=folder / EMBEDDINGS)
+    record = run_record(found)
+    emit(record) if as_json else print_run(record)
+    raise typer.Exit(0 if found.holds else 1)
+
+
+@app.command()
+def export(
+    ledger: LedgerAddress,
+    *,
+    output: Annotated[Path | None, typer.Option(help="A new file; without one, standard output.")] = None,
+) -> None:
+    """Write the ledger as JSON lines, which `verify` also reads."""
+    import sys  # noqa: PLC0415
+
+    from recsys_fed.ledger.export import export_ledger, export_lines  # noqa: PLC0415
+    from recsys_fed.ledger.ledger import Ledger  # noqa: PLC0415
+
+    opened = Ledger.open(ledger)
+    if output is not None:
+        export_ledger(opened, output)
+        return
+    sys.stdout.buffer.writelines(export_lines(opened))
+    sys.stdout.buffer.flush()

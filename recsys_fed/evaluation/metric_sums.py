@@ -1,0 +1,78 @@
+"""Metrics as a release: sums over a silo's users that are bounded per user, so that noise makes them private.
+
+A user with test items contributes (1, recall@20, ndcg@20) / sqrt(3), any other user nothing. The server divides
+the noised sums by the noised number of users, which is post-processing.
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from recsys_fed.evaluation.protocol import evaluate_ranking
+from recsys_fed.models.histories import Histories
+from recsys_fed.models.items import ItemEmbeddings
+from recsys_fed.models.users import scores, user_vectors
+
+METRICS = ("recall@20", "ndcg@20")
+_CUTOFF = 20
+_SCALE = (1 + len(METRICS)) ** -0.5
+# Below so many standard deviations of its noise the number of users says nothing, and neither do the ratios.
+_CLEAR = 5.0
+
+
+def metric_sums(
+    model: ItemEmbeddings, histories: Histories, test: sparse.csr_matrix | None, *, l2_clip_norm: float
+) -> torch.Tensor:
+    """Silo: [1 + len(METRICS), 1], number of users and sum of each metric, in units of l2_clip_norm / sqrt(3).
+
+    Args:
+        model: released.
+        histories: what the silo's users have; they are folded in from it.
+        test: csr [n_users, n_items], held-out interactions of the same users, or None.
+        l2_clip_norm: norm of the contribution of a user whose metrics are all 1.
+
+    Guarantees:
+        - Unit: one user; neighbouring relation: add or remove one user. Each user adds a vector of norm at most
+          l2_clip_norm that depends on that user's interactions and the model alone: L2 sensitivity l2_clip_norm.
+        - A silo without held-out interactions answers with zeros; no model makes the answer fail.
+    """
+    sums = torch.zeros(1 + len(METRICS), 1, dtype=torch.float64)
+    if test is None or not test.nnz:
+        return sums
+    users = user_vectors(model, histories)
+
+    def score(rows: slice) -> torch.Tensor:
+        # Whether a user's scores overflow must not decide whether the silo answers.
+        return torch.nan_to_num(scores(model, users[rows]))
+
+    measured = evaluate_ranking(score, train=_matrix(histories), test=test, cutoffs=(_CUTOFF,)).per_user
+    sums[0] = len(measured[METRICS[0]])
+    for row, name in enumerate(METRICS, start=1):
+        sums[row] = float(measured[name].clip(0.0, 1.0).sum())
+    bounded: torch.Tensor = sums * (_SCALE * l2_clip_norm)
+    return bounded
+
+
+def _matrix(histories: Histories) -> sparse.csr_matrix:
+    items, starts = histories.items.cpu().numpy(), histories.starts.cpu().numpy()
+    shape = histories.n_users, histories.n_items
+    return sparse.csr_matrix((np.ones(len(items), dtype=np.int8), items, starts), shape=shape)
+
+
+def noised_metrics(total: torch.Tensor, *, noise_std: float, l2_clip_norm: float) -> dict[str, Mapping[str, float]]:
+    """Server: each metric over all silos with the standard deviation that its noise gives it.
+
+    Nothing if the noised number of users is not well above its noise.
+    """
+    users, *sums = (total[:, 0].double() / (_SCALE * l2_clip_norm)).tolist()
+    deviation = noise_std / (_SCALE * l2_clip_norm)
+    if users <= max(_CLEAR * deviation, 0.5):
+        return {}
+    found: dict[str, Mapping[str, float]] = {}
+    for name, value in zip(METRICS, sums, strict=True):
+        mean = value / users
+        found[name] = {"value": mean, "noise": deviation * math.sqrt(1 + mean**2) / users}
+    return found

@@ -1,0 +1,174 @@
+"""What a run would cost and how large its noise would be, from the very plan that the server makes.
+
+Nothing is asked of any silo: everything here follows from public settings.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import torch
+
+from recsys_fed import checks
+from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.config import FederationConfig
+from recsys_fed.errors import CalibrationError
+from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
+from recsys_fed.federation.release import release_event
+from recsys_fed.federation.schedule import Schedule, begin, request
+from recsys_fed.federation.update import Greeting, Request
+from recsys_fed.privacy.accounting import epsilon_of_history
+from recsys_fed.privacy.accounting.kinds import repeated
+from recsys_fed.privacy.calibration import SMALLEST_EPSILON
+from recsys_fed.privacy.events import PrivacyEvent
+from recsys_fed.privacy.guarantee import guarantee_of
+
+# Of noise and epsilon that are searched for.
+PRECISION = 1e-3
+_ATTEMPTS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicCatalogue:
+    """What the plan needs of the catalogue: its size, and its items where features follow from them."""
+
+    n_items: int
+    items: Catalogue | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedStage:
+    """Equal rounds that follow each other.
+
+    Attributes:
+        asked: what a silo would be asked for in the first of them, without tables of real releases.
+        rounds: how many there are.
+        noise_of_silo: standard deviation of the noise of one silo's release, on each entry; of local steps, of
+            their sum.
+        noise_if_own, noise_if_once: the same on each entry of the sum over silos, if every silo adds the whole
+            noise and if it is added once; the latter is None for local steps, whose noise cannot be split.
+        signal: most that the declared users can add to the sum, as its length; None for local steps.
+    """
+
+    asked: Request
+    rounds: int
+    noise_of_silo: float
+    noise_if_own: float
+    noise_if_once: float | None
+    signal: float | None
+
+
+def planned_schedule(config: FederationConfig, catalogue: PublicCatalogue) -> Schedule:
+    """The schedule that the server would begin with; raises what it would raise."""
+    checks.at_least(1, n_items=catalogue.n_items, silos=config.silos)
+    hashed = catalogue.items.content_hash if catalogue.items is not None else ""
+    greeting = Greeting(silo="plan", catalogue_hash=hashed, n_items=catalogue.n_items)
+    return begin(config, greeting, catalogue.items)
+
+
+def planned_events(schedule: Schedule) -> tuple[PrivacyEvent, ...]:
+    """What one silo would be charged for the run."""
+    return tuple(
+        release_event(stage.asked, noise_source="operating-system")
+        for stage in stages_of(schedule)
+        for _ in range(stage.rounds)
+    )
+
+
+def schedule_with_noise(config: FederationConfig, catalogue: PublicCatalogue, *, noise_multiplier: float) -> Schedule:
+    """The reverse: the schedule whose base noise multiplier is the given one; its epsilon is in its config.
+
+    Raises:
+        CalibrationError: no epsilon that can be calibrated has this noise.
+    """
+    checks.non_negative(noise_multiplier=noise_multiplier)
+    if noise_multiplier == 0:
+        return planned_schedule(replace(config, epsilon=math.inf), catalogue)
+    guarantee = guarantee_of(config)
+    single = guarantee.over_silos_kinds([PrivacyEvent(noise_multiplier=noise_multiplier)])
+    goal = math.log(noise_multiplier)
+    at, slope = math.log(epsilon_of_history(single, delta=config.delta)), -1.0
+    known: tuple[float, float] | None = None
+    for _ in range(_ATTEMPTS):
+        schedule = planned_schedule(replace(config, epsilon=math.exp(at)), catalogue)
+        found = math.log(schedule.noise_multiplier)
+        if abs(found - goal) <= PRECISION:
+            break
+        if known is not None and at != known[0]:
+            # Noise falls with epsilon; the secant of the logarithms, kept from running away.
+            slope = min(-0.2, (found - known[1]) / (at - known[0]))
+        known, at = (at, found), at + (goal - found) / slope
+    else:
+        raise CalibrationError(
+            f"Expected an epsilon with the noise multiplier {noise_multiplier:g}, found none. Say the rounds."
+        )
+    exact = replace(schedule, noise_multiplier=noise_multiplier)
+    spent = epsilon_of_history(guarantee.over_silos_kinds(planned_events(exact)), delta=config.delta)
+    return replace(exact, config=replace(config, epsilon=spent))
+
+
+def schedule_of_equal_runs(config: FederationConfig, catalogue: PublicCatalogue, *, runs: int) -> Schedule:
+    """One of `runs` equal runs that cost at most the configuration's epsilon together, within 1% of it.
+
+    Its own epsilon is in its config, rounded down to four figures, so that the run can be asked for with it.
+
+    Raises:
+        CalibrationError: each would get less than can be calibrated.
+    """
+    checks.at_least(1, runs=runs)
+    if runs == 1 or math.isinf(config.epsilon):
+        return planned_schedule(config, catalogue)
+    guarantee, epsilon = guarantee_of(config), config.epsilon / math.sqrt(runs)
+    for _ in range(2 * _ATTEMPTS):
+        epsilon = _four_figures(epsilon)
+        if epsilon < SMALLEST_EPSILON:
+            raise CalibrationError(
+                f"Expected at least epsilon {SMALLEST_EPSILON:g} for each of {runs} runs, got {epsilon:g}. "
+                "Plan fewer runs, or a larger epsilon."
+            )
+        schedule = planned_schedule(replace(config, epsilon=epsilon), catalogue)
+        together = repeated(planned_events(schedule), runs)
+        cost = epsilon_of_history(guarantee.over_silos_kinds(together), delta=config.delta)
+        if 0.99 * config.epsilon <= cost <= config.epsilon:
+            return schedule
+        # Towards the middle of what is accepted: the cost grows a little faster than each run's epsilon.
+        epsilon *= 0.996 * config.epsilon / cost
+    raise CalibrationError(
+        f"Expected {runs} equal runs at epsilon {config.epsilon:g}, found none. Plan other rounds."
+    )
+
+
+def stages_of(schedule: Schedule) -> list[PlannedStage]:
+    """The rounds with shapes and noise: the server's half is driven with empty sums to where shapes are known."""
+    stages = []
+    numbered = list(enumerate(schedule.stages))
+    for _, group in groupby(numbered, key=lambda pair: pair[1]):
+        rounds = list(group)
+        first, stage = rounds[0]
+        schedule = replace(schedule, round=first)
+        asked = request(schedule)
+        stages.append(_planned(asked, schedule.config, rounds=len(rounds), declared=schedule.facts.declared_users))
+        if stage.name != METRICS_STAGE:
+            nothing = torch.zeros(asked.shape, dtype=torch.float64)
+            state = schedule.trainer.step(
+                schedule.state, stage, nothing, noise_std=stages[-1].noise_if_own, n_silos=schedule.config.silos
+            )
+            schedule = replace(schedule, state=state)
+    return stages
+
+
+def _planned(asked: Request, config: FederationConfig, *, rounds: int, declared: int) -> PlannedStage:
+    once = asked.noise_multiplier * asked.l2_clip_norm * asked.settings.get("update_scale", 1.0)
+    return PlannedStage(
+        asked=asked,
+        rounds=rounds,
+        noise_of_silo=once * math.sqrt(asked.noise_share),
+        noise_if_own=once * math.sqrt(config.silos),
+        noise_if_once=None if asked.noise_inside else once,
+        signal=None if asked.noise_inside else declared * asked.sampling_probability * asked.l2_clip_norm,
+    )
+
+
+def _four_figures(value: float) -> float:
+    unit = 10.0 ** (math.floor(math.log10(value)) - 3)
+    return float(f"{math.floor(value / unit) * unit:.4g}")

@@ -1,0 +1,228 @@
+"""What a ledger holds: entries that are chained by hash and signed by the silo.
+
+    content    = canonical record of (version, number, time, previous, kind, body)
+    signature  = Ed25519(purpose "ledger entry", content)
+    hash       = SHA-256(content, signature)   previous of the next entry; of the first it is 64 zeros
+
+Kinds: *genesis* (the terms, number 0), *release* (an event and the digest of its payload), *limit* (a new
+epsilon limit and its reason). Every byte of an exported line is covered, see `signing.canonical`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cached_property, lru_cache
+from typing import Any, Self
+
+from recsys_fed.certificates.terms import Terms, epsilon_from_record, epsilon_to_record
+from recsys_fed.errors import ConfigurationError, DataFormatError, LedgerIntegrityError
+from recsys_fed.privacy.events import ReleaseEvent
+from recsys_fed.signing.canonical import canonical, exactly, read_json, sha256, text_of
+from recsys_fed.signing.keys import SigningKey, verified
+
+VERSION = 1
+PURPOSE = "ledger entry"
+NOTHING_BEFORE = "0" * 64
+KINDS = ("genesis", "release", "limit")
+_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
+_TIME_FORM = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
+_RELEASE_TEXTS = ("run", "request", "payload", "code_version")
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """Body of a release entry: what was charged, and the payload that it pays for.
+
+    Attributes:
+        event: the frozen privacy event.
+        run: id of the run that asked.
+        request: SHA-256 of the request that is answered.
+        payload: SHA-256 of the bytes that may leave.
+        code_version: of this library.
+    """
+
+    event: ReleaseEvent
+    run: str
+    request: str
+    payload: str
+    code_version: str
+
+    def __post_init__(self) -> None:
+        for name in ("request", "payload"):
+            if not _DIGEST.fullmatch(getattr(self, name)):
+                raise DataFormatError(f"Expected {name} to be 64 hexadecimal digits, got {getattr(self, name)!r}.")
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the body as JSON values."""
+        return {name: getattr(self, name) for name in _RELEASE_TEXTS} | {"event": self.event.to_dict()}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Read a body; raises DataFormatError for anything else."""
+        known = exactly(record, {"event", *_RELEASE_TEXTS}, "a release")
+        texts = {name: text_of(known, name) for name in _RELEASE_TEXTS}
+        return cls(event=_event(known["event"]), **texts)
+
+
+def _event(record: object) -> ReleaseEvent:
+    """Read an event; a long ledger holds few different ones, so each is read once.
+
+    Values that are equal to Python but spelled otherwise (1 and 1.0) give the same event; readers of entries
+    compare the spelling of the whole afterwards.
+    """
+    try:
+        return _event_of(tuple(record.items())) if isinstance(record, dict) else ReleaseEvent.from_dict(record)
+    except TypeError:
+        return ReleaseEvent.from_dict(record)
+
+
+@lru_cache(maxsize=4096)
+def _event_of(items: tuple[tuple[str, Any], ...]) -> ReleaseEvent:
+    return ReleaseEvent.from_dict(dict(items))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """Body of a limit entry: from here on the silo's users may lose up to `epsilon`, and why that was decided."""
+
+    epsilon: float
+    reason: str
+
+    def __post_init__(self) -> None:
+        if not self.epsilon > 0:
+            raise ConfigurationError(f"Expected an epsilon limit > 0 (or inf), got {self.epsilon}.")
+        if not self.reason.strip():
+            raise ConfigurationError("Expected a reason for the new limit, got none. It is kept in the ledger.")
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the body as JSON values."""
+        return asdict(self) | {"epsilon": epsilon_to_record(self.epsilon)}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Read a body; raises DataFormatError for anything else."""
+        known = exactly(record, {"epsilon", "reason"}, "a limit")
+        try:
+            return cls(epsilon=epsilon_from_record(known["epsilon"]), reason=text_of(known, "reason"))
+        except ConfigurationError as error:
+            raise DataFormatError(f"Not a limit: {error}") from error
+
+
+Body = Terms | Release | Limit
+_BODIES: dict[str, type[Terms] | type[Release] | type[Limit]] = {"genesis": Terms, "release": Release, "limit": Limit}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One entry. `time` is UTC in microseconds, as text that sorts like the time itself."""
+
+    number: int
+    time: str
+    previous: str
+    kind: str
+    body: Body
+    signature: str = ""
+
+    @cached_property
+    def content(self) -> bytes:
+        """The bytes that are hashed and signed."""
+        return canonical(self._record())
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of content and signature: the next entry vouches for both."""
+        return sha256(self.content + b"\0" + self.signature.encode())
+
+    def signed(self, key: SigningKey) -> Self:
+        """Return the entry with the key's signature."""
+        return type(self)(
+            number=self.number,
+            time=self.time,
+            previous=self.previous,
+            kind=self.kind,
+            body=self.body,
+            signature=key.sign(PURPOSE, self.content),
+        )
+
+    def check_signature(self, public_key: str) -> None:
+        """Raise LedgerIntegrityError unless the owner of the key signed exactly this content."""
+        if not verified(public_key, PURPOSE, self.content, self.signature):
+            raise LedgerIntegrityError(
+                f"Expected entry {self.number} to be signed by the key {public_key[:16]}..., it is not."
+            )
+
+    def line(self) -> bytes:
+        """The entry as one line of an export, without the line's end."""
+        return canonical({"entry": self._record(), "signature": self.signature})
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "version": VERSION,
+            "number": self.number,
+            "time": self.time,
+            "previous": self.previous,
+            "kind": self.kind,
+            "body": self.body.to_record(),
+        }
+
+
+def entry_of(content: bytes, signature: str) -> Entry:
+    """Read an entry from its content and signature; nothing is verified beyond the format.
+
+    Raises:
+        DataFormatError: it is no entry of this version, or not in the one spelling of its values.
+    """
+    entry = _entry(read_json(content), signature)
+    if entry.content != content:
+        raise DataFormatError(f"Expected entry {entry.number} in the one spelling of its values, got another.")
+    return entry
+
+
+def entry_of_line(line: bytes) -> Entry:
+    """Read a line of an export; raises DataFormatError."""
+    record = exactly(read_json(line), {"entry", "signature"}, "a line of an exported ledger")
+    entry = _entry(record["entry"], text_of(record, "signature"))
+    if entry.line() != line:
+        raise DataFormatError(f"Expected entry {entry.number} in the one spelling of its values, got another.")
+    return entry
+
+
+def _entry(record: object, signature: str) -> Entry:
+    known = exactly(record, {"version", "number", "time", "previous", "kind", "body"}, "an entry")
+    if known["version"] != VERSION:
+        raise DataFormatError(f"Expected an entry of version {VERSION}, got {known['version']!r}.")
+    if type(known["number"]) is not int or known["kind"] not in KINDS or not isinstance(known["body"], dict):
+        raise DataFormatError(f"Expected an entry with a number, a kind of {KINDS} and a body.")
+    time, previous = text_of(known, "time"), text_of(known, "previous")
+    if not _is_time(time) or not _DIGEST.fullmatch(previous):
+        raise DataFormatError("Expected an entry with a UTC time and the hash of the entry before.")
+    return Entry(
+        number=known["number"],
+        time=time,
+        previous=previous,
+        kind=known["kind"],
+        body=_BODIES[known["kind"]].from_record(known["body"]),
+        signature=signature,
+    )
+
+
+def utc_text(moment: datetime) -> str:
+    """A moment as an entry's time."""
+    return moment.astimezone(UTC).strftime(_TIME)
+
+
+def moment_of(text: str) -> datetime:
+    """The moment of an entry's time."""
+    if not _TIME_FORM.fullmatch(text):
+        raise ValueError(f"Expected a time such as 2026-01-31T12:00:00.000000Z, got {text!r}.")
+    return datetime.fromisoformat(text)
+
+
+def _is_time(text: str) -> bool:
+    try:
+        moment_of(text)
+    except ValueError:
+        return False
+    return True

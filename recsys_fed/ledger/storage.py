@@ -1,0 +1,237 @@
+"""Where entries are kept: SQLite (a file a silo) or PostgreSQL (a URL), the same tables, through SQLAlchemy.
+
+SQLite runs with a write-ahead log and synchronous = FULL: a committed entry survives a power failure. Every
+transaction that writes first takes the one write lock (BEGIN IMMEDIATE; on PostgreSQL the lock on the row of
+`ledger`), so what it has read stays true until it commits. Triggers refuse to change or delete entries.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from recsys_fed.errors import DataNotFoundError, LedgerError
+
+SCHEMA = 1
+_LOCK_SECONDS = 120.0
+
+metadata = sa.MetaData()
+ledger_table = sa.Table(
+    "ledger",
+    metadata,
+    sa.Column("id", sa.Integer, sa.CheckConstraint("id = 1"), primary_key=True),
+    sa.Column("schema_version", sa.Integer, nullable=False),
+)
+entries_table = sa.Table(
+    "entries",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+    sa.Column("signature", sa.String(128), nullable=False),
+    # Copies of what the content says, so that a question does not read every entry; `verify` compares them.
+    sa.Column("hash", sa.String(64), nullable=False),
+    sa.Column("run", sa.Text, index=True),
+    sa.Column("payload", sa.String(64), index=True),
+    sa.Column("noise_multiplier", sa.Double),
+    sa.Column("sampling_probability", sa.Double),
+    sa.Column("steps", sa.BigInteger),
+    sa.Column("slack_units", sa.BigInteger),
+)
+# What a history costs is asked before every release: this answers it without reading the entries themselves.
+_columns = entries_table.c
+sa.Index(
+    "ix_entries_history",
+    _columns.kind,
+    _columns.noise_multiplier,
+    _columns.sampling_probability,
+    _columns.steps,
+    _columns.slack_units,
+)
+# The newest payload of each run, so that a request that is repeated after a crash gets the same bytes.
+payloads_table = sa.Table(
+    "payloads",
+    metadata,
+    sa.Column("run", sa.Text, primary_key=True),
+    sa.Column("request", sa.String(64), nullable=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+)
+
+# The one on INSERT is for INSERT OR REPLACE, which deletes without telling a trigger.
+_SQLITE_TRIGGERS = tuple(
+    f"CREATE TRIGGER entries_no_{verb.split()[0].lower()} BEFORE {verb} "
+    f"BEGIN SELECT RAISE(ABORT, 'a ledger is append-only'); END"
+    for verb in (
+        "UPDATE ON entries",
+        "DELETE ON entries",
+        "INSERT ON entries WHEN NEW.number <> (SELECT COALESCE(MAX(number), -1) + 1 FROM entries)",
+    )
+)
+_POSTGRESQL_TRIGGERS = (
+    "CREATE OR REPLACE FUNCTION ledger_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+    "$$ BEGIN RAISE EXCEPTION 'a ledger is append-only'; END $$",
+    "CREATE TRIGGER entries_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON entries "
+    "FOR EACH STATEMENT EXECUTE FUNCTION ledger_append_only()",
+)
+_POSTGRESQL_DURABLE = (
+    "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
+)
+
+
+class Storage:
+    """An open database of one ledger. It knows tables and transactions, nothing of what entries mean."""
+
+    def __init__(self, url: str, *, durable: bool = True) -> None:
+        self.url = _url(url)
+        self._engine = _engine(self.url, durable=durable)
+
+    @property
+    def place(self) -> str:
+        """The ledger's address without a password, for messages."""
+        return self.url.render_as_string(hide_password=True)
+
+    def exists(self) -> bool:
+        """Whether there is a ledger at this address."""
+        with self._translated():
+            if self._missing_file():
+                return False
+            with self._engine.connect() as connection:
+                return sa.inspect(connection).has_table("ledger")
+
+    @contextmanager
+    def creating(self) -> Iterator[Connection]:
+        """A transaction that makes the tables; what is written in it is there with them, or nothing is."""
+        with self._translated(), self._engine.connect() as connection:
+            if connection.dialect.name == "sqlite":
+                # Kept in the file; must not be inside a transaction.
+                connection.connection.driver_connection.execute("PRAGMA journal_mode = WAL")  # type: ignore[union-attr]
+        with self._transaction() as connection:
+            metadata.create_all(connection, checkfirst=False)
+            triggers = _SQLITE_TRIGGERS if connection.dialect.name == "sqlite" else _POSTGRESQL_TRIGGERS
+            for statement in triggers:
+                connection.exec_driver_sql(statement)
+            connection.execute(ledger_table.insert().values(id=1, schema_version=SCHEMA))
+            yield connection
+
+    def check(self) -> None:
+        """Refuse an address without a ledger, and a ledger of a newer version.
+
+        Raises:
+            DataNotFoundError: there is no ledger.
+            LedgerError: it cannot be read, or is of a newer version; nothing was changed.
+        """
+        if not self.exists():
+            raise DataNotFoundError(f"Expected a ledger at {self.place}, there is none. Create it first.")
+        with self.reading() as connection:
+            found = connection.execute(sa.select(ledger_table.c.schema_version)).scalar()
+        if found != SCHEMA:
+            raise LedgerError(
+                f"Expected a ledger of schema {SCHEMA} at {self.place}, got {found}. "
+                "Install the version that wrote it."
+            )
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that reads one state of the ledger."""
+        with self._translated(), self._engine.connect() as connection:
+            if connection.dialect.name != "sqlite":
+                connection.execution_options(isolation_level="REPEATABLE READ")
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that holds the write lock from its start and is durable when the block ends."""
+        with self._transaction() as connection:
+            if connection.dialect.name != "sqlite":
+                connection.execute(sa.select(ledger_table.c.id).with_for_update())
+            yield connection
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with self._translated(), self._engine.connect() as connection:
+            connection.info["write"] = True
+            try:
+                if connection.dialect.name != "sqlite":
+                    # Whatever the server's defaults are: after the lock, see what others have committed, and
+                    # wait for the disk.
+                    connection.execution_options(isolation_level="READ COMMITTED")
+                with connection.begin():
+                    if connection.dialect.name != "sqlite":
+                        connection.exec_driver_sql(_POSTGRESQL_DURABLE)
+                    yield connection
+            finally:
+                connection.info["write"] = False
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def _missing_file(self) -> bool:
+        name = self.url.database
+        return self.url.get_backend_name() == "sqlite" and not (name and Path(name).is_file())
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (SQLAlchemyError, OSError) as error:
+            reason = str(getattr(error, "orig", None) or error).strip()
+            raise LedgerError(
+                f"Expected to read and write the ledger {self.place}: {reason}. Nothing was released; "
+                "what the ledger held is still there."
+            ) from error
+
+
+def _url(text: str) -> sa.URL:
+    """An address as SQLAlchemy's URL; what is not a URL is the path of an SQLite file."""
+    if "://" not in text:
+        return sa.URL.create("sqlite", database=str(Path(text).expanduser().resolve()))
+    try:
+        url = sa.make_url(text)
+    except SQLAlchemyError as error:
+        raise LedgerError("Expected a path or a URL such as postgresql+psycopg://user@host/name.") from error
+    return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+
+
+def _engine(url: sa.URL, *, durable: bool) -> Engine:
+    try:
+        if url.get_backend_name() != "sqlite":
+            return sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
+        arguments = {"timeout": _LOCK_SECONDS}
+        engine = sa.create_engine(_readable(url), connect_args=arguments, poolclass=sa.NullPool, hide_parameters=True)
+    except (SQLAlchemyError, ImportError) as error:
+        raise LedgerError(
+            f"Expected a database that is supported (SQLite, PostgreSQL): {error}. "
+            'For PostgreSQL: pip install "recsys-fed[postgresql]".'
+        ) from error
+
+    @sa.event.listens_for(engine, "connect")
+    def prepared(connection: Any, _: object) -> None:
+        # The driver starts no transactions of its own; ours start below, with the lock that is needed.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+        cursor.close()
+
+    @sa.event.listens_for(engine, "begin")
+    def begun(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.info.get("write") else "BEGIN")
+
+    return engine
+
+
+def _readable(url: sa.URL) -> sa.URL:
+    """On a read-only medium SQLite cannot make its lock files; a ledger without an open log is read without them."""
+    path = Path(url.database or "")
+    log = path.with_name(path.name + "-wal")
+    try:
+        if not path.is_file() or os.access(path, os.W_OK) or (log.is_file() and log.stat().st_size):
+            return url
+    except OSError:  # not to be looked at: whoever opens it gets the reason
+        return url
+    return url.set(database=path.as_uri(), query={"mode": "ro", "immutable": "1", "uri": "true"})

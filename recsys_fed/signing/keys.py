@@ -1,0 +1,116 @@
+"""Ed25519 keys of a silo (RFC 8032): made once, kept in a file that only its owner reads."""
+
+import os
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Self
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from recsys_fed.errors import ConfigurationError, DataNotFoundError, KeyFileError
+
+OWNER_ONLY = 0o600
+_HEX_KEY, _HEX_SIGNATURE = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{128}")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SigningKey:
+    """A private key. It has no text form, so that no log or traceback can hold it."""
+
+    private: Ed25519PrivateKey
+
+    @classmethod
+    def generate(cls) -> Self:
+        """Make a key from the operating system's generator."""
+        return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def load(cls, path: Path, *, passphrase: str | None = None) -> Self:
+        """Read a key file.
+
+        Raises:
+            DataNotFoundError: there is no such file.
+            KeyFileError: it cannot be read, is no Ed25519 key, or the passphrase does not open it.
+        """
+        if not path.is_file():
+            raise DataNotFoundError(f"Expected a key file at {path}, there is no such file.")
+        try:
+            private = load_pem_private_key(path.read_bytes(), passphrase.encode() if passphrase else None)
+        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise KeyFileError(f"Expected a key and the passphrase that opens it in {path}: {error}") from error
+        if not isinstance(private, Ed25519PrivateKey):
+            raise KeyFileError(f"Expected an Ed25519 key in {path}, got a {type(private).__name__}.")
+        return cls(private)
+
+    def save(self, path: Path, *, passphrase: str | None = None) -> None:
+        """Write the key to a new file, mode 0600, encrypted if there is a passphrase.
+
+        Raises:
+            ConfigurationError: the file is there already; a key is never overwritten.
+            KeyFileError: it cannot be written.
+        """
+        encryption = BestAvailableEncryption(passphrase.encode()) if passphrase else NoEncryption()
+        text = self.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+        try:
+            if os.path.lexists(path):
+                raise ConfigurationError(f"Expected no key at {path} yet, there is one. Use it, or move it away.")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY)
+        except OSError as error:
+            raise KeyFileError(f"Expected to write a key to {path}: {error}.") from error
+        with os.fdopen(file, "wb") as opened:
+            opened.write(text)
+            opened.flush()
+            os.fsync(opened.fileno())
+
+    @property
+    def public_key(self) -> str:
+        """The public half as 64 hexadecimal digits."""
+        return self.private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
+
+    def sign(self, purpose: str, content: bytes) -> str:
+        """Sign for one purpose, 128 hexadecimal digits; a signature for another purpose never fits."""
+        return self.private.sign(_message(purpose, content)).hex()
+
+
+def verified(public_key: str, purpose: str, content: bytes, signature: str) -> bool:
+    """Whether `signature` is that of the key's owner on the content, for this purpose. Bad input is not."""
+    if not (_HEX_KEY.fullmatch(public_key) and _HEX_SIGNATURE.fullmatch(signature)):
+        return False
+    try:
+        _public(public_key).verify(bytes.fromhex(signature), _message(purpose, content))
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def checked_public_key(text: str) -> str:
+    """Return a public key given by a person, in lower case.
+
+    Raises:
+        ConfigurationError: it is not 64 hexadecimal digits.
+    """
+    key = text.strip().lower()
+    if not _HEX_KEY.fullmatch(key):
+        raise ConfigurationError(f"Expected a public key of 64 hexadecimal digits, got {text!r}.")
+    return key
+
+
+@lru_cache(maxsize=64)
+def _public(public_key: str) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key))
+
+
+def _message(purpose: str, content: bytes) -> bytes:
+    return f"recsys-fed {purpose}\0".encode() + content

@@ -1,0 +1,19 @@
+"""Versions of what a result or a release depends on."""
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+_PACKAGES = ("recsys-fed", "flwr", "torch", "opacus", "dp-accounting", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Version of Python and of each package by name."""
+    return {"python": sys.version.split()[0]} | {package: version_of(package) for package in _PACKAGES}
+
+
+def version_of(package: str) -> str:
+    """The installed version of a package, or that it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

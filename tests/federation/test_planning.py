@@ -1,0 +1,105 @@
+"""The plan is the server's: same rounds, same noise, same charges as a run; and back from noise to epsilon."""
+
+from dataclasses import replace
+
+import pytest
+
+from recsys_fed.config import FederationConfig
+from recsys_fed.errors import CalibrationError, ConfigurationError
+from recsys_fed.federation.planning import (
+    PublicCatalogue,
+    planned_events,
+    planned_schedule,
+    schedule_of_equal_runs,
+    schedule_with_noise,
+    stages_of,
+)
+from recsys_fed.federation.schedule import begin
+from recsys_fed.federation.update import Greeting
+from recsys_fed.privacy.accounting import epsilon_spent
+
+ITEMS = PublicCatalogue(n_items=400)
+CONFIGS = {
+    "spectral": FederationConfig(),
+    "dp-sgd": FederationConfig(trainer="dp-sgd"),
+    "central": FederationConfig(noise="central", epsilon=3.0),
+    "two silos a user": FederationConfig(max_silos_per_user=2, epsilon=2.0),
+    "no metrics": FederationConfig(metrics_epsilon=0.0),
+}
+
+
+def spent(schedule, *, runs=1):
+    config = schedule.config
+    return epsilon_spent(planned_events(schedule) * runs * config.max_silos_per_user, delta=config.delta)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_it_is_the_plan_of_the_server(config):
+    plan = planned_schedule(config, ITEMS)
+    server = begin(config, Greeting(silo="s", catalogue_hash="", n_items=400), None)
+    assert (plan.stages, plan.noise_multiplier) == (server.stages, server.noise_multiplier)
+    assert vars(plan.facts) == vars(server.facts)
+    assert len(planned_events(plan)) == len(server.stages)
+    assert 0.98 * config.epsilon <= spent(plan) <= config.epsilon
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_noise_gives_the_epsilon_back(config):
+    noise = planned_schedule(config, ITEMS).noise_multiplier
+    back = schedule_with_noise(config, ITEMS, noise_multiplier=noise)
+    assert back.noise_multiplier == noise
+    assert back.config.epsilon == pytest.approx(config.epsilon, rel=0.01)
+    assert back.config.epsilon == pytest.approx(spent(back), rel=1e-6)
+
+
+def test_no_noise_protects_nobody():
+    assert schedule_with_noise(FederationConfig(), ITEMS, noise_multiplier=0.0).config.epsilon == float("inf")
+    with pytest.raises(ConfigurationError):
+        schedule_with_noise(FederationConfig(), ITEMS, noise_multiplier=-1.0)
+    with pytest.raises(CalibrationError):
+        schedule_with_noise(FederationConfig(), ITEMS, noise_multiplier=1e6)
+
+
+@pytest.mark.parametrize("runs", [2, 30])
+def test_equal_runs_share_the_budget_and_use_it(runs):
+    one = schedule_of_equal_runs(FederationConfig(max_silos_per_user=2), ITEMS, runs=runs)
+    assert 0.99 * 8 <= spent(one, runs=runs) <= 8
+    # Not additive: each run gets more than its part.
+    assert one.config.epsilon > 8 / runs
+    assert len(repr(one.config.epsilon).replace(".", "").strip("0")) <= 4
+
+
+def test_too_many_runs_are_refused():
+    with pytest.raises(CalibrationError, match="each of 100000 runs"):
+        schedule_of_equal_runs(FederationConfig(epsilon=1.0), ITEMS, runs=100_000)
+
+
+def test_shapes_and_noise_are_those_that_a_run_asks_for():
+    counts, subspace, metrics = stages_of(planned_schedule(FederationConfig(silos=4, declared_users=500), ITEMS))
+    assert counts.asked.shape == (400, 1)
+    assert metrics.asked.shape[1] == 1
+    assert subspace.rounds >= 1
+    assert subspace.asked.shape[1] > 1
+    for stage in (counts, subspace, metrics):
+        assert stage.noise_if_own == pytest.approx(2 * stage.noise_if_once)
+        assert stage.noise_of_silo == pytest.approx(stage.asked.noise_multiplier * stage.asked.l2_clip_norm)
+    assert counts.signal == 500
+
+
+def test_the_silos_share_of_central_noise():
+    first = stages_of(planned_schedule(FederationConfig(silos=4, noise="central"), ITEMS))[0]
+    assert first.noise_of_silo == pytest.approx(first.noise_if_once / 2)
+
+
+def test_local_steps_have_no_noise_that_could_be_split():
+    config = FederationConfig(trainer="dp-sgd", dp_sgd={"schedule": "local", "local_steps": 3}, rounds=3)
+    stages = stages_of(planned_schedule(config, ITEMS))
+    assert stages[1].asked.steps == 3
+    assert stages[1].noise_if_once is None
+    assert stages[1].rounds == 2
+
+
+def test_more_rounds_need_more_noise_in_each():
+    few, many = (planned_schedule(replace(FederationConfig(), rounds=rounds), ITEMS) for rounds in (2, 5))
+    noise = [stages_of(schedule)[1].asked.noise_multiplier for schedule in (few, many)]
+    assert noise[1] == pytest.approx(2 * noise[0])
