@@ -10,14 +10,15 @@ from scipy import sparse
 from client.simulated_ledger import simulated_ledger
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig, SimulationConfig, parse
-from recsys_fed.data.simulated import SimulatedFederation, simulated_federation
+from recsys_fed.data.simulated import SimulatedFederation, silo_histories, simulated_federation
 from recsys_fed.errors import ConfigurationError, ProtocolError
+from recsys_fed.federation.ranks import over_ranks, rows_of_share, share_of
 from recsys_fed.federation.release import Randomness, answer, release_event
 from recsys_fed.federation.update import Request, Update, payload_of, request_digest, update_of
 from recsys_fed.ledger.entries import Release
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.models.device import resolve_device
-from recsys_fed.models.histories import Histories, histories_of
+from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.guarantee import check_delta
 from recsys_fed.privacy.noise import SeededNoise, seeded_generator
 from recsys_fed.signing.canonical import sha256
@@ -27,7 +28,7 @@ from recsys_fed.trainers.base import Trainer
 from recsys_fed.versions import version_of
 
 # Purposes of a simulation's seed: streams that must differ have different numbers.
-_NOISE, _LOCAL_NOISE, _SAMPLING, _NONCE = 1, 2, 3, 4
+_NOISE, _SAMPLING, _NONCE = 1, 2, 3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,7 +40,8 @@ class Silo:
         index: number of the silo in its federation; part of a simulation's noise keys.
         config: what the silo itself accepts.
         catalogue: public items.
-        histories: the private data; test: csr, what its users hold out to measure models on.
+        histories: the private data; of one rank, where the silo has several.
+        test: csr, what its users hold out to measure models on.
         ledger: charged before anything leaves; key: signs its entries and certificates.
     """
 
@@ -47,7 +49,7 @@ class Silo:
     index: int
     config: FederationConfig
     catalogue: Catalogue
-    histories: Histories
+    histories: UserHistories
     test: sparse.csr_matrix
     ledger: Ledger
     key: SigningKey
@@ -55,14 +57,13 @@ class Silo:
     @property
     def trainer(self) -> Trainer:
         """The trainer whose silo half this silo is willing to run."""
-        return configured_trainer(self.config)
+        return over_ranks(configured_trainer(self.config), silo=self.name)
 
     def randomness(self, release: int) -> Randomness:
         """The streams of the silo's release of that number; a simulation repeats them from its seed."""
         key = self.config.seed, self.index, release
         return Randomness(
             noise=SeededNoise(_NOISE, *key),
-            local_noise=seeded_generator(_LOCAL_NOISE, *key),
             sampling=seeded_generator(_SAMPLING, *key),
             nonce=np.random.SeedSequence((_NONCE, *key)).generate_state(4).tobytes().hex(),
         )
@@ -142,14 +143,15 @@ def open_silo(context: Context) -> Silo:
         index=index,
         config=config,
         catalogue=federation.catalogue,
-        histories=_histories(federation, index, str(resolve_device(config.device))),
-        test=federation.test[users],
+        histories=_histories(federation, index, str(resolve_device(config.device)), simulation.block_interactions),
+        # Of several ranks the first measures its own users.
+        test=federation.test[users[rows_of_share(len(users))]],
         ledger=ledger,
         key=key,
     )
 
 
 @lru_cache(maxsize=1024)
-def _histories(federation: SimulatedFederation, index: int, device: str) -> Histories:
+def _histories(federation: SimulatedFederation, index: int, device: str, block_interactions: int) -> UserHistories:
     """Tensors of a silo, made once a process: a run asks for them every round."""
-    return histories_of(federation.train[federation.users_of_silo[index]], device=device)
+    return share_of(silo_histories(federation, index, device=device, block_interactions=block_interactions))

@@ -91,6 +91,7 @@ class SimulationConfig:
         min_value: keep only interactions of at least this value; -inf keeps all.
         ledgers: folder of the simulated silos' ledgers and keys; what they hold counts. "" is a new one a run.
         epsilon_limit: limit of a new ledger, over all runs that use it; 0 takes the run's epsilon.
+        block_interactions: silos with more interactions train from disk, in blocks; 0 holds all in memory.
     """
 
     data: str = ""
@@ -103,8 +104,10 @@ class SimulationConfig:
     min_value: float = -math.inf
     ledgers: str = ""
     epsilon_limit: float = 0.0
+    block_interactions: int = 0
 
     def __post_init__(self) -> None:
+        checks.at_least(0, block_interactions=self.block_interactions)
         checks.fraction(test_fraction=self.test_fraction)
         checks.positive(skew=self.skew)
         if self.epsilon_limit:

@@ -33,4 +33,10 @@ def outdated_pairs(kept: Mask, *, pair: npt.NDArray[np.int64], time: Numbers | N
 def _repeated(kept: Mask, pair: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """The kept rows whose pair occurs in more than one kept row."""
     rows = np.flatnonzero(kept)
-    return rows[pd.Series(pair[rows]).duplicated(keep=False).to_numpy()]
+    # Sorting numbers is much faster than hashing them, and most data has no repeated pair at all.
+    ordered = np.sort(pair[rows])
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(twice):
+        return rows[:0]
+    again = pd.Index(np.unique(twice)).get_indexer(pair[rows]) >= 0
+    return np.asarray(rows[again], dtype=np.int64)

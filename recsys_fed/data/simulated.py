@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import sparse
 
 from recsys_fed.catalogue.items import Catalogue
@@ -14,9 +17,13 @@ from recsys_fed.data.locate import open_dataset
 from recsys_fed.data.partition import partition
 from recsys_fed.data.silo import histories
 from recsys_fed.data.split import split
+from recsys_fed.models.histories import Histories, histories_of
+from recsys_fed.models.stored_histories import HistoryWriter, StoredHistories, stored_histories
 
 # Purposes of the seed, apart from those of trainer and noise.
 _SPLIT, _PARTITION = 11, 12
+# Folders of silos on disk; they live as long as the process.
+_folders: list[TemporaryDirectory[str]] = []
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,7 +46,7 @@ class SimulatedFederation:
     users_of_silo: list[npt.NDArray[np.int64]]
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def simulated_federation(config: SimulationConfig, *, silos: int, seed: int) -> SimulatedFederation:
     """Read, split and spread a data set; the same arguments give the same federation in every process.
 
@@ -77,3 +84,17 @@ def simulated_federation(config: SimulationConfig, *, silos: int, seed: int) -> 
         test=test,
         users_of_silo=users,
     )
+
+
+def silo_histories(
+    federation: SimulatedFederation, index: int, *, device: torch.device | str = "cpu", block_interactions: int = 0
+) -> Histories | StoredHistories:
+    """The train histories of one silo; those with more than `block_interactions` (0: none) are read from disk."""
+    matrix = federation.train[federation.users_of_silo[index]]
+    if not 0 < block_interactions < matrix.nnz:
+        return histories_of(matrix, device=device)
+    _folders.append(TemporaryDirectory(prefix="recsys-fed-silo-"))
+    folder = Path(_folders[-1].name)
+    with HistoryWriter(folder) as writer:
+        writer.append(matrix)
+    return stored_histories(folder, n_items=matrix.shape[1], device=device)

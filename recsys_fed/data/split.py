@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from recsys_fed.checks import at_least, fraction, one_of
 from recsys_fed.data.dataset import Dataset
@@ -134,10 +135,16 @@ def _first_of_each_user(
 ) -> Mask:
     """True for each user's first min(quota, n - 1) of n interactions by `keys` (the last key counts most)."""
     sizes = np.bincount(interactions.user, minlength=interactions.n_users)
-    order = np.lexsort((*keys, interactions.user))
+    order = _by_user(interactions, np.argsort(keys[0]) if len(keys) == 1 else np.lexsort(keys))
     starts = np.cumsum(sizes) - sizes
     owner = interactions.user[order]
     rank = np.arange(len(order)) - starts[owner]
     mask = np.zeros(len(order), dtype=bool)
     mask[order] = rank < np.minimum(quota, sizes - 1)[owner]
     return mask
+
+
+def _by_user(interactions: Interactions, order: npt.NDArray[np.int64]) -> npt.NDArray[np.integer]:
+    """The interactions user by user, those of one user in the given order, [n]; a counting sort."""
+    one_row = (order, interactions.user[order], np.array([0, len(order)]))
+    return np.asarray(sparse.csr_matrix(one_row, shape=(1, interactions.n_users)).tocsc().data)

@@ -40,13 +40,16 @@ class _Sieve:
         )
 
 
-def validate(frame: pd.DataFrame, *, source: str) -> tuple[Interactions, ValidationReport]:
+def validate(
+    frame: pd.DataFrame, *, source: str, may_be_empty: bool = False
+) -> tuple[Interactions, ValidationReport]:
     """Turn a table into interactions; nothing is dropped without a finding.
 
     Args:
         frame: columns `user` and `item` (numbers or text; ids become str), and where there are `value`
             (a number) and `time` (seconds or milliseconds since 1970, a datetime, or a position >= 0).
         source: name of the file or folder for messages and the report.
+        may_be_empty: take it if no row is left.
 
     Returns:
         The kept rows in their order, with user and item ids in id order, and the report. Times keep
@@ -67,7 +70,7 @@ def validate(frame: pd.DataFrame, *, source: str) -> tuple[Interactions, Validat
     except TypeError as error:
         raise DataFormatError(f"Expected one number or text a cell in {source}: {error}.") from error
     report = ValidationReport(source=source, n_rows=len(frame), kept=sieve.kept, findings=tuple(sieve.findings))
-    if not sieve.kept.any():
+    if not sieve.kept.any() and not may_be_empty:
         lines = [f"Expected interactions in {source}, none is left.", *report.table()]
         raise DataFormatError("\n".join(lines))
     return _interactions(columns, sieve.kept), report

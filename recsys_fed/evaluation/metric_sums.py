@@ -14,6 +14,7 @@ from scipy import sparse
 from recsys_fed.evaluation.protocol import evaluate_ranking
 from recsys_fed.models.histories import Histories
 from recsys_fed.models.items import ItemEmbeddings
+from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.models.users import scores, user_vectors
 
 METRICS = ("recall@20", "ndcg@20")
@@ -24,7 +25,7 @@ _CLEAR = 5.0
 
 
 def metric_sums(
-    model: ItemEmbeddings, histories: Histories, test: sparse.csr_matrix | None, *, l2_clip_norm: float
+    model: ItemEmbeddings, histories: UserHistories, test: sparse.csr_matrix | None, *, l2_clip_norm: float
 ) -> torch.Tensor:
     """Silo: [1 + len(METRICS), 1], number of users and sum of each metric, in units of l2_clip_norm / sqrt(3).
 
@@ -40,7 +41,19 @@ def metric_sums(
         - A silo without held-out interactions answers with zeros; no model makes the answer fail.
     """
     sums = torch.zeros(1 + len(METRICS), 1, dtype=torch.float64)
-    if test is None or not test.nnz:
+    if test is None:
+        return sums
+    first = 0
+    for block in histories.blocks():
+        sums += _sums_of_block(model, block, test[first : first + block.n_users])
+        first += block.n_users
+    bounded: torch.Tensor = sums * (_SCALE * l2_clip_norm)
+    return bounded
+
+
+def _sums_of_block(model: ItemEmbeddings, histories: Histories, test: sparse.csr_matrix) -> torch.Tensor:
+    sums = torch.zeros(1 + len(METRICS), 1, dtype=torch.float64)
+    if not test.nnz:
         return sums
     users = user_vectors(model, histories)
 
@@ -52,8 +65,7 @@ def metric_sums(
     sums[0] = len(measured[METRICS[0]])
     for row, name in enumerate(METRICS, start=1):
         sums[row] = float(measured[name].clip(0.0, 1.0).sum())
-    bounded: torch.Tensor = sums * (_SCALE * l2_clip_norm)
-    return bounded
+    return sums
 
 
 def _matrix(histories: Histories) -> sparse.csr_matrix:

@@ -26,5 +26,5 @@ def total_of(updates: Sequence[Update], request: Request) -> torch.Tensor:
 
 def noise_on_total(request: Request, n_silos: int) -> float:
     """Standard deviation of the noise on each entry of the sum over `n_silos` silos."""
-    one = request.noise_multiplier * request.l2_clip_norm
-    return float(one * (request.noise_share * n_silos) ** 0.5)
+    sums = n_silos * (request.steps if request.noise_inside else 1)
+    return float(request.mechanism.standard_deviation * request.grid_step * sums**0.5)

@@ -11,8 +11,8 @@ from scipy import sparse
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError, DataFormatError, ProtocolError
 from recsys_fed.evaluation.metric_sums import METRICS, metric_sums
-from recsys_fed.models.histories import Histories
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
+from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.calibration import SMALLEST_EPSILON
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers.base import Stage, Tables
@@ -68,7 +68,7 @@ def model_settings(model: ItemEmbeddings) -> dict[str, float]:
 
 def contribute_metrics(
     tables: Tables,
-    histories: Histories,
+    histories: UserHistories,
     test: sparse.csr_matrix | None,
     *,
     settings: Mapping[str, float],

@@ -142,7 +142,7 @@ def stages_of(schedule: Schedule) -> list[PlannedStage]:
     """The rounds with shapes and noise: the server's half is driven with empty sums to where shapes are known."""
     stages = []
     numbered = list(enumerate(schedule.stages))
-    for _, group in groupby(numbered, key=lambda pair: pair[1]):
+    for _, group in groupby(numbered, key=lambda pair: (pair[1].name, pair[1].release, pair[1].l2_clip_norm)):
         rounds = list(group)
         first, stage = rounds[0]
         schedule = replace(schedule, round=first)
@@ -158,7 +158,9 @@ def stages_of(schedule: Schedule) -> list[PlannedStage]:
 
 
 def _planned(asked: Request, config: FederationConfig, *, rounds: int, declared: int) -> PlannedStage:
-    once = asked.noise_multiplier * asked.l2_clip_norm * asked.settings.get("update_scale", 1.0)
+    sums = asked.steps if asked.noise_inside else 1
+    whole = replace(asked.mechanism, noise_share=1.0)
+    once = whole.standard_deviation * asked.grid_step * math.sqrt(sums)
     return PlannedStage(
         asked=asked,
         rounds=rounds,

@@ -10,10 +10,12 @@ from recsys_fed.errors import ProtocolError
 from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
 from recsys_fed.federation.metrics_round import contribute_metrics
 from recsys_fed.federation.update import Request, Update
-from recsys_fed.models.histories import Histories
+from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.engine import poisson_sample
 from recsys_fed.privacy.events import ReleaseEvent
-from recsys_fed.privacy.noise import NoiseSource, noised
+from recsys_fed.privacy.grid import to_int32
+from recsys_fed.privacy.integer_mechanism import ROUNDING_SLACK, noised
+from recsys_fed.privacy.noise import NoiseSource
 from recsys_fed.trainers.base import LocalNoise, Trainer
 
 
@@ -25,7 +27,6 @@ class Randomness:
     """
 
     noise: NoiseSource
-    local_noise: torch.Generator
     sampling: torch.Generator
     nonce: str
 
@@ -36,6 +37,7 @@ def release_event(request: Request, *, noise_source: str) -> ReleaseEvent:
         noise_multiplier=request.noise_multiplier,
         sampling_probability=request.sampling_probability,
         steps=request.steps,
+        slack=request.steps * ROUNDING_SLACK,
         released=request.released,
         l2_clip_norm=request.l2_clip_norm,
         round=request.round,
@@ -49,7 +51,7 @@ def release_event(request: Request, *, noise_source: str) -> ReleaseEvent:
 def answer(
     request: Request,
     trainer: Trainer,
-    histories: Histories,
+    histories: UserHistories,
     *,
     silo: str,
     randomness: Randomness,
@@ -59,9 +61,9 @@ def answer(
 
     Guarantees:
         - Unit: one user with all interactions in this silo; neighbouring relation: add or remove one user.
-        - The update is the Gaussian mechanism of the event that comes with it (for noise_share 1), put on the
-          integer grid, which is post-processing; with a smaller share the guarantee is that of the sum over
-          all silos and holds against those who see only the sum.
+        - The update costs what the event says that comes with it (for noise_share 1): it is a sum rounded to the
+          integer grid plus integer noise, see `privacy.integer_mechanism`; with a smaller share the guarantee is
+          that of the sum over all silos and holds against those who see only the sum.
         - A silo without users, and an empty Poisson sample, release noise of the same scale.
 
     Raises:
@@ -75,32 +77,33 @@ def answer(
         raise ProtocolError(
             f"Expected a contribution of shape {request.shape} to be asked for, it has {tuple(total.shape)}."
         )
-    grid = noised(
-        np.asarray(total.double().cpu()),
-        standard_deviation=0.0 if request.noise_inside else _standard_deviation(request),
-        step=request.grid_step,
-        noise=randomness.noise,
+    if request.noise_inside:
+        # Integers of the request's grid already, with the noise of all steps.
+        grid = np.asarray(total.long().cpu())
+    else:
+        grid = noised(np.asarray(total.double().cpu()), mechanism=request.mechanism, noise=randomness.noise)
+    return Update(
+        silo=silo,
+        total=to_int32(grid),
+        event=release_event(request, noise_source=randomness.noise.name),
+        catalogue_hash=request.catalogue_hash,
+        nonce=randomness.nonce,
     )
-    event = release_event(request, noise_source=randomness.noise.name)
-    return Update(silo=silo, total=grid, event=event, catalogue_hash=request.catalogue_hash, nonce=randomness.nonce)
 
 
-def _standard_deviation(request: Request) -> float:
-    """Of the noise that this silo adds to each entry."""
-    return float(request.noise_multiplier * request.l2_clip_norm * request.noise_share**0.5)
-
-
-def _contribution(request: Request, trainer: Trainer, histories: Histories, randomness: Randomness) -> torch.Tensor:
+def _contribution(
+    request: Request, trainer: Trainer, histories: UserHistories, randomness: Randomness
+) -> torch.Tensor:
     """The trainer's sum over users, or over the Poisson sample of them that the event speaks of."""
-    device = histories.items.device
+    device = histories.device
     tables = {name: table.to(device) for name, table in request.tables.items()}
     settings = {**request.settings, "l2_clip_norm": request.l2_clip_norm}
     if request.noise_inside:
         noise = LocalNoise(
-            noise_multiplier=request.noise_multiplier,
+            mechanism=request.mechanism,
             sampling_probability=request.sampling_probability,
             steps=request.steps,
-            noise=randomness.local_noise,
+            source=randomness.noise,
             sampling=randomness.sampling,
         )
         return trainer.local_update(tables, histories, settings=settings, noise=noise)
@@ -110,13 +113,12 @@ def _contribution(request: Request, trainer: Trainer, histories: Histories, rand
     return trainer.contribution(request.stage, tables, histories, settings=settings)
 
 
-def _metrics(request: Request, histories: Histories, test: sparse.csr_matrix | None) -> torch.Tensor:
+def _metrics(request: Request, histories: UserHistories, test: sparse.csr_matrix | None) -> torch.Tensor:
     """All users are measured, with the noise on the sum: an event that says otherwise would be too cheap."""
     if request.sampling_probability < 1 or request.noise_inside:
         raise ProtocolError("Expected metrics of all users with noise on their sum, got a request for a sample.")
-    device = histories.items.device
     return contribute_metrics(
-        {name: table.to(device) for name, table in request.tables.items()},
+        {name: table.to(histories.device) for name, table in request.tables.items()},
         histories,
         test,
         settings={**request.settings, "l2_clip_norm": request.l2_clip_norm},

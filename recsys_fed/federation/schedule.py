@@ -25,8 +25,9 @@ from recsys_fed.federation.update import Greeting, Request, Update, check_update
 from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.privacy.calibration import calibrate_noise_multiplier
 from recsys_fed.privacy.events import PlannedRelease, events_of
+from recsys_fed.privacy.grid import grid_step
 from recsys_fed.privacy.guarantee import check_delta, guarantee_of
-from recsys_fed.privacy.noise import grid_step
+from recsys_fed.privacy.integer_mechanism import ROUNDING_SLACK
 from recsys_fed.trainers import configured_trainer
 from recsys_fed.trainers.base import PublicFacts, Stage, Tables, Trainer
 
@@ -128,7 +129,6 @@ def request(schedule: Schedule) -> Request:
     config = schedule.config
     noise_multiplier = schedule.noise_multiplier * stage.release.relative_noise
     tables, settings, shape = _asked_for(schedule, stage)
-    scale = stage.settings.get("update_scale", 1.0) * stage.l2_clip_norm
     share = 1.0 / config.silos if config.noise == "central" else 1.0
     return Request(
         round=schedule.round,
@@ -145,9 +145,11 @@ def request(schedule: Schedule) -> Request:
         noise_share=share,
         noise_inside=stage.noise_inside,
         grid_step=grid_step(
-            standard_deviation=noise_multiplier * scale * share**0.5,
-            l2_clip_norm=scale,
+            noise_multiplier=noise_multiplier * share**0.5,
+            l2_clip_norm=stage.l2_clip_norm,
             declared_users=schedule.facts.declared_users_of_silo,
+            entries=max(1, shape[0] * shape[1]),
+            steps=stage.release.steps if stage.noise_inside else 1,
         ),
         catalogue_hash=schedule.facts.catalogue_hash,
     )
@@ -195,9 +197,12 @@ def _calibrated(
 ) -> float:
     """The base noise multiplier at which a user who is in as many silos as allowed has spent epsilon."""
     guarantee = guarantee_of(config)
-    fixed = [] if not metrics_noise else events_of([metrics_release()], metrics_noise)
+    fixed = [] if not metrics_noise else events_of(_with_slack([metrics_release()]), metrics_noise)
     return calibrate_noise_multiplier(
-        guarantee.over_silos(plan), epsilon=config.epsilon, delta=config.delta, fixed=guarantee.over_silos(fixed)
+        guarantee.over_silos(_with_slack(plan)),
+        epsilon=config.epsilon,
+        delta=config.delta,
+        fixed=guarantee.over_silos(fixed),
     )
 
 
@@ -206,8 +211,13 @@ def _metrics_noise(config: FederationConfig) -> float | None:
     epsilon = metrics_epsilon(config)
     if not epsilon:
         return None
-    everywhere = guarantee_of(config).over_silos([metrics_release()])
+    everywhere = guarantee_of(config).over_silos(_with_slack([metrics_release()]))
     return calibrate_noise_multiplier(everywhere, epsilon=epsilon, delta=config.delta)
+
+
+def _with_slack(plan: Sequence[PlannedRelease]) -> list[PlannedRelease]:
+    """The plan with what rounding each sum to the grid costs in delta."""
+    return [replace(release, slack=release.steps * ROUNDING_SLACK) for release in plan]
 
 
 def _noise_level(config: FederationConfig) -> float:

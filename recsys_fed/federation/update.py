@@ -13,6 +13,7 @@ import torch
 from recsys_fed import checks
 from recsys_fed.errors import DataFormatError, ProtocolError
 from recsys_fed.privacy.events import ReleaseEvent
+from recsys_fed.privacy.integer_mechanism import IntegerMechanism
 from recsys_fed.signing.canonical import canonical, exactly, read_json, sha256, text_of
 
 PROTOCOL = 1
@@ -76,6 +77,17 @@ class Request:
         checks.probability(sampling_probability=self.sampling_probability, noise_share=self.noise_share)
         if self.noise_inside and self.noise_share != 1:
             raise ProtocolError("Expected the whole noise for local steps: it cannot be split over silos.")
+
+    @property
+    def mechanism(self) -> IntegerMechanism:
+        """What one silo does to one sum that is asked for: its grid, and its noise on it."""
+        return IntegerMechanism(
+            noise_multiplier=self.noise_multiplier,
+            l2_clip_norm=self.l2_clip_norm,
+            grid_step=self.grid_step,
+            entries=self.shape[0] * self.shape[1],
+            noise_share=self.noise_share,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

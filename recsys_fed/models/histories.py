@@ -6,13 +6,19 @@ summed by one thread in one order, so results do not depend on the number of thr
 """
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from scipy import sparse
 
+from recsys_fed.models.user_blocks import block_bounds, block_size
+
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta", category=UserWarning)
+
+_INT32 = torch.iinfo(torch.int32)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -20,7 +26,7 @@ class Histories:
     """Who interacted with what; rows are users, columns are catalogue rows (or rows of a head).
 
     Attributes:
-        items: column of each interaction, user by user, int64 [n_interactions].
+        items: column of each interaction, user by user, int32 (int64 beyond its range) [n_interactions].
         starts: first interaction of each user, int64 [n_users + 1].
         n_items: number of columns.
     """
@@ -34,20 +40,46 @@ class Histories:
         """Number of users, also those without an interaction."""
         return len(self.starts) - 1
 
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are, and where contributions are computed."""
+        return self.items.device
+
     @cached_property
     def users(self) -> torch.Tensor:
         """Row of each interaction, int64 [n_interactions], ascending."""
         rows = torch.arange(self.n_users, device=self.items.device)
-        return torch.repeat_interleave(rows, self.starts.diff())
+        return torch.repeat_interleave(rows, self.starts.diff(), output_size=len(self.items))
 
     @cached_property
     def order(self) -> torch.Tensor:
         """Interactions sorted by item, those of one item by user, int64 [n_interactions]."""
-        return torch.argsort(self.items, stable=True)
+        if self.items.is_cuda or len(self.items) > _INT32.max:
+            return torch.argsort(self.items, stable=True)
+        places = np.arange(len(self.items), dtype=np.int32)
+        return torch.from_numpy(self._scipy(places).tocsc().data).long()
 
     @cached_property
-    def _item_starts(self) -> torch.Tensor:
+    def users_by_item(self) -> torch.Tensor:
+        """Row of each interaction in the order by item, [n_interactions] of the type of `items`."""
+        if "order" in self.__dict__ or self.items.is_cuda:
+            return self.users[self.order].to(self.items.dtype)
+        return torch.from_numpy(self._scipy(np.ones(len(self.items), dtype=np.int8)).tocsc().indices)
+
+    @cached_property
+    def item_starts(self) -> torch.Tensor:
+        """First interaction of each item in the order by item, int64 [n_items + 1]."""
         return _cumulative(torch.bincount(self.items, minlength=self.n_items))
+
+    def blocks(self) -> Iterator["Histories"]:
+        """All users in turn, in the blocks of `user_blocks`; a small silo is one block."""
+        # One block is not kept: it would refer to itself and live on until the next garbage collection.
+        yield from (self,) if len(self.items) <= block_size(self.n_items) else self._blocks
+
+    @cached_property
+    def _blocks(self) -> tuple["Histories", ...]:
+        bounds = block_bounds(self.starts.cpu().numpy(), interactions=block_size(self.n_items))
+        return tuple(self.block(start, stop) for start, stop in bounds)
 
     def times(self, values: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
         """X T with `values` [n_interactions] as the entries of X: [n_users, k] for a table [n_items, k]."""
@@ -55,8 +87,8 @@ class Histories:
 
     def transposed_times(self, values: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
         """X^T Y with `values` [n_interactions] as the entries of X: [n_items, k] for Y [n_users, k]."""
-        shape, columns = (self.n_items, self.n_users), self.users[self.order]
-        return _product(shape, self._item_starts, columns, values=values[self.order], table=table)
+        shape, columns = (self.n_items, self.n_users), self.users_by_item
+        return _product(shape, self.item_starts, columns, values=values[self.order], table=table)
 
     def per_user(self, values: torch.Tensor) -> torch.Tensor:
         """Sum of `values` [n_interactions] over each user's interactions: [n_users]."""
@@ -78,8 +110,7 @@ class Histories:
 
     def restricted(self, rows: torch.Tensor) -> "Histories":
         """The same users over the items `rows` [n_rows] (ascending) only; column k is then item rows[k]."""
-        column = torch.full((self.n_items,), -1, dtype=torch.int64, device=self.items.device)
-        column[rows] = torch.arange(len(rows), device=self.items.device)
+        column = positions(rows, self.n_items, dtype=self.items.dtype)
         columns = column[self.items]
         kept = columns >= 0
         starts = _cumulative(kept)[self.starts]
@@ -87,24 +118,37 @@ class Histories:
 
     def _kept(self, kept: torch.Tensor, part: "Histories") -> "Histories":
         """Give `part` its order by item from this one's: dropping interactions keeps the order of the others."""
-        order = self.order[kept[self.order]]
-        part.__dict__["order"] = _cumulative(kept)[order]
+        if "order" in self.__dict__:
+            order = self.order[kept[self.order]]
+            part.__dict__["order"] = _cumulative(kept)[order]
         return part
+
+    def _scipy(self, data: np.ndarray) -> sparse.csr_matrix:
+        arrays = (data, self.items.numpy(), self.starts.to(self.items.dtype).numpy())
+        return sparse.csr_matrix(arrays, shape=(self.n_users, self.n_items))
 
 
 def histories_of(matrix: sparse.csr_matrix, *, device: torch.device | str = "cpu") -> Histories:
     """Histories of a scipy matrix [n_users, n_items]; its values are not read, an entry is an interaction."""
     csr = sparse.csr_matrix(matrix)
     csr.sort_indices()
+    narrow = max(csr.nnz, csr.shape[0], csr.shape[1]) < _INT32.max
     starts = torch.from_numpy(csr.indptr.astype("int64")).to(device)
-    items = torch.from_numpy(csr.indices.astype("int64")).to(device)
+    items = torch.from_numpy(csr.indices.astype("int32" if narrow else "int64")).to(device)
     return Histories(items=items, starts=starts, n_items=csr.shape[1])
+
+
+def positions(rows: torch.Tensor, n_items: int, *, dtype: torch.dtype) -> torch.Tensor:
+    """Place of each item in `rows` [n_rows], -1 for items that are not there: [n_items]."""
+    places = torch.full((n_items,), -1, dtype=dtype, device=rows.device)
+    places[rows] = torch.arange(len(rows), dtype=dtype, device=rows.device)
+    return places
 
 
 def _cumulative(counts: torch.Tensor) -> torch.Tensor:
     """Sums of the entries before each position, and of all: int64 [n + 1]."""
     sums = torch.zeros(len(counts) + 1, dtype=torch.int64, device=counts.device)
-    sums[1:] = counts.cumsum(0)
+    torch.cumsum(counts, 0, out=sums[1:])
     return sums
 
 
@@ -118,5 +162,6 @@ def _product(
 ) -> torch.Tensor:
     if not len(values) or not table.shape[1]:
         return torch.zeros(shape[0], table.shape[1], dtype=table.dtype, device=table.device)
-    matrix = torch.sparse_csr_tensor(starts, columns, values, size=shape, check_invariants=False)
+    places = starts.to(columns.dtype)
+    matrix = torch.sparse_csr_tensor(places, columns, values, size=shape, check_invariants=False)
     return matrix @ table

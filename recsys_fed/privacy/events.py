@@ -12,7 +12,7 @@ from typing import Any, Self
 from recsys_fed import checks
 from recsys_fed.errors import ConfigurationError, DataFormatError
 
-MECHANISMS = ("gaussian",)
+MECHANISMS = ("discrete-gaussian",)
 UNITS = ("user",)
 NEIGHBOURING_RELATIONS = ("add-or-remove-one-user",)
 CLIPPINGS = ("automatic", "flat")
@@ -61,7 +61,7 @@ class ReleaseEvent(PrivacyEvent):
     trainer: str
     noise_share: float = 1.0
     clipping: str = "automatic"
-    mechanism: str = "gaussian"
+    mechanism: str = "discrete-gaussian"
     unit: str = "user"
     neighbouring_relation: str = "add-or-remove-one-user"
 
@@ -110,16 +110,18 @@ class ReleaseEvent(PrivacyEvent):
 class PlannedRelease:
     """A release whose noise is `relative_noise` times a base noise multiplier, to be calibrated.
 
-    Raises ConfigurationError for values out of range.
+    `slack` is that of its event, see PrivacyEvent. Raises ConfigurationError for values out of range.
     """
 
     released: str
     relative_noise: float = 1.0
     sampling_probability: float = 1.0
     steps: int = 1
+    slack: float = 0.0
 
     def __post_init__(self) -> None:
         checks.positive(relative_noise=self.relative_noise)
+        checks.non_negative(slack=self.slack)
         checks.probability(sampling_probability=self.sampling_probability)
         checks.at_least(1, steps=self.steps)
 
@@ -131,6 +133,7 @@ def events_of(plan: Iterable[PlannedRelease], noise_multiplier: float) -> tuple[
             noise_multiplier=noise_multiplier * release.relative_noise,
             sampling_probability=release.sampling_probability,
             steps=release.steps,
+            slack=release.slack,
         )
         for release in plan
     )

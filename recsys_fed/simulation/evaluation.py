@@ -1,5 +1,7 @@
 """Metrics of a simulated federation over the users of all silos: what no party of a real one could compute."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -13,8 +15,20 @@ from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.models.users import scores, user_vectors
 
-# Purpose of the seed, apart from those of data, trainer and noise.
-_NEGATIVES = 21
+# Purposes of the seed, apart from those of data, trainer and noise.
+_NEGATIVES, _USERS = 21, 22
+
+
+def evaluated(federation: SimulatedFederation, *, n_users: int = 0, seed: int = 0) -> SimulatedFederation:
+    """The federation with the rows of `n_users` random users who have a test item; of all, for 0 or too many.
+
+    Only for measuring: silos are those of the whole federation and do not fit these rows.
+    """
+    there = np.flatnonzero(np.diff(federation.test.indptr))
+    if not 0 < n_users < len(there):
+        return federation
+    rows = np.sort(np.random.default_rng([seed, _USERS]).choice(there, n_users, replace=False))
+    return replace(federation, train=federation.train[rows], test=federation.test[rows], users_of_silo=[])
 
 
 def fold_in_scorer(model: ItemEmbeddings, federation: SimulatedFederation, *, device: str = "auto") -> Scorer:

@@ -86,6 +86,7 @@ def spent_by_silo(events: str, guarantee: Guarantee) -> dict[str, float]:
             noise_multiplier=record["noise_multiplier"],
             sampling_probability=record["sampling_probability"],
             steps=record["steps"],
+            slack=record["slack"],
         )
         by_silo.setdefault(record["silo"], []).append(event)
     return {

@@ -20,7 +20,7 @@ from recsys_fed.models.device import resolve_device, use_threads
 from recsys_fed.models.items import load_item_embeddings
 from recsys_fed.privacy.guarantee import check_delta
 from recsys_fed.simulation.apps import app_folder, load_apps
-from recsys_fed.simulation.evaluation import evaluate, fold_in_scorer
+from recsys_fed.simulation.evaluation import evaluate, evaluated, fold_in_scorer
 from recsys_fed.simulation.flower_engine import run_with_flower
 from recsys_fed.simulation.progress import Progress, ReleaseCounter, timed
 from recsys_fed.simulation.record import METRICS, Measured, metrics_record, write_run
@@ -39,6 +39,7 @@ class Simulation:
         engine: "in-process" or "flower".
         parallel_silos: silos that compute at once on the in-process engine.
         sampled_negatives: also rank each test item among so many negatives (the 1+99 protocol of papers); 0 does not.
+        evaluate_users: measure on so many random users with a test item; 0 measures on all of them.
         declare_users: take the public order of magnitude of users from the data, rounded to one digit.
     """
 
@@ -47,12 +48,13 @@ class Simulation:
     engine: str = "in-process"
     parallel_silos: int = 1
     sampled_negatives: int = 0
+    evaluate_users: int = 0
     declare_users: bool = True
 
     def __post_init__(self) -> None:
         checks.one_of(ENGINES, engine=self.engine)
         checks.at_least(1, parallel_silos=self.parallel_silos, silos=self.federation.silos)
-        checks.at_least(0, sampled_negatives=self.sampled_negatives)
+        checks.at_least(0, sampled_negatives=self.sampled_negatives, evaluate_users=self.evaluate_users)
 
 
 def simulate(
@@ -83,19 +85,11 @@ def simulate(
             _train(simulation, federation, folder=folder, progress=progress)
         with timed("evaluate", seconds, progress):
             model = load_item_embeddings(folder / EMBEDDINGS)
+            some = evaluated(federation, n_users=simulation.evaluate_users, seed=simulation.federation.seed)
+            how = {"sampled_negatives": simulation.sampled_negatives, "seed": simulation.federation.seed}
             measured = Measured(
-                metrics=evaluate(
-                    fold_in_scorer(model, federation, device=simulation.federation.device),
-                    federation,
-                    sampled_negatives=simulation.sampled_negatives,
-                    seed=simulation.federation.seed,
-                ),
-                popularity=evaluate(
-                    popularity(federation.train),
-                    federation,
-                    sampled_negatives=simulation.sampled_negatives,
-                    seed=simulation.federation.seed,
-                ),
+                metrics=evaluate(fold_in_scorer(model, some, device=simulation.federation.device), some, **how),
+                popularity=evaluate(popularity(federation.train), some, **how),
                 totals=json.loads((folder / FEDERATION).read_text()),
                 events=(folder / EVENTS).read_text(),
                 seconds=seconds,

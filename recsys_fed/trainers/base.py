@@ -15,9 +15,11 @@ import torch
 from scipy import sparse
 
 from recsys_fed import checks
-from recsys_fed.models.histories import Histories
 from recsys_fed.models.items import ItemEmbeddings
+from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.events import PlannedRelease
+from recsys_fed.privacy.integer_mechanism import IntegerMechanism
+from recsys_fed.privacy.noise import NoiseSource
 
 Tables = Mapping[str, torch.Tensor]
 
@@ -87,12 +89,19 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class LocalNoise:
-    """What a silo half with `noise_inside` needs: public figures and the silo's own two streams of randomness."""
+    """What a silo half with `noise_inside` needs: public figures and the silo's own two streams of randomness.
 
-    noise_multiplier: float
+    Attributes:
+        mechanism: what one step does to its sum.
+        sampling_probability, steps: Poisson sampling of users, and how many steps.
+        source: of the noise.
+        sampling: of users, and of what else a step draws that is not noise.
+    """
+
+    mechanism: IntegerMechanism
     sampling_probability: float
     steps: int
-    noise: torch.Generator
+    source: NoiseSource
     sampling: torch.Generator
 
 
@@ -112,14 +121,18 @@ class Trainer(Protocol):
         """Server: rows and columns of the contribution that this stage asks for."""
 
     def contribution(
-        self, stage: str, tables: Tables, histories: Histories, *, settings: Mapping[str, float]
+        self, stage: str, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float]
     ) -> torch.Tensor:
-        """Silo: the sum over its users, each clipped to `settings["l2_clip_norm"]`; no noise."""
+        """Silo: the sum over its users, each clipped to `settings["l2_clip_norm"]`, in float64; no noise.
+
+        One user more or less changes it by at most (1 + 2^-10) clip norms, rounding included (see
+        `privacy.integer_mechanism`).
+        """
 
     def local_update(
-        self, tables: Tables, histories: Histories, *, settings: Mapping[str, float], noise: LocalNoise
+        self, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float], noise: LocalNoise
     ) -> torch.Tensor:
-        """Silo: the already noised result of local steps, for stages with `noise_inside`."""
+        """Silo: its local steps' noised sums added up, integers in grid steps, for stages with `noise_inside`."""
 
     def step(self, state: Any, stage: Stage, total: torch.Tensor, *, noise_std: float, n_silos: int) -> Any:
         """Server: the next state from the sum [rows, columns] over `n_silos` silos and the noise on its entries."""

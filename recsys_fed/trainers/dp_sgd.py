@@ -1,40 +1,39 @@
-"""dp-sgd: differentially private gradient descent on the implicit-ALS loss of the item embeddings.
+"""dp-sgd: differentially private gradient descent on the item embeddings, for any loss of `losses`.
 
-For a user's history H and the user's vector u = argmin_u L_u, folded in anew from the current V,
-
-    L_u(V) = sum_{i in H} (1 - v_i u)^2 + unobserved_weight sum_i (v_i u)^2
-    dL_u/dV / 2 = r_u u^T,    r_u = unobserved_weight V u - s_u,    s_ui = 1 - v_i u on H
-
-(Hu, Koren and Volinsky 2008; with u held constant, which the envelope theorem makes exact at the optimum).
-The gradient is rank one, so per-user clipping is exact and costs no per-user matrices (see `rank_one`).
+Every user's vector is folded in anew from the current V and held constant; the user's gradient is then rank one, so
+that per-user clipping is exact and costs no per-user matrices (see `rank_one`).
 
 Two schedules. *synchronous*: every round is one clipped, noised sum over all users of all silos and the
 optimiser runs on the server (FedSGD); the only form in which noise can be split over silos. *local*: every
-round is `local_steps` noised steps inside each silo, on Poisson samples of its users, by Opacus' optimiser;
-the silo releases V_local - V and the server averages (FedAvg, arXiv 1602.05629; DP-SGD, arXiv 1607.00133).
+round is `local_steps` noised steps inside each silo, on Poisson samples of its users (see `local_steps`); the silo
+releases what it moved by and the server averages (FedAvg, arXiv 1602.05629; DP-SGD, arXiv 1607.00133).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 
 from recsys_fed import checks
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.models.histories import Histories
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
-from recsys_fed.models.users import fold_in
-from recsys_fed.privacy.engine import RankOneOptimizer, poisson_sample
+from recsys_fed.models.user_blocks import UserHistories
+from recsys_fed.privacy.adaptive_clipping import JointRelease, count_share
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers import popularity
 from recsys_fed.trainers.base import LocalNoise, PublicFacts, Stage, Tables
+from recsys_fed.trainers.local_steps import Task, local_steps, summed
+from recsys_fed.trainers.losses import loss_of
+from recsys_fed.trainers.losses.loss import Clipping, Loss
+from recsys_fed.trainers.momentum import Step, stepped
 from recsys_fed.trainers.popularity import NoisedPopularity
-from recsys_fed.trainers.rank_one import RankOneContributions, clipped_sum
 
 GRADIENT = "gradient"
 LOCAL_STEPS = "local steps"
 SCHEDULES = ("synchronous", "local")
+CLIPPINGS = ("automatic", "adaptive")
 # Scale of the popularity bias: it only orders what the vectors score alike.
 BIAS = 1e-3
 
@@ -48,6 +47,7 @@ class DPSGDState:
     popularity: NoisedPopularity | None = None
     vectors: torch.Tensor | None = None
     momentum: torch.Tensor | None = None
+    clip_norm: float = 1.0
     steps_done: int = 0
 
 
@@ -57,16 +57,23 @@ class DPSGD:
 
     Attributes:
         schedule: "synchronous" or "local".
-        unobserved_weight: weight of the pull of all scores towards zero.
+        loss: of `losses`.
+        negatives: items drawn for each user and step, for the losses that have some.
+        clipping: "automatic", every gradient has the same norm; "adaptive", to a clip norm that follows the median of
+            the norms (synchronous only).
+        unobserved_weight: of the pull of unobserved scores towards no, in the fold-in and in the losses that have it.
         regularization: of the user vectors in the fold-in.
         learning_rate: synchronous: length of a step per entry of V (root mean square), falling linearly to
-            zero, 0.1 by default; local: of plain SGD on the mean gradient, 3 by default.
+            zero; local: of plain SGD on the mean clipped gradient. 0 takes what the loss says.
         momentum: of the synchronous schedule.
         local_steps: noised steps a round of the local schedule.
         sampling_probability: of users, at each step.
     """
 
     schedule: str = "synchronous"
+    loss: str = "implicit-als"
+    negatives: int = 64
+    clipping: str = "automatic"
     unobserved_weight: float = 0.3
     regularization: float = 1.0
     learning_rate: float = 0.0
@@ -76,23 +83,31 @@ class DPSGD:
 
     def __post_init__(self) -> None:
         checks.one_of(SCHEDULES, schedule=self.schedule)
+        loss_of(self.loss)
+        checks.one_of(CLIPPINGS, clipping=self.clipping)
+        if self.clipping == "adaptive" and self.schedule == "local":
+            raise ConfigurationError("Expected clipping = automatic with the local schedule, got adaptive.")
         checks.positive(
             unobserved_weight=self.unobserved_weight,
             regularization=self.regularization,
         )
         checks.non_negative(learning_rate=self.learning_rate)
-        checks.at_least(1, local_steps=self.local_steps)
+        checks.at_least(1, local_steps=self.local_steps, negatives=self.negatives)
         checks.probability(sampling_probability=self.sampling_probability)
         if not 0 <= self.momentum < 1:
             raise ConfigurationError(f"Expected 0 <= momentum < 1, got {self.momentum}.")
 
     @property
+    def _loss(self) -> Loss:
+        return loss_of(self.loss)
+
+    @property
     def _rate(self) -> float:
-        return self.learning_rate or (3.0 if self.schedule == "local" else 0.1)
+        return self.learning_rate or self._loss.learning_rates[self.schedule]
 
     @property
     def _fold_in(self) -> FoldIn:
-        return FoldIn(kind="ridge", unobserved_weight=self.unobserved_weight, regularization=self.regularization)
+        return self._loss.fold_in(unobserved_weight=self.unobserved_weight, regularization=self.regularization)
 
     def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
         """Counts, then equal gradient rounds (40 unless said otherwise; 4 rounds of local steps)."""
@@ -113,11 +128,16 @@ class DPSGD:
             "learning_rate": self._rate,
         }
         if local:
-            expected = max(self.sampling_probability * facts.declared_users_of_silo, 1.0)
-            settings |= {"expected_batch_size": expected, "update_scale": self._rate * steps**0.5 / expected}
-        name = LOCAL_STEPS if local else GRADIENT
-        stage = Stage(name=name, release=release, settings=settings, noise_inside=local)
-        return (popularity.counts_stage(), *[stage] * rounds)
+            settings["expected_batch_size"] = max(self.sampling_probability * facts.declared_users_of_silo, 1.0)
+        if self.clipping == "adaptive":
+            noise_multiplier = facts.noise_level * release.relative_noise
+            settings["count_share"] = count_share(
+                noise_multiplier=noise_multiplier, declared_users=facts.declared_users
+            )
+        stage = partial(Stage, name=LOCAL_STEPS if local else GRADIENT, release=release, noise_inside=local)
+        # Negatives follow from the number of the round: public, and other ones every round.
+        gradients = [stage(settings=settings | {"negatives_key": float(number)}) for number in range(rounds)]
+        return (popularity.counts_stage(), *gradients)
 
     def start(self, facts: PublicFacts, rng: np.random.Generator) -> DPSGDState:
         """Draw small random vectors; the first column will be the noised popularity."""
@@ -129,57 +149,49 @@ class DPSGD:
         """The head and V on it; nothing before the counts."""
         if stage.name == popularity.STAGE or state.popularity is None or state.vectors is None:
             return {}
-        return {"head": state.popularity.head, "vectors": state.vectors}
+        tables = {"head": state.popularity.head, "vectors": state.vectors}
+        return tables | ({"clip": torch.tensor([state.clip_norm])} if self.clipping == "adaptive" else {})
 
     def shape(self, state: DPSGDState, stage: Stage) -> tuple[int, int]:
-        """Counts [n_items, 1], then V's shape on the head."""
+        """Counts [n_items, 1], then V's shape on the head; adaptive clipping has one more row."""
         if stage.name == popularity.STAGE or state.vectors is None:
             return state.facts.n_items, 1
-        return state.vectors.shape[0], state.vectors.shape[1]
+        counts = 1 if self.clipping == "adaptive" else 0
+        return state.vectors.shape[0] + counts, state.vectors.shape[1]
 
     def contribution(
-        self, stage: str, tables: Tables, histories: Histories, *, settings: Mapping[str, float]
+        self, stage: str, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float]
     ) -> torch.Tensor:
         """Sum over users, sensitivity settings["l2_clip_norm"]: counts [n_items, 1] or gradient [n_head, dim].
 
-        Guarantees: user-level, add or remove one user; a user's term depends on V and on that user's
-        history alone (no negatives, no batch statistics).
+        Guarantees: user-level, add or remove one user; a user's term depends on V, on the public number of the round
+        and on that user's history alone (negatives included; no batch statistics).
         """
         if stage == popularity.STAGE:
             return popularity.contribute_counts(histories, l2_clip_norm=settings["l2_clip_norm"])
-        batch = implicit_als_gradients(tables["vectors"], histories.restricted(tables["head"]), how=_how(settings))
-        return clipped_sum(batch, l2_clip_norm=settings["l2_clip_norm"], mode="automatic")
+        key, task = int(settings.get("negatives_key", 0.0)), self._task(settings)
+        if self.clipping == "automatic":
+            return summed(task, tables["vectors"], histories, head=tables["head"], key=key).total
+        clip_norm = float(tables["clip"][0])
+        task = replace(task, clipping=Clipping(l2_clip_norm=clip_norm, mode="flat"))
+        found = summed(task, tables["vectors"], histories, head=tables["head"], key=key)
+        return _joint(settings).join(found.total, found.within, found.users, clip_norm=clip_norm)
 
     def local_update(
-        self, tables: Tables, histories: Histories, *, settings: Mapping[str, float], noise: LocalNoise
+        self, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float], noise: LocalNoise
     ) -> torch.Tensor:
-        """V_local - V after noised steps on Poisson samples, [n_head, dim].
+        """The noised clipped sums of all local steps added up, int32 [n_head, dim] in grid steps.
 
-        Guarantees: each step is the Gaussian mechanism with noise.noise_multiplier on a sum of sensitivity
-        l2_clip_norm over a Poisson sample of users; an empty sample adds noise and counts as a step.
+        Guarantees: see `local_steps`.
         """
-        head, device = histories.restricted(tables["head"]), histories.items.device
-        # The optimiser and its noise live on the CPU, so that a seed gives the same noise on every device.
-        vectors = torch.nn.Parameter(tables["vectors"].cpu().clone())
-        optimizer = RankOneOptimizer(
-            torch.optim.SGD([vectors], lr=settings["learning_rate"]),
-            noise_multiplier=noise.noise_multiplier,
-            max_grad_norm=settings["l2_clip_norm"],
-            expected_batch_size=settings["expected_batch_size"],
-            generator=noise.noise,
+        return local_steps(
+            self._task(settings), tables["vectors"], histories, head=tables["head"], settings=settings, noise=noise
         )
-        for _ in range(noise.steps):
-            chosen = poisson_sample(head.n_users, noise.sampling_probability, noise.sampling)
-            sample = head.subset(chosen.to(device))
-            batch = implicit_als_gradients(vectors.detach().to(device), sample, how=_how(settings))
-            total = clipped_sum(batch, l2_clip_norm=settings["l2_clip_norm"], mode="automatic")
-            optimizer.step_with(total.cpu())
-        return vectors.detach() - tables["vectors"].cpu()
 
     def step(
         self, state: DPSGDState, stage: Stage, total: torch.Tensor, *, noise_std: float, n_silos: int
     ) -> DPSGDState:
-        """Popularity from the counts, one optimiser step from a gradient, or the mean of local updates."""
+        """Popularity from the counts, one optimiser step from a gradient, or the mean of local steps."""
         if stage.name == popularity.STAGE:
             known = popularity.noised_popularity(
                 total, noise_std=noise_std, n_head=_n_head(state.facts, state.start.shape[1])
@@ -191,12 +203,17 @@ class DPSGD:
             raise ConfigurationError("Expected the counts before a gradient round. Run the plan in order.")
         done = state.steps_done + 1
         if stage.noise_inside:
-            return replace(state, vectors=state.vectors + total.float() / n_silos, steps_done=done)
-        momentum = self.momentum * state.momentum + (1 - self.momentum) * total.float()
-        length = momentum.square().mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny)
-        rounds = len(self.plan(state.facts)) - 1
-        rate = self._rate * (1 - state.steps_done / rounds)
-        return replace(state, vectors=state.vectors - rate * momentum / length, momentum=momentum, steps_done=done)
+            rate = stage.settings["learning_rate"] / stage.settings["expected_batch_size"]
+            return replace(state, vectors=state.vectors - (rate * total / n_silos).float(), steps_done=done)
+        clip_norm = state.clip_norm
+        if self.clipping == "adaptive":
+            joint = _joint({**stage.settings, "l2_clip_norm": stage.l2_clip_norm})
+            total, clip_norm = joint.split(total, clip_norm=clip_norm, declared_users=state.facts.declared_users)
+        step = Step(
+            rate=self._rate, momentum=self.momentum, done=state.steps_done, rounds=len(self.plan(state.facts)) - 1
+        )
+        vectors, momentum = stepped(state.vectors, state.momentum, total, step=step)
+        return replace(state, vectors=vectors, momentum=momentum, clip_norm=clip_norm, steps_done=done)
 
     def item_embeddings(self, state: DPSGDState) -> ItemEmbeddings:
         """V on the head, zero elsewhere; popularity as a small bias."""
@@ -215,27 +232,19 @@ class DPSGD:
             catalogue_hash=state.facts.catalogue_hash,
         )
 
-
-def implicit_als_gradients(vectors: torch.Tensor, histories: Histories, *, how: FoldIn) -> RankOneContributions:
-    """Half the gradient of every user's loss, as rank-one contributions over the rows of `vectors` [n_rows, dim]."""
-    weights = torch.ones(len(vectors), device=vectors.device)
-    users = fold_in(vectors, histories, weights, how=how)
-    fitted = (vectors[histories.items] * users[histories.users]).sum(1)
-    return RankOneContributions(
-        histories=histories,
-        values=fitted - 1.0,
-        basis=vectors,
-        coefficients=how.unobserved_weight * users,
-        right=users,
-    )
+    def _task(self, settings: Mapping[str, float]) -> Task:
+        weight, loss = settings["unobserved_weight"], self._loss
+        return Task(
+            loss=loss,
+            how=loss.fold_in(unobserved_weight=weight, regularization=settings["regularization"]),
+            unobserved_weight=weight,
+            n_negatives=self.negatives,
+            clipping=Clipping(l2_clip_norm=settings["l2_clip_norm"]),
+        )
 
 
-def _how(settings: Mapping[str, float]) -> FoldIn:
-    return FoldIn(
-        kind="ridge",
-        unobserved_weight=settings["unobserved_weight"],
-        regularization=settings["regularization"],
-    )
+def _joint(settings: Mapping[str, float]) -> JointRelease:
+    return JointRelease(l2_clip_norm=settings["l2_clip_norm"], count_share=settings["count_share"])
 
 
 def _n_head(facts: PublicFacts, dim: int) -> int:

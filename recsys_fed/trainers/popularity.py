@@ -9,16 +9,19 @@ from dataclasses import dataclass
 
 import torch
 
-from recsys_fed.models.histories import Histories
-from recsys_fed.privacy.clipping import clip_factors
+from recsys_fed import checks
+from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers.base import Stage
+from recsys_fed.trainers.exact_sum import UNIT, in_units
 
 STAGE = "item counts"
 # Share of the budget (in units of 1 / noise_multiplier^2) that the counts get.
 BUDGET_SHARE = 0.08
 # Items count in a history as (noised count)^-DAMPING: less of what everybody has seen.
 DAMPING = 0.15
+# Covers the rounding of 1 / sqrt(size) in float64.
+_ROUNDING = 1e-15
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,15 +58,20 @@ def counts_stage() -> Stage:
     return Stage(name=STAGE, release=release)
 
 
-def contribute_counts(histories: Histories, *, l2_clip_norm: float) -> torch.Tensor:
-    """Silo: sum over users of x_u / ||x_u|| * l2_clip_norm, float32 [n_items, 1].
+def contribute_counts(histories: UserHistories, *, l2_clip_norm: float) -> torch.Tensor:
+    """Silo: sum over users of x_u / ||x_u|| * l2_clip_norm, float64 [n_items, 1].
 
     Guarantees: L2 sensitivity l2_clip_norm for one user added or removed; a user without interactions adds nothing.
+    The sum is exact (see `exact_sum`): blocks and the order of users do not change it.
     """
-    sizes = histories.starts.diff().double()
-    factors = clip_factors(sizes.sqrt(), l2_clip_norm=l2_clip_norm, mode="automatic")
-    ones = torch.ones(len(histories.items), device=histories.items.device)
-    return histories.transposed_times(ones, factors.float()[:, None])
+    checks.positive(l2_clip_norm=l2_clip_norm)
+    total = torch.zeros(histories.n_items, dtype=torch.float64, device=histories.device)
+    for block in histories.blocks():
+        sizes = block.starts.diff()
+        units = in_units(sizes.clamp_min(1).double().rsqrt() * (1 - _ROUNDING))
+        of_interaction = torch.repeat_interleave(units, sizes, output_size=len(block.items))
+        total += torch.bincount(block.items, weights=of_interaction, minlength=histories.n_items)
+    return total[:, None] * (UNIT * l2_clip_norm)
 
 
 def noised_popularity(total: torch.Tensor, *, noise_std: float, n_head: int) -> NoisedPopularity:

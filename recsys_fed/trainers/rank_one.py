@@ -10,18 +10,22 @@ user's vector), and so have the contributions of subspace iteration. Then
     ||r_u y_u^T||_F^2  = (||s_u||^2 + 2 s_u^T D e_u + e_u^T D^T D e_u) ||y_u||^2
     sum_u c_u r_u y_u^T = S^T diag(c) Y + D (E^T diag(c) Y)
 
-at the cost of a few products of a sparse and a thin matrix; nothing of size n_users x n_items is formed.
+at the cost of a few products of a sparse and a thin matrix; nothing of size n_users x n_items is formed, and the
+sum can be had in blocks of rows.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from recsys_fed.models.histories import Histories
+from recsys_fed.models.observed import observed_scores, rounding_of
+from recsys_fed.models.ridge import gramian_of, long_product
 from recsys_fed.privacy.clipping import clip_factors
 
-# Square of the share of ||s_u|| and ||D e_u|| below which float32 no longer resolves their difference well.
-_CANCELLATION = 1e-6
+# Entries of a block of rows: half a MiB of float64, which a processor's own cache holds.
+_BLOCK_FLOATS = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,6 +38,9 @@ class RankOneContributions:
         basis: D, [n_items, m].
         coefficients: e_u as rows, [n_users, m].
         right: y_u as rows, [n_users, k].
+        reads: D e_u at the interactions, [n_interactions], where it is known already: to the rounding of
+            `observed_scores`, as that of the type it has.
+        gramian: D^T D, float64 [m, m], where it is known already.
     """
 
     histories: Histories
@@ -41,6 +48,55 @@ class RankOneContributions:
     basis: torch.Tensor
     coefficients: torch.Tensor
     right: torch.Tensor
+    reads: torch.Tensor | None = None
+    gramian: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClippedSum:
+    """A clipped sum that is formed block of rows by block of rows, float64; see `clipped_sum`.
+
+    Attributes:
+        transposed: S^T as starts [n_items + 1], users and values [n_interactions].
+        scaled: c_u y_u as rows, float64 [n_users, k].
+        basis: D, [n_items, m].
+        mixed: E^T diag(c) Y, float64 [m, k].
+        within: whether a user's norm is at most the clip norm, bool [n_users]; private.
+    """
+
+    transposed: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    scaled: torch.Tensor
+    basis: torch.Tensor
+    mixed: torch.Tensor
+    within: torch.Tensor
+
+    def into(self, rows: torch.Tensor, *, start: int) -> torch.Tensor:
+        """Write rows start to start + len(rows) - 1 of the sum into `rows`, float64 [n_rows, k], and return it."""
+        starts, users, values = self.transposed
+        part = starts[start : start + len(rows) + 1]
+        first, last = int(part[0]), int(part[-1])
+        rows.zero_()
+        if last > first and rows.numel():
+            matrix = torch.sparse_csr_tensor(
+                (part - first).to(users.dtype),
+                users[first:last],
+                values[first:last],
+                size=(len(rows), len(self.scaled)),
+                check_invariants=False,
+            )
+            torch.addmm(rows, matrix, self.scaled, out=rows)
+        if self.mixed.numel():
+            rows.addmm_(self.basis[start : start + len(rows)].double(), self.mixed)
+        return rows
+
+    def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """All rows in order, as the first row of each block and the block, which lasts until the next."""
+        (n_items, _), dim = self.basis.shape, self.scaled.shape[1]
+        step = min(n_items, max(1, _BLOCK_FLOATS // max(1, dim)))
+        # Memory that is new to a process costs more than the sums themselves: one buffer serves all blocks.
+        buffer = torch.empty(step, dim, dtype=torch.float64, device=self.scaled.device)
+        for start in range(0, n_items, max(step, 1)):
+            yield start, self.into(buffer[: min(step, n_items - start)], start=start)
 
 
 def contribution_norms(batch: RankOneContributions) -> torch.Tensor:
@@ -49,35 +105,58 @@ def contribution_norms(batch: RankOneContributions) -> torch.Tensor:
     return (left * batch.right.double().square().sum(1)).sqrt()
 
 
+def clip(batch: RankOneContributions, *, l2_clip_norm: float, mode: str = "flat") -> ClippedSum:
+    """The clipped sum of `clipped_sum`, with the same guarantees, to be formed in blocks of rows."""
+    left, rounding = _squares(batch)
+    bounds = ((left + rounding) * batch.right.double().square().sum(1)).sqrt()
+    factors = clip_factors(bounds, l2_clip_norm=l2_clip_norm, mode=mode)
+    usable = bounds.isfinite()[:, None]
+    # In float64 no product of float32 parts overflows, however a bounded contribution falls into parts. Where a
+    # user's entries are not finite, neither is the bound: the row of `scaled` is zero, and zeros stand for them.
+    scaled = torch.where(usable, batch.right.double(), 0.0) * factors[:, None]
+    coefficients = torch.where(usable, batch.coefficients.double(), 0.0)
+    histories = batch.histories
+    values = batch.values.index_select(0, histories.order).double().nan_to_num_(0.0, posinf=0.0, neginf=0.0)
+    return ClippedSum(
+        transposed=(histories.item_starts, histories.users_by_item, values),
+        scaled=scaled,
+        basis=batch.basis,
+        mixed=long_product(coefficients, scaled),
+        within=bounds <= l2_clip_norm,
+    )
+
+
 def clipped_sum(batch: RankOneContributions, *, l2_clip_norm: float, mode: str = "flat") -> torch.Tensor:
-    """Sum over users of the contributions, each clipped as a whole: [n_items, k], the type of `right`.
+    """Sum over users of the contributions, each clipped as a whole: float64 [n_items, k].
 
     Guarantees:
         - Unit: a user, that is all interactions of the user in the batch. Neighbouring relation: add or
           remove one user. The L2 (Frobenius) sensitivity is l2_clip_norm, whatever the tables hold.
         - A user's term depends on that user's history and on released tables only.
-        - Where s_u and D e_u cancel to under a thousandth of their size, rounding is a visible part of r_u; the
-          term is then bounded by the size of the parts instead, and comes out smaller, never larger.
+        - Norms are bounded from above, rounding included: where s_u and D e_u cancel so far that rounding is a
+          visible part of what is left, the term comes out smaller than l2_clip_norm, never larger. Sums are
+          float64: their rounding is below 2^-52 of what is summed for each user.
         - A user whose contribution overflows counts for nothing. No users give the zero matrix.
     """
-    left, parts = _squares(batch)
-    bounds = (torch.maximum(left, _CANCELLATION * parts) * batch.right.double().square().sum(1)).sqrt()
-    factors = clip_factors(bounds, l2_clip_norm=l2_clip_norm, mode=mode)
-    usable = bounds.isfinite()
-    # In float64 no product of float32 parts overflows, however a bounded contribution falls into its parts.
-    scaled = torch.where(usable[:, None], batch.right, 0.0).double() * factors.double()[:, None]
-    values = torch.where(usable[batch.histories.users], batch.values, 0.0).double()
-    coefficients = torch.where(usable[:, None], batch.coefficients, 0.0).double()
-    total = batch.histories.transposed_times(values, scaled) + batch.basis.double() @ (coefficients.T @ scaled)
-    return total.to(batch.right.dtype)
+    total = clip(batch, l2_clip_norm=l2_clip_norm, mode=mode)
+    rows = torch.empty(len(batch.basis), total.scaled.shape[1], dtype=torch.float64, device=total.scaled.device)
+    return total.into(rows, start=0)
 
 
 def _squares(batch: RankOneContributions) -> tuple[torch.Tensor, torch.Tensor]:
-    """||r_u||^2, and ||s_u||^2 + ||D e_u||^2, both float64 [n_users]."""
-    values, basis = batch.values.double(), batch.basis.double()
-    coefficients = batch.coefficients.double()
+    """||r_u||^2 and a bound on how far rounding may have put it too low, both float64 [n_users]."""
+    values, coefficients = batch.values.double(), batch.coefficients.double()
     sparse = batch.histories.per_user(values.square())
-    cross = (batch.histories.times(values, basis) * coefficients).sum(1)
-    dense = ((coefficients @ (basis.T @ basis)) * coefficients).sum(1).clamp_min(0)
+    gramian = gramian_of(batch.basis) if batch.gramian is None else batch.gramian
+    dense = ((coefficients @ gramian) * coefficients).sum(1)
+    reads = batch.reads
+    if reads is None:
+        reads = observed_scores(batch.histories, coefficients, batch.basis)
+    cross = batch.histories.per_user(values * reads)
+    # |s| |e| |D|_F bounds |s^T D e|, and |e|^2 |D|_F^2 the quadratic form, term by term.
+    most = coefficients.square().sum(1).sqrt() * gramian.trace().sqrt()
+    dim = batch.basis.shape[1]
+    float64 = torch.finfo(torch.float64).eps * (len(batch.basis) + dim * dim + 2.0)
+    rounding = 2 * rounding_of(reads, dim=dim) * sparse.sqrt() * most + float64 * (sparse.sqrt() + most).square()
     # The sum of the three is a square; rounding can leave it just below zero.
-    return (sparse + 2 * cross + dense).clamp_min(0), sparse + dense
+    return (sparse + 2 * cross + dense).clamp_min(0), rounding

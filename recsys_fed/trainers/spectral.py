@@ -22,15 +22,14 @@ import numpy as np
 import torch
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.models.histories import Histories
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
-from recsys_fed.models.users import fold_in
+from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers import popularity
 from recsys_fed.trainers.base import LocalNoise, PublicFacts, Stage, Tables
 from recsys_fed.trainers.orthonormal import leading_directions, orthonormal
 from recsys_fed.trainers.popularity import NoisedPopularity
-from recsys_fed.trainers.rank_one import RankOneContributions, clipped_sum
+from recsys_fed.trainers.power_step import power_step
 
 SUBSPACE = "subspace"
 # The popularity of all items also enters as a bias, so that an empty history has a ranking.
@@ -123,7 +122,7 @@ class Spectral:
         return state.subspace.shape[0], state.subspace.shape[1]
 
     def contribution(
-        self, stage: str, tables: Tables, histories: Histories, *, settings: Mapping[str, float]
+        self, stage: str, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float]
     ) -> torch.Tensor:
         """Sum over users, sensitivity settings["l2_clip_norm"]: counts [n_items, 1] or subspace [n_head, dim - 1].
 
@@ -131,24 +130,10 @@ class Spectral:
         """
         if stage == popularity.STAGE:
             return popularity.contribute_counts(histories, l2_clip_norm=settings["l2_clip_norm"])
-        head, damping = histories.restricted(tables["head"]), tables["damping"]
-        direction, subspace = tables["direction"][:, None], tables["subspace"]
-        values = damping[head.items]
-        # x_u = damped history over its norm; the norm is folded into the right factor's scale only, because
-        # "automatic" clipping removes any scale of the contribution.
-        along = fold_in(direction, head, damping, how=_PROJECTION)
-        norms = head.per_user(values.square()).sqrt()
-        batch = RankOneContributions(
-            histories=head,
-            values=values,
-            basis=direction,
-            coefficients=-along * norms[:, None],
-            right=fold_in(subspace, head, damping, how=_PROJECTION),
-        )
-        return clipped_sum(batch, l2_clip_norm=settings["l2_clip_norm"], mode="automatic")
+        return power_step(tables, histories, l2_clip_norm=settings["l2_clip_norm"])
 
     def local_update(
-        self, tables: Tables, histories: Histories, *, settings: Mapping[str, float], noise: LocalNoise
+        self, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float], noise: LocalNoise
     ) -> torch.Tensor:
         """Refuse: there are no local steps here."""
         raise ConfigurationError("Expected a stage with local steps, the spectral trainer has none.")

@@ -2,11 +2,16 @@
 
 import argparse
 import json
+import logging
+import os
+import platform
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -14,6 +19,7 @@ from recsys_fed.models.device import use_threads
 from simulations.benchmarks.line import Line
 from simulations.benchmarks.registry import BENCHMARKS
 
+_PACKAGES = ("torch", "numpy", "scipy", "opacus", "flwr", "implicit", "cryptography")
 LATEST = Path(__file__).resolve().parents[2] / "bench-results" / "latest.json"
 
 
@@ -26,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"Expected names of {', '.join(BENCHMARKS)}, got {', '.join(unknown)}.")
     use_threads(0)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    before = circumstances()
     lines: list[Line] = []
     console = Console(stderr=True)
     for name in (name for name in BENCHMARKS if name in names):
@@ -33,8 +41,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
             lines += BENCHMARKS[name]()
     Console().print(table_of(lines))
     LATEST.parent.mkdir(exist_ok=True)
-    LATEST.write_text(json.dumps([line.to_dict() for line in lines], indent=2) + "\n", encoding="utf-8")
+    record = {**before, "lines": [line.to_dict() for line in lines]}
+    LATEST.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return int(any(line.holds is False for line in lines))
+
+
+def circumstances() -> dict[str, object]:
+    """Date, machine and versions: without them a figure says little."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "load_before": round(os.getloadavg()[0], 2),
+            "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none",
+            "system": platform.platform(terse=True),
+        },
+        "versions": {"python": platform.python_version(), **found},
+    }
+
+
+def _processor() -> str:
+    """The model's name where the system tells it."""
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text(encoding="utf-8", errors="replace").splitlines() if known.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def table_of(lines: Sequence[Line]) -> Table:

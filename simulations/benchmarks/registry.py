@@ -3,16 +3,26 @@
 from collections.abc import Callable
 
 from simulations.benchmarks.clipped_sum import clipped_sum_lines
+from simulations.benchmarks.dp_sgd_step import dp_sgd_step_lines
 from simulations.benchmarks.engines import engine_lines
+from simulations.benchmarks.growth import growth_lines
 from simulations.benchmarks.ledger import ledger_lines
 from simulations.benchmarks.line import Line
+from simulations.benchmarks.noise import noise_lines
+from simulations.benchmarks.spectral_scale import spectral_scale_lines
 from simulations.benchmarks.whole_run import whole_run_lines
+from simulations.benchmarks.whole_runs import whole_runs_lines
 
 # In this order, whatever order was asked for: Linux counts a parent's memory towards the peak of the processes that
 # it starts, so the run whose peak is measured comes first.
 BENCHMARKS: dict[str, Callable[[], list[Line]]] = {
     "whole-run": whole_run_lines,
+    "spectral-scale": spectral_scale_lines,
+    "whole-runs": whole_runs_lines,
+    "growth": growth_lines,
     "engines": engine_lines,
     "clipped-sum": clipped_sum_lines,
     "ledger": ledger_lines,
+    "dp-sgd-step": dp_sgd_step_lines,
+    "noise": noise_lines,
 }

@@ -91,8 +91,9 @@ def test_the_run_goes_on_with_the_others_and_their_noise(second_run):
     assert len(steps) >= 3
     for asked, n_updates, noise in steps:
         assert n_updates == SILOS - 1
-        scale = asked.l2_clip_norm * asked.settings.get("update_scale", 1.0)
-        assert noise == pytest.approx(asked.noise_multiplier * scale * (SILOS - 1) ** 0.5)
+        # Rounding to the grid adds up to 1% to the sensitivity, which the noise makes up for.
+        plain = asked.noise_multiplier * asked.l2_clip_norm * (SILOS - 1) ** 0.5
+        assert plain <= noise <= 1.01 * plain
 
 
 def test_the_others_have_paid_for_both_runs(second_run):

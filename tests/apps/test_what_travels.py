@@ -30,7 +30,8 @@ RUNS = {
 }
 MODEL = {"vectors", "bias", "history_weights"}
 TABLES = {"head", "damping", "direction", "subspace"} | MODEL
-SETTINGS = {"unobserved_weight", "regularization", "learning_rate", "expected_batch_size", "update_scale", "ridge"}
+FOLD_IN = {"unobserved_weight", "regularization", "ridge"}
+SETTINGS = FOLD_IN | {"learning_rate", "expected_batch_size", "negatives_key", "count_share"}
 PLAIN = {f.name for f in fields(Request)} - {"tables", "settings", "shape"}
 REQUEST_KEYS = PLAIN | {"protocol", "rows", "columns"} | {f"settings.{name}" for name in SETTINGS}
 UPDATE_KEYS = {f.name for f in fields(ReleaseEvent)} | {"protocol", "silo", "catalogue_hash", "nonce"}

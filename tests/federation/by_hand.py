@@ -28,7 +28,6 @@ def answers(schedule: Schedule, silos: Sequence[Histories]) -> list[Update]:
             silo=f"silo-{index}",
             randomness=Randomness(
                 noise=SeededNoise(1, index, asked.round),
-                local_noise=seeded_generator(2, index, asked.round),
                 sampling=seeded_generator(3, index, asked.round),
                 nonce=f"{index}-{asked.round}",
             ),

@@ -18,7 +18,6 @@ def randomness(silo: int = 0, round_number: int = 0) -> Randomness:
     """The streams of a silo in a round."""
     return Randomness(
         noise=SeededNoise(1, silo, round_number),
-        local_noise=seeded_generator(2, silo, round_number),
         sampling=seeded_generator(3, silo, round_number),
         nonce=f"{silo}-{round_number}",
     )

@@ -11,7 +11,8 @@ from sample_messages import REQUEST, honest_update
 
 from recsys_fed.errors import ProtocolError
 from recsys_fed.federation.aggregation import noise_on_total, total_of
-from recsys_fed.privacy.noise import SeededNoise, noised
+from recsys_fed.privacy.integer_mechanism import noised
+from recsys_fed.privacy.noise import SeededNoise
 
 _entries = st.lists(st.integers(-(2**31), 2**31 - 1), min_size=4, max_size=4)
 
@@ -36,23 +37,20 @@ def test_no_update_is_an_error():
 
 
 def test_noise_on_the_sum_is_known():
+    """The figure of the request, and half a per cent for rounding."""
     own = replace(REQUEST, noise_multiplier=1.5, l2_clip_norm=2.0, noise_share=1.0)
-    assert noise_on_total(own, 1) == pytest.approx(3.0)
-    assert noise_on_total(own, 9) == pytest.approx(9.0)
+    assert noise_on_total(own, 1) == pytest.approx(3.0 * 1.003, rel=3e-3)
+    assert noise_on_total(own, 9) == pytest.approx(3 * noise_on_total(own, 1))
     central = replace(own, noise_share=1 / 9)
-    assert noise_on_total(central, 9) == pytest.approx(3.0)
-    assert noise_on_total(central, 4) == pytest.approx(2.0)
+    assert noise_on_total(central, 9) == pytest.approx(noise_on_total(own, 1), rel=1e-5)
+    assert noise_on_total(central, 4) == pytest.approx(2 / 3 * noise_on_total(own, 1), rel=1e-5)
 
 
 @pytest.mark.parametrize("share", [1.0, 1 / 8])
 def test_noise_on_the_sum_is_what_silos_really_add(share):
     request = replace(REQUEST, noise_share=share, shape=(4000, 1))
-    one = request.noise_multiplier * request.l2_clip_norm * share**0.5
     updates = [
-        honest_update(
-            request,
-            noised(np.zeros((4000, 1)), standard_deviation=one, step=request.grid_step, noise=SeededNoise(silo)),
-        )
+        honest_update(request, noised(np.zeros((4000, 1)), mechanism=request.mechanism, noise=SeededNoise(silo)))
         for silo in range(8)
     ]
     measured = total_of(updates, request).std()

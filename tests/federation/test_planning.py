@@ -82,13 +82,15 @@ def test_shapes_and_noise_are_those_that_a_run_asks_for():
     assert subspace.asked.shape[1] > 1
     for stage in (counts, subspace, metrics):
         assert stage.noise_if_own == pytest.approx(2 * stage.noise_if_once)
-        assert stage.noise_of_silo == pytest.approx(stage.asked.noise_multiplier * stage.asked.l2_clip_norm)
+        # Rounding to the grid adds up to 1% to the sensitivity, which the noise makes up for.
+        plain = stage.asked.noise_multiplier * stage.asked.l2_clip_norm
+        assert plain <= stage.noise_of_silo <= 1.01 * plain
     assert counts.signal == 500
 
 
 def test_the_silos_share_of_central_noise():
     first = stages_of(planned_schedule(FederationConfig(silos=4, noise="central"), ITEMS))[0]
-    assert first.noise_of_silo == pytest.approx(first.noise_if_once / 2)
+    assert first.noise_of_silo == pytest.approx(first.noise_if_once / 2, rel=1e-3)
 
 
 def test_local_steps_have_no_noise_that_could_be_split():

@@ -11,6 +11,7 @@ from silo_data import make_histories, randomness
 
 from recsys_fed.errors import ProtocolError
 from recsys_fed.federation.release import answer, release_event
+from recsys_fed.privacy.integer_mechanism import ROUNDING_SLACK
 from recsys_fed.trainers import make_trainer
 
 N_ITEMS = 3_000
@@ -87,7 +88,7 @@ def test_a_contribution_of_another_shape_is_refused():
 
 @pytest.mark.parametrize("n_users", [0, 30])
 def test_local_steps_add_their_own_noise(n_users):
-    """V_local - V of steps without a learning signal is a random walk of known length."""
+    """The sum of the steps' noised sums has the noise of all of them, and at most a clip norm of each user a step."""
     steps, rate, batch = 4, 0.5, 10.0
     request = replace(
         COUNTS,
@@ -109,8 +110,7 @@ def test_local_steps_add_their_own_noise(n_users):
     trainer = make_trainer("dp-sgd", {"schedule": "local"})
     update = answer(request, trainer, histories, silo="silo-0", randomness=randomness())
     noise = (update.total * request.grid_step).ravel()
-    # With V = 0 the first gradient is zero; the later ones move V by at most rate * users / batch in all.
-    scale = rate * request.noise_multiplier * request.l2_clip_norm * steps**0.5 / batch
+    scale = request.noise_multiplier * request.l2_clip_norm * steps**0.5
     assert noise.std() == pytest.approx(scale, rel=0.1 if n_users else 0.05)
     assert (update.total != 0).mean() > 0.99
 
@@ -118,6 +118,8 @@ def test_local_steps_add_their_own_noise(n_users):
 def test_the_event_says_what_was_asked():
     update = answer(COUNTS, SPECTRAL, make_histories(3, N_ITEMS), silo="silo-7", randomness=randomness())
     assert update.event == release_event(COUNTS, noise_source="seeded-simulation")
+    assert (update.event.mechanism, update.event.slack) == ("discrete-gaussian", ROUNDING_SLACK)
+    assert release_event(replace(COUNTS, steps=7), noise_source="operating-system").slack == 7 * ROUNDING_SLACK
     assert (update.silo, update.catalogue_hash) == ("silo-7", COUNTS.catalogue_hash)
     assert update.event.noise_multiplier == COUNTS.noise_multiplier
     assert update.event.round == COUNTS.round

@@ -8,7 +8,7 @@ from dense_histories import one_thread as _one_thread  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_fed.models import users
+from recsys_fed.models import ridge
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.models.users import fold_in, scores, user_vectors
 
@@ -66,7 +66,7 @@ def test_blocks_do_not_change_the_result(monkeypatch, block_floats):
     matrix = (np.random.default_rng(0).random((11, 13)) < 0.3).astype(float)
     vectors, weights = inputs(matrix, dim=4)
     whole = fold_in(vectors, from_dense(matrix), weights, how=RIDGE)
-    monkeypatch.setattr(users, "_BLOCK_FLOATS", block_floats)
+    monkeypatch.setattr(ridge, "_BATCH_FLOATS", block_floats)
     torch.testing.assert_close(
         fold_in(vectors, from_dense(matrix), weights, how=RIDGE), whole, atol=1e-12, rtol=1e-12
     )

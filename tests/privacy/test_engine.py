@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from opacus.accountants import PRVAccountant
+from opacus.schedulers import ExponentialNoise
 from scipy import stats
 
 from recsys_fed.privacy.accounting import epsilon_prv
-from recsys_fed.privacy.engine import RankOneOptimizer, poisson_sample
+from recsys_fed.privacy.engine import PoissonSamples, RankOneOptimizer, make_private, poisson_sample
 from recsys_fed.privacy.events import PrivacyEvent
+from recsys_fed.privacy.noise import SeededNoise, SystemNoise
 
 SHAPE = (400, 5)
 
@@ -17,7 +19,7 @@ def optimizer_of(parameter, *, seed=0, learning_rate=1.0, momentum=0.0, **settin
     return RankOneOptimizer(
         torch.optim.SGD([parameter], lr=learning_rate, momentum=momentum),
         **({"noise_multiplier": 0.0, "max_grad_norm": 1.0, "expected_batch_size": 1.0} | settings),
-        generator=torch.Generator().manual_seed(seed),
+        noise=SeededNoise(seed),
     )
 
 
@@ -31,7 +33,8 @@ def test_without_noise_steps_are_plain_sgd_on_the_mean():
         private.step_with(total)
         plain.grad = total / 12.5
         sgd.step()
-    torch.testing.assert_close(ours, plain)
+    # The sums are rounded to a grid of at least 2^11 steps a clip norm.
+    torch.testing.assert_close(ours, plain, atol=1e-3, rtol=0)
 
 
 def test_several_parameters_step_each_with_its_own_sum():
@@ -86,6 +89,45 @@ def test_step_hooks_run_and_an_attached_accountant_agrees_with_ours():
 def test_the_wrong_number_of_sums_is_refused():
     with pytest.raises(ValueError, match="zip"):
         optimizer_of(torch.nn.Parameter(torch.zeros(2))).step_with(torch.zeros(2), torch.zeros(2))
+
+
+def test_what_leaves_the_optimiser_are_whole_multiples_of_a_grid_step():
+    moves = torch.from_numpy(moved(torch.rand(SHAPE), noise_multiplier=2.0))
+    steps = moves.double() * 2**20
+    assert torch.equal(steps, steps.round())
+    assert len(moves.unique()) > 100
+
+
+def test_noise_is_that_of_the_operating_system_unless_said_otherwise():
+    private = RankOneOptimizer(
+        torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=1.0),
+        noise_multiplier=1.0, max_grad_norm=1.0, expected_batch_size=1.0,
+    )  # fmt: skip
+    assert isinstance(private._noise, SystemNoise)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_make_private_works_with_opacus_schedulers_and_accountants(kind):
+    table, accountant = torch.nn.Parameter(torch.zeros(SHAPE)), PRVAccountant()
+    samples = PoissonSamples(
+        n_users=300, sampling_probability=0.2, steps=5, generator=torch.Generator().manual_seed(0)
+    )
+    private = make_private(
+        kind([table], lr=0.1), samples=samples, noise_multiplier=4.0, max_grad_norm=1.0, noise=SeededNoise(0)
+    )
+    private.attach_step_hook(accountant.get_optimizer_hook_fn(sample_rate=0.2))
+    quieter = ExponentialNoise(private, gamma=0.5)
+    sizes = []
+    for users in samples:
+        sizes.append(int(users.sum()))
+        private.step_with(torch.zeros(SHAPE))
+        quieter.step()
+    assert len(samples) == len(sizes) == 5
+    assert len(set(sizes)) > 1
+    assert all(30 < size < 90 for size in sizes)
+    assert [noise for noise, _, _ in accountant.history] == [4.0, 2.0, 1.0, 0.5, 0.25]
+    assert private.expected_batch_size == pytest.approx(60)
+    assert table.detach().std() > 0
 
 
 @pytest.mark.parametrize("probability", [0.01, 0.3, 0.9])

@@ -16,6 +16,7 @@ RELEASES = st.builds(
     noise_multiplier=st.floats(0, 1e6),
     sampling_probability=st.floats(1e-9, 1.0),
     steps=st.integers(1, 10**9),
+    slack=st.floats(0, 1e-6),
     released=TEXTS,
     l2_clip_norm=st.floats(1e-9, 1e9),
     round=st.integers(0, 10**6),
@@ -45,6 +46,7 @@ RECORD = ReleaseEvent(
         {"sampling_probability": 0.0},
         {"sampling_probability": 1.01},
         {"sampling_probability": math.nan},
+        {"slack": -1e-9},
         {"steps": 0},
         {"steps": 2.0},
     ],
@@ -54,7 +56,9 @@ def test_event_out_of_range_is_refused(wrong):
         PrivacyEvent(**{"noise_multiplier": 1.0, **wrong})
 
 
-@pytest.mark.parametrize("wrong", [{"relative_noise": 0.0}, {"sampling_probability": 2.0}, {"steps": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"relative_noise": 0.0}, {"sampling_probability": 2.0}, {"steps": -1}, {"slack": -1.0}]
+)
 def test_planned_release_out_of_range_is_refused(wrong):
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         PlannedRelease(released="item counts", **wrong)
@@ -63,11 +67,11 @@ def test_planned_release_out_of_range_is_refused(wrong):
 def test_events_of_multiplies_relative_noise_and_keeps_order():
     plan = [
         PlannedRelease(released="item counts", relative_noise=4.0),
-        PlannedRelease(released="item embeddings", sampling_probability=0.1, steps=7),
+        PlannedRelease(released="item embeddings", sampling_probability=0.1, steps=7, slack=1e-9),
     ]
     assert events_of(plan, 2.0) == (
         PrivacyEvent(noise_multiplier=8.0, sampling_probability=1.0, steps=1),
-        PrivacyEvent(noise_multiplier=2.0, sampling_probability=0.1, steps=7),
+        PrivacyEvent(noise_multiplier=2.0, sampling_probability=0.1, steps=7, slack=1e-9),
     )
 
 
@@ -121,7 +125,7 @@ def test_unknown_key_is_refused():
         ("steps", 3.0),
         ("round", -1),
         ("unit", "record"),
-        ("mechanism", "laplace"),
+        ("mechanism", "gaussian"),
         ("noise_source", "torch"),
         ("neighbouring_relation", "replace-one-user"),
         ("trainer", ""),

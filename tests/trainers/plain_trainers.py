@@ -13,6 +13,9 @@ from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.models.users import scores, user_vectors
 from recsys_fed.privacy.calibration import calibrate_noise_multiplier
 from recsys_fed.privacy.events import PlannedRelease
+from recsys_fed.privacy.grid import grid_step
+from recsys_fed.privacy.integer_mechanism import IntegerMechanism
+from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.trainers.base import LocalNoise, PublicFacts
 from recsys_fed.trainers.rank_one import RankOneContributions
 
@@ -77,9 +80,9 @@ def run(trainer, facts: PublicFacts, matrices, *, noise_multiplier: float = 0.0,
         total = torch.zeros(shape, dtype=torch.float64)
         for histories in silos:
             if stage.noise_inside:
-                total += trainer.local_update(
-                    tables, histories, settings=settings, noise=local_noise(stage, deviation, rng)
-                )
+                noise = local_noise(stage, deviation, rng, shape=shape, declared_users=facts.declared_users_of_silo)
+                moved = trainer.local_update(tables, histories, settings=settings, noise=noise)
+                total += moved.double() * noise.mechanism.grid_step
                 continue
             total += trainer.contribution(stage.name, tables, histories, settings=settings)
             total += torch.from_numpy(deviation * stage.l2_clip_norm * rng.standard_normal(shape))
@@ -88,13 +91,23 @@ def run(trainer, facts: PublicFacts, matrices, *, noise_multiplier: float = 0.0,
     return states
 
 
-def local_noise(stage, noise_multiplier, rng) -> LocalNoise:
+def local_noise(stage, noise_multiplier, rng, *, shape, declared_users=1_000) -> LocalNoise:
     seeds = rng.integers(0, 2**62, 2).tolist()
-    return LocalNoise(
+    steps, entries = stage.release.steps, shape[0] * shape[1]
+    step = grid_step(
         noise_multiplier=noise_multiplier,
+        l2_clip_norm=stage.l2_clip_norm,
+        declared_users=declared_users,
+        entries=entries,
+        steps=steps,
+    )
+    return LocalNoise(
+        mechanism=IntegerMechanism(
+            noise_multiplier=noise_multiplier, l2_clip_norm=stage.l2_clip_norm, grid_step=step, entries=entries
+        ),
         sampling_probability=stage.release.sampling_probability,
-        steps=stage.release.steps,
-        noise=torch.Generator().manual_seed(seeds[0]),
+        steps=steps,
+        source=SeededNoise(seeds[0]),
         sampling=torch.Generator().manual_seed(seeds[1]),
     )
 

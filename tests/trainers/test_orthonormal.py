@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from recsys_fed.trainers import orthonormal as module
 from recsys_fed.trainers.orthonormal import leading_directions, orthonormal
 
 
@@ -50,6 +51,39 @@ def test_what_lies_along_the_removed_vector_gives_zero_columns():
         assert torch.equal(
             orthonormal(torch.outer(against, normal(3, seed=1)), against=against).sum(0), torch.zeros(3)
         )
+
+
+def conditioned(rows, columns, *, condition, seed=0):
+    """A table whose singular values fall evenly in logarithm from 1 to 1 / condition."""
+    left, right = (np.linalg.qr(normal(size, columns, seed=seed + size).numpy())[0] for size in (rows, columns))
+    return torch.from_numpy(left * np.geomspace(1.0, 1.0 / condition, columns) @ right.T)
+
+
+@pytest.mark.parametrize("condition", [1.5, 1e2, 3e3, 1e5, 1e9])
+@pytest.mark.parametrize("rows", [200, 5_000])
+def test_by_gramian_it_is_the_singular_value_decomposition(rows, condition):
+    against = unit(normal(rows, seed=9))
+    table = conditioned(rows, 6, condition=condition)
+    basis = orthonormal(table, against=against)
+    centred = table - torch.outer(against, against @ table)
+    expected, _, _ = torch.linalg.svd(centred, full_matrices=False)
+    torch.testing.assert_close(basis.T @ basis, torch.eye(6).double(), atol=1e-13, rtol=0)
+    cosines = (basis * expected).sum(0).abs()
+    torch.testing.assert_close(cosines, torch.ones(6).double(), atol=1e-6, rtol=0)
+
+
+def test_the_gramian_is_refused_where_it_would_lose_digits():
+    assert module._by_gramian(conditioned(300, 4, condition=1e3)) is not None
+    assert module._by_gramian(conditioned(300, 4, condition=1e5)) is None
+    assert module._by_gramian(torch.zeros(300, 4).double()) is None
+
+
+def test_tall_dependent_columns_are_zero_columns():
+    against = unit(normal(400, seed=1))
+    basis = orthonormal(normal(400, 2, seed=2) @ normal(2, 5, seed=3), against=against)
+    torch.testing.assert_close(
+        basis.T @ basis, torch.diag(torch.tensor([1.0, 1, 0, 0, 0]).double()), atol=1e-8, rtol=0
+    )
 
 
 @pytest.mark.parametrize("density", [0.2, 0.8])

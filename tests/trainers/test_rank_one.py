@@ -9,10 +9,20 @@ from plain_trainers import contributions, from_dense, plain_clipped_sum
 from plain_trainers import one_thread as _one_thread  # noqa: F401
 
 from recsys_fed.models.items import FoldIn
-from recsys_fed.trainers.dp_sgd import implicit_als_gradients
+from recsys_fed.models.ridge import gramian_of
+from recsys_fed.trainers.losses.implicit_als import ImplicitALS
+from recsys_fed.trainers.losses.loss import Batch
 from recsys_fed.trainers.rank_one import RankOneContributions, clipped_sum, contribution_norms
 
 HOW = FoldIn(kind="ridge", unobserved_weight=0.3, regularization=0.8)
+
+
+def gradients(vectors, histories):
+    """Half the gradients of the implicit-ALS loss, as the trainer forms them."""
+    batch = Batch(vectors=vectors, histories=histories, negatives=None, gramian=gramian_of(vectors))
+    return ImplicitALS().contributions(batch, how=HOW, unobserved_weight=HOW.unobserved_weight)
+
+
 modes = st.sampled_from(["flat", "automatic"])
 clip_norms = st.sampled_from([0.05, 1.0, 50.0])
 
@@ -74,13 +84,13 @@ def plain_gradients(vectors, matrix):
 def test_implicit_als_contributions_are_half_the_gradients(seed, n_users, n_items, dim):
     rng = np.random.default_rng(seed)
     matrix, vectors = rng.random((n_users, n_items)) < 0.4, torch.from_numpy(rng.standard_normal((n_items, dim)))
-    batch = implicit_als_gradients(vectors.float(), from_dense(matrix), how=HOW)
+    batch = gradients(vectors.float(), from_dense(matrix))
     expected = plain_gradients(vectors.float(), matrix)
     torch.testing.assert_close(contributions(batch), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_nobody_gives_the_zero_matrix():
-    batch = implicit_als_gradients(torch.ones(4, 2), from_dense(np.zeros((0, 4))), how=HOW)
+    batch = gradients(torch.ones(4, 2), from_dense(np.zeros((0, 4))))
     assert torch.equal(clipped_sum(batch, l2_clip_norm=1.0), torch.zeros(4, 2))
 
 
@@ -88,7 +98,7 @@ def test_nobody_gives_the_zero_matrix():
 @pytest.mark.parametrize("broken", [float("inf"), float("nan"), 1e38])
 def test_a_user_whose_contribution_overflows_counts_for_nothing(mode, broken):
     matrix = np.array([[1, 1, 0], [0, 1, 1]])
-    good = implicit_als_gradients(torch.tensor([[1.0, 0.2], [0.1, 0.9], [0.5, 0.5]]), from_dense(matrix), how=HOW)
+    good = gradients(torch.tensor([[1.0, 0.2], [0.1, 0.9], [0.5, 0.5]]), from_dense(matrix))
     right = good.right.clone()
     right[1] = broken
     parts = {"basis": good.basis, "coefficients": good.coefficients, "right": right}

@@ -14,11 +14,21 @@ from plain_trainers import from_dense
 from plain_trainers import one_thread as _one_thread  # noqa: F401
 
 from recsys_fed.models.items import FoldIn
-from recsys_fed.trainers.dp_sgd import implicit_als_gradients
+from recsys_fed.models.ridge import gramian_of
+from recsys_fed.trainers.losses.implicit_als import ImplicitALS
+from recsys_fed.trainers.losses.loss import Batch
 from recsys_fed.trainers.rank_one import RankOneContributions, clipped_sum
 
 W = 0.3
 HOW = FoldIn(kind="ridge", unobserved_weight=W, regularization=0.8)
+
+
+def gradients(vectors, histories):
+    """Half the gradients of the implicit-ALS loss, as the trainer forms them."""
+    batch = Batch(vectors=vectors, histories=histories, negatives=None, gramian=gramian_of(vectors))
+    return ImplicitALS().contributions(batch, how=HOW, unobserved_weight=HOW.unobserved_weight)
+
+
 cases = given(
     seed=st.integers(0, 2**32),
     shape=st.tuples(st.integers(1, 7), st.integers(2, 9), st.integers(1, 4)),
@@ -68,17 +78,17 @@ def opacus_sums(module, users, matrix, *, max_grad_norm):
 @cases
 def test_flat_clipping_equals_opacus(seed, shape, density, l2_clip_norm):
     matrix, vectors = case(seed, shape, density)
-    batch = implicit_als_gradients(vectors, from_dense(matrix), how=HOW)
+    batch = gradients(vectors, from_dense(matrix))
     ours = clipped_sum(batch, l2_clip_norm=l2_clip_norm, mode="flat")
     (theirs,) = opacus_sums(module_of(vectors), batch.right, matrix, max_grad_norm=2 * l2_clip_norm)
-    torch.testing.assert_close(2 * ours, theirs, rtol=1e-4, atol=2e-5 * l2_clip_norm * len(matrix))
+    torch.testing.assert_close(2 * ours, theirs.double(), rtol=1e-4, atol=2e-5 * l2_clip_norm * len(matrix))
 
 
 @few
 @cases
 def test_automatic_clipping_equals_opacus_gradients_over_their_norms(seed, shape, density, l2_clip_norm):
     matrix, vectors = case(seed, shape, density)
-    batch = implicit_als_gradients(vectors, from_dense(matrix), how=HOW)
+    batch = gradients(vectors, from_dense(matrix))
     ours = clipped_sum(batch, l2_clip_norm=l2_clip_norm, mode="automatic")
     module = module_of(vectors)
     backward(module, batch.right, matrix)
@@ -94,7 +104,7 @@ def test_automatic_clipping_equals_opacus_gradients_over_their_norms(seed, shape
 def test_item_biases_are_one_more_column(seed, shape, density, l2_clip_norm):
     matrix, vectors = case(seed, shape, density)
     bias = torch.linspace(-0.5, 0.5, len(vectors))
-    users = implicit_als_gradients(vectors, from_dense(matrix), how=HOW).right
+    users = gradients(vectors, from_dense(matrix)).right
     histories, table = from_dense(matrix), torch.cat([vectors, bias[:, None]], dim=1)
     right = torch.cat([users, torch.ones(len(users), 1)], dim=1)
     fitted = (table[histories.items] * right[histories.users]).sum(1)
@@ -104,5 +114,5 @@ def test_item_biases_are_one_more_column(seed, shape, density, l2_clip_norm):
     ours = 2 * clipped_sum(batch, l2_clip_norm=l2_clip_norm, mode="flat")
     weight, offset = opacus_sums(module_of(vectors, bias), users, matrix, max_grad_norm=2 * l2_clip_norm)
     tolerance = {"rtol": 1e-4, "atol": 2e-5 * l2_clip_norm * len(matrix)}
-    torch.testing.assert_close(ours[:, :-1], weight, **tolerance)
-    torch.testing.assert_close(ours[:, -1], offset, **tolerance)
+    torch.testing.assert_close(ours[:, :-1], weight.double(), **tolerance)
+    torch.testing.assert_close(ours[:, -1], offset.double(), **tolerance)

@@ -35,7 +35,7 @@ def tables():
 def local_steps(histories):
     trainer = DPSGD(schedule="local", local_steps=2)
     stage = trainer.plan(facts_of(N_ITEMS))[1]
-    noise = local_noise(stage, 1.0, np.random.default_rng(0))
+    noise = local_noise(stage, 1.0, np.random.default_rng(0), shape=(N_ITEMS, DIM))
     return trainer.local_update(tables(), histories, settings=HOW | CLIP, noise=noise)
 
 

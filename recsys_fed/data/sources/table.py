@@ -13,7 +13,7 @@ from recsys_fed.data.validation import validate
 from recsys_fed.errors import ConfigurationError, DataFormatError
 
 _TEXT = (".csv", ".tsv", ".tab", ".txt")
-_PARQUET = (".parquet", ".pq")
+PARQUET = (".parquet", ".pq")
 _SEPARATORS = (",", "\t", ";", "|")
 
 # The usual names of each column, compared without case, underscores, hyphens and blanks.
@@ -61,12 +61,12 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _matches(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in _TEXT + _PARQUET
+    return path.is_file() and path.suffix.lower() in _TEXT + PARQUET
 
 
 def _read(request: Request) -> Dataset:
     path = request.path
-    if path.suffix.lower() in _PARQUET:
+    if path.suffix.lower() in PARQUET:
         frame = read_columns(path, resolve_columns(column_names(path), request.columns, path=path))
     else:
         header = first_line(path)

@@ -1,0 +1,68 @@
+"""Uniform random bits: the key stream of AES-256 in counter mode, under a key that is secret or a simulation's.
+
+The bits are as good as AES is a pseudorandom permutation; every statement about noise is "given uniform bits".
+One key has one stream. A block of 2^68 bytes would be needed before the counter came round.
+"""
+
+import hashlib
+import secrets
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from recsys_fed.errors import ConfigurationError
+
+KEY_BYTES = 32
+# Bytes that are asked for at once.
+_CHUNK = 1 << 18
+_LABEL = b"recsys-fed noise, version 1"
+
+
+class RandomBits:
+    """An endless stream of uniform bits that the key decides; reading goes on where the last read ended."""
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != KEY_BYTES:
+            raise ConfigurationError(f"Expected a key of {KEY_BYTES} bytes, got {len(key)}.")
+        # A key is used for one stream only, so the counter may start at zero.
+        self._encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+        self._zeros = b""
+
+    def bytes_into(self, buffer: bytearray | memoryview) -> None:
+        """Fill a writable buffer with the next bytes of the stream."""
+        if len(self._zeros) < len(buffer):
+            self._zeros = bytes(len(buffer))
+        self._encryptor.update_into(memoryview(self._zeros)[: len(buffer)], buffer)
+
+    def uint16(self, count: int) -> npt.NDArray[np.uint16]:
+        """The next `count` numbers, uniform on 0 to 2^16 - 1."""
+        return self._numbers(count, np.dtype("<u2")).astype(np.uint16, copy=False)
+
+    def uint32(self, count: int) -> npt.NDArray[np.uint32]:
+        """The next `count` numbers, uniform on 0 to 2^32 - 1."""
+        return self._numbers(count, np.dtype("<u4")).astype(np.uint32, copy=False)
+
+    def _numbers(self, count: int, kind: np.dtype[np.unsignedinteger]) -> npt.NDArray[np.unsignedinteger]:
+        numbers = np.empty(count, dtype=kind)
+        view = numbers.view(np.uint8).data
+        for start in range(0, len(view), _CHUNK):
+            self.bytes_into(view[start : start + _CHUNK])
+        return numbers
+
+
+def secret_key() -> bytes:
+    """A fresh key from the operating system's cryptographic generator, known to nobody else."""
+    return secrets.token_bytes(KEY_BYTES)
+
+
+def simulation_key(*key: int) -> bytes:
+    """A key that follows from integers by SHA-256, for simulations and tests only: it is no secret.
+
+    Each integer enters with its length, so that no two sequences of integers are hashed alike.
+    """
+    digest = hashlib.sha256(_LABEL)
+    for part in key:
+        text = str(int(part)).encode()
+        digest.update(len(text).to_bytes(4, "big") + text)
+    return digest.digest()

@@ -1,0 +1,216 @@
+"""The silo's half of the local schedule: noised steps of plain SGD on Poisson samples of the silo's users.
+
+    G_t = G_{t-1} + [clipped sum over the sample, rounded to the grid] + integer noise
+    V_t = V_0 - (learning_rate / expected_batch_size) grid_step G_t
+
+What the silo releases is G_T itself, integers; every V_t is a function of V_0 and of noised integers, so each step is
+the integer Gaussian mechanism on a sample of users and the steps compose (DP-SGD, arXiv 1607.00133).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from recsys_fed.models.histories import Histories
+from recsys_fed.models.items import FoldIn
+from recsys_fed.models.ridge import gramian_of
+from recsys_fed.models.user_blocks import UserHistories, block_bounds
+from recsys_fed.privacy.engine import poisson_sample
+from recsys_fed.privacy.lazy_noise import NoisedSums
+from recsys_fed.trainers.base import LocalNoise
+from recsys_fed.trainers.losses.loss import Batch, Clipping, Loss, RowBlocks
+from recsys_fed.trainers.negatives import Negatives, draw_negatives
+
+_KEYS = 1 << 62
+_PART_INTERACTIONS = 1 << 18
+_BLOCK_ROWS = 1 << 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is minimised and how: public settings of a silo half.
+
+    Attributes:
+        loss: of which a user's gradient is taken.
+        how: fold-in of the users.
+        unobserved_weight: of the loss.
+        n_negatives: drawn for each user and step, for losses that have some.
+        clipping: of a user's gradient.
+    """
+
+    loss: Loss
+    how: FoldIn
+    unobserved_weight: float
+    n_negatives: int
+    clipping: Clipping
+
+    def clipped(self, batch: Batch) -> RowBlocks:
+        """The clipped sum over the users of a batch."""
+        return self.loss.clipped(
+            batch, how=self.how, unobserved_weight=self.unobserved_weight, clipping=self.clipping
+        )
+
+    def negatives(self, histories: Histories, *, key: int) -> Negatives | None:
+        """Of every user, or None where the loss has none."""
+        return None if self.loss.reads_all_items else draw_negatives(histories, count=self.n_negatives, key=key)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Summed:
+    """A clipped sum over users, float64 [n_head, dim], and how many of its users the clip norm holds; private."""
+
+    total: torch.Tensor
+    within: int
+    users: int
+
+
+def summed(task: Task, vectors: torch.Tensor, histories: UserHistories, *, head: torch.Tensor, key: int) -> Summed:
+    """The clipped sum over all users of `histories` at V on the head.
+
+    Guarantees: sensitivity task.clipping.l2_clip_norm, one user added or removed, whatever `key` is and whoever
+    knows it; a user's term depends on V, the key and that user's history.
+    """
+    total = torch.zeros(vectors.shape, dtype=torch.float64, device=histories.device)
+    gramian, within = gramian_of(vectors), 0
+    for block in histories.blocks():
+        part = block.restricted(head)
+        batch = Batch(vectors=vectors, histories=part, negatives=task.negatives(part, key=key), gramian=gramian)
+        clipped = task.clipped(batch)
+        within += int(clipped.within.sum())
+        for start, rows in clipped.blocks():
+            total[start : start + len(rows)] += rows
+    return Summed(total=total, within=within, users=histories.n_users)
+
+
+def local_steps(
+    task: Task,
+    vectors: torch.Tensor,
+    histories: UserHistories,
+    *,
+    head: torch.Tensor,
+    settings: Mapping[str, float],
+    noise: LocalNoise,
+) -> torch.Tensor:
+    """G_T after noise.steps steps from V_0 = `vectors` [n_head, dim]: int32 [n_head, dim] in grid steps.
+
+    Guarantees:
+        - Each step is noise.mechanism on a sum of sensitivity task.clipping.l2_clip_norm over a Poisson sample of
+          users; an empty sample adds noise and counts as a step. All else follows from the steps.
+        - Noise is integer and is drawn on the CPU, so that a key gives the same noise on every device.
+    """
+    sums = NoisedSums((vectors.shape[0], vectors.shape[1]), mechanism=noise.mechanism, noise=noise.source)
+    rate = settings["learning_rate"] / settings["expected_batch_size"] * noise.mechanism.grid_step
+    samples = _samples(histories, head, noise)
+    if task.loss.reads_all_items:
+        _dense_steps(task, vectors, samples, sums=sums, rate=rate)
+    else:
+        _sparse_steps(task, vectors, samples, sums=sums, rate=rate, keys=noise.sampling)
+    return sums.finished()
+
+
+def _samples(histories: UserHistories, head: torch.Tensor, noise: LocalNoise) -> Iterator[list[Histories]]:
+    """The users of every step, over the head, in blocks; in memory the head is cut out once."""
+    in_memory = isinstance(histories, Histories)
+    users: UserHistories = histories.restricted(head) if isinstance(histories, Histories) else histories
+    for _ in range(noise.steps):
+        sample = users
+        if noise.sampling_probability < 1:
+            chosen = poisson_sample(users.n_users, noise.sampling_probability, noise.sampling)
+            sample = users.subset(chosen.to(users.device))
+        blocks = (block if in_memory else block.restricted(head) for block in sample.blocks())
+        yield [part for block in blocks for part in _parts(block)]
+
+
+def _parts(block: Histories) -> list[Histories]:
+    """Blocks so small that what a step computes for one is no larger than a few tables of the catalogue."""
+    most = max(_PART_INTERACTIONS, 2 * block.n_items)
+    if len(block.items) <= most:
+        return [block]
+    bounds = block_bounds(block.starts.cpu().numpy(), interactions=most)
+    return [block.block(start, stop) for start, stop in bounds]
+
+
+def _dense_steps(
+    task: Task, start: torch.Tensor, samples: Iterator[list[Histories]], *, sums: NoisedSums, rate: float
+) -> None:
+    """Steps of a loss that reads every row: V is held as a whole, and every row gets its noise at every step."""
+    vectors = start.clone()
+    for blocks in samples:
+        sums.add(_dense_blocks(task, vectors, blocks))
+        # This sample's arrays go before the next sample's come.
+        blocks.clear()
+        torch.sub(start, sums.finished().to(vectors.device), alpha=rate, out=vectors)
+
+
+def _dense_blocks(task: Task, vectors: torch.Tensor, blocks: list[Histories]) -> Iterator[tuple[int, torch.Tensor]]:
+    gramian = gramian_of(vectors)
+    batches = [Batch(vectors=vectors, histories=block, negatives=None, gramian=gramian) for block in blocks]
+    return _added((task.clipped(batch) for batch in batches), len(batches), vectors)
+
+
+def _sparse_steps(
+    task: Task,
+    start: torch.Tensor,
+    samples: Iterator[list[Histories]],
+    *,
+    sums: NoisedSums,
+    rate: float,
+    keys: torch.Generator,
+) -> None:
+    """Steps of a loss that reads few rows: only they are brought up to date. The fold-in keeps V_0's gramian."""
+    gramian = gramian_of(start)
+    for blocks in samples:
+        key = int(torch.randint(_KEYS, (), generator=keys))
+        batches = [(block, task.negatives(block, key=key)) for block in blocks]
+        blocks.clear()
+        rows = torch.unique(torch.cat([_touched(*batch) for batch in batches]))
+        vectors = start.index_select(0, rows)
+        vectors.sub_(sums.read(rows).to(start.device), alpha=rate)
+        sums.add(_sparse_blocks(task, vectors, batches, rows=rows, gramian=gramian), rows=rows)
+
+
+def _sparse_blocks(
+    task: Task,
+    vectors: torch.Tensor,
+    batches: list[tuple[Histories, Negatives | None]],
+    *,
+    rows: torch.Tensor,
+    gramian: torch.Tensor,
+) -> Iterator[tuple[int, torch.Tensor]]:
+    compact = (_compact(block, negatives, rows) for block, negatives in batches)
+    parts = (
+        task.clipped(Batch(vectors=vectors, histories=histories, negatives=negatives, gramian=gramian))
+        for histories, negatives in compact
+    )
+    return _added(parts, len(batches), vectors)
+
+
+def _added(parts: Iterator[RowBlocks], count: int, vectors: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """The sum of tables over the same rows, in blocks; none gives zeros. One at a time is held."""
+    if count == 1:
+        yield from next(parts).blocks()
+        return
+    total = torch.zeros(vectors.shape, dtype=torch.float64, device=vectors.device)
+    for part in parts:
+        for start, rows in part.blocks():
+            total[start : start + len(rows)] += rows
+    for start in range(0, len(total), _BLOCK_ROWS):
+        yield start, total[start : start + _BLOCK_ROWS]
+
+
+def _touched(histories: Histories, negatives: Negatives | None) -> torch.Tensor:
+    """Rows that a batch reads, each perhaps several times."""
+    own = histories.items.long()
+    return own if negatives is None else torch.cat([own, negatives.items.flatten()])
+
+
+def _compact(
+    histories: Histories, negatives: Negatives | None, rows: torch.Tensor
+) -> tuple[Histories, Negatives | None]:
+    """The same over `rows` (ascending, all that are touched) instead of over all rows."""
+    place = torch.empty(histories.n_items, dtype=torch.int64, device=rows.device)
+    place[rows] = torch.arange(len(rows), device=rows.device)
+    items = place[histories.items].to(histories.items.dtype)
+    compact = Histories(items=items, starts=histories.starts, n_items=len(rows))
+    return compact, None if negatives is None else replace(negatives, items=place[negatives.items])
