@@ -39,11 +39,12 @@ def _opened(
 ) -> tuple[Ledger, SigningKey]:
     """Opened once a run and process: a silo is asked every round."""
     path, key_file = folder / LEDGER, folder / KEY
+    # A key without a ledger is what a crash between the two leaves.
+    key = SigningKey.load(key_file) if key_file.is_file() else SigningKey.generate()
     if path.is_file():
-        key = SigningKey.load(key_file)
         return Ledger.open(str(path), key=key, durable=False), key
-    key = SigningKey.generate()
-    key.save(key_file)
+    if not key_file.is_file():
+        key.save(key_file)
     terms = Terms(
         silo=silo,
         public_key=key.public_key,

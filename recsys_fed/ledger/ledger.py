@@ -206,7 +206,8 @@ class Ledger:
         Raises:
             BudgetExceededError: it would exceed the limit; the ledger is unchanged.
             PrivacyError: noise from a seed, and the ledger is not a simulation's.
-            LedgerError: it could not be written; the ledger is unchanged.
+            LedgerError: it could not be written; the ledger is unchanged. If only the witness could not be, the
+                release is charged, and the text says so.
             ClockError: the clock is behind the last entry.
         """
         if release.payload != sha256(payload):

@@ -195,6 +195,8 @@ def _url(text: str) -> sa.URL:
         url = sa.make_url(text)
     except SQLAlchemyError as error:
         raise LedgerError("Expected a path or a URL such as postgresql+psycopg://user@host/name.") from error
+    if "password" in url.query:
+        raise LedgerError("Expected no password among a URL's options, where messages would show it. Use ~/.pgpass.")
     return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
 
 

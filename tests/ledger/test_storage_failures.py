@@ -269,9 +269,18 @@ def test_nothing_there(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty.sqlite"], "asking makes no files"
 
 
-@pytest.mark.parametrize("url", ["nonsense://somewhere", "sqlite+nonsense:///file", "://", "mysql://user@host/name"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nonsense://somewhere",
+        "sqlite+nonsense:///file",
+        "://",
+        "mysql://user@host/name",
+        "postgresql://host/name?password=x",
+    ],
+)
 def test_an_address_of_no_database_that_is_known(url):
-    with pytest.raises(LedgerError, match=r"Expected a (database that is supported|path or a URL)"):
+    with pytest.raises(LedgerError, match=r"Expected (a database that is supported|a path or a URL|no password)"):
         Ledger.open(url)
 
 
