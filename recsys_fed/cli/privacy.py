@@ -118,6 +118,9 @@ def verify(
     certificates: Annotated[
         list[Path] | None, typer.Option(help="Certificates of the silo: a file or a folder; may be repeated.")
     ] = None,
+    every_signature: Annotated[
+        bool, typer.Option("--every-signature", help="Also beyond 10,000 entries, where the chain vouches for most.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check chain, signatures, times, stored copies, limits, and certificates against the ledger.
@@ -127,7 +130,13 @@ def verify(
     from recsys_fed.ledger.audit import audit_record  # noqa: PLC0415
     from recsys_fed.report.privacy import print_audit  # noqa: PLC0415
 
-    record = audit_record(ledger, json_lines=jsonl, public_key=public_key, certificates=certificates or ())
+    record = audit_record(
+        ledger,
+        json_lines=jsonl,
+        public_key=public_key,
+        certificates=certificates or (),
+        every_signature=every_signature,
+    )
     emit(record) if as_json else print_audit(record)
     raise typer.Exit(0 if record["holds"] else 1)
 

@@ -13,7 +13,7 @@ from recsys_fed.ledger.entries import Entry
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.statements import Statement, witnessed
 from recsys_fed.ledger.storage import Storage
-from recsys_fed.ledger.verification import Verified, entries_of_export, stored_entries, verify_entries
+from recsys_fed.ledger.verification import EACH_SIGNATURE, Verified, entries_of_export, stored_entries, verify_entries
 from recsys_fed.signing.keys import checked_public_key
 
 JSON_LINES = ".jsonl"
@@ -25,6 +25,7 @@ def audit(
     json_lines: bool = False,
     public_key: str | None = None,
     certificates: Mapping[str, Certificate] | None = None,
+    every_signature: bool = False,
 ) -> Verified:
     """Verify a whole ledger, and certificates against it.
 
@@ -33,6 +34,7 @@ def audit(
         json_lines: whatever its ending, the file is an export.
         public_key: whose ledger it must be; by default that of its own terms.
         certificates: of this ledger, by the name that messages call them.
+        every_signature: check each by itself, also beyond the first 10,000 entries; see `verification`.
 
     Raises:
         LedgerIntegrityError: names the first entry, or the certificate, that does not hold.
@@ -45,7 +47,13 @@ def audit(
             statement.see(entry)
 
     with _entries(address, json_lines=json_lines) as entries:
-        return verify_entries(entries, public_key=public_key, witnessed=witnessed(certificates or {}), each=each)
+        return verify_entries(
+            entries,
+            public_key=public_key,
+            witnessed=witnessed(certificates or {}),
+            each=each,
+            each_signature=None if every_signature else EACH_SIGNATURE,
+        )
 
 
 @contextmanager
@@ -70,19 +78,26 @@ def _entries(address: str, *, json_lines: bool) -> Iterator[Iterator[Entry]]:
 
 
 def audit_record(
-    address: str, *, json_lines: bool = False, public_key: str | None = None, certificates: Sequence[Path] = ()
+    address: str,
+    *,
+    json_lines: bool = False,
+    public_key: str | None = None,
+    certificates: Sequence[Path] = (),
+    every_signature: bool = False,
 ) -> dict[str, Any]:
     """Verify and return what was found as JSON values; "holds" says whether all of it does, "problem" what does not.
 
     Args:
-        address, json_lines, public_key: see `audit`.
+        address, json_lines, public_key, every_signature: see `audit`.
         certificates: files or folders; those that another key signed are counted and left alone.
     """
     key = checked_public_key(public_key) if public_key is not None else None
     record: dict[str, Any] = {"holds": False, "ledger": _place(address), "problem": None, "certificates_checked": []}
     try:
         own = _own_certificates(address, json_lines=json_lines, places=certificates) if certificates else {}
-        found = audit(address, json_lines=json_lines, public_key=key, certificates=own)
+        found = audit(
+            address, json_lines=json_lines, public_key=key, certificates=own, every_signature=every_signature
+        )
     except LedgerIntegrityError as error:
         return record | {"problem": str(error)}
     return record | {
