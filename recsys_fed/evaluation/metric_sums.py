@@ -53,15 +53,20 @@ def metric_sums(
 
 def _sums_of_block(model: ItemEmbeddings, histories: Histories, test: sparse.csr_matrix) -> torch.Tensor:
     sums = torch.zeros(1 + len(METRICS), 1, dtype=torch.float64)
-    if not test.nnz:
+    measurable = np.diff(test.indptr) > 0
+    if not measurable.any():
         return sums
+    # Users without test items have no metrics: nothing is computed for them.
+    histories, test = histories.subset(torch.from_numpy(measurable).to(histories.device)), test[measurable]
     users = user_vectors(model, histories)
 
     def score(rows: slice) -> torch.Tensor:
         # Whether a user's scores overflow must not decide whether the silo answers.
-        return torch.nan_to_num(scores(model, users[rows]))
+        return scores(model, users[rows]).nan_to_num_()
 
-    measured = evaluate_ranking(score, train=_matrix(histories), test=test, cutoffs=(_CUTOFF,)).per_user
+    measured = evaluate_ranking(
+        score, train=_matrix(histories), test=test, cutoffs=(_CUTOFF,), whole_ranking=False, overwrite=True
+    ).per_user
     sums[0] = len(measured[METRICS[0]])
     for row, name in enumerate(METRICS, start=1):
         sums[row] = float(measured[name].clip(0.0, 1.0).sum())

@@ -19,6 +19,10 @@ from recsys_fed.evaluation.ranking import first_relevant_rank, top_items
 from recsys_fed.evaluation.scorer import Scorer, score_block
 
 
+# Scores of a block: 8 MB, which an allocator gives again without new pages, and most of which stays in the cache.
+_BLOCK_SCORES = 1 << 21
+
+
 @dataclass(frozen=True, kw_only=True)
 class RankingMetrics:
     """Metrics per user and for the catalogue, as they came out of one protocol.
@@ -47,7 +51,7 @@ class _RankedBlock:
     listed: torch.Tensor  # bool, like items: False where the user had no candidate left
     hits: torch.Tensor  # bool, like items
     n_relevant: torch.Tensor  # int64 [n_block]
-    first_rank: torch.Tensor  # int64 [n_block]
+    first_rank: torch.Tensor | None  # int64 [n_block]; None where nobody asked
 
 
 def evaluate_ranking(
@@ -56,7 +60,9 @@ def evaluate_ranking(
     train: csr_matrix | csr_array,
     test: csr_matrix | csr_array,
     cutoffs: Sequence[int] = (10, 20),
-    block_users: int = 1024,
+    block_users: int | None = None,
+    whole_ranking: bool = True,
+    overwrite: bool = False,
     on_block: Callable[[int], None] | None = None,
 ) -> RankingMetrics:
     """Rank all items for every user with a test item and measure the lists.
@@ -67,11 +73,14 @@ def evaluate_ranking(
         train: sparse [n_users, n_items]; a user's items here are excluded from the user's ranking.
         test: sparse [n_users, n_items], without entries of `train`.
         cutoffs: list lengths k to report. A user with fewer than k candidates gets a shorter list.
-        block_users: users that are scored at once; it bounds the memory and does not change the result.
+        block_users: users that are scored at once; it bounds the memory and does not change the result. Without it
+            as many as have scores that a processor's cache and the allocator keep at hand.
+        whole_ranking: also report "mrr", for which users whose lists have no hit are ranked to the end.
+        overwrite: the scores are made for this call, and may be written to.
         on_block: called after each block with the number of user rows done so far.
 
     Returns:
-        "recall@k", "ndcg@k", "hr@k" for every k and "mrr" (over the whole ranking) per user, and
+        "recall@k", "ndcg@k", "hr@k" for every k and "mrr" (of the whole ranking) per user, and
         "coverage@k" for the catalogue. Recall divides by the number of test items of the user, not min(k, n).
 
     Raises:
@@ -80,8 +89,9 @@ def evaluate_ranking(
         DataError: the matrices differ in shape, share an entry, or no user has a test item.
     """
     check_cutoffs(cutoffs)
-    at_least(1, block_users=block_users)
     held_out = hold_out(train, test)
+    block_users = max(1, _BLOCK_SCORES // held_out.n_items) if block_users is None else block_users
+    at_least(1, block_users=block_users)
     n_users = held_out.test.shape[0]
     recommended = {k: torch.zeros(held_out.n_items, dtype=torch.bool) for k in cutoffs}
     per_block: list[dict[str, np.ndarray]] = []
@@ -90,7 +100,10 @@ def evaluate_ranking(
         users = held_out.users_in(start, stop)
         if users.size:
             scores = score_block(score, slice(start, stop), held_out.n_items)
-            block = _rank_block(scores[torch.from_numpy(users - start)], held_out.of_users(users), max(cutoffs))
+            # Otherwise a copy is written to: scores may belong to the scorer, and be one row for everybody.
+            mine = overwrite and len(users) == len(scores)
+            own = scores if mine else scores.index_select(0, torch.from_numpy(users - start).to(scores.device))
+            block = _rank_block(own, held_out.of_users(users), max(cutoffs), whole=whole_ranking)
             per_block.append(_measure(block, cutoffs))
             for k, seen in recommended.items():
                 seen[block.items[:, :k][block.listed[:, :k]]] = True
@@ -116,27 +129,45 @@ def _on_device(pairs: tuple[np.ndarray, np.ndarray], device: torch.device) -> tu
     return torch.from_numpy(users).to(device), torch.from_numpy(items).to(device)
 
 
-def _rank_block(scores: torch.Tensor, held_out: HeldOut, k: int) -> _RankedBlock:
+def _rank_block(scores: torch.Tensor, held_out: HeldOut, k: int, *, whole: bool) -> _RankedBlock:
     """Rank one block; `scores` is written to."""
     train_users, train_items = _on_device(held_out.train_pairs(), scores.device)
     scores[train_users, train_items] = -torch.inf
-    relevant = torch.zeros_like(scores, dtype=torch.bool)
-    test_users, test_items = _on_device(held_out.test_pairs(), scores.device)
-    relevant[test_users, test_items] = True
+    relevant = _on_device(held_out.test_pairs(), scores.device)
     items = top_items(scores, k)
-    hits = relevant.gather(1, items)
+    hits = _are_among(items, *relevant, n_items=held_out.n_items)
     return _RankedBlock(
         items=items.cpu(),
         listed=scores.gather(1, items).isfinite().cpu(),
         hits=hits.cpu(),
         n_relevant=torch.from_numpy(np.diff(held_out.test.indptr).astype(np.int64)),
-        first_rank=first_relevant_rank(scores, test_users, test_items).cpu(),
+        first_rank=_first_ranks(scores, hits, *relevant).cpu() if whole else None,
     )
+
+
+def _are_among(items: torch.Tensor, users: torch.Tensor, relevant: torch.Tensor, *, n_items: int) -> torch.Tensor:
+    """Whether each of `items` [n_users, k] is one of its user's relevant pairs; no table of users and items."""
+    own = items + n_items * torch.arange(len(items), device=items.device)[:, None]
+    return torch.isin(own, users * n_items + relevant)
+
+
+def _first_ranks(
+    scores: torch.Tensor, hits: torch.Tensor, users: torch.Tensor, relevant: torch.Tensor
+) -> torch.Tensor:
+    """Rank of each user's first relevant item: its place in the list, or counted where the list has none."""
+    ranks = 1 + hits.int().argmax(1)
+    missed = ~hits.any(1)
+    if missed.any():
+        place = missed.cumsum(0) - 1
+        of_missed = missed[users]
+        ranks[missed] = first_relevant_rank(scores[missed], place[users[of_missed]], relevant[of_missed])
+    return ranks
 
 
 def _measure(block: _RankedBlock, cutoffs: Sequence[int]) -> dict[str, np.ndarray]:
     values = {
         f"{name}@{k}": metric(block.hits, block.n_relevant, k) for name, metric in METRICS.items() for k in cutoffs
     }
-    values["mrr"] = reciprocal_rank(block.first_rank)
+    if block.first_rank is not None:
+        values["mrr"] = reciprocal_rank(block.first_rank)
     return {name: value.numpy() for name, value in values.items()}

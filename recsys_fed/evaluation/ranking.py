@@ -8,6 +8,9 @@ from collections.abc import Callable
 
 import torch
 
+# A row so long that its maxima by groups are worth a pass of their own.
+_LONG_ROW, _GROUP = 1 << 13, 64
+
 
 def top_items(scores: torch.Tensor, k: int) -> torch.Tensor:
     """Return the k items that rank first.
@@ -22,7 +25,7 @@ def top_items(scores: torch.Tensor, k: int) -> torch.Tensor:
     n_items = scores.shape[1]
     k = min(k, n_items)
     # One value more than asked for shows which lists end inside a group of equal scores.
-    values, items = torch.topk(scores, min(k + 1, n_items), dim=1)
+    values, items = _largest(scores, min(k + 1, n_items))
     items = items[:, :k]
     if n_items > k:
         tied = (values[:, k - 1] == values[:, k]).nonzero().squeeze(1)
@@ -31,6 +34,24 @@ def top_items(scores: torch.Tensor, k: int) -> torch.Tensor:
     items = items.sort(dim=1).values
     order = scores.gather(1, items).sort(dim=1, descending=True, stable=True).indices
     return items.gather(1, order)
+
+
+def _largest(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`torch.topk` over rows: the values are its values; which of equal scores it names is as unspecified.
+
+    In a long row the k groups with the largest maxima hold k largest scores, and the maxima cost one plain pass.
+    """
+    n_users, n_items = scores.shape
+    n_groups = n_items // _GROUP
+    if n_items < _LONG_ROW or n_groups < 2 * k:
+        return torch.topk(scores, k, dim=1)
+    maxima = scores[:, : n_groups * _GROUP].unflatten(1, (n_groups, _GROUP)).amax(2)
+    groups = torch.topk(maxima, k, dim=1, sorted=False).indices
+    inside = groups[:, :, None] * _GROUP + torch.arange(_GROUP, device=scores.device)
+    rest = torch.arange(n_groups * _GROUP, n_items, device=scores.device).expand(n_users, -1)
+    candidates = torch.cat((inside.flatten(1), rest), dim=1)
+    values, places = torch.topk(scores.gather(1, candidates), k, dim=1)
+    return values, candidates.gather(1, places)
 
 
 def _lowest_rows(scores: torch.Tensor, best: torch.Tensor) -> torch.Tensor:

@@ -29,4 +29,4 @@ def fold_in(vectors: torch.Tensor, histories: Histories, weights: torch.Tensor, 
 
 def scores(model: ItemEmbeddings, users: torch.Tensor) -> torch.Tensor:
     """Scores [n_users, n_items] of all items for user vectors [n_users, embedding_dim]."""
-    return users @ model.vectors.T + model.bias
+    return torch.addmm(model.bias, users, model.vectors.T)

@@ -41,8 +41,10 @@ class Federation:
 
     @property
     def agreed(self) -> FederationConfig:
-        """What server and silos agree on: epsilon 8, every silo adds its own noise."""
-        return FederationConfig(silos=self.silos, rounds=self.rounds, declared_users=one_digit(self.n_users))
+        """What server and silos agree on: epsilon 8, every silo adds its own noise; training alone is measured."""
+        return FederationConfig(
+            silos=self.silos, rounds=self.rounds, declared_users=one_digit(self.n_users), metrics_epsilon=0.0
+        )
 
     def train(self) -> sparse.csr_matrix:
         """All silos' training interactions, csr [n_users, n_items]; made once a process."""
