@@ -21,7 +21,7 @@ run: $(READY)
 	$(BIN)/recsys-fed simulate --output runs/latest
 
 test: $(READY)
-	$(BIN)/pytest -m 'not soak'
+	$(BIN)/pytest -m 'not soak' --numprocesses auto --maxprocesses 4 --dist worksteal
 
 check: $(READY)
 	$(BIN)/ruff check .
