@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from recsys_fed.cli import options
 from recsys_fed.config import FederationConfig, SimulationConfig, known_key, parse, read_toml
 from recsys_fed.errors import ConfigurationError
 
@@ -57,6 +58,9 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     rounds: Annotated[int | None, typer.Option(help="Exchanges of messages; 0 takes the trainer's rule.")] = None,
     embedding_dim: Annotated[int | None, typer.Option(help="Length of the vectors; 0 takes the rule.")] = None,
     noise: Noise = None,
+    secure_aggregation: options.SecureAggregation = None,
+    secure_aggregation_threshold: options.Threshold = None,
+    secure_aggregation_colluders: options.Colluders = None,
     metrics_epsilon: MetricsEpsilon = None,
     ledgers: Ledgers = None,
     epsilon_limit: EpsilonLimit = None,
@@ -118,8 +122,9 @@ def settings_of(pairs: Sequence[str]) -> dict[str, object]:
 def _run_keys(arguments: dict[str, Any]) -> dict[str, Any]:
     """The flags that were given, as keys of a run: embedding_dim=16 is embedding-dim = 16."""
     names = {name: name.replace("_", "-") for name in arguments} | {"schedule": "dp-sgd.schedule"}
-    return {
+    given = {
         names[name]: value
         for name, value in arguments.items()
         if value is not None and (known_key(names[name]) or name == "engine") and name != "output"
     }
+    return options.with_words(given)

@@ -75,3 +75,11 @@ class InconsistentSurvivorsError(SecureAggregationError):
 
 class TooFewSurvivorsError(SecureAggregationError):
     """Fewer silos than the threshold; what was masked stays masked."""
+
+
+def objection_of(reason: str) -> SecureAggregationError | None:
+    """The error that a silo's error reply speaks of, "NAME: text"; None if it is none of these."""
+    name, _, text = reason.partition(": ")
+    every: list[type[SecureAggregationError]] = [SecureAggregationError, *SecureAggregationError.__subclasses__()]
+    kinds = {kind.__name__: kind for kind in every}
+    return kinds[name](text) if name in kinds else None
