@@ -21,6 +21,7 @@ ItemCatalogue = Annotated[
 ]
 Split = Annotated[str | None, typer.Option(help="auto, given, per-user-random, leave-last-out, global-temporal.")]
 Noise = Annotated[str | None, typer.Option(help="own: each silo adds the whole noise; central: once on the sum.")]
+TestFraction = Annotated[float | None, typer.Option(help="Share of the test items, where the split has one.")]
 SampledNegatives = Annotated[
     int, typer.Option(help="Also rank each test item among so many negatives, as papers do with 99.")
 ]
@@ -45,9 +46,7 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     item_catalogue: ItemCatalogue = None,
     split: Split = None,
     silos: Annotated[int | None, typer.Option(help="Number of silos.")] = None,
-    test_fraction: Annotated[
-        float | None, typer.Option(help="Share of the test items, where the split has one.")
-    ] = None,
+    test_fraction: TestFraction = None,
     min_value: Annotated[float | None, typer.Option(help="Keep only interactions of at least this value.")] = None,
     partition: Annotated[str | None, typer.Option(help="equal, zipf (sizes), dirichlet (tastes).")] = None,
     skew: Annotated[float | None, typer.Option(help="Exponent of zipf, concentration of dirichlet.")] = None,
