@@ -1,4 +1,4 @@
-"""ClientApp of one silo: greet, and answer each round's request with a noised sum.
+"""ClientApp of one silo: greet, and answer each round's request with a noised sum, masked where the round is.
 
 An exception's text may hold what must not leave a silo (a path, a row, a count), so the server gets to see
 the text of refusals only, which are about its own request; everything else stays in the silo's log.
@@ -13,13 +13,16 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.common.logger import log
 
-from client.state import open_silo
+from client import masked_rounds
+from client.state import Silo, open_silo
 from recsys_fed.errors import BudgetExceededError, ProtocolError
 from recsys_fed.federation.update import Greeting
 from recsys_fed.federation.wire import (
     blob_from_records,
     blob_to_records,
     greeting_to_records,
+    masked_request_from_records,
+    masked_to_records,
     request_from_records,
     update_to_records,
 )
@@ -71,9 +74,35 @@ def train(message: Message, context: Context) -> Message:
     """Answer a request: the budget first, then the computation, then the charge, then the release."""
     silo = open_silo(context)
     use_threads(silo.config.threads)
+    if "delivery" in message.content:
+        request, delivery = masked_request_from_records(message.content)
+        silo.check_request(request)
+        masked = masked_rounds.masked_release(silo, context, request, delivery)
+        return Message(masked_to_records(masked), reply_to=message)
     request = request_from_records(message.content)
     silo.check_request(request)
     return Message(update_to_records(silo.release(request, run=str(context.run_id))), reply_to=message)
+
+
+# The exchanges of a masked round, around `train`: which message is asked, which one answers, and what is done.
+_EXCHANGES: dict[str, tuple[str, str, Callable[[Silo, Context, bytes], bytes]]] = {
+    "advertise": ("terms", "keys", masked_rounds.advertise),
+    "share": ("roster", "shares", masked_rounds.share),
+    "confirm": ("survivors", "confirmation", masked_rounds.confirm),
+    "unmask": ("confirmations", "unmasking", masked_rounds.unmask),
+}
+
+
+def _exchange(asked: str, answered: str, step: Callable[[Silo, Context, bytes], bytes]) -> _Handler:
+    def handler(message: Message, context: Context) -> Message:
+        content = step(open_silo(context), context, blob_from_records(asked, message.content))
+        return Message(blob_to_records(answered, content), reply_to=message)
+
+    return handler
+
+
+for _action, _kind in _EXCHANGES.items():
+    app.query(_action)(_guarded(_exchange(*_kind)))
 
 
 @app.query("conclude")

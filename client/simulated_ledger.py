@@ -6,11 +6,18 @@ from pathlib import Path
 
 from recsys_fed.certificates.terms import Terms
 from recsys_fed.config import FederationConfig, SimulationConfig
+from recsys_fed.federation.noise_split import masking_of
+from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.guarantee import Guarantee
 from recsys_fed.signing.keys import SigningKey
 
 LEDGER, KEY = "ledger.sqlite", "signing.key"
+
+
+def label_of(index: int) -> str:
+    """Public label of a simulated silo."""
+    return f"silo-{index}"
 
 
 def simulated_ledger(
@@ -23,6 +30,29 @@ def simulated_ledger(
         max_silos_per_user=config.max_silos_per_user,
     )
     return _opened(_folder(simulation, run=run) / silo, silo, guarantee, config.declared_users, run)
+
+
+def accepted_terms(config: FederationConfig, simulation: SimulationConfig, *, run: str) -> AcceptedTerms | None:
+    """What a simulated silo accepts in a masked round: the other silos' keys, and what its configuration says.
+
+    The keys are those of the other simulated silos' folders: all are there once every silo has greeted.
+    """
+    masking = masking_of(config)
+    if masking is None:
+        return None
+    folder = _folder(simulation, run=run)
+    files = (folder / label_of(index) / KEY for index in range(config.silos))
+    return AcceptedTerms(
+        admitted=frozenset(_public_key(path, run) for path in files if path.is_file()),
+        least_contributors=masking.contributors,
+        least_colluding=masking.colluding,
+    )
+
+
+@lru_cache(maxsize=2048)
+def _public_key(path: Path, run: str) -> str:
+    """The identity of another simulated silo; read once a run and process."""
+    return SigningKey.load(path).public_key
 
 
 def _folder(simulation: SimulationConfig, *, run: str) -> Path:

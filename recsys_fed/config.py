@@ -15,6 +15,7 @@ from recsys_fed import checks
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 
 NOISE = ("own", "central")
+SECURE_AGGREGATION = ("auto", "on", "off")
 TRAINER_NAMES = ("spectral", "dp-sgd")
 ENGINES = ("in-process", "flower")
 COLUMN_ROLES = ("user", "item", "value", "time")
@@ -32,8 +33,12 @@ class FederationConfig:
         epsilon, delta: the guarantee of every user, over all rounds of the run; epsilon may be inf (no noise).
         rounds: exchanges of messages that train, counts included; 0 takes the trainer's rule.
         embedding_dim: length of the vectors; 0 takes the trainer's rule.
-        noise: "own", every silo adds all of the noise; "central", the silos' noise adds up to it once, which is
-            private only against those who see no more than the sum: it stands for secure aggregation.
+        noise: "own", every silo adds all of the noise; "central", the silos' noise adds up to it once and nothing
+            hides their messages: what secure aggregation would reach, private only against those who see the sum.
+        secure_aggregation: "on", the server learns sums of silos only, and their noise adds up to once; "off";
+            "auto", on for three or more deployed silos, see `federation.noise_split`.
+        secure_aggregation_threshold: silos that must stay to the end of a round; 0 takes the rule.
+        secure_aggregation_colluders: silos that may tell the server what they know; their noise counts for nothing.
         metrics_epsilon: part of epsilon that pays for the metrics which the silos report as a noised sum at the end;
             0 means that no metric leaves a silo, -1 takes a twentieth of epsilon.
         silos: how many silos take part; 0 takes all that are connected at the start.
@@ -53,6 +58,9 @@ class FederationConfig:
     rounds: int = 0
     embedding_dim: int = 0
     noise: str = "own"
+    secure_aggregation: str = "auto"
+    secure_aggregation_threshold: int = 0
+    secure_aggregation_colluders: int = 0
     metrics_epsilon: float = -1.0
     silos: int = 10
     max_silos_per_user: int = 1
@@ -68,6 +76,9 @@ class FederationConfig:
     def __post_init__(self) -> None:
         checks.one_of(TRAINER_NAMES, trainer=self.trainer)
         checks.one_of(NOISE, noise=self.noise)
+        checks.one_of(SECURE_AGGREGATION, secure_aggregation=self.secure_aggregation)
+        checks.at_least(0, secure_aggregation_threshold=self.secure_aggregation_threshold)
+        checks.at_least(0, secure_aggregation_colluders=self.secure_aggregation_colluders)
         checks.positive_or_inf(epsilon=self.epsilon)
         checks.fraction(delta=self.delta)
         if self.metrics_epsilon != -1:

@@ -13,6 +13,7 @@
     │   └── ClockError                      the clock went back behind the last entry
     ├── KeyFileError                        a key file cannot be read or written
     ├── ProtocolError                       a message from a peer was refused
+    │   └── SecureAggregationError          and what goes with it: federation.secure_aggregation.errors
     └── EngineError                         the engine that carries messages failed
 
 Messages say what was expected, what came and what to do. They never hold private values: no

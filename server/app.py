@@ -12,6 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig, parse
 from recsys_fed.errors import ProtocolError
+from recsys_fed.federation.noise_split import masking_of, settled
 from recsys_fed.federation.outcome import FederationLog
 from recsys_fed.federation.schedule import agree, begin, item_embeddings
 from recsys_fed.federation.update import Greeting
@@ -19,6 +20,7 @@ from recsys_fed.federation.wire import greeting_from_records
 from recsys_fed.models.device import use_threads
 from recsys_fed.privacy.guarantee import check_delta
 from server.conclusion import collect_certificates
+from server.masked_rounds import MaskedRounds
 from server.strategy import TrainerStrategy
 
 # Seconds to wait for all silos to be connected.
@@ -38,12 +40,16 @@ def main(grid: Grid, context: Context) -> None:
     check_delta(config.delta, n_users=config.declared_users)
     catalogue = Catalogue.load(config.catalogue) if config.catalogue else None
     greetings = _greetings(grid, config.silos)
-    config = replace(config, silos=len(greetings))
+    simulated = any(greeting.simulated for greeting in greetings.values())
+    config = settled(replace(config, silos=len(greetings)), simulated=simulated)
     agreed = agree(list(greetings.values()), catalogue)
     schedule = begin(config, agreed, catalogue)
     run_log = FederationLog(folder=Path(config.output) if config.output else None)
     run_log.started(schedule)
-    strategy = TrainerStrategy(schedule, run_log)
+    masked = None
+    if masking_of(config) is not None:
+        masked = MaskedRounds(greetings, run=str(context.run_id), declared_users=config.declared_users)
+    strategy = TrainerStrategy(schedule, run_log, masked=masked)
     strategy.start(grid, ArrayRecord(), num_rounds=len(schedule.stages))
     model = item_embeddings(strategy.schedule)
     collected = collect_certificates(grid, greetings, model, run=str(context.run_id))

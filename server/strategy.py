@@ -1,6 +1,7 @@
 """A thin Flower Strategy: every round asks all silos for one contribution and hands the sum to the schedule."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from logging import INFO, WARNING
 from typing import Protocol
 
@@ -10,24 +11,29 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from recsys_fed.errors import ProtocolError
-from recsys_fed.federation.schedule import Schedule, advance, request
-from recsys_fed.federation.update import Request, Update, check_update
+from recsys_fed.federation.schedule import Schedule, advance, advance_by_sum, request
+from recsys_fed.federation.secure_aggregation.errors import SecureAggregationError
+from recsys_fed.federation.update import Released, Request, Update, check_update, released_of
 from recsys_fed.federation.wire import payload_bytes, request_to_records, update_from_records
+from server.masked_rounds import MaskedRounds
 
 
 class RunLog(Protocol):
     """Takes what is worth keeping of a round."""
 
-    def round_done(self, updates: list[Update], *, bytes_down: int, bytes_up: int, refused: list[str]) -> None:
+    def round_done(self, released: list[Released], *, bytes_down: int, bytes_up: int, refused: list[str]) -> None:
         """One round is over: what came, what it weighed, and who did not answer as asked."""
+
+    def round_abandoned(self, released: list[Released], *, refused: list[str]) -> None:
+        """A masked round came to nothing; what silos sent for it is charged all the same."""
 
 
 class TrainerStrategy(Strategy):
     """Runs a schedule. A round's noise, sampling and sums are not its business."""
 
-    def __init__(self, schedule: Schedule, run_log: RunLog) -> None:
+    def __init__(self, schedule: Schedule, run_log: RunLog, *, masked: MaskedRounds | None = None) -> None:
         self.schedule = schedule
-        self._log = run_log
+        self._log, self._masked = run_log, masked
         self._asked: Request | None = None
         self._bytes_down = 0
 
@@ -36,6 +42,9 @@ class TrainerStrategy(Strategy):
     ) -> Iterable[Message]:
         """Ask every node for the contribution of the next stage."""
         self._asked = request(self.schedule)
+        if self._masked is not None:
+            with self._kept_if_abandoned():
+                return self._masked.requests(grid, self._asked)
         records = request_to_records(self._asked)
         nodes = sorted(grid.get_node_ids())
         self._bytes_down = payload_bytes(records) * len(nodes)
@@ -47,6 +56,9 @@ class TrainerStrategy(Strategy):
         """Sum the updates and step; a reply that is not a valid update is left out with its reason."""
         if self._asked is None:
             raise ProtocolError("Expected a request before its replies.")
+        if self._masked is not None:
+            self._add_masked(self._masked, self._asked, replies)
+            return None, None
         updates: list[Update] = []
         refused: list[str] = []
         bytes_up = 0
@@ -60,8 +72,28 @@ class TrainerStrategy(Strategy):
         if not updates:
             raise ProtocolError(f"Expected an update of at least one silo, got none: {'; '.join(refused)}")
         self.schedule = advance(self.schedule, self._asked, updates)
-        self._log.round_done(updates, bytes_down=self._bytes_down, bytes_up=bytes_up, refused=refused)
+        released = [released_of(update) for update in updates]
+        self._log.round_done(released, bytes_down=self._bytes_down, bytes_up=bytes_up, refused=refused)
         return None, None
+
+    def _add_masked(self, masked: MaskedRounds, asked: Request, replies: Iterable[Message]) -> None:
+        with self._kept_if_abandoned():
+            found = masked.total(replies)
+        self.schedule = advance_by_sum(self.schedule, asked, found.integers, n_silos=found.survivors)
+        account = masked.account
+        self._log.round_done(
+            account.released, bytes_down=account.bytes_down, bytes_up=account.bytes_up, refused=account.refused
+        )
+
+    @contextmanager
+    def _kept_if_abandoned(self) -> Iterator[None]:
+        try:
+            yield
+        except SecureAggregationError:
+            if self._masked is not None:
+                account = self._masked.account
+                self._log.round_abandoned(account.released, refused=account.refused)
+            raise
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -76,7 +108,9 @@ class TrainerStrategy(Strategy):
     def summary(self) -> None:
         """Log the plan."""
         config = self.schedule.config
-        log(INFO, "%s: %s rounds, noise %s", config.trainer, len(self.schedule.stages), config.noise)
+        how = "on" if self._masked is not None else "off"
+        rounds = len(self.schedule.stages)
+        log(INFO, "%s: %s rounds, noise %s, secure aggregation %s", config.trainer, rounds, config.noise, how)
         log(INFO, "epsilon %s, delta %s, user level", config.epsilon, config.delta)
 
 

@@ -47,6 +47,19 @@ EmbeddingDim = Annotated[int | None, typer.Option(help="Length of the vectors; 0
 MaxSilosPerUser = Annotated[int | None, typer.Option(help="In how many silos a user may be.")]
 MetricsEpsilon = Annotated[float | None, typer.Option(help="Part of epsilon for metrics; 0: no metric leaves.")]
 Noise = Annotated[str | None, typer.Option(help="own: each silo adds the whole noise; central: once on the sum.")]
+SecureAggregation = Annotated[
+    bool | None,
+    typer.Option(
+        "--secure-aggregation/--no-secure-aggregation",
+        help="The server learns sums of silos only, with noise once on the sum.",
+    ),
+]
+Threshold = Annotated[
+    int | None, typer.Option("--secure-aggregation-threshold", help="Silos that must stay in a round; 0: the rule.")
+]
+Colluders = Annotated[
+    int | None, typer.Option("--secure-aggregation-colluders", help="Silos whose noise does not count.")
+]
 Setting = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: dp-sgd.schedule=local.")]
 
 
@@ -87,7 +100,13 @@ def federation_of(
             "declared-users": terms.declared_users,
         }
     given = {name.replace("_", "-"): value for name, value in flags.items() if value is not None}
-    return parse(FederationConfig, promised | settings_of(settings or []) | given)
+    return parse(FederationConfig, promised | settings_of(settings or []) | with_words(given))
+
+
+def with_words(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of a run from flags: --secure-aggregation is the word "on"."""
+    words = {True: "on", False: "off"}
+    return {key: words[value] if key == "secure-aggregation" else value for key, value in keys.items()}
 
 
 def catalogue_of(path: Path | None, n_items: int) -> "PublicCatalogue":

@@ -24,6 +24,9 @@ def plan(  # noqa: PLR0913  (one argument a flag)
     max_silos_per_user: options.MaxSilosPerUser = None,
     metrics_epsilon: options.MetricsEpsilon = None,
     noise: options.Noise = None,
+    secure_aggregation: options.SecureAggregation = None,
+    secure_aggregation_threshold: options.Threshold = None,
+    secure_aggregation_colluders: options.Colluders = None,
     runs: Annotated[int, typer.Option(min=1, help="Equal runs that share epsilon, such as trials of a sweep.")] = 1,
     ledger: Annotated[str | None, typer.Option(help="Would it fit into this ledger, and how often?")] = None,
     settings: options.Setting = None,
@@ -37,7 +40,9 @@ def plan(  # noqa: PLR0913  (one argument a flag)
     flags = {
         "epsilon": epsilon, "delta": delta, "trainer": trainer, "rounds": rounds, "embedding_dim": embedding_dim,
         "silos": silos, "declared_users": declared_users, "max_silos_per_user": max_silos_per_user,
-        "metrics_epsilon": metrics_epsilon, "noise": noise,
+        "metrics_epsilon": metrics_epsilon, "noise": noise, "secure_aggregation": secure_aggregation,
+        "secure_aggregation_threshold": secure_aggregation_threshold,
+        "secure_aggregation_colluders": secure_aggregation_colluders,
     }  # fmt: skip
     from recsys_fed.federation.planning import schedule_of_equal_runs, schedule_with_noise  # noqa: PLC0415
     from recsys_fed.ledger.ledger import Ledger  # noqa: PLC0415

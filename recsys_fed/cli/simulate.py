@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from recsys_fed.cli import options
 from recsys_fed.config import FederationConfig, SimulationConfig, known_key, parse, read_toml
 from recsys_fed.errors import ConfigurationError
 
@@ -20,6 +21,7 @@ ItemCatalogue = Annotated[
 ]
 Split = Annotated[str | None, typer.Option(help="auto, given, per-user-random, leave-last-out, global-temporal.")]
 Noise = Annotated[str | None, typer.Option(help="own: each silo adds the whole noise; central: once on the sum.")]
+TestFraction = Annotated[float | None, typer.Option(help="Share of the test items, where the split has one.")]
 SampledNegatives = Annotated[
     int, typer.Option(help="Also rank each test item among so many negatives, as papers do with 99.")
 ]
@@ -44,9 +46,7 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     item_catalogue: ItemCatalogue = None,
     split: Split = None,
     silos: Annotated[int | None, typer.Option(help="Number of silos.")] = None,
-    test_fraction: Annotated[
-        float | None, typer.Option(help="Share of the test items, where the split has one.")
-    ] = None,
+    test_fraction: TestFraction = None,
     min_value: Annotated[float | None, typer.Option(help="Keep only interactions of at least this value.")] = None,
     partition: Annotated[str | None, typer.Option(help="equal, zipf (sizes), dirichlet (tastes).")] = None,
     skew: Annotated[float | None, typer.Option(help="Exponent of zipf, concentration of dirichlet.")] = None,
@@ -57,6 +57,9 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     rounds: Annotated[int | None, typer.Option(help="Exchanges of messages; 0 takes the trainer's rule.")] = None,
     embedding_dim: Annotated[int | None, typer.Option(help="Length of the vectors; 0 takes the rule.")] = None,
     noise: Noise = None,
+    secure_aggregation: options.SecureAggregation = None,
+    secure_aggregation_threshold: options.Threshold = None,
+    secure_aggregation_colluders: options.Colluders = None,
     metrics_epsilon: MetricsEpsilon = None,
     ledgers: Ledgers = None,
     epsilon_limit: EpsilonLimit = None,
@@ -118,8 +121,9 @@ def settings_of(pairs: Sequence[str]) -> dict[str, object]:
 def _run_keys(arguments: dict[str, Any]) -> dict[str, Any]:
     """The flags that were given, as keys of a run: embedding_dim=16 is embedding-dim = 16."""
     names = {name: name.replace("_", "-") for name in arguments} | {"schedule": "dp-sgd.schedule"}
-    return {
+    given = {
         names[name]: value
         for name, value in arguments.items()
         if value is not None and (known_key(names[name]) or name == "engine") and name != "output"
     }
+    return options.with_words(given)

@@ -18,7 +18,6 @@ from recsys_fed.evaluation.metrics import METRICS, coverage, reciprocal_rank
 from recsys_fed.evaluation.ranking import first_relevant_rank, top_items
 from recsys_fed.evaluation.scorer import Scorer, score_block
 
-
 # Scores of a block: 8 MB, which an allocator gives again without new pages, and most of which stays in the cache.
 _BLOCK_SCORES = 1 << 21
 

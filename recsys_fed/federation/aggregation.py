@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from recsys_fed.errors import ProtocolError
@@ -18,10 +20,15 @@ def total_of(updates: Sequence[Update], request: Request) -> torch.Tensor:
     """
     if not updates:
         raise ProtocolError("Expected an update of at least one silo, got none. See the silos' errors.")
-    total = torch.zeros(request.shape, dtype=torch.int64)
+    total = np.zeros(request.shape, dtype=np.int64)
     for update in updates:
-        total += torch.from_numpy(update.total).long()
-    return total.double() * request.grid_step
+        total += update.total
+    return in_unit_of(total, request)
+
+
+def in_unit_of(integers: npt.NDArray[np.int64], request: Request) -> torch.Tensor:
+    """A sum of the silos' integers, in any form, in the unit of the contribution, float64 [rows, columns]."""
+    return torch.from_numpy(integers.reshape(request.shape)).double() * request.grid_step
 
 
 def noise_on_total(request: Request, n_silos: int) -> float:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from recsys_fed.federation.schedule import Schedule
-from recsys_fed.federation.update import Update, payload_of
+from recsys_fed.federation.update import Released
 from recsys_fed.models.items import ItemEmbeddings, save_item_embeddings
-from recsys_fed.signing.canonical import sha256
 
 EVENTS, EMBEDDINGS, FEDERATION = "events.jsonl", "item_embeddings.safetensors", "federation.json"
 CERTIFICATES = "certificates"
@@ -32,18 +31,28 @@ class FederationLog:
             (self.folder / EVENTS).write_text("")
             self._write_totals(self.folder)
 
-    def round_done(self, updates: list[Update], *, bytes_down: int, bytes_up: int, refused: list[str]) -> None:
+    def round_done(self, released: list[Released], *, bytes_down: int, bytes_up: int, refused: list[str]) -> None:
         """Add a round: one line of events.jsonl a release."""
         self.totals["rounds"] += 1
         self.totals["bytes_up"] += bytes_up
         self.totals["bytes_down"] += bytes_down
         self.totals["refused"] += refused
+        self._add_events(released)
+
+    def round_abandoned(self, released: list[Released], *, refused: list[str]) -> None:
+        """Keep what silos have released, and charged, for a round that came to nothing."""
+        self.totals["refused"] += refused
+        self._add_events(released)
+        if self.folder is not None:
+            self._write_totals(self.folder)
+
+    def _add_events(self, released: list[Released]) -> None:
         if self.folder is None:
             return
-        ordered = sorted(updates, key=lambda update: (len(update.silo), update.silo))
-        lines = [json.dumps(_line(update), sort_keys=True) + "\n" for update in ordered]
+        # By silo; of one silo in the order in which they came.
+        ordered = sorted(released, key=lambda one: (len(one.silo), one.silo))
         with (self.folder / EVENTS).open("a") as file:
-            file.writelines(lines)
+            file.writelines(json.dumps(_line(one), sort_keys=True) + "\n" for one in ordered)
 
     def finished(
         self,
@@ -82,5 +91,5 @@ def write_certificates(folder: Path, certificates: Mapping[str, bytes]) -> None:
         (folder / f"{number:04}-{name[:64]}.json").write_bytes(content + b"\n")
 
 
-def _line(update: Update) -> dict[str, Any]:
-    return {"silo": update.silo, "payload": sha256(payload_of(update)), **update.event.to_dict()}
+def _line(released: Released) -> dict[str, Any]:
+    return {"silo": released.silo, "payload": released.payload, **released.event.to_dict()}

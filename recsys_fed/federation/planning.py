@@ -13,7 +13,9 @@ from recsys_fed import checks
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import CalibrationError
+from recsys_fed.federation.aggregation import noise_on_total
 from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
+from recsys_fed.federation.noise_split import settled
 from recsys_fed.federation.release import release_event
 from recsys_fed.federation.schedule import Schedule, begin, request
 from recsys_fed.federation.update import Greeting, Request
@@ -45,6 +47,7 @@ class PlannedStage:
         rounds: how many there are.
         noise_of_silo: standard deviation of the noise of one silo's release, on each entry; of local steps, of
             their sum.
+        noise_on_sum: the same on each entry of the sum over all silos, as the plan has it.
         noise_if_own, noise_if_once: the same on each entry of the sum over silos, if every silo adds the whole
             noise and if it is added once; the latter is None for local steps, whose noise cannot be split.
         signal: most that the declared users can add to the sum, as its length; None for local steps.
@@ -53,6 +56,7 @@ class PlannedStage:
     asked: Request
     rounds: int
     noise_of_silo: float
+    noise_on_sum: float
     noise_if_own: float
     noise_if_once: float | None
     signal: float | None
@@ -63,7 +67,7 @@ def planned_schedule(config: FederationConfig, catalogue: PublicCatalogue) -> Sc
     checks.at_least(1, n_items=catalogue.n_items, silos=config.silos)
     hashed = catalogue.items.content_hash if catalogue.items is not None else ""
     greeting = Greeting(silo="plan", catalogue_hash=hashed, n_items=catalogue.n_items)
-    return begin(config, greeting, catalogue.items)
+    return begin(settled(config, simulated=True), greeting, catalogue.items)
 
 
 def planned_events(schedule: Schedule) -> tuple[PrivacyEvent, ...]:
@@ -151,7 +155,7 @@ def stages_of(schedule: Schedule) -> list[PlannedStage]:
         if stage.name != METRICS_STAGE:
             nothing = torch.zeros(asked.shape, dtype=torch.float64)
             state = schedule.trainer.step(
-                schedule.state, stage, nothing, noise_std=stages[-1].noise_if_own, n_silos=schedule.config.silos
+                schedule.state, stage, nothing, noise_std=stages[-1].noise_on_sum, n_silos=schedule.config.silos
             )
             schedule = replace(schedule, state=state)
     return stages
@@ -164,7 +168,8 @@ def _planned(asked: Request, config: FederationConfig, *, rounds: int, declared:
     return PlannedStage(
         asked=asked,
         rounds=rounds,
-        noise_of_silo=once * math.sqrt(asked.noise_share),
+        noise_of_silo=noise_on_total(asked, 1),
+        noise_on_sum=noise_on_total(asked, config.silos),
         noise_if_own=once * math.sqrt(config.silos),
         noise_if_once=None if asked.noise_inside else once,
         signal=None if asked.noise_inside else declared * asked.sampling_probability * asked.l2_clip_norm,

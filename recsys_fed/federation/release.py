@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import sparse
 
 from recsys_fed.errors import ProtocolError
 from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
 from recsys_fed.federation.metrics_round import contribute_metrics
+from recsys_fed.federation.secure_aggregation.noise_share import slack_of_sum
 from recsys_fed.federation.update import Request, Update
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.engine import poisson_sample
@@ -37,13 +39,15 @@ def release_event(request: Request, *, noise_source: str) -> ReleaseEvent:
         noise_multiplier=request.noise_multiplier,
         sampling_probability=request.sampling_probability,
         steps=request.steps,
-        slack=request.steps * ROUNDING_SLACK,
+        slack=request.steps * ROUNDING_SLACK + _slack_of_sum(request),
         released=request.released,
         l2_clip_norm=request.l2_clip_norm,
         round=request.round,
         stage=request.stage,
         noise_source=noise_source,
         noise_share=request.noise_share,
+        threshold=request.threshold,
+        colluding=request.colluding,
         trainer=request.trainer,
     )
 
@@ -57,14 +61,33 @@ def answer(
     randomness: Randomness,
     test: sparse.csr_matrix | None = None,
 ) -> Update:
-    """Compute what the silo releases for a request; `test` is what the silo holds out to measure models on.
+    """Compute what the silo releases for a request that is not masked; see `noised_integers`."""
+    grid = noised_integers(request, trainer, histories, randomness=randomness, test=test)
+    return Update(
+        silo=silo,
+        total=to_int32(grid),
+        event=release_event(request, noise_source=randomness.noise.name),
+        catalogue_hash=request.catalogue_hash,
+        nonce=randomness.nonce,
+    )
+
+
+def noised_integers(
+    request: Request,
+    trainer: Trainer,
+    histories: UserHistories,
+    *,
+    randomness: Randomness,
+    test: sparse.csr_matrix | None = None,
+) -> npt.NDArray[np.int64]:
+    """The silo's part of a round on the integer grid; `test` is what it holds out to measure models on.
 
     Guarantees:
         - Unit: one user with all interactions in this silo; neighbouring relation: add or remove one user.
-        - The update costs what the event says that comes with it (for noise_share 1): it is a sum rounded to the
+        - The integers cost what the request's event says (for noise_share 1): they are a sum rounded to the
           integer grid plus integer noise, see `privacy.integer_mechanism`; with a smaller share the guarantee is
-          that of the sum over all silos and holds against those who see only the sum.
-        - A silo without users, and an empty Poisson sample, release noise of the same scale.
+          that of the sum over the silos that count and holds against those who see only the sum.
+        - A silo without users, and an empty Poisson sample, give noise of the same scale.
 
     Raises:
         ProtocolError: the request does not fit this silo's catalogue or the trainer's shape.
@@ -79,15 +102,18 @@ def answer(
         )
     if request.noise_inside:
         # Integers of the request's grid already, with the noise of all steps.
-        grid = np.asarray(total.long().cpu())
-    else:
-        grid = noised(np.asarray(total.double().cpu()), mechanism=request.mechanism, noise=randomness.noise)
-    return Update(
-        silo=silo,
-        total=to_int32(grid),
-        event=release_event(request, noise_source=randomness.noise.name),
-        catalogue_hash=request.catalogue_hash,
-        nonce=randomness.nonce,
+        return np.asarray(total.long().cpu())
+    return noised(np.asarray(total.double().cpu()), mechanism=request.mechanism, noise=randomness.noise)
+
+
+def _slack_of_sum(request: Request) -> float:
+    """What it costs that the noise on a masked sum is a sum of discrete Gaussians, not one."""
+    if not request.masked:
+        return 0.0
+    return slack_of_sum(
+        request.mechanism.standard_deviation,
+        silos=request.threshold - request.colluding,
+        entries=request.mechanism.entries,
     )
 
 

@@ -5,13 +5,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
 from recsys_fed.catalogue.features import public_features
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError, PrivacyError, ProtocolError
 from recsys_fed.evaluation.metric_sums import noised_metrics
-from recsys_fed.federation.aggregation import noise_on_total, total_of
+from recsys_fed.federation.aggregation import in_unit_of, noise_on_total, total_of
 from recsys_fed.federation.metrics_round import SHAPE as METRICS_SHAPE
 from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
 from recsys_fed.federation.metrics_round import (
@@ -21,6 +23,7 @@ from recsys_fed.federation.metrics_round import (
     model_settings,
     model_tables,
 )
+from recsys_fed.federation.noise_split import masking_of, share_of_silo
 from recsys_fed.federation.update import Greeting, Request, Update, check_update
 from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.privacy.calibration import calibrate_noise_multiplier
@@ -102,10 +105,11 @@ def begin(config: FederationConfig, agreed: Greeting, catalogue: Catalogue | Non
         rounds=config.rounds,
     )
     stages = trainer.plan(facts)
-    if config.noise == "central" and any(stage.noise_inside for stage in stages):
+    split = config.noise == "central" or masking_of(config) is not None
+    if split and any(stage.noise_inside for stage in stages):
         raise ConfigurationError(
-            "Expected noise = own with the local schedule: noise of local steps cannot be split over silos. "
-            "Use dp-sgd.schedule = synchronous."
+            "Expected noise = own with the local schedule, and secure-aggregation = off: noise of local steps cannot "
+            "be split over silos. Use dp-sgd.schedule = synchronous."
         )
     metrics_noise = _metrics_noise(config)
     noise_multiplier = _calibrated([stage.release for stage in stages], config, metrics_noise=metrics_noise)
@@ -129,7 +133,7 @@ def request(schedule: Schedule) -> Request:
     config = schedule.config
     noise_multiplier = schedule.noise_multiplier * stage.release.relative_noise
     tables, settings, shape = _asked_for(schedule, stage)
-    share = 1.0 / config.silos if config.noise == "central" else 1.0
+    share, masking = share_of_silo(config), masking_of(config)
     return Request(
         round=schedule.round,
         trainer=config.trainer,
@@ -152,11 +156,13 @@ def request(schedule: Schedule) -> Request:
             steps=stage.release.steps if stage.noise_inside else 1,
         ),
         catalogue_hash=schedule.facts.catalogue_hash,
+        threshold=masking.threshold if masking else 0,
+        colluding=masking.colluding if masking else 0,
     )
 
 
 def advance(schedule: Schedule, asked: Request, updates: Sequence[Update]) -> Schedule:
-    """The run after a round.
+    """The run after a round whose answers are not masked.
 
     Raises:
         ProtocolError: an update does not answer the request, or none came.
@@ -169,12 +175,20 @@ def advance(schedule: Schedule, asked: Request, updates: Sequence[Update]) -> Sc
             f"Expected all {schedule.config.silos} silos to add their share of the noise, got {len(updates)}: "
             "the sum has less noise than was promised and is not used. Use noise = own, or try again."
         )
-    stage = schedule.stages[schedule.round]
-    total, noise_std = total_of(updates, asked), noise_on_total(asked, len(updates))
+    return _stepped(schedule, asked, total_of(updates, asked), n_silos=len(updates))
+
+
+def advance_by_sum(schedule: Schedule, asked: Request, integers: npt.NDArray[np.int64], *, n_silos: int) -> Schedule:
+    """The run after a masked round: the unmasked sum of `n_silos` silos' integers."""
+    return _stepped(schedule, asked, in_unit_of(integers, asked), n_silos=n_silos)
+
+
+def _stepped(schedule: Schedule, asked: Request, total: torch.Tensor, *, n_silos: int) -> Schedule:
+    stage, noise_std = schedule.stages[schedule.round], noise_on_total(asked, n_silos)
     after = replace(schedule, round=schedule.round + 1)
     if stage.name == METRICS_STAGE:
         return replace(after, metrics=noised_metrics(total, noise_std=noise_std, l2_clip_norm=asked.l2_clip_norm))
-    state = schedule.trainer.step(schedule.state, stage, total, noise_std=noise_std, n_silos=len(updates))
+    state = schedule.trainer.step(schedule.state, stage, total, noise_std=noise_std, n_silos=n_silos)
     return replace(after, state=state)
 
 
@@ -223,5 +237,4 @@ def _with_slack(plan: Sequence[PlannedRelease]) -> list[PlannedRelease]:
 def _noise_level(config: FederationConfig) -> float:
     single = [PlannedRelease(released="a single release")]
     noise_multiplier = _calibrated(single, config)
-    copies = config.silos if config.noise == "own" else 1
-    return float(noise_multiplier * copies**0.5)
+    return float(noise_multiplier * (config.silos * share_of_silo(config)) ** 0.5)

@@ -23,12 +23,16 @@ MOST_STEPS = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class Greeting:
-    """A silo's answer before training: which public catalogue it holds, its public name, and its ledger's key."""
+    """A silo's answer before training: which public catalogue it holds, its public name, and its ledger's key.
+
+    `simulated` silos draw their noise from a seed, and their rounds are not masked unless somebody asks for it.
+    """
 
     silo: str
     catalogue_hash: str
     n_items: int
     public_key: str = ""
+    simulated: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,10 +49,12 @@ class Request:
         noise_multiplier: of this release, per step.
         l2_clip_norm: sensitivity of the contribution.
         sampling_probability, steps: Poisson sampling of users, and how many noised steps.
-        noise_share: share of the noise's variance that one silo adds: 1, or 1 / n_silos if the noise is split.
+        noise_share: share of the noise's variance that one silo adds: 1, or less if the noise is split.
         noise_inside: the trainer's silo half adds the noise itself.
         grid_step: width of the integer grid of the answer.
         catalogue_hash: of the catalogue whose rows the tables have.
+        threshold, colluding: t and c of a masked round, see `noise_split`; 0 where the answer is not masked.
+        attempt: of a masked round, from 0.
     """
 
     round: int
@@ -66,17 +72,26 @@ class Request:
     noise_inside: bool
     grid_step: float
     catalogue_hash: str
+    threshold: int = 0
+    colluding: int = 0
+    attempt: int = 0
 
     def __post_init__(self) -> None:
-        checks.at_least(0, round=self.round)
+        checks.at_least(0, round=self.round, attempt=self.attempt)
+        checks.at_least(0, threshold=self.threshold, colluding=self.colluding)
         checks.at_least(1, steps=self.steps)
         if self.steps > MOST_STEPS:
             raise ProtocolError(f"Expected at most {MOST_STEPS} steps in a round, got {self.steps}.")
         checks.non_negative(noise_multiplier=self.noise_multiplier)
         checks.positive(l2_clip_norm=self.l2_clip_norm, grid_step=self.grid_step)
         checks.probability(sampling_probability=self.sampling_probability, noise_share=self.noise_share)
-        if self.noise_inside and self.noise_share != 1:
+        if self.noise_inside and (self.noise_share != 1 or self.masked):
             raise ProtocolError("Expected the whole noise for local steps: it cannot be split over silos.")
+
+    @property
+    def masked(self) -> bool:
+        """Whether the answer is hidden by masks, so that the server learns the sum only."""
+        return self.threshold > 0
 
     @property
     def mechanism(self) -> IntegerMechanism:
@@ -103,6 +118,31 @@ class Update:
     event: ReleaseEvent
     catalogue_hash: str
     nonce: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MaskedUpdate:
+    """What a silo sends in a masked round: its signed, masked integers, and the event that pays for their sum."""
+
+    silo: str
+    content: bytes
+    event: ReleaseEvent
+    catalogue_hash: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """What is kept of one silo's release: whose, the digest of its bytes, and what it cost."""
+
+    silo: str
+    payload: str
+    event: ReleaseEvent
+
+
+def released_of(update: Update | MaskedUpdate) -> Released:
+    """The same digest as in the silo's own ledger."""
+    content = update.content if isinstance(update, MaskedUpdate) else payload_of(update)
+    return Released(silo=update.silo, payload=sha256(content), event=update.event)
 
 
 def request_digest(request: Request) -> str:
@@ -152,7 +192,13 @@ def check_update(update: Update, request: Request) -> None:
     Raises:
         ProtocolError: it names what differs.
     """
-    facts = {
+    check_answers(update, request)
+    _equal({"shape": (tuple(request.shape), update.total.shape), "type": ("int32", str(update.total.dtype))})
+
+
+def check_answers(update: Update | MaskedUpdate, request: Request) -> None:
+    """The same for what is said beside the integers, which a masked update hides."""
+    facts: dict[str, tuple[object, object]] = {
         "round": (request.round, update.event.round),
         "stage": (request.stage, update.event.stage),
         "trainer": (request.trainer, update.event.trainer),
@@ -162,10 +208,14 @@ def check_update(update: Update, request: Request) -> None:
         "sampling probability": (request.sampling_probability, update.event.sampling_probability),
         "number of steps": (request.steps, update.event.steps),
         "clip norm": (request.l2_clip_norm, update.event.l2_clip_norm),
+        "threshold": (request.threshold, update.event.threshold),
+        "number of colluding silos": (request.colluding, update.event.colluding),
         "catalogue": (request.catalogue_hash, update.catalogue_hash),
-        "shape": (tuple(request.shape), update.total.shape),
-        "type": ("int32", str(update.total.dtype)),
     }
+    _equal(facts)
+
+
+def _equal(facts: Mapping[str, tuple[object, object]]) -> None:
     for name, (expected, got) in facts.items():
         if expected != got:
             raise ProtocolError(f"Expected the {name} {expected} in a silo's update, got {got}.")

@@ -6,6 +6,11 @@
     conclusion    conclusion: ConfigRecord with the released item embeddings, the bytes of their file
     certificate   certificate: ConfigRecord with the silo's signed certificate of the run
 
+    masked request  a request and delivery: ConfigRecord with the blob that a masked round delivers to the silo
+    masked update   masked: ConfigRecord with the signed, masked integers, the release event and the silo's name
+    the other exchanges of a masked round (federation.secure_aggregation) are one blob each, under their names:
+    terms, keys, roster, shares, survivors, confirmation, confirmations, unmasking
+
 There is no MetricRecord and no count of users or interactions in any of them.
 """
 
@@ -18,7 +23,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from recsys_fed.errors import DataFormatError, ProtocolError
-from recsys_fed.federation.update import PROTOCOL, Greeting, Request, Update
+from recsys_fed.federation.update import PROTOCOL, Greeting, MaskedUpdate, Request, Update
 from recsys_fed.privacy.events import ReleaseEvent
 
 _TABLE_TYPES = ("float32", "int64")
@@ -32,6 +37,21 @@ _RECORDS = {
     "greeting": {"greeting"},
     "conclusion": {"conclusion"},
     "certificate": {"certificate"},
+    "delivery": {"tables", "request", "delivery"},
+    "masked": {"masked"},
+    **{
+        name: {name}
+        for name in (
+            "terms",
+            "keys",
+            "roster",
+            "shares",
+            "survivors",
+            "confirmation",
+            "confirmations",
+            "unmasking",
+        )
+    },
 }
 
 
@@ -62,6 +82,44 @@ def request_from_records(records: RecordDict) -> Request:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"Expected a request of protocol {PROTOCOL}: {error}.") from error
+
+
+def masked_request_to_records(request: Request, delivery: bytes) -> RecordDict:
+    """Encode a request whose answer is masked, with the delivery for one silo."""
+    records = request_to_records(request)
+    return RecordDict({**records, **blob_to_records("delivery", delivery)})
+
+
+def masked_request_from_records(records: RecordDict) -> tuple[Request, bytes]:
+    """Decode a masked request and its delivery; raises ProtocolError for anything else."""
+    delivery = blob_from_records("delivery", records)
+    return request_from_records(RecordDict({name: records[name] for name in ("tables", "request")})), delivery
+
+
+def masked_to_records(update: MaskedUpdate) -> RecordDict:
+    """Encode a masked update."""
+    config: dict[str, Any] = {**update.event.to_dict(), "silo": update.silo, "content": update.content}
+    config |= {"catalogue_hash": update.catalogue_hash}
+    return RecordDict({"masked": ConfigRecord({"protocol": PROTOCOL, **config})})
+
+
+def masked_from_records(records: RecordDict) -> MaskedUpdate:
+    """Decode a masked update; its integers stay closed.
+
+    Raises:
+        ProtocolError: it is not a masked update of this protocol.
+    """
+    config = _config(records, "masked")
+    try:
+        silo, catalogue_hash = (str(config.pop(name)) for name in ("silo", "catalogue_hash"))
+        config.pop("protocol")
+        content = config.pop("content")
+        event = ReleaseEvent.from_dict(config)
+    except (KeyError, DataFormatError) as error:
+        raise ProtocolError(f"Expected a masked update of protocol {PROTOCOL}: {error}.") from error
+    if not isinstance(content, bytes):
+        raise ProtocolError(f"Expected the bytes of a masked update, got {type(content).__name__}.")
+    return MaskedUpdate(silo=silo, content=content, event=event, catalogue_hash=catalogue_hash)
 
 
 def update_to_records(update: Update) -> RecordDict:
@@ -111,6 +169,7 @@ def greeting_from_records(records: RecordDict) -> Greeting:
             catalogue_hash=str(config["catalogue_hash"]),
             n_items=int(config["n_items"]),
             public_key=str(config["public_key"]),
+            simulated=bool(config["simulated"]),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise ProtocolError(f"Expected a greeting of protocol {PROTOCOL}: {error}.") from error

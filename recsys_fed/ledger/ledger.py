@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 from recsys_fed.certificates.certificate import Head
 from recsys_fed.certificates.terms import Terms
 from recsys_fed.errors import ClockError, ConfigurationError, KeyFileError, LedgerIntegrityError, PrivacyError
+from recsys_fed.ledger import turns
 from recsys_fed.ledger.budget import ROUNDING, Spending, check_budget, spending, would_spend
 from recsys_fed.ledger.entries import (
     NOTHING_BEFORE,
@@ -197,11 +198,12 @@ class Ledger:
         with self._storage.reading() as connection:
             check_budget(kinds_charged(connection), planned, terms_now(connection).guarantee)
 
-    def charge(self, release: Release, payload: bytes) -> Entry:
+    def charge(self, release: Release, payload: bytes, *, keep: bool = True) -> Entry:
         """Charge a release; when this returns, the payload may leave, and never before.
 
         A payload that is in the ledger already is not charged again: its bytes hold the release's nonce, so
-        the same bytes are the same draw of the noise.
+        the same bytes are the same draw of the noise. It is kept until the run's next one, unless `keep` is False:
+        what a masked round sends is never sent again.
 
         Raises:
             BudgetExceededError: it would exceed the limit; the ledger is unchanged.
@@ -221,8 +223,9 @@ class Ledger:
             check_budget(kinds_charged(connection), release.event, terms.guarantee)
             entry = self._append(connection, "release", release)
             connection.execute(payloads_table.delete().where(payloads_table.c.run == release.run))
-            row = {"run": release.run, "request": release.request, "content": payload}
-            connection.execute(payloads_table.insert().values(**row))
+            if keep:
+                row = {"run": release.run, "request": release.request, "content": payload}
+                connection.execute(payloads_table.insert().values(**row))
         self._note(entry)
         return entry
 
@@ -233,6 +236,16 @@ class Ledger:
             query = sa.select(table.content).where(table.run == run, table.request == request)
             found = connection.execute(query).scalar()
         return None if found is None else bytes(found)
+
+    def begin_turns(self, *, run: str, state: str) -> None:
+        """Note the first state of a masked round; see `turns`."""
+        with self._storage.writing() as connection:
+            turns.begin_turns(connection, run=run, state=state)
+
+    def take_turn(self, *, run: str, used: str, after: str) -> None:
+        """Exchange the state of a masked round, or end it with after = ""; raises ProtocolError if it was used."""
+        with self._storage.writing() as connection:
+            turns.take_turn(connection, run=run, used=used, after=after)
 
     def set_limit(self, epsilon: float, *, reason: str) -> Entry:
         """Replace the epsilon limit from now on; the entry is signed and keeps the reason.

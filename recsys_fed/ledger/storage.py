@@ -62,6 +62,15 @@ payloads_table = sa.Table(
     sa.Column("content", sa.LargeBinary, nullable=False),
 )
 
+# Digest of the one state of a masked round that the silo may use next, by run: so no state is used twice, whichever
+# process holds a copy of it. The digest is of secrets of 256 bits, and says nothing of them.
+turns_table = sa.Table(
+    "turns",
+    metadata,
+    sa.Column("run", sa.Text, primary_key=True),
+    sa.Column("state", sa.String(64), nullable=False),
+)
+
 # The one on INSERT is for INSERT OR REPLACE, which deletes without telling a trigger.
 _SQLITE_TRIGGERS = tuple(
     f"CREATE TRIGGER entries_no_{verb.split()[0].lower()} BEFORE {verb} "

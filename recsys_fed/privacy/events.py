@@ -48,9 +48,10 @@ class ReleaseEvent(PrivacyEvent):
 
     `released` names what left ("item counts", "item embeddings"), `l2_clip_norm` the sensitivity
     in the unit of the release, `clipping` how each user's term is bounded by it (see `privacy.clipping`),
-    `noise_share` the part of the noise's variance that this silo adds, `round` (from 0) and `stage` its
-    place in the protocol, and `noise_source` whether the noise came from the operating system or from a
-    simulation's seed.
+    `noise_share` the part of the noise's variance that this silo adds, `threshold` and `colluding` how many silos
+    must stay until a masked sum is seen and how many of them may collude (0 where nothing is masked), `round` (from
+    0) and `stage` its place in the protocol, and `noise_source` whether the noise came from the operating system or
+    from a simulation's seed.
     """
 
     released: str
@@ -60,6 +61,8 @@ class ReleaseEvent(PrivacyEvent):
     noise_source: str
     trainer: str
     noise_share: float = 1.0
+    threshold: int = 0
+    colluding: int = 0
     clipping: str = "automatic"
     mechanism: str = "discrete-gaussian"
     unit: str = "user"
@@ -69,7 +72,9 @@ class ReleaseEvent(PrivacyEvent):
         super().__post_init__()
         checks.positive(l2_clip_norm=self.l2_clip_norm)
         checks.probability(noise_share=self.noise_share)
-        checks.at_least(0, round=self.round)
+        checks.at_least(0, round=self.round, threshold=self.threshold, colluding=self.colluding)
+        if self.threshold and self.threshold <= self.colluding:
+            raise ConfigurationError(f"Expected threshold > colluding, got {self.threshold} and {self.colluding}.")
         checks.one_of(CLIPPINGS, clipping=self.clipping)
         checks.one_of(MECHANISMS, mechanism=self.mechanism)
         checks.one_of(UNITS, unit=self.unit)

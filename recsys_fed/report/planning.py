@@ -8,9 +8,12 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys_fed.certificates.terms import epsilon_to_record
+from recsys_fed.federation.masked_request import modulus_of
 from recsys_fed.federation.metrics_round import STAGE as METRICS
+from recsys_fed.federation.noise_split import masking_of
 from recsys_fed.federation.planning import PlannedStage, planned_events, stages_of
 from recsys_fed.federation.schedule import Schedule
+from recsys_fed.federation.update import Request
 from recsys_fed.ledger.budget import spending, would_exceed, would_spend
 from recsys_fed.ledger.forecast import MOST_RUNS, runs_that_fit
 from recsys_fed.ledger.ledger import Ledger
@@ -33,6 +36,7 @@ def plan_record(schedule: Schedule, *, runs: int = 1, ledger: Ledger | None = No
         "declared_users": config.declared_users,
         "max_silos_per_user": config.max_silos_per_user,
         "noise": config.noise,
+        "secure_aggregation": _masking_record(schedule),
         "noise_multiplier": schedule.noise_multiplier,
         "rounds": len(schedule.stages),
         "stages": [_stage_record(stage, schedule) for stage in stages_of(schedule)],
@@ -72,6 +76,7 @@ def print_plan(record: Mapping[str, Any]) -> None:
     for stage in record["stages"]:
         if stage["error"]:
             console.print(f"{stage['stage']}: {stage['error']}", soft_wrap=True, highlight=False)
+    _print_masking(console, record)
     console.print(f"base noise multiplier {record['noise_multiplier']:.6g}", highlight=False)
     console.print(f"one run: {_figures(record['run'])}", soft_wrap=True, highlight=False)
     if record["runs"] > 1:
@@ -84,6 +89,27 @@ def print_plan(record: Mapping[str, Any]) -> None:
     if "ledger" in record:
         _print_ledger(console, record["ledger"], record["runs"])
     console.print(record["guarantee"], soft_wrap=True, highlight=False)
+
+
+def _print_masking(console: Console, record: Mapping[str, Any]) -> None:
+    masking = record["secure_aggregation"]
+    if masking is None:
+        return
+    console.print(
+        f"secure aggregation: {masking['threshold']} of {record['silos']} silos must stay, {masking['colluding']} of "
+        "them may collude with the server",
+        soft_wrap=True,
+        highlight=False,
+    )
+    for stage in record["stages"]:
+        modulus = stage["modulus"]
+        console.print(
+            f"{stage['stage']}: {modulus['bits']} bits a value, {modulus['bytes_over_int32']:.2f} times the bytes; a "
+            f"sum does not fit with probability below {max(modulus['overflow_probability'], 1e-300):.1g}; the grid "
+            f"adds {modulus['noise_of_grid']:.2%} to the noise",
+            soft_wrap=True,
+            highlight=False,
+        )
 
 
 def _figures(spent: Mapping[str, Any]) -> str:
@@ -135,16 +161,35 @@ def _stage_record(stage: PlannedStage, schedule: Schedule) -> dict[str, Any]:
         "sampling_probability": asked.sampling_probability,
         "steps": asked.steps,
         "noise_of_a_silo": stage.noise_of_silo,
+        "noise_on_sum": stage.noise_on_sum,
+        "modulus": _modulus_record(asked, schedule),
         "noise_on_sum_if_own": stage.noise_if_own,
         "noise_on_sum_if_once": stage.noise_if_once,
         "error": _in_words(stage, schedule),
     }
 
 
+def _masking_record(schedule: Schedule) -> dict[str, int] | None:
+    masking = masking_of(schedule.config)
+    return None if masking is None else {"threshold": masking.threshold, "colluding": masking.colluding}
+
+
+def _modulus_record(asked: Request, schedule: Schedule) -> dict[str, float] | None:
+    """Bits of the masked integers, the chance that a sum does not fit, and what the grid adds to the noise."""
+    if not asked.masked:
+        return None
+    modulus = modulus_of(asked, declared_users=schedule.facts.declared_users, n_silos=schedule.config.silos)
+    return {
+        "bits": modulus.bits,
+        "overflow_probability": modulus.overflow_probability,
+        "bytes_over_int32": modulus.bits / 32,
+        "noise_of_grid": asked.mechanism.inflation - 1,
+    }
+
+
 def _in_words(stage: PlannedStage, schedule: Schedule) -> str:
     """The noise beside what the declared users add, for the noise that the plan has."""
-    own = schedule.config.noise == "own" or stage.noise_if_once is None
-    noise = stage.noise_if_own if own else stage.noise_if_once
+    noise = stage.noise_on_sum
     users = schedule.facts.declared_users
     if not noise:
         return "" if stage.asked.noise_multiplier else "no noise at all"

@@ -107,7 +107,7 @@ def checked_public_key(text: str) -> str:
     return key
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def _public(public_key: str) -> Ed25519PublicKey:
     return Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key))
 

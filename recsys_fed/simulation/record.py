@@ -11,6 +11,7 @@ from typing import Any
 
 from recsys_fed.config import FederationConfig, Value, to_toml
 from recsys_fed.data.simulated import SimulatedFederation
+from recsys_fed.federation.noise_split import masking_of
 from recsys_fed.models.device import resolve_device
 from recsys_fed.privacy.accounting import epsilon_of_history
 from recsys_fed.privacy.events import PrivacyEvent
@@ -23,6 +24,7 @@ NOISE_NOTES = {
     "own": "every silo adds its own whole noise",
     "central": "noise once on the sum (stands for secure aggregation): private only against those who see the sum",
 }
+MASKED_NOTE = "secure aggregation: the server sees sums of at least {threshold} silos, and noise once on them"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ def metrics_record(
     config: FederationConfig, federation: SimulatedFederation, measured: Measured, *, engine: str
 ) -> dict[str, object]:
     """The record that metrics.json holds; every value is JSON, an infinite epsilon is the text "inf"."""
-    guarantee = guarantee_of(config)
+    guarantee, masking = guarantee_of(config), masking_of(config)
     spent = spent_by_silo(measured.events, guarantee)
     return {
         "data": federation.dataset.name,
@@ -52,7 +54,8 @@ def metrics_record(
         "n_silos": config.silos,
         "trainer": config.trainer,
         "noise": config.noise,
-        "noise_note": NOISE_NOTES[config.noise],
+        "secure_aggregation": vars(masking) if masking is not None else None,
+        "noise_note": NOISE_NOTES[config.noise] if masking is None else MASKED_NOTE.format(**vars(masking)),
         "epsilon": finite(config.epsilon),
         "delta": config.delta,
         "epsilon_spent": {silo: finite(epsilon) for silo, epsilon in spent.items()},

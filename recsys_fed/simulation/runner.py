@@ -15,6 +15,7 @@ from recsys_fed.data.simulated import SimulatedFederation, simulated_federation
 from recsys_fed.errors import ConfigurationError, DataError
 from recsys_fed.evaluation.baselines import popularity
 from recsys_fed.federation.inprocess import run_in_process
+from recsys_fed.federation.noise_split import settled
 from recsys_fed.federation.outcome import EMBEDDINGS, EVENTS, FEDERATION
 from recsys_fed.models.device import resolve_device, use_threads
 from recsys_fed.models.items import load_item_embeddings
@@ -128,7 +129,7 @@ def _prepared(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
     data = replace(given, data=_absolute(given.data), item_catalogue=_absolute(given.item_catalogue))
     if given.ledgers:
         data = replace(data, ledgers=str(_made(Path(given.ledgers))))
-    config = simulation.federation
+    config = settled(simulation.federation, simulated=True)
     resolve_device(config.device)
     federation = simulated_federation(data, silos=config.silos, seed=config.seed)
     n_users = federation.train.shape[0]

@@ -9,6 +9,7 @@ from simulations.benchmarks.growth import growth_lines
 from simulations.benchmarks.ledger import ledger_lines
 from simulations.benchmarks.line import Line
 from simulations.benchmarks.noise import noise_lines
+from simulations.benchmarks.secure_aggregation import secure_aggregation_lines
 from simulations.benchmarks.spectral_scale import spectral_scale_lines
 from simulations.benchmarks.whole_run import whole_run_lines
 from simulations.benchmarks.whole_runs import whole_runs_lines
@@ -25,4 +26,5 @@ BENCHMARKS: dict[str, Callable[[], list[Line]]] = {
     "ledger": ledger_lines,
     "dp-sgd-step": dp_sgd_step_lines,
     "noise": noise_lines,
+    "secure-aggregation": secure_aggregation_lines,
 }

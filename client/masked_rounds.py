@@ -1,0 +1,100 @@
+"""The silo's half of a masked round over messages: each exchange in its turn, each state used once.
+
+The state between two exchanges is in Flower's context of the run, which a node keeps in memory. It is taken out
+before anything is done with it, and put back by the step that succeeds: after an error, or the last step, nothing is
+left. Whoever holds a copy of it cannot use it again: the ledger's database knows whose turn it is (`ledger.turns`).
+"""
+
+from flwr.app import ConfigRecord, Context
+
+from client.state import Silo
+from recsys_fed.federation.masked_request import check_terms_of
+from recsys_fed.federation.secure_aggregation import silo as protocol
+from recsys_fed.federation.secure_aggregation.errors import TermsError
+from recsys_fed.federation.secure_aggregation.silo_states import Advertised, Confirmed, Masked, Shared
+from recsys_fed.federation.secure_aggregation.state_bytes import KeptState, state_of, state_to_bytes
+from recsys_fed.federation.secure_aggregation.terms import RoundTerms
+from recsys_fed.federation.update import MaskedUpdate, Request
+from recsys_fed.signing.canonical import sha256
+
+_RECORD, _KEY = "masked-round", "state"
+
+
+def advertise(silo: Silo, context: Context, terms_message: bytes) -> bytes:
+    """Answer a round's terms with fresh keys; a round that was under way before is over.
+
+    Raises:
+        TermsError, NotAdmittedError: this silo does not accept the terms.
+    """
+    _taken(context)
+    terms = RoundTerms.from_bytes(terms_message)
+    if silo.accepted is None:
+        raise TermsError("Expected a round that is not masked: this silo takes no part in secure aggregation.")
+    if terms.run != str(context.run_id):
+        raise TermsError(f"Expected terms of run {context.run_id}, got some of another run.")
+    state, message = protocol.advertise(terms, silo.key, silo.accepted)
+    content = state_to_bytes(state)
+    silo.ledger.begin_turns(run=terms.run, state=sha256(content))
+    context.state[_RECORD] = ConfigRecord({_KEY: content})
+    return message
+
+
+def share(silo: Silo, context: Context, roster: bytes) -> bytes:
+    """Check everybody's keys and answer with sealed shares."""
+    used = _taken(context)
+    state, message = protocol.share(state_of(used, Advertised), silo.key, roster)
+    _exchange(silo, context, used, state)
+    return message
+
+
+def masked_release(silo: Silo, context: Context, request: Request, delivery: bytes) -> MaskedUpdate:
+    """Open the neighbours' shares, and answer the request with masked integers.
+
+    Guarantees: nothing private is read before the shares have opened and the budget was asked; the state is used and
+    the release is charged before this returns. The integers are masked once and kept nowhere: whoever asks again,
+    with keys of another attempt, gets other noise, which is charged again.
+
+    Raises:
+        SecureAggregationError: the shares or the request do not hold; nothing is charged.
+        BudgetExceededError: it would exceed the ledger's limit; nothing is charged.
+    """
+    used = _taken(context)
+    ready = protocol.receive(state_of(used, Shared), silo.key, delivery)
+    check_terms_of(request, ready.roster.terms)
+    integers, event = silo.noised(request)
+    state, message = protocol.mask(ready, silo.key, integers)
+    _exchange(silo, context, used, state)
+    silo.charge(request, event, message, run=str(context.run_id), keep=False)
+    return MaskedUpdate(silo=silo.name, content=message, event=event, catalogue_hash=request.catalogue_hash)
+
+
+def confirm(silo: Silo, context: Context, survivors: bytes) -> bytes:
+    """Sign who survived."""
+    used = _taken(context)
+    state, message = protocol.confirm(state_of(used, Masked), silo.key, survivors)
+    _exchange(silo, context, used, state)
+    return message
+
+
+def unmask(silo: Silo, context: Context, confirmations: bytes) -> bytes:
+    """Reveal one share of each neighbour's, if enough silos have signed the same survivors."""
+    used = _taken(context)
+    message = protocol.unmask(state_of(used, Confirmed), silo.key, confirmations)
+    silo.ledger.take_turn(run=str(context.run_id), used=sha256(used), after="")
+    return message
+
+
+def _taken(context: Context) -> bytes:
+    """The state, which is no longer in the context then; b"" if there is none."""
+    record = context.state.config_records.get(_RECORD)
+    if record is None:
+        return b""
+    content = record[_KEY]
+    del context.state[_RECORD]
+    return content if isinstance(content, bytes) else b""
+
+
+def _exchange(silo: Silo, context: Context, used: bytes, after: KeptState) -> None:
+    content = state_to_bytes(after)
+    silo.ledger.take_turn(run=str(context.run_id), used=sha256(used), after=sha256(content))
+    context.state[_RECORD] = ConfigRecord({_KEY: content})
