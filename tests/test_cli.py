@@ -111,12 +111,16 @@ def test_every_flag_of_a_run_reaches_it(command, tmp_path):
         "device": "cpu", "threads": 1, "seed": 9, "engine": "in-process",
     }  # fmt: skip
     given = [part for name, value in flags.items() for part in (f"--{name}", value)]
-    code, _, _ = command("simulate", *given, "--schedule", "synchronous", "--no-item-features", "--output", tmp_path)
+    words = ("--schedule", "synchronous", "--loss", "bce", "--no-item-features", "--evaluate-users", 7)
+    code, out, _ = command("simulate", *given, *words, "--output", tmp_path, "--json")
     assert code == 0
+    # Recall@20 of one user is a fraction of few items: seven users give another mean than all.
+    everybody = command("simulate", *given, *words[:-2], "--json")[1]
+    assert strict_json(out)["metrics"] != strict_json(everybody)["metrics"]
     config = tomllib.loads((tmp_path / "config.toml").read_text())
     assert {name: config[name] for name in flags} == flags
     assert config["item-features"] is False
-    assert config["dp-sgd"] == {"schedule": "synchronous"}
+    assert config["dp-sgd"] == {"schedule": "synchronous", "loss": "bce"}
 
 
 def test_config_toml_is_a_scenario(command, run_folder, tmp_path):

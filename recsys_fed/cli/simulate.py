@@ -25,6 +25,7 @@ TestFraction = Annotated[float | None, typer.Option(help="Share of the test item
 SampledNegatives = Annotated[
     int, typer.Option(help="Also rank each test item among so many negatives, as papers do with 99.")
 ]
+Loss = Annotated[str | None, typer.Option(help="dp-sgd: implicit-als, softmax, sampled-softmax, bce, bpr.")]
 MaxSilosPerUser = Annotated[
     int | None, typer.Option(help="In how many silos a user may be; every release then counts so many times.")
 ]
@@ -52,6 +53,7 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     skew: Annotated[float | None, typer.Option(help="Exponent of zipf, concentration of dirichlet.")] = None,
     trainer: Annotated[str | None, typer.Option(help="spectral or dp-sgd.")] = None,
     schedule: Annotated[str | None, typer.Option(help="dp-sgd: synchronous or local.")] = None,
+    loss: Loss = None,
     epsilon: Epsilon = None,
     delta: Annotated[float | None, typer.Option(help="Below 1 / number of users.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Exchanges of messages; 0 takes the trainer's rule.")] = None,
@@ -66,6 +68,7 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     item_features: Annotated[bool | None, typer.Option(help="Start from public item features.")] = None,
     engine: Annotated[str | None, typer.Option(help="in-process or flower.")] = None,
     sampled_negatives: SampledNegatives = 0,
+    evaluate_users: Annotated[int, typer.Option(help="Measure on so many random users; 0: on all.")] = 0,
     parallel_silos: Annotated[int, typer.Option(help="Silos that compute at once (in-process).")] = 1,
     declared_users: Annotated[int | None, typer.Option(help="Public order of magnitude of users.")] = None,
     max_silos_per_user: MaxSilosPerUser = None,
@@ -78,7 +81,7 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
 ) -> None:
     """Train and evaluate a private federation of simulated silos."""
     flags = _run_keys(locals())
-    from recsys_fed.report.terminal import print_simulation, simulation_progress  # noqa: PLC0415
+    from recsys_fed.report.terminal import simulation_progress  # noqa: PLC0415
     from recsys_fed.simulation import runner  # noqa: PLC0415
     from recsys_fed.simulation.apps import scenario_path  # noqa: PLC0415
 
@@ -90,10 +93,17 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
         engine=str(keys.get("engine", "in-process")),
         parallel_silos=parallel_silos,
         sampled_negatives=sampled_negatives,
+        evaluate_users=evaluate_users,
         declare_users="declared-users" not in keys,
     )
     with simulation_progress(Console(stderr=True), simulation) as progress:
         record = runner.simulate(simulation, output=output, progress=progress)
+    _show(record, as_json=as_json, output=output)
+
+
+def _show(record: dict[str, Any], *, as_json: bool, output: Path | None) -> None:
+    from recsys_fed.report.terminal import print_simulation  # noqa: PLC0415
+
     if as_json:
         sys.stdout.write(json.dumps(record, indent=2) + "\n")
     else:
@@ -120,7 +130,10 @@ def settings_of(pairs: Sequence[str]) -> dict[str, object]:
 
 def _run_keys(arguments: dict[str, Any]) -> dict[str, Any]:
     """The flags that were given, as keys of a run: embedding_dim=16 is embedding-dim = 16."""
-    names = {name: name.replace("_", "-") for name in arguments} | {"schedule": "dp-sgd.schedule"}
+    names = {name: name.replace("_", "-") for name in arguments} | {
+        "schedule": "dp-sgd.schedule",
+        "loss": "dp-sgd.loss",
+    }
     given = {
         names[name]: value
         for name, value in arguments.items()
