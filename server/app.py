@@ -38,6 +38,8 @@ def main(grid: Grid, context: Context) -> None:
     use_threads(config.threads)
     # Silos look at it too, but may not say why they refuse.
     check_delta(config.delta, n_users=config.declared_users)
+    if config.silos:
+        masking_of(settled(config, simulated=True))
     catalogue = Catalogue.load(config.catalogue) if config.catalogue else None
     greetings = _greetings(grid, config.silos)
     simulated = any(greeting.simulated for greeting in greetings.values())

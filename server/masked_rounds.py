@@ -1,7 +1,7 @@
-"""Masked rounds, each with a few attempts: silos that were lost are not invited to the next one.
+"""Masked rounds, each with a few attempts: silos that were lost are not invited to the next one if others suffice.
 
 Every attempt has fresh keys and fresh noise, and silos charge each input that they send, so attempts are few. After
-the last one, or with fewer silos than the threshold, the round is abandoned with the error that names the cause.
+the last one the round is abandoned with the error that names the cause.
 """
 
 from collections.abc import Iterable, Mapping
@@ -68,11 +68,12 @@ class MaskedRounds:
                 asked, invited = self._next(attempt, error)
 
     def _next(self, attempt: Attempt, error: SecureAggregationError) -> tuple[Request, Invited]:
-        """What to ask next and whom; raises the error if there is no next attempt."""
+        """What to ask next and of whom; raises the error if there is no next attempt."""
         self.account.refused.append(f"attempt {attempt.asked.attempt} is given up: {error}")
         log(WARNING, "round %s: %s", attempt.asked.round + 1, self.account.refused[-1])
-        invited = attempt.invited.without(attempt.lost | {error.culprit})
         after = replace(attempt.asked, attempt=attempt.asked.attempt + 1)
-        if after.attempt >= MOST_ATTEMPTS or len(invited.nodes) < after.threshold:
+        if after.attempt >= MOST_ATTEMPTS:
             raise error
-        return after, invited
+        others = attempt.invited.without(attempt.lost | {error.culprit})
+        # Without enough others all are asked again: until their keys and shares are there, that costs nothing.
+        return after, others if len(others.nodes) >= after.threshold else self._everybody

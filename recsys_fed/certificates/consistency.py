@@ -4,7 +4,7 @@ Every function yields one sentence for each thing that does not hold.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from recsys_fed.certificates.certificate import Certificate
 from recsys_fed.certificates.figures import TOLERANCE, check_figures, counting
@@ -54,6 +54,7 @@ def faults(name: str, certificate: Certificate) -> Iterator[str]:
         yield f"{name}: its head is another entry than the one it lists there."
     guarantee = certificate.terms.guarantee
     events = [release.event for release in certificate.releases]
+    yield from _weak_shares(name, events, guarantee.max_silos_per_user)
     try:
         check_figures(certificate.epsilon_of_run, events, guarantee, what=f"epsilon of the run in {name}")
         run, in_all = counting(certificate.epsilon_of_run), counting(certificate.epsilon_in_all)
@@ -64,6 +65,27 @@ def faults(name: str, certificate: Certificate) -> Iterator[str]:
         yield f"{name}: the run cost epsilon {run:.4f}, more than the {in_all:.4f} that its silo says it ever spent."
     if in_all > guarantee.epsilon * (1 + TOLERANCE):
         yield f"{name}: epsilon {in_all:.4f} is beyond its silo's own limit of {guarantee.epsilon:g}."
+
+
+def _weak_shares(name: str, events: Sequence[ReleaseEvent], k: int) -> Iterator[str]:
+    """The noise shares of t - c silos must add up to what is charged, see `federation.noise_split`."""
+    for event in events:
+        contributors = event.threshold - event.colluding
+        if event.threshold and event.noise_share * contributors < min(k, contributors) * (1 - TOLERANCE):
+            yield (
+                f"{name}: in round {event.round} its share of the noise, {event.noise_share:.4g}, is too small for "
+                f"masked sums of {event.threshold} silos, {event.colluding} of which may collude."
+            )
+
+
+def too_few_masked(lines: Mapping[str, Counted]) -> Iterator[str]:
+    """A masked sum that a finished run has used is one of t silos or more, which have all released."""
+    silos: Counter[tuple[int, int]] = Counter()
+    for counted in lines.values():
+        silos.update({(event.round, event.threshold) for _, event in counted if event.threshold})
+    for (number, threshold), count in sorted(silos.items()):
+        if count < threshold:
+            yield f"the events have masked releases of {count} silos in round {number}, its sum needs {threshold}."
 
 
 def uncounted(certificates: Mapping[str, Certificate], lines: Mapping[str, Counted]) -> Iterator[str]:

@@ -6,14 +6,14 @@ k silos a user         what counts is the composition of the k most expensive si
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from recsys_fed.certificates.certificate import Certificate, read_certificate
 from recsys_fed.certificates.composition import worst_composition
-from recsys_fed.certificates.consistency import Counted, disagreements, faults, uncounted
+from recsys_fed.certificates.consistency import Counted, disagreements, faults, too_few_masked, uncounted
 from recsys_fed.certificates.figures import counting
 from recsys_fed.errors import DataFormatError, DataNotFoundError, LedgerError, LedgerIntegrityError
 from recsys_fed.privacy.accounting import epsilon_of_history
@@ -52,9 +52,14 @@ class VerifiedRun:
 
     @property
     def only_the_sum(self) -> bool:
-        """Whether some silo added a share of the noise only, so that its own releases are not private."""
-        releases = (release for certificate in self.certificates.values() for release in certificate.releases)
-        return any(release.event.noise_share < 1 for release in releases)
+        """Whether some silo sent a sum with a share of the noise openly, so that its own releases are not private."""
+        return any(event.noise_share < 1 and not event.threshold for event in self._events())
+
+    @property
+    def masked(self) -> tuple[int, int] | None:
+        """Least t and largest c of the masked releases, or None where all were sent openly."""
+        found = [event for event in self._events() if event.threshold]
+        return (min(e.threshold for e in found), max(e.colluding for e in found)) if found else None
 
     def sentence_of_run(self) -> str:
         """The federation's guarantee for this run, in one sentence."""
@@ -63,6 +68,10 @@ class VerifiedRun:
     def sentence_in_all(self) -> str:
         """The same for all that the silos ever released, as they state it."""
         return self._sentence(self.epsilon_in_all, "everything released until then from")
+
+    def _events(self) -> Iterator[ReleaseEvent]:
+        for certificate in self.certificates.values():
+            yield from (release.event for release in certificate.releases)
 
     def _sentence(self, epsilon: float, seen: str) -> str:
         if self.terms is None:
@@ -115,6 +124,7 @@ def verify_run(certificates: Path, *, events: Path, model: Path) -> VerifiedRun:
             problems.append(f"{name}: it is about another model than {model.name}.")
     by_silo = {certificate.terms.silo: certificate for certificate in found.values()}
     problems += uncounted(by_silo, lines)
+    problems += too_few_masked(lines)
     return _verified(by_silo, problems)
 
 

@@ -12,6 +12,10 @@ from recsys_fed.certificates.terms import epsilon_to_record
 
 SIMULATED = "simulated: its noise follows from a seed, so it protects nobody"
 ONLY_THE_SUM = "each silo added a share of the noise: this holds only against those who see no more than the sum"
+MASKED = (
+    "secure aggregation: the server saw sums of at least {threshold} silos. This holds against the server together "
+    "with up to {colluding} silos; what a silo sent by itself is hidden by masks, not by its noise"
+)
 _ACCOUNTANTS = ("pld", "prv", "rdp")
 
 
@@ -135,6 +139,7 @@ def run_record(run: VerifiedRun) -> dict[str, Any]:
         "guarantee_in_all": run.sentence_in_all(),
         "simulated": run.simulated,
         "only_the_sum": run.only_the_sum,
+        "masked": None if run.masked is None else dict(zip(("threshold", "colluding"), run.masked, strict=True)),
         "silos": silos,
     }
 
@@ -157,6 +162,8 @@ def print_run(record: Mapping[str, Any]) -> None:
     rule = "the worst silo counts" if k == 1 else f"the {k} most expensive silos count together"
     _say(console, f"this run ({rule}): {record['guarantee_of_run']}")
     _say(console, f"all that the silos ever released, as they state it: {record['guarantee_in_all']}")
+    if record["masked"]:
+        _say(console, MASKED.format(**record["masked"]))
     if record["only_the_sum"]:
         console.print(f"[bold red]{ONLY_THE_SUM}[/]", soft_wrap=True)
     if record["simulated"]:
