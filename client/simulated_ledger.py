@@ -6,6 +6,7 @@ from pathlib import Path
 
 from recsys_fed.certificates.terms import Terms
 from recsys_fed.config import FederationConfig, SimulationConfig
+from recsys_fed.errors import DataNotFoundError, KeyFileError
 from recsys_fed.federation.noise_split import masking_of
 from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms
 from recsys_fed.ledger.ledger import Ledger
@@ -35,24 +36,25 @@ def simulated_ledger(
 def accepted_terms(config: FederationConfig, simulation: SimulationConfig, *, run: str) -> AcceptedTerms | None:
     """What a simulated silo accepts in a masked round: the other silos' keys, and what its configuration says.
 
-    The keys are those of the other simulated silos' folders: all are there once every silo has greeted.
+    The keys are those of the simulated silos' folders: all are there once every silo has greeted; until then none is
+    admitted.
     """
     masking = masking_of(config)
     if masking is None:
         return None
-    folder = _folder(simulation, run=run)
-    files = (folder / label_of(index) / KEY for index in range(config.silos))
+    try:
+        admitted = _public_keys(_folder(simulation, run=run), config.silos, run)
+    except (DataNotFoundError, KeyFileError):
+        admitted = frozenset()
     return AcceptedTerms(
-        admitted=frozenset(_public_key(path, run) for path in files if path.is_file()),
-        least_contributors=masking.contributors,
-        least_colluding=masking.colluding,
+        admitted=admitted, least_contributors=masking.contributors, least_colluding=masking.colluding
     )
 
 
-@lru_cache(maxsize=2048)
-def _public_key(path: Path, run: str) -> str:
-    """The identity of another simulated silo; read once a run and process."""
-    return SigningKey.load(path).public_key
+@lru_cache(maxsize=64)
+def _public_keys(folder: Path, silos: int, run: str) -> frozenset[str]:
+    """The identities of all simulated silos; read once a run and process."""
+    return frozenset(SigningKey.load(folder / label_of(index) / KEY).public_key for index in range(silos))
 
 
 def _folder(simulation: SimulationConfig, *, run: str) -> Path:

@@ -123,6 +123,20 @@ def test_every_flag_of_a_run_reaches_it(command, tmp_path):
     assert config["dp-sgd"] == {"schedule": "synchronous", "loss": "bce"}
 
 
+def test_secure_aggregation_is_a_flag(command, tmp_path):
+    flags = ("--secure-aggregation", "--secure-aggregation-threshold", 3, "--secure-aggregation-colluders", 1)
+    code, out, _ = command("simulate", scenario(tmp_path, silos=3), *flags, "--output", tmp_path / "out", "--json")
+    assert code == 0
+    record = strict_json(out)
+    assert record["secure_aggregation"] == {"threshold": 3, "colluding": 1}
+    assert "at least 3 silos" in record["noise_note"]
+    code, out, _ = command("privacy", "verify-run", tmp_path / "out", "--json")
+    assert (code, strict_json(out)["masked"]) == (0, {"threshold": 3, "colluding": 1})
+    assert "sums of at least 3 silos" in command("privacy", "verify-run", tmp_path / "out")[1]
+    _, out, _ = command("simulate", tmp_path / "out" / "config.toml", "--no-secure-aggregation", "--json")
+    assert strict_json(out)["secure_aggregation"] is None
+
+
 def test_config_toml_is_a_scenario(command, run_folder, tmp_path):
     code, _, _ = command("simulate", run_folder / "config.toml", "--output", tmp_path)
     assert code == 0

@@ -82,6 +82,21 @@ def test_people_get_words(ledger):
     assert run_command("privacy", "plan", "--set", "no-such-key=1")[0] == 2
 
 
+def test_a_masked_plan_says_its_modulus(ledger):
+    code, record = plan("--epsilon", 2, *SIZE, "--silos", 5, "--secure-aggregation")
+    assert code == 0
+    assert record["secure_aggregation"] == {"threshold": 5, "colluding": 0}
+    for stage in record["stages"]:
+        assert stage["modulus"]["bits"] <= 40
+        assert stage["modulus"]["overflow_probability"] < 1e-9
+        assert stage["modulus"]["noise_of_grid"] < 0.01
+        assert stage["noise_on_sum"] == pytest.approx(stage["noise_on_sum_if_once"], rel=1e-3)
+    out = run_command("privacy", "plan", "--epsilon", 2, *SIZE, "--silos", 5, "--secure-aggregation")[1]
+    assert "5 of 5 silos must stay" in out
+    assert "does not fit with probability below" in out
+    assert plan("--epsilon", 2, *SIZE, "--silos", 5)[1]["secure_aggregation"] is None
+
+
 def test_a_budget_over_time(tmp_path):
     arguments = ["--epsilon-per-run", 2, "--until", 5, "--every", "2 weeks", "--start", "2026-01-05"]
     code, out, _ = run_command("privacy", "simulate-budget", *arguments, "--json", "--plot", tmp_path / "budget.png")

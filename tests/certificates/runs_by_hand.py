@@ -26,7 +26,9 @@ class HandMadeSilo:
     name: str
 
 
-def release_of(noise_multiplier, *, round=0, noise_share=1.0, sampling_probability=1.0, steps=1):
+def release_of(
+    noise_multiplier, *, round=0, noise_share=1.0, sampling_probability=1.0, steps=1, threshold=0, colluding=0
+):
     return ReleaseEvent(
         noise_multiplier=noise_multiplier,
         sampling_probability=sampling_probability,
@@ -37,6 +39,8 @@ def release_of(noise_multiplier, *, round=0, noise_share=1.0, sampling_probabili
         stage="subspace",
         noise_source="operating-system",
         noise_share=noise_share,
+        threshold=threshold,
+        colluding=colluding,
         trainer="spectral",
     )
 

@@ -80,6 +80,42 @@ def test_shares_of_the_noise_are_said_to_protect_the_sum_only(run, tmp_path):
     assert not verified(run).only_the_sum
 
 
+def masked(share=1 / 2, **changes):
+    return release_of(3.0, noise_share=share, **({"threshold": 3, "colluding": 1} | changes))
+
+
+def masked_run(folder, *, k=1, **events):
+    """A run of three silos; the events of each by name, by default one masked release."""
+    silos = federation(folder / "ledgers", k=k)
+    return made_run(folder / "run", silos, {name: events.get(name, [masked()]) for name in NAMES})
+
+
+def test_masked_releases_are_said_to_protect_against_the_server(tmp_path):
+    found = verified(masked_run(tmp_path))
+    assert found.problems == ()
+    assert not found.only_the_sum
+    assert found.masked == (3, 1)
+    assert found.epsilon_of_run == pytest.approx(epsilon(3.0), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("k", "events", "says"),
+    [
+        (1, {"south": [masked(share=0.4)]}, "south.json: in round 0 its share of the noise, 0.4, is too small"),
+        (2, {}, "north.json: in round 0 its share of the noise, 0.5, is too small"),
+        (1, {"west": []}, "masked releases of 2 silos in round 0, its sum needs 3"),
+    ],
+)
+def test_masks_with_too_little_noise_or_too_few_silos_do_not_hold(k, events, says, tmp_path):
+    found = verified(masked_run(tmp_path, k=k, **events))
+    assert any(says in problem for problem in found.problems), found.problems
+
+
+def test_a_user_in_k_silos_needs_the_share_of_k(tmp_path):
+    whole = [masked(share=1.0)]
+    assert verified(masked_run(tmp_path, k=2, north=whole, south=whole, west=whole)).problems == ()
+
+
 def test_a_silo_that_released_nothing_counts_for_nothing(tmp_path):
     silos = federation(tmp_path / "ledgers")
     made_run(tmp_path / "run", silos, {"north": [release_of(3.0)], "south": [], "west": []})

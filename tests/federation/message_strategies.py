@@ -5,7 +5,7 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from recsys_fed.federation.update import MOST_STEPS, Greeting, Request, Update
+from recsys_fed.federation.update import MOST_STEPS, Greeting, MaskedUpdate, Request, Update
 from recsys_fed.privacy.events import NOISE_SOURCES, ReleaseEvent
 
 names = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12)
@@ -40,6 +40,9 @@ def requests(draw) -> Request:
         noise_inside=inside,
         grid_step=draw(positive),
         catalogue_hash=draw(names),
+        threshold=0 if inside else draw(counts),
+        colluding=draw(counts),
+        attempt=draw(counts),
     )
 
 
@@ -57,4 +60,7 @@ _events = st.builds(
     noise_share=probabilities,
 )
 _totals = hnp.arrays(np.int32, hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=5))
+masked_updates = st.builds(
+    MaskedUpdate, silo=names, content=st.binary(max_size=60), event=_events, catalogue_hash=names
+)
 updates = st.builds(Update, silo=names, total=_totals, event=_events, catalogue_hash=names, nonce=names)
