@@ -4,6 +4,7 @@ An exception's text may hold what must not leave a silo (a path, a row, a count)
 the text of refusals only, which are about its own request; everything else stays in the silo's log.
 """
 
+import re
 import traceback
 from collections.abc import Callable
 from functools import wraps
@@ -14,7 +15,9 @@ from flwr.clientapp import ClientApp
 from flwr.common.logger import log
 
 from client import masked_rounds
-from client.state import Silo, open_silo
+from client.deployed import DeployedSilo
+from client.opening import open_silo
+from client.state import Silo
 from recsys_fed.errors import BudgetExceededError, ProtocolError
 from recsys_fed.federation.update import Greeting
 from recsys_fed.federation.wire import (
@@ -32,9 +35,19 @@ from recsys_fed.signing.canonical import sha256
 
 # Flower's code for an exception in a ClientApp.
 _RAISED = 1
+# Names of trainings as `federation train` makes them.
+_TRAINING = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 _Handler = Callable[[Message, Context], Message]
 
 app = ClientApp()
+
+
+def training_of(context: Context) -> str:
+    """What ledger and certificate call a run: a training's name outlives a restart, Flower's number does not."""
+    name = str(context.run_config.get("training", "")) or str(context.run_id)
+    if not _TRAINING.fullmatch(name):
+        raise ProtocolError(f"Expected the name of a training in letters, digits and hyphens, got {name!r}.")
+    return name
 
 
 def _guarded(handler: _Handler) -> _Handler:
@@ -81,7 +94,7 @@ def train(message: Message, context: Context) -> Message:
         return Message(masked_to_records(masked), reply_to=message)
     request = request_from_records(message.content)
     silo.check_request(request)
-    return Message(update_to_records(silo.release(request, run=str(context.run_id))), reply_to=message)
+    return Message(update_to_records(silo.release(request, run=training_of(context))), reply_to=message)
 
 
 # The exchanges of a masked round, around `train`: which message is asked, which one answers, and what is done.
@@ -111,5 +124,7 @@ def conclude(message: Message, context: Context) -> Message:
     """Take the released item embeddings and sign what this silo did for them."""
     silo = open_silo(context)
     model = blob_from_records("conclusion", message.content)
-    certificate = certify(silo.ledger, silo.key, run=str(context.run_id), model=sha256(model))
+    if isinstance(silo, DeployedSilo):
+        silo.keep(model)
+    certificate = certify(silo.ledger, silo.key, run=training_of(context), model=sha256(model))
     return Message(blob_to_records("certificate", certificate), reply_to=message)
