@@ -79,15 +79,14 @@ def check(
 def serve(folder: Folder, *, insecure: Insecure = False) -> None:
     """Take part until Ctrl-C or SIGTERM."""
     from recsys_fed.deployment.processes import ended_by_signals  # noqa: PLC0415
-    from recsys_fed.deployment.serving import served_silo, wait_for_end  # noqa: PLC0415
+    from recsys_fed.deployment.serving import serve_silo  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
     from recsys_fed.silo.passphrase import passphrase  # noqa: PLC0415
     from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415
 
     code = 0
-    settings = read_silo_settings(folder)
-    with ended_by_signals(), served_silo(settings, insecure=insecure, passphrase=passphrase(), say=say) as processes:
-        code = wait_for_end(processes)
+    with ended_by_signals():
+        code = serve_silo(read_silo_settings(folder), insecure=insecure, passphrase=passphrase(), say=say)
     raise typer.Exit(code)
 
 

@@ -60,9 +60,12 @@ class FederationSettings:
 
 @dataclass(frozen=True)
 class FederationFolder:
-    """Paths in the folder."""
+    """Paths in the folder, all absolute: Flower takes no others."""
 
     path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", self.path.expanduser().resolve())
 
     @property
     def settings_file(self) -> Path:

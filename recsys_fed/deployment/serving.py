@@ -19,13 +19,15 @@ from recsys_fed.deployment.gated_superlink import LOG, MOST_BYTES
 from recsys_fed.deployment.node_key import plain_node_key
 from recsys_fed.deployment.processes import Process, free_port, healthy, running, wait_until
 from recsys_fed.deployment.roster import synchronise
-from recsys_fed.deployment.warm_clientapp import PROGRAM, SOCKET, write_program
+from recsys_fed.deployment.warm_clientapp import SOCKET, write_program
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.logs import EventLog
 from recsys_fed.silo.settings import SiloSettings
 
 Say = Callable[[str], None]
-_START_SECONDS = 120.0
+_START_SECONDS = 300.0
+# Seconds until a SuperNode that ended is started again; one that ran for a minute starts afresh.
+_FIRST_PAUSE, _LONGEST_PAUSE, _STEADY = 1.0, 30.0, 60.0
 
 
 def prepare_flower(folder: FederationFolder, settings: FederationSettings) -> None:
@@ -70,13 +72,11 @@ def served_federation(folder: FederationFolder, *, insecure: bool, say: Say) -> 
         yield process
 
 
-@contextmanager
-def served_silo(
-    settings: SiloSettings, *, insecure: bool, passphrase: str | None, say: Say
-) -> Iterator[list[Process]]:
-    """A SuperNode and a warm ClientApp of this silo, while the block runs.
+def serve_silo(settings: SiloSettings, *, insecure: bool, passphrase: str | None, say: Say) -> int:
+    """Run a warm ClientApp and a SuperNode until the ClientApp ends; returns its exit code.
 
-    The node key, where it has a passphrase, is handed to Flower as a file in memory.
+    A SuperNode that ends (the federation does not know its key yet, or any more) is started again, after a pause that
+    grows to half a minute. The node key, where it has a passphrase, is handed to Flower as a file in memory.
 
     Raises:
         ConfigurationError: silo.toml has no root certificate and the operator did not say insecure, or the reverse.
@@ -89,25 +89,25 @@ def served_silo(
         )
     home = Path(settings.folder) / "flower"
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    programs = write_program(home / "bin")
+    programs, channel = write_program(home / "bin"), home / "clientapp.sock"
+    channel.unlink(missing_ok=True)
+    around = {**environment(home, first_on_path=programs), SOCKET: str(channel)}
     key = b"" if insecure else plain_node_key(Path(settings.node_key), passphrase=passphrase)
-    with _file_in_memory(key) as (number, node_key):
-        command = supernode_command(settings, node_key=node_key, port=free_port())
-        by_hand = supernode_command(settings, node_key=settings.node_key, port=9094)
-        say(printed(by_hand, home))
-        variables = {SOCKET: str(home / "clientapp.sock"), PROGRAM: "1"}
-        around = {**environment(home, first_on_path=programs), **variables}
-        worker = [sys.executable, "-m", "recsys_fed.deployment.warm_clientapp", str(Path(settings.folder))]
-        with running(worker, environment=around) as warm:
-            wait_until(
-                Path(variables[SOCKET]).is_socket,
-                warm,
-                seconds=_START_SECONDS,
-                what="the silo's ClientApp to be ready",
-            )
+    say(printed(supernode_command(settings, node_key=settings.node_key, port=9094), home))
+    worker = [sys.executable, "-m", "recsys_fed.deployment.warm_clientapp", settings.folder]
+    with _file_in_memory(key) as (number, node_key), running(worker, environment=around) as warm:
+        wait_until(channel.is_socket, warm, seconds=_START_SECONDS, what="the silo's ClientApp to be ready")
+        pause = _FIRST_PAUSE
+        while warm.poll() is None:
+            command, started = supernode_command(settings, node_key=node_key, port=free_port()), time.monotonic()
             with running(command, environment=around, pass_fds=[number]) as process:
-                say(f"silo {settings.name} answers {settings.address}")
-                yield [process, warm]
+                say(f"silo {settings.name} turns to {settings.address}")
+                wait_for_end([process, warm])
+            pause = _FIRST_PAUSE if time.monotonic() - started > _STEADY else min(2 * pause, _LONGEST_PAUSE)
+            if warm.poll() is None:
+                say(f"the SuperNode has ended; it is started again in {pause:.0f} s")
+                time.sleep(pause)
+        return warm.returncode
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from types import FrameType
 
 from recsys_fed.errors import EngineError, RecsysFedError
 
-SOCKET, PROGRAM = "RECSYS_FED_CLIENTAPP_SOCKET", "RECSYS_FED_INSTALLED_APP"
+SOCKET = "RECSYS_FED_CLIENTAPP_SOCKET"
 _NAME = "flwr-clientapp"
 _MOST_BYTES = 1 << 16
 # Needs nothing but the standard library, so that it is there and gone in a moment.
