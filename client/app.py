@@ -4,7 +4,6 @@ An exception's text may hold what must not leave a silo (a path, a row, a count)
 the text of refusals only, which are about its own request; everything else stays in the silo's log.
 """
 
-import re
 import traceback
 from collections.abc import Callable
 from functools import wraps
@@ -18,6 +17,7 @@ from client import masked_rounds
 from client.deployed import DeployedSilo
 from client.opening import open_silo
 from client.state import Silo
+from client.training import training_of
 from recsys_fed.errors import BudgetExceededError, ProtocolError
 from recsys_fed.federation.update import Greeting
 from recsys_fed.federation.wire import (
@@ -35,19 +35,9 @@ from recsys_fed.signing.canonical import sha256
 
 # Flower's code for an exception in a ClientApp.
 _RAISED = 1
-# Names of trainings as `federation train` makes them.
-_TRAINING = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 _Handler = Callable[[Message, Context], Message]
 
 app = ClientApp()
-
-
-def training_of(context: Context) -> str:
-    """What ledger and certificate call a run: a training's name outlives a restart, Flower's number does not."""
-    name = str(context.run_config.get("training", "")) or str(context.run_id)
-    if not _TRAINING.fullmatch(name):
-        raise ProtocolError(f"Expected the name of a training in letters, digits and hyphens, got {name!r}.")
-    return name
 
 
 def _guarded(handler: _Handler) -> _Handler:
@@ -77,6 +67,7 @@ def greet(message: Message, context: Context) -> Message:
         catalogue_hash=silo.catalogue.content_hash,
         n_items=silo.catalogue.n_items,
         public_key=silo.key.public_key,
+        simulated=not isinstance(silo, DeployedSilo) or silo.settings.simulated,
     )
     return Message(greeting_to_records(greeting), reply_to=message)
 

@@ -12,12 +12,17 @@ import torch
 
 from client.state import Silo
 from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.config import FederationConfig
 from recsys_fed.errors import BudgetExceededError, ConfigurationError, ProtocolError
-from recsys_fed.federation.release import Randomness, release_event
-from recsys_fed.federation.update import Request, Update, request_digest
+from recsys_fed.federation.noise_split import masking_of, settled
+from recsys_fed.federation.release import Randomness
+from recsys_fed.federation.roster import read_roster
+from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms
+from recsys_fed.federation.update import Request
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.models.device import resolve_device
 from recsys_fed.models.histories import histories_of
+from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.guarantee import check_delta
 from recsys_fed.privacy.noise import SystemNoise
 from recsys_fed.signing.keys import SigningKey
@@ -27,6 +32,8 @@ from recsys_fed.silo.pseudonyms import Pseudonyms
 from recsys_fed.silo.secret import SiloSecret
 from recsys_fed.silo.settings import SiloSettings, read_silo_settings
 from recsys_fed.silo.state import StateFolder
+
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,21 +59,19 @@ class DeployedSilo(Silo):
             nonce=secrets.token_hex(16),
         )
 
-    def release(self, request: Request, *, run: str) -> Update:
+    def charge(self, request: Request, event: ReleaseEvent, payload: bytes, *, run: str, keep: bool = True) -> None:
         """As every silo; besides, one training may not cost more than the epsilon that was agreed on.
 
         Raises:
-            BudgetExceededError: it would exceed the ledger's limit or the agreed epsilon; nothing is computed.
+            BudgetExceededError: it would exceed the ledger's limit or the agreed epsilon; nothing leaves.
         """
-        if self.ledger.kept_payload(run=run, request=request_digest(request)) is None:
-            source = "seeded-simulation" if self.settings.simulated else SystemNoise.name
-            spent = self.ledger.would_spend((release_event(request, noise_source=source),), run=run)
-            if spent > self.config.epsilon * (1 + 1e-9):
-                raise BudgetExceededError(
-                    f"Expected a training of at most the agreed epsilon {self.config.epsilon:g}, this one would have "
-                    f"cost {spent:.4f}."
-                )
-        return super().release(request, run=run)
+        spent = self.ledger.would_spend((event,), run=run)
+        if spent > self.config.epsilon * (1 + _ROUNDING):
+            raise BudgetExceededError(
+                f"Expected a training of at most the agreed epsilon {self.config.epsilon:g}, this one would have "
+                f"cost {spent:.4f}."
+            )
+        super().charge(request, event, payload, run=run, keep=keep)
 
     def check_request(self, request: Request) -> None:
         """Refuse what this silo has not agreed to, whatever the server asks; raises ProtocolError."""
@@ -96,15 +101,17 @@ def open_deployed_silo(path: Path) -> DeployedSilo:
     data = read_silo_data(settings.data, catalogue, Pseudonyms(secret))
     if len(data.users):
         check_delta(settings.agreed.delta, n_users=len(data.users))
+    config = settled(replace(settings.agreed, seed=max(settings.simulated_seed, 0)), simulated=settings.simulated)
     silo = DeployedSilo(
         name=settings.name,
         index=settings.simulated_index,
-        config=replace(settings.agreed, seed=max(settings.simulated_seed, 0)),
+        config=config,
         catalogue=catalogue,
         histories=histories_of(data.train, device=resolve_device(settings.agreed.device)),
         test=data.test,
         ledger=ledger,
         key=key,
+        accepted=_accepted(settings, config),
         settings=settings,
         data=data,
         state=StateFolder(Path(settings.state), secret),
@@ -112,6 +119,18 @@ def open_deployed_silo(path: Path) -> DeployedSilo:
     # No connection is held: a fork must not share one.
     ledger.close()
     return silo
+
+
+def _accepted(settings: SiloSettings, config: FederationConfig) -> AcceptedTerms | None:
+    """With whom this silo takes part in secure aggregation: the roster that its own operator has taken in."""
+    masking = masking_of(config)
+    if masking is None:
+        return None
+    return AcceptedTerms(
+        admitted=frozenset(read_roster(Path(settings.roster)).values()),
+        least_contributors=masking.contributors,
+        least_colluding=masking.colluding,
+    )
 
 
 def check_terms(settings: SiloSettings, ledger: Ledger) -> None:

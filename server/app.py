@@ -28,6 +28,8 @@ from server.strategy import TrainerStrategy
 
 # Seconds for all of a round of a deployed federation; a silo that is away longer is left out of it.
 ROUND_TIMEOUT = 3_600.0
+# Seconds for one exchange of a masked round.
+MASKED_TIMEOUT = 600.0
 
 app = ServerApp()
 
@@ -56,14 +58,22 @@ def main(grid: Grid, context: Context) -> None:
     if masking_of(config) is not None:
         masked = MaskedRounds(gathered.greetings, run=run, declared_users=config.declared_users)
     strategy = TrainerStrategy(schedule, run_log, gathered.greetings, masked=masked, after_round=_keeper(kept))
-    if config.roster:
-        grid = PatientGrid(grid, timeout=ROUND_TIMEOUT)
-    strategy.start(grid, ArrayRecord(), num_rounds=len(schedule.stages) - schedule.round, timeout=ROUND_TIMEOUT)
+    rounds = _patient(grid, config, masked=masked is not None)
+    strategy.start(rounds, ArrayRecord(), num_rounds=len(schedule.stages) - schedule.round, timeout=ROUND_TIMEOUT)
     model = item_embeddings(strategy.schedule)
-    collected = collect_certificates(grid, gathered.greetings, model, run=run)
+    collected = collect_certificates(_patient(grid, config, masked=False), gathered.greetings, model, run=run)
     run_log.finished(model, collected.certificates, missing=collected.missing, metrics=strategy.schedule.metrics)
     vectors = Array(model.vectors.numpy())
     context.state["item-embeddings"] = ArrayRecord(OrderedDict(vectors=vectors))
+
+
+def _patient(grid: Grid, config: FederationConfig, *, masked: bool) -> Grid:
+    """The grid of a deployed server. Steps of a masked round must not be asked for twice: it has attempts instead."""
+    if not config.roster:
+        return grid
+    if masked:
+        return PatientGrid(grid, timeout=MASKED_TIMEOUT, first_wait=MASKED_TIMEOUT, attempts=1)
+    return PatientGrid(grid, timeout=ROUND_TIMEOUT)
 
 
 def _silos(config: FederationConfig, gathered: Gathered, checkpoint: Path | None) -> int:

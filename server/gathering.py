@@ -3,10 +3,8 @@
 A deployed server has a roster, the admitted silos' names and ledger keys. Without one every connected silo counts.
 """
 
-import json
 import time
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from logging import WARNING
 from pathlib import Path
@@ -16,7 +14,8 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 
 from recsys_fed.config import FederationConfig
-from recsys_fed.errors import DataFormatError, ProtocolError
+from recsys_fed.errors import ProtocolError
+from recsys_fed.federation.roster import read_roster
 from recsys_fed.federation.update import Greeting
 from recsys_fed.federation.wire import greeting_from_records
 
@@ -41,9 +40,9 @@ def gather(grid: Grid, config: FederationConfig) -> Gathered:
 
     Raises:
         ProtocolError: too few silos are connected or greet; without a roster also if one of them does not greet.
-        DataFormatError: the roster is no roster.
+        DataError: the roster cannot be read.
     """
-    roster = _roster(config)
+    roster = read_roster(Path(config.roster)) if config.roster else None
     nodes = _connected(grid, config)
     messages = [Message(RecordDict(), node, "query") for node in nodes]
     found = Gathered(greetings={})
@@ -96,16 +95,6 @@ def _connected(grid: Grid, config: FederationConfig) -> list[int]:
     if config.minimum_silos and len(before) >= config.minimum_silos:
         return before
     raise ProtocolError(f"Expected {silos or 'any'} connected silos, got {len(before)}. Start the others.")
-
-
-def _roster(config: FederationConfig) -> Mapping[str, str] | None:
-    if not config.roster:
-        return None
-    try:
-        found = json.loads(Path(config.roster).read_text(encoding="utf-8"))
-        return {str(name): str(key) for name, key in found.items()}
-    except (OSError, ValueError, AttributeError) as error:
-        raise DataFormatError(f"Expected a roster of silos at {config.roster}: {error}.") from error
 
 
 def _greeting_of(reply: Message) -> Greeting:

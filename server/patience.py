@@ -28,8 +28,11 @@ _LOST = {
 class PatientGrid(Grid):
     """Another Grid's messages, sent again to who does not answer."""
 
-    def __init__(self, grid: Grid, *, timeout: float, first_wait: float = FIRST_WAIT) -> None:
-        self._grid, self._timeout, self._first_wait = grid, timeout, first_wait
+    def __init__(
+        self, grid: Grid, *, timeout: float, first_wait: float = FIRST_WAIT, attempts: int = MOST_ATTEMPTS
+    ) -> None:
+        self._grid, self._timeout = grid, timeout
+        self._first_wait, self._attempts = first_wait, attempts
 
     def set_run(self, run: Run) -> None:
         """Set the run that messages belong to."""
@@ -66,7 +69,7 @@ class PatientGrid(Grid):
         replies: dict[int, Message] = {}
         deadline = time.monotonic() + min(self._timeout, timeout or self._timeout)
         wait = self._first_wait
-        for attempt in range(MOST_ATTEMPTS):
+        for attempt in range(self._attempts):
             missing = [node for node in asked if node not in replies or _lost(replies[node])]
             left = deadline - time.monotonic()
             if not missing or left <= 0:

@@ -59,6 +59,25 @@ def init(  # noqa: PLR0913  (one argument a flag)
 
 
 @app.command()
+def roster(
+    folder: Folder,
+    file: Annotated[Path, typer.Argument(metavar="ROSTER", help="roster.json of the federation's public folder.")],
+) -> None:
+    """Take in the names and ledger keys of the other silos: compare them with what their operators tell you.
+
+    Secure aggregation protects a silo by the noise of the silos in this list, and of nobody else.
+    """
+    from recsys_fed.federation.roster import read_roster, write_roster  # noqa: PLC0415
+    from recsys_fed.report.deployment import say  # noqa: PLC0415
+    from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415
+
+    found = read_roster(file)
+    write_roster(Path(read_silo_settings(folder).roster), found)
+    for name, key in sorted(found.items()):
+        say(f"{key}  {name}")
+
+
+@app.command()
 def check(
     folder: Folder,
     *,

@@ -2,7 +2,7 @@
 
 federation.toml      name, address, terms of training
 keys/                authority.key (may be kept offline), server.key, server.pem
-public/              what silos get: terms.toml, authority.pem, catalogue.parquet
+public/              what silos get: terms.toml, authority.pem, catalogue.parquet, roster.json
 admitted/NAME.pub    one line a silo, see `node_key`; revoked/ has those that were taken back
 trainings/ID/        checkpoint, model, events and certificates of each training
 flower/              Flower's own state (FLWR_HOME)
@@ -18,12 +18,13 @@ from recsys_fed.config import FederationConfig, Value, flat, flattened, known_ke
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 
 FILE, TERMS = "federation.toml", "terms.toml"
-AUTHORITY, CATALOGUE = "authority.pem", "catalogue.parquet"
+AUTHORITY, CATALOGUE, ROSTER = "authority.pem", "catalogue.parquet", "roster.json"
 DEFAULT_PORT = 9092
 # Keys of a run that silos agree to; the others are the server's own business.
 AGREED = (
     "trainer", "epsilon", "delta", "rounds", "embedding-dim", "noise", "metrics-epsilon", "silos",
-    "max-silos-per-user", "declared-users",
+    "max-silos-per-user", "declared-users", "secure-aggregation", "secure-aggregation-threshold",
+    "secure-aggregation-colluders",
 )  # fmt: skip
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(?P<port>\d{1,5})")
 _PLAIN = ("name", "address", "listen", "insecure", "most-message-megabytes")

@@ -12,6 +12,7 @@ from recsys_fed.deployment.authority import make_authority, make_server_certific
 from recsys_fed.deployment.federation import (
     AUTHORITY,
     CATALOGUE,
+    ROSTER,
     TERMS,
     FederationFolder,
     FederationSettings,
@@ -148,6 +149,7 @@ def _silo_toml(terms: FederationSettings, *, name: str, data: Mapping[str, Value
         "address": terms.address,
         "root-certificate": "" if terms.insecure else f"{_FEDERATION}/{AUTHORITY}",
         "catalogue": f"{_FEDERATION}/{CATALOGUE}",
+        "roster": f"{_FEDERATION}/{ROSTER}",
         **extra,
     }
     return (

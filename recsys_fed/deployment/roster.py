@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recsys_fed.deployment.federation import FederationFolder
+from recsys_fed.deployment.federation import ROSTER, FederationFolder
 from recsys_fed.deployment.flower_commands import environment, nodes_command, register_command, unregister_command
 from recsys_fed.deployment.node_key import Admission, read_admission
 from recsys_fed.errors import ConfigurationError, EngineError
+from recsys_fed.federation.roster import write_roster
 
 _SECONDS = 120.0
 _GONE, _NUMBERS = "unregistered", "nodes.json"
@@ -44,6 +45,7 @@ def admit(folder: FederationFolder, file: Path) -> Admission:
                 "them. Let the silo make new keys."
             )
     _file(folder.admitted, found).write_text(found.line(), encoding="utf-8")
+    publish_roster(folder)
     return found
 
 
@@ -52,6 +54,7 @@ def revoke(folder: FederationFolder, name: str) -> Admission:
     for known in admitted(folder):
         if known.name == name:
             _file(folder.admitted, known).replace(_file(folder.revoked, known))
+            publish_roster(folder)
             return known
     there = ", ".join(sorted(known.name for known in admitted(folder))) or "none"
     raise ConfigurationError(f"Expected the name of an admitted silo ({there}), got {name!r}.")
@@ -62,9 +65,10 @@ def admitted(folder: FederationFolder) -> list[Admission]:
     return _read_all(folder.admitted)
 
 
-def write_roster(folder: FederationFolder, path: Path) -> None:
-    """Write name -> ledger key of all admitted silos, for the server to check greetings against."""
-    path.write_text(json.dumps({known.name: known.ledger_key for known in admitted(folder)}, sort_keys=True) + "\n")
+def publish_roster(folder: FederationFolder, path: Path | None = None) -> None:
+    """Write the roster of all admitted silos to a file, by default the one that is handed to silos."""
+    roster = {known.name: known.ledger_key for known in admitted(folder)}
+    write_roster(folder.public / ROSTER if path is None else path, roster)
 
 
 def synchronise(folder: FederationFolder, *, say: Say) -> None:

@@ -10,16 +10,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from recsys_fed.config import FederationConfig, Value, flat, parse, to_toml
-from recsys_fed.deployment.federation import AUTHORITY, CATALOGUE, FederationFolder, split_address
+from recsys_fed.deployment.federation import AUTHORITY, CATALOGUE, ROSTER, FederationFolder, split_address
 from recsys_fed.deployment.flower_commands import environment, printed, run_command
 from recsys_fed.deployment.processes import end, healthy
-from recsys_fed.deployment.roster import admitted, write_roster
+from recsys_fed.deployment.roster import admitted, publish_roster
 from recsys_fed.deployment.serving import prepare_flower
 from recsys_fed.errors import ConfigurationError, EngineError
 from recsys_fed.federation.outcome import EMBEDDINGS
 from recsys_fed.simulation.apps import app_folder
 
-RUN_CONFIG, ROSTER, FLOWER_LOG = "run.toml", "roster.json", "flower.log"
+RUN_CONFIG, FLOWER_LOG = "run.toml", "flower.log"
 _POLL = 0.5
 OnPoll = Callable[[Path], None]
 
@@ -69,7 +69,7 @@ def resumed_training(folder: FederationFolder) -> Path:
         raise ConfigurationError(f"Expected an interrupted training, {training.name} is complete. Start a new one.")
     text = (training / RUN_CONFIG).read_text(encoding="utf-8")
     (training / RUN_CONFIG).write_text(text.replace("resume = false", "resume = true"), encoding="utf-8")
-    write_roster(folder, training / ROSTER)
+    publish_roster(folder, training / ROSTER)
     return training
 
 
@@ -130,7 +130,7 @@ def progress_of(training: Path) -> dict[str, object]:
 
 
 def _write_run_config(folder: FederationFolder, training: Path, config: FederationConfig) -> None:
-    write_roster(folder, training / ROSTER)
+    publish_roster(folder, training / ROSTER)
     keys = flat(
         replace(
             config,

@@ -79,6 +79,7 @@ class SiloSettings:
         personalisation: "user-only": user vectors follow from the released model and the own history alone.
         address: of the federation, HOST:PORT. root_certificate: of its authority.
         catalogue: the public catalogue that was agreed on.
+        roster: names and ledger keys of the silos with which this one takes part in secure aggregation.
         node_key, ledger_key, secret_key: the silo's three key files.
         ledger: path or URL. witness: file that notes the ledger's head; "" is none.
         state: folder of what the silo keeps.
@@ -94,6 +95,7 @@ class SiloSettings:
     address: str = ""
     root_certificate: str = ""
     catalogue: str = ""
+    roster: str = ""
     node_key: str = "keys/node.key"
     ledger_key: str = "keys/ledger.key"
     secret_key: str = "keys/secret.key"  # noqa: S105  (a path)
@@ -121,7 +123,7 @@ class SiloSettings:
         return self.simulated_seed >= 0
 
 
-_PATHS = ("root_certificate", "catalogue", "node_key", "ledger_key", "secret_key", "witness", "state")
+_PATHS = ("root_certificate", "catalogue", "roster", "node_key", "ledger_key", "secret_key", "witness", "state")
 # Where each field of a silo is written; the others are in [silo].
 _TABLES = ("silo", "agreed", "data")
 
