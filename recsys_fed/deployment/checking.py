@@ -15,6 +15,8 @@ from recsys_fed.deployment.authority import expiry
 from recsys_fed.deployment.federation import split_address
 from recsys_fed.deployment.node_key import public_node_key
 from recsys_fed.errors import ConfigurationError, LedgerIntegrityError, RecsysFedError
+from recsys_fed.federation.noise_split import masking_of, settled
+from recsys_fed.federation.roster import read_roster
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.verification import verify_ledger
 from recsys_fed.privacy.guarantee import check_delta
@@ -50,6 +52,7 @@ def check_silo(path: Path, *, reach: bool = True, data: bool = True) -> list[Fin
         ("keys", _keys),
         ("ledger", _ledger),
         ("catalogue", _catalogue),
+        ("roster", _roster),
         *([("data", _data)] if data else []),
         *([("federation", _federation)] if reach else []),
     ]
@@ -95,6 +98,20 @@ def _ledger(settings: SiloSettings) -> str:
 def _catalogue(settings: SiloSettings) -> str:
     catalogue = Catalogue.load(settings.catalogue)
     return f"{catalogue.n_items} items, {catalogue.content_hash[:16]}..."
+
+
+def _roster(settings: SiloSettings) -> str:
+    masking = masking_of(settled(settings.agreed, simulated=settings.simulated))
+    if masking is None:
+        return "not needed: no secure aggregation"
+    found = read_roster(Path(settings.roster))
+    own = SigningKey.load(Path(settings.ledger_key), passphrase=passphrase()).public_key
+    if own not in found.values() or len(found) < masking.threshold:
+        raise ConfigurationError(
+            f"Expected a roster of at least {masking.threshold} silos, this one among them, got {len(found)}. "
+            "Take in the federation's newest: `silo roster`."
+        )
+    return f"{len(found)} silos, of which {masking.threshold} must stay to the end of a round"
 
 
 def _data(settings: SiloSettings) -> str:

@@ -1,6 +1,7 @@
 """Processes that this project starts: in the foreground, ended with it, and reachable before they count as there."""
 
 import contextlib
+import ctypes
 import signal
 import socket
 import ssl
@@ -17,6 +18,7 @@ from recsys_fed.errors import EngineError
 
 Process = subprocess.Popen[bytes]
 _POLL, _GRACE = 0.1, 10.0
+_PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
@@ -28,11 +30,23 @@ def running(
     pass_fds: Sequence[int] = (),
 ) -> Iterator[Process]:
     """A process while the block runs: asked to end afterwards, and killed if it does not."""
-    process = subprocess.Popen(command, env=dict(environment), stdout=output, stderr=output, pass_fds=tuple(pass_fds))
+    process = subprocess.Popen(
+        command,
+        env=dict(environment),
+        stdout=output,
+        stderr=output,
+        pass_fds=tuple(pass_fds),
+        preexec_fn=_end_with_parent,  # noqa: PLW1509  (it calls one function of the C library)
+    )
     try:
         yield process
     finally:
         end(process)
+
+
+def _end_with_parent() -> None:
+    """Linux sends the child a SIGTERM when this process is gone, whatever ended it."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def end(process: Process) -> None:
