@@ -12,6 +12,7 @@ from flwr.serverapp.strategy import Strategy
 
 from recsys_fed.errors import ProtocolError
 from recsys_fed.federation.plausible import check_norm
+from recsys_fed.federation.release import release_event
 from recsys_fed.federation.schedule import Schedule, advance, advance_by_sum, request
 from recsys_fed.federation.secure_aggregation.errors import SecureAggregationError
 from recsys_fed.federation.update import Greeting, Released, Request, Update, check_update, released_of
@@ -142,5 +143,7 @@ class TrainerStrategy(Strategy):
         if update.silo != expected:
             raise ProtocolError(f"Expected an update of {expected}, which greeted from there, got {update.silo!r}.")
         check_update(update, asked)
+        if update.event != release_event(asked, noise_source=update.event.noise_source):
+            raise ProtocolError("Expected the event that the request costs, got another one.")
         check_norm(update, asked, declared_users=self.schedule.config.declared_users)
         return update

@@ -5,6 +5,7 @@ A source is opened for reading only, and nothing but the path or the query of si
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -29,19 +30,18 @@ def blocks_of(data: DataSettings) -> Blocks:
 
 def _csv_blocks(data: DataSettings) -> Blocks:
     path = _there(Path(data.path))
-    ids = [data.user, data.item]
+    kind: dict[str, Any] = {"sep": "\t" if path.suffix == ".tsv" else ",", "encoding": "utf-8-sig"}
     try:
+        _named(data.columns, list(pd.read_csv(path, nrows=0, **kind).columns), path)
         reader = pd.read_csv(
             path,
             usecols=list(dict.fromkeys(data.columns.values())),
             # Ids stay text: "007" is not 7.
-            dtype=dict.fromkeys(ids, object),
+            dtype={data.user: object, data.item: object},
             keep_default_na=False,
             na_values={name: [""] for name in data.columns.values()},
             chunksize=data.block_rows,
-            sep=None if path.suffix not in (".csv", ".tsv") else "\t" if path.suffix == ".tsv" else ",",
-            engine="python" if path.suffix not in (".csv", ".tsv") else "c",
-            encoding="utf-8-sig",
+            **kind,
         )
         with reader:
             for block in reader:

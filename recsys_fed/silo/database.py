@@ -32,7 +32,7 @@ def query_blocks(data: DataSettings) -> Iterator[pd.DataFrame]:
         with engine.connect() as connection:
             rows = connection.execution_options(yield_per=data.block_rows).execute(statement, bound)
             names = list(rows.keys())
-            for part in rows.partitions():
+            for part in rows.partitions(data.block_rows):
                 yield pd.DataFrame.from_records([tuple(row) for row in part], columns=names, coerce_float=True)
     except SQLAlchemyError as error:
         reason = type(getattr(error, "orig", None) or error).__name__
