@@ -1,6 +1,7 @@
 """Run a federation's server, and a silo's client, in the foreground until they are told to stop."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -96,6 +97,8 @@ def serve_silo(settings: SiloSettings, *, insecure: bool, passphrase: str | None
     say(printed(supernode_command(settings, node_key=settings.node_key, port=9094), home))
     worker = [sys.executable, "-m", "recsys_fed.deployment.warm_clientapp", settings.folder]
     with _file_in_memory(key) as (number, node_key), running(worker, environment=around) as warm:
+        # The operator's SIGHUP is meant for the process that holds the data.
+        signal.signal(signal.SIGHUP, lambda *_: warm.send_signal(signal.SIGHUP))
         wait_until(channel.is_socket, warm, seconds=_START_SECONDS, what="the silo's ClientApp to be ready")
         pause = _FIRST_PAUSE
         while warm.poll() is None:
