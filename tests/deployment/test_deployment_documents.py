@@ -18,8 +18,8 @@ SECTIONS = {
     "Unit": {"Description", "Documentation", "After", "Wants"},
     "Service": {
         "Type", "User", "EnvironmentFile", "ExecStartPre", "ExecStart", "ExecReload", "Restart", "RestartSec",
-        "KillMode", "TimeoutStopSec", "NoNewPrivileges", "ProtectSystem", "ProtectHome", "PrivateTmp", "PrivateDevices",
-        "ReadWritePaths", "UMask",
+        "KillMode", "TimeoutStopSec", "NoNewPrivileges", "ProtectSystem", "ProtectHome", "PrivateTmp",
+        "PrivateDevices", "ReadWritePaths", "UMask",
     },
     "Install": {"WantedBy"},
 }  # fmt: skip
