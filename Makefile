@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export FLWR_TELEMETRY_ENABLED = 0
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: setup run test check bench soak docs clean
+.PHONY: demo-deployment setup run test check bench soak docs clean
 
 setup: $(READY)
 
@@ -19,6 +19,10 @@ $(READY): pyproject.toml constraints.txt
 
 run: $(READY)
 	$(BIN)/recsys-fed simulate --output runs/latest
+
+# A server and three silos as real processes on loopback, as docs/deployment.md has it.
+demo-deployment: $(READY)
+	$(BIN)/python -m recsys_fed.deployment.demo runs/deployment-$$(date +%Y%m%dT%H%M%S)
 
 test: $(READY)
 	$(BIN)/pytest -m 'not soak' --numprocesses auto --maxprocesses 4 --dist worksteal

@@ -14,7 +14,10 @@ from flwr.clientapp import ClientApp
 from flwr.common.logger import log
 
 from client import masked_rounds
-from client.state import Silo, open_silo
+from client.deployed import DeployedSilo
+from client.opening import open_silo
+from client.state import Silo
+from client.training import training_of
 from recsys_fed.errors import BudgetExceededError, ProtocolError
 from recsys_fed.federation.update import Greeting
 from recsys_fed.federation.wire import (
@@ -64,6 +67,7 @@ def greet(message: Message, context: Context) -> Message:
         catalogue_hash=silo.catalogue.content_hash,
         n_items=silo.catalogue.n_items,
         public_key=silo.key.public_key,
+        simulated=not isinstance(silo, DeployedSilo) or silo.settings.simulated,
     )
     return Message(greeting_to_records(greeting), reply_to=message)
 
@@ -81,7 +85,7 @@ def train(message: Message, context: Context) -> Message:
         return Message(masked_to_records(masked), reply_to=message)
     request = request_from_records(message.content)
     silo.check_request(request)
-    return Message(update_to_records(silo.release(request, run=str(context.run_id))), reply_to=message)
+    return Message(update_to_records(silo.release(request, run=training_of(context))), reply_to=message)
 
 
 # The exchanges of a masked round, around `train`: which message is asked, which one answers, and what is done.
@@ -111,5 +115,7 @@ def conclude(message: Message, context: Context) -> Message:
     """Take the released item embeddings and sign what this silo did for them."""
     silo = open_silo(context)
     model = blob_from_records("conclusion", message.content)
-    certificate = certify(silo.ledger, silo.key, run=str(context.run_id), model=sha256(model))
+    if isinstance(silo, DeployedSilo):
+        silo.keep(model)
+    certificate = certify(silo.ledger, silo.key, run=training_of(context), model=sha256(model))
     return Message(blob_to_records("certificate", certificate), reply_to=message)

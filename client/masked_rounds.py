@@ -8,6 +8,7 @@ left. Whoever holds a copy of it cannot use it again: the ledger's database know
 from flwr.app import ConfigRecord, Context
 
 from client.state import Silo
+from client.training import training_of
 from recsys_fed.federation.masked_request import check_terms_of
 from recsys_fed.federation.secure_aggregation import silo as protocol
 from recsys_fed.federation.secure_aggregation.errors import TermsError
@@ -30,8 +31,8 @@ def advertise(silo: Silo, context: Context, terms_message: bytes) -> bytes:
     terms = RoundTerms.from_bytes(terms_message)
     if silo.accepted is None:
         raise TermsError("Expected a round that is not masked: this silo takes no part in secure aggregation.")
-    if terms.run != str(context.run_id):
-        raise TermsError(f"Expected terms of run {context.run_id}, got some of another run.")
+    if terms.run != training_of(context):
+        raise TermsError(f"Expected terms of run {training_of(context)}, got some of another run.")
     state, message = protocol.advertise(terms, silo.key, silo.accepted)
     content = state_to_bytes(state)
     silo.ledger.begin_turns(run=terms.run, state=sha256(content))
@@ -64,7 +65,7 @@ def masked_release(silo: Silo, context: Context, request: Request, delivery: byt
     integers, event = silo.noised(request)
     state, message = protocol.mask(ready, silo.key, integers)
     _exchange(silo, context, used, state)
-    silo.charge(request, event, message, run=str(context.run_id), keep=False)
+    silo.charge(request, event, message, run=training_of(context), keep=False)
     return MaskedUpdate(silo=silo.name, content=message, event=event, catalogue_hash=request.catalogue_hash)
 
 
@@ -80,7 +81,7 @@ def unmask(silo: Silo, context: Context, confirmations: bytes) -> bytes:
     """Reveal one share of each neighbour's, if enough silos have signed the same survivors."""
     used = _taken(context)
     message = protocol.unmask(state_of(used, Confirmed), silo.key, confirmations)
-    silo.ledger.take_turn(run=str(context.run_id), used=sha256(used), after="")
+    silo.ledger.take_turn(run=training_of(context), used=sha256(used), after="")
     return message
 
 
@@ -96,5 +97,5 @@ def _taken(context: Context) -> bytes:
 
 def _exchange(silo: Silo, context: Context, used: bytes, after: KeptState) -> None:
     content = state_to_bytes(after)
-    silo.ledger.take_turn(run=str(context.run_id), used=sha256(used), after=sha256(content))
+    silo.ledger.take_turn(run=training_of(context), used=sha256(used), after=sha256(content))
     context.state[_RECORD] = ConfigRecord({_KEY: content})

@@ -9,13 +9,14 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from recsys_fed import checks
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 
 NOISE = ("own", "central")
 SECURE_AGGREGATION = ("auto", "on", "off")
+ROBUST = ("none", "median", "trimmed-mean")
 TRAINER_NAMES = ("spectral", "dp-sgd")
 ENGINES = ("in-process", "flower")
 COLUMN_ROLES = ("user", "item", "value", "time")
@@ -49,7 +50,14 @@ class FederationConfig:
         seed: of the server's start, and of a simulation's noise and samples.
         device: "auto", "cpu", "cuda", ... of the silos.
         threads: of the numerical libraries; 0 takes all processors. Equal threads give equal bytes.
-        output: folder for the server's results; "" writes none.
+        output: folder for the server's results, with a checkpoint after each round; "" writes none.
+        training: public name that ledgers and certificates know the run by; "" is Flower's number of it. A training
+            that was interrupted goes on under its name.
+        resume: go on from the checkpoint in `output`, if there is one.
+        roster: path on the server of the admitted silos' names and ledger keys; "" lets every connected silo in.
+        minimum_silos: a round needs answers of so many; 0 needs at least one. Divisors stay those of all `silos`.
+        robust: "none", sums of silos; "median" or "trimmed-mean" of the silos by coordinate, see `federation.robust`.
+        trim: share of the silos that the trimmed mean leaves out at each end.
     """
 
     trainer: str = "spectral"
@@ -71,6 +79,12 @@ class FederationConfig:
     device: str = "auto"
     threads: int = 0
     output: str = ""
+    training: str = ""
+    resume: bool = False
+    roster: str = ""
+    minimum_silos: int = 0
+    robust: str = "none"
+    trim: float = 0.2
     dp_sgd: Mapping[str, Value] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -85,7 +99,14 @@ class FederationConfig:
             checks.non_negative(metrics_epsilon=self.metrics_epsilon)
         checks.at_least(0, rounds=self.rounds, embedding_dim=self.embedding_dim, threads=self.threads)
         checks.at_least(0, seed=self.seed)
-        checks.at_least(0, silos=self.silos)
+        checks.at_least(0, silos=self.silos, minimum_silos=self.minimum_silos)
+        checks.one_of(ROBUST, robust=self.robust)
+        if not 0 < self.trim < 0.5:
+            raise ConfigurationError(f"Expected 0 < trim < 1/2, got {self.trim}.")
+        if self.robust != "none" and self.noise != "own":
+            raise ConfigurationError(
+                "Expected noise = own with a robust step: it looks at each silo's message by itself."
+            )
         checks.at_least(1, declared_users=self.declared_users, max_silos_per_user=self.max_silos_per_user)
 
 
@@ -167,11 +188,11 @@ def parse(kind: type[T], record: Mapping[str, object]) -> T:
     values: dict[str, Any] = {}
     for declared in fields(kind):  # type: ignore[arg-type]
         key = declared.name.replace("_", "-")
-        if declared.default is MISSING:
+        if get_origin(hints[declared.name]) is Mapping:
             prefix = f"{key}."
             inner = {k.removeprefix(prefix): v for k, v in record.items() if k.startswith(prefix)}
             values[declared.name] = {k.replace("-", "_"): v for k, v in inner.items()}
-        elif key in record:
+        elif key in record and declared.default is not MISSING:
             values[declared.name] = _typed(key, hints[declared.name], record[key])
     return kind(**values)
 
@@ -197,12 +218,22 @@ def read_toml(path: Path) -> dict[str, object]:
         record = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataFormatError(f"Expected TOML in {path}: {error}.") from error
-    keys: dict[str, object] = {}
-    for name, value in record.items():
-        keys |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+    keys = flattened(record)
     for key in keys:
         if not known_key(key) and key != "engine":
             raise ConfigurationError(f"Expected keys of a run in {path}, got {key!r}, which nothing reads.")
+    return keys
+
+
+def flattened(table: Mapping[str, Any]) -> dict[str, object]:
+    """A TOML table as flat keys.
+
+    >>> flattened({"epsilon": 2.0, "dp-sgd": {"loss": "bpr"}})
+    {'epsilon': 2.0, 'dp-sgd.loss': 'bpr'}
+    """
+    keys: dict[str, object] = {}
+    for name, value in table.items():
+        keys |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
     return keys
 
 

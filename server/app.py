@@ -1,39 +1,42 @@
-"""ServerApp: greet the silos, plan and calibrate, run the rounds, keep the result."""
+"""ServerApp: greet the silos, plan and calibrate, run the rounds, keep the result.
 
-import time
+A deployed server (one with a roster) asks silos again that were away, and keeps a checkpoint after each round.
+"""
+
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig, parse
-from recsys_fed.errors import ProtocolError
+from recsys_fed.federation.checkpoint import FILE as CHECKPOINT
+from recsys_fed.federation.checkpoint import checkpointed_silos, resume_schedule, save_checkpoint
 from recsys_fed.federation.noise_split import masking_of, settled
 from recsys_fed.federation.outcome import FederationLog
-from recsys_fed.federation.schedule import agree, begin, item_embeddings
-from recsys_fed.federation.update import Greeting
-from recsys_fed.federation.wire import greeting_from_records
+from recsys_fed.federation.schedule import Schedule, agree, begin, item_embeddings
 from recsys_fed.models.device import use_threads
 from recsys_fed.privacy.guarantee import check_delta
 from server.conclusion import collect_certificates
+from server.gathering import Gathered, gather
 from server.masked_rounds import MaskedRounds
+from server.patience import PatientGrid
 from server.strategy import TrainerStrategy
 
-# Seconds to wait for all silos to be connected.
-CONNECT_TIMEOUT = 60.0
-# Seconds between two looks, and without a newcomer before the silos count as complete.
-_POLL, _SETTLE = 0.2, 2.0
+# Seconds for all of a round of a deployed federation; a silo that is away longer is left out of it.
+ROUND_TIMEOUT = 3_600.0
+# Seconds for one exchange of a masked round.
+MASKED_TIMEOUT = 600.0
 
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Train one global model."""
+    """Train one global model, or go on where the checkpoint in the output folder is."""
     config = parse(FederationConfig, context.run_config)
     use_threads(config.threads)
     # Silos look at it too, but may not say why they refuse.
@@ -41,55 +44,46 @@ def main(grid: Grid, context: Context) -> None:
     if config.silos:
         masking_of(settled(config, simulated=True))
     catalogue = Catalogue.load(config.catalogue) if config.catalogue else None
-    greetings = _greetings(grid, config.silos)
-    simulated = any(greeting.simulated for greeting in greetings.values())
-    config = settled(replace(config, silos=len(greetings)), simulated=simulated)
-    agreed = agree(list(greetings.values()), catalogue)
-    schedule = begin(config, agreed, catalogue)
-    run_log = FederationLog(folder=Path(config.output) if config.output else None)
-    run_log.started(schedule)
+    gathered = gather(grid, config)
+    kept = Path(config.output) / CHECKPOINT if config.output and config.roster else None
+    resumed = kept is not None and config.resume and kept.is_file()
+    simulated = any(greeting.simulated for greeting in gathered.greetings.values())
+    config = replace(config, silos=_silos(config, gathered, kept if resumed else None))
+    config = settled(config, simulated=simulated)
+    schedule = begin(config, agree(list(gathered.greetings.values()), catalogue), catalogue)
+    if resumed and kept is not None:
+        schedule = resume_schedule(schedule, kept)
+    run = config.training or str(context.run_id)
+    run_log = FederationLog(folder=Path(config.output) if config.output else None, training=run)
+    run_log.started(schedule, refused=gathered.refused)
     masked = None
     if masking_of(config) is not None:
-        masked = MaskedRounds(greetings, run=str(context.run_id), declared_users=config.declared_users)
-    strategy = TrainerStrategy(schedule, run_log, masked=masked)
-    strategy.start(grid, ArrayRecord(), num_rounds=len(schedule.stages))
+        masked = MaskedRounds(gathered.greetings, run=run, declared_users=config.declared_users)
+    strategy = TrainerStrategy(schedule, run_log, gathered.greetings, masked=masked, after_round=_keeper(kept))
+    rounds = _patient(grid, config, masked=masked is not None)
+    strategy.start(rounds, ArrayRecord(), num_rounds=len(schedule.stages) - schedule.round, timeout=ROUND_TIMEOUT)
     model = item_embeddings(strategy.schedule)
-    collected = collect_certificates(grid, greetings, model, run=str(context.run_id))
+    collected = collect_certificates(_patient(grid, config, masked=False), gathered.greetings, model, run=run)
     run_log.finished(model, collected.certificates, missing=collected.missing, metrics=strategy.schedule.metrics)
     vectors = Array(model.vectors.numpy())
     context.state["item-embeddings"] = ArrayRecord(OrderedDict(vectors=vectors))
 
 
-def _greetings(grid: Grid, silos: int) -> dict[int, Greeting]:
-    """Ask every silo which public catalogue it holds; by node.
-
-    Raises:
-        ProtocolError: too few silos are connected, or one does not answer.
-    """
-    nodes = _connected(grid, silos)
-    messages = [Message(RecordDict(), node, "query") for node in nodes]
-    replies = _ordered(grid.send_and_receive(messages))
-    return {reply.metadata.src_node_id: _greeting_of(reply) for reply in replies}
+def _patient(grid: Grid, config: FederationConfig, *, masked: bool) -> Grid:
+    """The grid of a deployed server. Steps of a masked round must not be asked for twice: it has attempts instead."""
+    if not config.roster:
+        return grid
+    if masked:
+        return PatientGrid(grid, timeout=MASKED_TIMEOUT, first_wait=MASKED_TIMEOUT, attempts=1)
+    return PatientGrid(grid, timeout=ROUND_TIMEOUT)
 
 
-def _connected(grid: Grid, silos: int) -> list[int]:
-    """Wait for `silos` nodes; for 0, until no further one has come for a while."""
-    deadline = time.monotonic() + CONNECT_TIMEOUT
-    before: list[int] = []
-    while time.monotonic() < deadline:
-        nodes = sorted(grid.get_node_ids())
-        if nodes and (len(nodes) >= silos if silos else nodes == before):
-            return nodes
-        before = nodes
-        time.sleep(_SETTLE if not silos else _POLL)
-    raise ProtocolError(f"Expected {silos or 'any'} connected silos, got {len(before)}. Start the others.")
+def _silos(config: FederationConfig, gathered: Gathered, checkpoint: Path | None) -> int:
+    """For how many silos a run is planned: a public constant, also where some are away."""
+    if checkpoint is not None:
+        return checkpointed_silos(checkpoint)
+    return config.silos if config.roster and config.silos else len(gathered.greetings)
 
 
-def _ordered(replies: Iterable[Message]) -> list[Message]:
-    return sorted(replies, key=lambda reply: reply.metadata.src_node_id)
-
-
-def _greeting_of(reply: Message) -> Greeting:
-    if reply.has_error():
-        raise ProtocolError(f"Expected a greeting of a silo, got an error: {reply.error.reason}")
-    return greeting_from_records(reply.content)
+def _keeper(path: Path | None) -> Callable[[Schedule], None]:
+    return lambda schedule: save_checkpoint(schedule, path) if path is not None else None

@@ -45,7 +45,7 @@ def settled(config: FederationConfig, *, simulated: bool) -> FederationConfig:
     mode, threshold = config.secure_aggregation, config.secure_aggregation_threshold
     if mode == "auto":
         local = config.trainer == "dp-sgd" and config.dp_sgd.get("schedule") == "local"
-        possible = config.noise == "own" and not local and config.silos >= LEAST_SILOS
+        possible = config.noise == "own" and not local and config.silos >= LEAST_SILOS and config.robust == "none"
         mode = "on" if possible and not simulated else "off"
     if mode == "on" and not threshold:
         spared = 0 if simulated else max(1, config.silos // _ONE_IN)

@@ -8,10 +8,11 @@ from typing import Any
 
 from recsys_fed.federation.schedule import Schedule
 from recsys_fed.federation.update import Released
+from recsys_fed.logs import EventLog, Field
 from recsys_fed.models.items import ItemEmbeddings, save_item_embeddings
 
 EVENTS, EMBEDDINGS, FEDERATION = "events.jsonl", "item_embeddings.safetensors", "federation.json"
-CERTIFICATES = "certificates"
+CERTIFICATES, LOG = "certificates", "log.jsonl"
 
 
 @dataclass(kw_only=True)
@@ -19,17 +20,35 @@ class FederationLog:
     """Writes as the run goes on; without a folder it only counts."""
 
     folder: Path | None
+    training: str = ""
     totals: dict[str, Any] = field(
         default_factory=lambda: {"rounds": 0, "bytes_up": 0, "bytes_down": 0, "refused": []}
     )
 
-    def started(self, schedule: Schedule) -> None:
-        """Start the files of a run; what an earlier run left there is replaced."""
+    def started(self, schedule: Schedule, *, refused: Sequence[str] = ()) -> None:
+        """Start the files of a run in the place of an earlier one's, or go on with those of a resumed one."""
+        if self.folder is not None and schedule.round:
+            self._go_on(self.folder, schedule.round)
         self.totals |= {"planned_rounds": len(schedule.stages), "noise_multiplier": schedule.noise_multiplier}
+        self.totals["refused"] += refused
+        self._say("training started", rounds=len(schedule.stages), round=schedule.round, refused=len(refused))
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / EVENTS).write_text("")
+            if not schedule.round:
+                (self.folder / EVENTS).write_text("")
             self._write_totals(self.folder)
+
+    def _go_on(self, folder: Path, done: int) -> None:
+        """Take up what was kept until the checkpoint: later lines are of a round that will be done again."""
+        if (folder / FEDERATION).is_file():
+            self.totals |= json.loads((folder / FEDERATION).read_text())
+        self.totals["rounds"] = done
+        lines = (folder / EVENTS).read_text().splitlines(keepends=True) if (folder / EVENTS).is_file() else []
+        partial = folder / (EVENTS + ".part")
+        partial.write_text(
+            "".join(line for line in lines if line.endswith("\n") and json.loads(line)["round"] < done)
+        )
+        partial.replace(folder / EVENTS)
 
     def round_done(self, released: list[Released], *, bytes_down: int, bytes_up: int, refused: list[str]) -> None:
         """Add a round: one line of events.jsonl a release."""
@@ -37,11 +56,22 @@ class FederationLog:
         self.totals["bytes_up"] += bytes_up
         self.totals["bytes_down"] += bytes_down
         self.totals["refused"] += refused
+        self._say(
+            "round finished",
+            round=self.totals["rounds"],
+            answered=len(released),
+            refused=len(refused),
+            bytes_down=bytes_down,
+            bytes_up=bytes_up,
+        )
+        if self.folder is not None:
+            self._write_totals(self.folder)
         self._add_events(released)
 
     def round_abandoned(self, released: list[Released], *, refused: list[str]) -> None:
         """Keep what silos have released, and charged, for a round that came to nothing."""
         self.totals["refused"] += refused
+        self._say("round abandoned", round=self.totals["rounds"] + 1, answered=len(released), refused=len(refused))
         self._add_events(released)
         if self.folder is not None:
             self._write_totals(self.folder)
@@ -74,6 +104,11 @@ class FederationLog:
         write_certificates(self.folder / CERTIFICATES, certificates)
         self._write_totals(self.folder)
         save_item_embeddings(model, self.folder / EMBEDDINGS)
+        self._say("training finished", silos=len(certificates), refused=len(missing))
+
+    def _say(self, event: str, **fields: Field) -> None:
+        log = EventLog(self.folder / LOG if self.folder is not None else None)
+        log.write(event, training=self.training, **fields)
 
     def _write_totals(self, folder: Path) -> None:
         partial = folder / (FEDERATION + ".part")

@@ -24,6 +24,7 @@ from recsys_fed.federation.metrics_round import (
     model_tables,
 )
 from recsys_fed.federation.noise_split import masking_of, share_of_silo
+from recsys_fed.federation.robust import noise_factor, robust_total
 from recsys_fed.federation.update import Greeting, Request, Update, check_update
 from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.privacy.calibration import calibrate_noise_multiplier
@@ -175,16 +176,22 @@ def advance(schedule: Schedule, asked: Request, updates: Sequence[Update]) -> Sc
             f"Expected all {schedule.config.silos} silos to add their share of the noise, got {len(updates)}: "
             "the sum has less noise than was promised and is not used. Use noise = own, or try again."
         )
-    return _stepped(schedule, asked, total_of(updates, asked), n_silos=len(updates))
+    config, noise_std = schedule.config, noise_on_total(asked, len(updates))
+    if config.robust == "none":
+        return _stepped(schedule, asked, total_of(updates, asked), noise_std=noise_std)
+    total = robust_total(updates, asked, kind=config.robust, trim=config.trim)
+    factor = noise_factor(len(updates), kind=config.robust, trim=config.trim)
+    return _stepped(schedule, asked, total, noise_std=factor * noise_std)
 
 
 def advance_by_sum(schedule: Schedule, asked: Request, integers: npt.NDArray[np.int64], *, n_silos: int) -> Schedule:
     """The run after a masked round: the unmasked sum of `n_silos` silos' integers."""
-    return _stepped(schedule, asked, in_unit_of(integers, asked), n_silos=n_silos)
+    return _stepped(schedule, asked, in_unit_of(integers, asked), noise_std=noise_on_total(asked, n_silos))
 
 
-def _stepped(schedule: Schedule, asked: Request, total: torch.Tensor, *, n_silos: int) -> Schedule:
-    stage, noise_std = schedule.stages[schedule.round], noise_on_total(asked, n_silos)
+def _stepped(schedule: Schedule, asked: Request, total: torch.Tensor, *, noise_std: float) -> Schedule:
+    """What is divided by is the public number of all silos, whoever has answered."""
+    stage, n_silos = schedule.stages[schedule.round], schedule.config.silos
     after = replace(schedule, round=schedule.round + 1)
     if stage.name == METRICS_STAGE:
         return replace(after, metrics=noised_metrics(total, noise_std=noise_std, l2_clip_norm=asked.l2_clip_norm))

@@ -184,10 +184,10 @@ class Ledger:
         with self._storage.reading() as connection:
             return newest_entries(connection, newest=count, run=run)
 
-    def would_spend(self, planned: tuple[PrivacyEvent, ...]) -> float:
-        """Return the epsilon after a plan, without charging anything."""
+    def would_spend(self, planned: tuple[PrivacyEvent, ...], *, run: str | None = None) -> float:
+        """Return the epsilon after a plan, in all or of one run, without charging anything."""
         with self._storage.reading() as connection:
-            return would_spend(kinds_charged(connection), planned, terms_now(connection).guarantee)
+            return would_spend(kinds_charged(connection, run=run), planned, terms_now(connection).guarantee)
 
     def check(self, planned: PrivacyEvent) -> None:
         """Ask before the computation; `charge` asks again.

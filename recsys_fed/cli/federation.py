@@ -1,0 +1,187 @@
+"""`recsys-fed federation`: make a federation, admit silos, serve, train, look."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recsys_fed.cli.options import AsJson, Setting, emit
+from recsys_fed.config import FederationConfig, parse
+
+app = typer.Typer(help="The operator of a federation: make it, admit silos, serve, train.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the federation.")]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Without TLS and node authentication: on loopback only, for trials.")
+]
+
+
+@app.command()
+def init(  # noqa: PLR0913  (one argument a flag)
+    folder: Folder,
+    *,
+    catalogue: Annotated[Path, typer.Option(help="The public catalogue (a catalogue.parquet).")],
+    silos: Annotated[int, typer.Option(help="How many silos take part; public.")],
+    declared_users: Annotated[int, typer.Option(help="Public order of magnitude of users of all silos.")],
+    address: Annotated[str, typer.Option(help="HOST:PORT that silos connect to.")] = "127.0.0.1:9092",
+    listen: Annotated[str, typer.Option(help="Interface to listen on, such as 0.0.0.0.")] = "127.0.0.1",
+    host: Annotated[list[str] | None, typer.Option(help="Another name for the certificate; may be repeated.")] = None,
+    name: Annotated[str, typer.Option(help="Public name.")] = "federation",
+    trainer: Annotated[str, typer.Option(help="spectral or dp-sgd.")] = "spectral",
+    epsilon: Annotated[float, typer.Option(help="The most that one training may cost a user.")] = 8.0,
+    delta: Annotated[float, typer.Option(help="Below 1 / declared users.")] = 1e-6,
+    settings: Setting = None,
+    insecure: Insecure = False,
+) -> None:
+    """Make a certificate authority, the server's certificate, federation.toml and the folder that silos get."""
+    from recsys_fed.cli.simulate import settings_of  # noqa: PLC0415
+    from recsys_fed.deployment.federation import FederationSettings  # noqa: PLC0415
+    from recsys_fed.deployment.provisioning import init_federation  # noqa: PLC0415
+    from recsys_fed.report.deployment import say  # noqa: PLC0415
+    from recsys_fed.silo.passphrase import passphrase  # noqa: PLC0415
+
+    keys = {"trainer": trainer, "epsilon": epsilon, "delta": delta, "silos": silos, "declared-users": declared_users}
+    made = FederationSettings(
+        name=name,
+        address=address,
+        listen=listen,
+        insecure=insecure,
+        training=parse(FederationConfig, settings_of(settings or []) | keys),
+    )
+    found = init_federation(folder, made, catalogue=catalogue, hosts=host or (), passphrase=passphrase())
+    say(f"made {found.settings_file}; hand {found.public} to every silo")
+
+
+@app.command()
+def admit(
+    folder: Folder,
+    public_key: Annotated[Path, typer.Argument(metavar="PUBLIC_KEY", help="File NAME.pub that `silo init` wrote.")],
+) -> None:
+    """Admit a silo; a running federation knows it at once."""
+    from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
+    from recsys_fed.deployment.roster import admit as admitted  # noqa: PLC0415
+    from recsys_fed.report.deployment import say  # noqa: PLC0415
+
+    known = admitted(FederationFolder(folder), public_key)
+    say(f"admitted {known.name}, ledger key {known.ledger_key}")
+    _synchronise(folder)
+
+
+@app.command()
+def revoke(folder: Folder, name: Annotated[str, typer.Argument(help="Name of an admitted silo.")]) -> None:
+    """Take a silo out for ever; a running federation refuses it at once."""
+    from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
+    from recsys_fed.deployment.roster import revoke as revoked  # noqa: PLC0415
+    from recsys_fed.report.deployment import say  # noqa: PLC0415
+
+    say(f"revoked {revoked(FederationFolder(folder), name).name}")
+    _synchronise(folder)
+
+
+@app.command()
+def serve(folder: Folder, *, insecure: Insecure = False) -> None:
+    """Run the federation's server until Ctrl-C or SIGTERM."""
+    from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
+    from recsys_fed.deployment.processes import ended_by_signals  # noqa: PLC0415
+    from recsys_fed.deployment.serving import served_federation, wait_for_end  # noqa: PLC0415
+    from recsys_fed.report.deployment import say  # noqa: PLC0415
+
+    code = 0
+    with ended_by_signals(), served_federation(FederationFolder(folder), insecure=insecure, say=say) as process:
+        code = wait_for_end([process])
+    raise typer.Exit(code)
+
+
+@app.command()
+def train(  # noqa: PLR0913  (one argument a flag)
+    folder: Folder,
+    *,
+    epsilon: Annotated[float | None, typer.Option(help="Of this training; at most the agreed one.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="0 takes the trainer's rule.")] = None,
+    minimum_silos: Annotated[int | None, typer.Option(help="A round goes on while so many answer.")] = None,
+    robust: Annotated[str | None, typer.Option(help="none, median or trimmed-mean over silos.")] = None,
+    settings: Setting = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest training.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds for all of it.")] = 86_400.0,
+    as_json: AsJson = False,
+) -> None:
+    """Train a global model with the connected silos."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from recsys_fed.cli.simulate import settings_of  # noqa: PLC0415
+    from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
+    from recsys_fed.deployment.training import (  # noqa: PLC0415
+        new_training,
+        progress_of,
+        resumed_training,
+        run_training,
+    )
+    from recsys_fed.report.deployment import say  # noqa: PLC0415
+
+    given = {"epsilon": epsilon, "rounds": rounds, "minimum-silos": minimum_silos, "robust": robust}
+    own = FederationFolder(folder)
+    keys = settings_of(settings or []) | {name: value for name, value in given.items() if value is not None}
+    training = resumed_training(own) if resume else new_training(own, overrides=keys)  # type: ignore[arg-type]
+    with Console(stderr=True).status(f"{training.name}: waiting for silos") as shown:
+
+        def look(path: Path) -> None:
+            done = progress_of(path)
+            shown.update(f"{path.name}: round {done['rounds']} of {done['planned'] or '?'}")
+
+        run_training(own, training, timeout=timeout, say=say, on_poll=look)
+    record = progress_of(training)
+    emit(record | {"folder": str(training)}) if as_json else say(f"the model is in {training}")
+
+
+@app.command()
+def status(
+    folder: Folder,
+    *,
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(help="Seconds between two looks.")] = 5.0,
+    as_json: AsJson = False,
+) -> None:
+    """Server, certificate, silos and trainings."""
+    from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
+    from recsys_fed.deployment.status import federation_status  # noqa: PLC0415
+    from recsys_fed.report.deployment import print_status  # noqa: PLC0415
+
+    while True:
+        record = federation_status(FederationFolder(folder))
+        emit(record) if as_json else print_status(record)
+        if not watch:
+            return
+        time.sleep(every)
+
+
+@app.command("renew-certificate")
+def renew_certificate(
+    folder: Folder,
+    *,
+    host: Annotated[list[str] | None, typer.Option(help="Another name for the certificate; may be repeated.")] = None,
+) -> None:
+    """Make a new server key and certificate; silos notice nothing. Restart `federation serve` afterwards."""
+    from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
+    from recsys_fed.deployment.provisioning import renew_server_certificate  # noqa: PLC0415
+    from recsys_fed.silo.passphrase import passphrase  # noqa: PLC0415
+
+    renew_server_certificate(FederationFolder(folder), hosts=host or (), passphrase=passphrase())
+
+
+def _synchronise(folder: Path) -> None:
+    """Tell a running server who is admitted; one that does not run reads it when it starts."""
+    from recsys_fed.deployment.federation import AUTHORITY, FederationFolder, split_address  # noqa: PLC0415
+    from recsys_fed.deployment.flower_commands import printed  # noqa: PLC0415
+    from recsys_fed.deployment.processes import healthy  # noqa: PLC0415
+    from recsys_fed.deployment.roster import synchronise  # noqa: PLC0415
+    from recsys_fed.deployment.serving import prepare_flower  # noqa: PLC0415
+    from recsys_fed.report.deployment import say  # noqa: PLC0415
+
+    own = FederationFolder(folder)
+    settings = own.settings()
+    port = split_address(settings.address)[1]
+    if settings.insecure or healthy("127.0.0.1", port, authority=own.public / AUTHORITY):
+        return
+    prepare_flower(own, settings)
+    synchronise(own, say=lambda command: say(printed(command, own.flower_home)))

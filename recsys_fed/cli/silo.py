@@ -1,0 +1,161 @@
+"""`recsys-fed silo`: join a federation, check, serve, recommend."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recsys_fed.cli.federation import Insecure
+from recsys_fed.cli.options import AsJson, emit
+
+if TYPE_CHECKING:
+    from recsys_fed.silo.recommendations import Recommender
+
+app = typer.Typer(help="The operator of a silo: join, check, serve, recommend.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the silo.")]
+
+
+@app.command()
+def init(  # noqa: PLR0913  (one argument a flag)
+    folder: Folder,
+    *,
+    federation: Annotated[Path, typer.Option(help="The public folder that the federation handed out.")],
+    name: Annotated[str, typer.Option(help="Public name of the silo.")],
+    epsilon: Annotated[float, typer.Option(help="Limit of the silo's ledger over its lifetime.")],
+    source: Annotated[str, typer.Option(help="csv, parquet, sqlite or postgresql.")],
+    path: Annotated[Path | None, typer.Option(help="File or folder, for csv and parquet.")] = None,
+    url: Annotated[str | None, typer.Option(help="SQLAlchemy URL, for databases; no password in it.")] = None,
+    query: Annotated[str | None, typer.Option(help="The one query that is ever run, for databases.")] = None,
+    columns: Annotated[str, typer.Option(help="user=NAME,item=NAME[,value=NAME][,time=NAME].")] = "",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE of [data], such as since=2026-01-01.")
+    ] = None,
+) -> None:
+    """Make keys, ledger and silo.toml; hand the NAME.pub that it writes to the federation's operator."""
+    import tomllib  # noqa: PLC0415
+
+    from recsys_fed.config import columns_of  # noqa: PLC0415
+    from recsys_fed.deployment.provisioning import init_silo  # noqa: PLC0415
+    from recsys_fed.report.deployment import say  # noqa: PLC0415
+    from recsys_fed.silo.passphrase import passphrase  # noqa: PLC0415
+
+    data: dict[str, Any] = {"source": source, **columns_of(columns)}
+    given = {"path": str(path.expanduser().resolve()) if path else None, "url": url, "query": query}
+    data |= {key: value for key, value in given.items() if value is not None}
+    for pair in settings or []:
+        key, _, text = pair.partition("=")
+        try:
+            data[key] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            data[key] = text
+        data[key] = data[key].isoformat() if hasattr(data[key], "isoformat") else data[key]
+    admission = init_silo(
+        folder, federation=federation, name=name, epsilon=epsilon, data=data, passphrase=passphrase()
+    )
+    say(f"made {folder / 'silo.toml'}; hand {folder / (admission.name + '.pub')} to the federation's operator")
+    say("then: recsys-fed silo check")
+
+
+@app.command()
+def roster(
+    folder: Folder,
+    file: Annotated[Path, typer.Argument(metavar="ROSTER", help="roster.json of the federation's public folder.")],
+) -> None:
+    """Take in the names and ledger keys of the other silos: compare them with what their operators tell you.
+
+    Secure aggregation protects a silo by the noise of the silos in this list, and of nobody else.
+    """
+    from recsys_fed.federation.roster import read_roster, write_roster  # noqa: PLC0415
+    from recsys_fed.report.deployment import say  # noqa: PLC0415
+    from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415
+
+    found = read_roster(file)
+    write_roster(Path(read_silo_settings(folder).roster), found)
+    for name, key in sorted(found.items()):
+        say(f"{key}  {name}")
+
+
+@app.command()
+def check(
+    folder: Folder,
+    *,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not reach for the federation's server.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Settings, keys, ledger, catalogue, data, server and clock. Exit code 1 if one of them is not good."""
+    from recsys_fed.deployment.checking import check_silo  # noqa: PLC0415
+    from recsys_fed.report.deployment import print_findings  # noqa: PLC0415
+
+    findings = check_silo(folder, reach=not offline)
+    records = [vars(finding) for finding in findings]
+    emit(records) if as_json else print_findings(records)
+    raise typer.Exit(0 if all(finding.good for finding in findings) else 1)
+
+
+@app.command()
+def serve(folder: Folder, *, insecure: Insecure = False) -> None:
+    """Take part until Ctrl-C or SIGTERM."""
+    from recsys_fed.deployment.processes import ended_by_signals  # noqa: PLC0415
+    from recsys_fed.deployment.serving import serve_silo  # noqa: PLC0415
+    from recsys_fed.report.deployment import say  # noqa: PLC0415
+    from recsys_fed.silo.passphrase import passphrase  # noqa: PLC0415
+    from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415
+
+    code = 0
+    with ended_by_signals():
+        code = serve_silo(read_silo_settings(folder), insecure=insecure, passphrase=passphrase(), say=say)
+    raise typer.Exit(code)
+
+
+@app.command()
+def recommend(
+    folder: Folder,
+    user: Annotated[str, typer.Argument(help="A user's id as in the silo's data.")],
+    *,
+    k: Annotated[int, typer.Option("-k", help="Length of the list.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Recommend from the silo's own state; nothing leaves this machine."""
+    from recsys_fed.report.deployment import print_ranking  # noqa: PLC0415
+    from recsys_fed.silo.recommendations import recommend_user  # noqa: PLC0415
+
+    items = recommend_user(_recommender(folder), user, k=k)
+    emit(items) if as_json else print_ranking(items)
+
+
+@app.command()
+def export(
+    folder: Folder,
+    output: Annotated[Path, typer.Argument(help="A new Parquet file: user, rank, item, score.")],
+    *,
+    k: Annotated[int, typer.Option("-k", help="Items a user.")] = 10,
+    users: Annotated[
+        Path | None, typer.Option(help="Text file with a user id a line: export these, under their ids.")
+    ] = None,
+) -> None:
+    """Write the recommendations of all users, under pseudonyms, or of those in a file."""
+    from recsys_fed.report.deployment import say  # noqa: PLC0415
+    from recsys_fed.silo.recommendations import export_recommendations  # noqa: PLC0415
+
+    named: Sequence[str] | None = None
+    if users is not None:
+        named = [line.strip() for line in users.read_text(encoding="utf-8").splitlines() if line.strip()]
+    count = export_recommendations(_recommender(folder), output, k=k, users=named)
+    say(f"wrote recommendations of {count} users to {output}")
+
+
+def _recommender(folder: Path) -> "Recommender":
+    from recsys_fed.catalogue.items import Catalogue  # noqa: PLC0415
+    from recsys_fed.silo.passphrase import passphrase  # noqa: PLC0415
+    from recsys_fed.silo.pseudonyms import Pseudonyms  # noqa: PLC0415
+    from recsys_fed.silo.recommendations import open_recommender  # noqa: PLC0415
+    from recsys_fed.silo.secret import SiloSecret  # noqa: PLC0415
+    from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415
+    from recsys_fed.silo.state import StateFolder  # noqa: PLC0415
+
+    settings = read_silo_settings(folder)
+    secret = SiloSecret.load(Path(settings.secret_key), passphrase=passphrase())
+    catalogue = Catalogue.load(settings.catalogue)
+    return open_recommender(StateFolder(Path(settings.state), secret), catalogue, Pseudonyms(secret))

@@ -1,0 +1,164 @@
+"""`silo check`: everything that can be wrong on the silo's side, looked at before anything is sent."""
+
+import ssl
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+
+from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.deployment.authority import expiry
+from recsys_fed.deployment.federation import split_address
+from recsys_fed.deployment.node_key import public_node_key
+from recsys_fed.errors import ConfigurationError, LedgerIntegrityError, RecsysFedError
+from recsys_fed.federation.noise_split import masking_of, settled
+from recsys_fed.federation.roster import read_roster
+from recsys_fed.ledger.ledger import Ledger
+from recsys_fed.ledger.verification import verify_ledger
+from recsys_fed.privacy.guarantee import check_delta
+from recsys_fed.signing.keys import SigningKey
+from recsys_fed.silo.interactions import read_silo_data
+from recsys_fed.silo.passphrase import passphrase
+from recsys_fed.silo.pseudonyms import Pseudonyms
+from recsys_fed.silo.secret import SiloSecret
+from recsys_fed.silo.settings import SiloSettings, read_silo_settings
+
+# Flower refuses a node whose clock is further off.
+MOST_CLOCK_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at; `detail` is for the silo's operator only."""
+
+    name: str
+    good: bool
+    detail: str
+
+
+def check_silo(path: Path, *, reach: bool = True, data: bool = True) -> list[Finding]:
+    """Look at settings, keys, ledger, catalogue, data, and (with `reach`) at the federation's server and clock."""
+    found: list[Finding] = []
+    try:
+        settings = read_silo_settings(path)
+    except RecsysFedError as error:
+        return [Finding(name="settings", good=False, detail=str(error))]
+    found.append(Finding(name="settings", good=True, detail=f"silo {settings.name}, federation {settings.address}"))
+    steps: list[tuple[str, Callable[[SiloSettings], str]]] = [
+        ("keys", _keys),
+        ("ledger", _ledger),
+        ("catalogue", _catalogue),
+        ("roster", _roster),
+        *([("data", _data)] if data else []),
+        *([("federation", _federation)] if reach else []),
+    ]
+    return [*found, *(_looked(name, step, settings) for name, step in steps)]
+
+
+def _looked(name: str, step: Callable[[SiloSettings], str], settings: SiloSettings) -> Finding:
+    try:
+        return Finding(name=name, good=True, detail=step(settings))
+    except RecsysFedError as error:
+        return Finding(name=name, good=False, detail=str(error))
+
+
+def _keys(settings: SiloSettings) -> str:
+    words = passphrase()
+    for file in (settings.node_key, settings.ledger_key, settings.secret_key):
+        path = Path(file)
+        if path.is_file() and stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise ConfigurationError(f"Expected {path} to be readable by its owner only: chmod 600.")
+    public_node_key(Path(settings.node_key), passphrase=words)
+    SiloSecret.load(Path(settings.secret_key), passphrase=words)
+    return f"ledger key {SigningKey.load(Path(settings.ledger_key), passphrase=words).public_key[:16]}..."
+
+
+def _ledger(settings: SiloSettings) -> str:
+    key = SigningKey.load(Path(settings.ledger_key), passphrase=passphrase())
+    ledger = Ledger.open(settings.ledger, key=key, witness=Path(settings.witness) if settings.witness else None)
+    with closing(ledger):
+        verify_ledger(ledger, public_key=key.public_key)
+        spent = ledger.spending().epsilon
+        limit = ledger.terms().guarantee.epsilon
+        if ledger.terms().simulated != settings.simulated:
+            raise LedgerIntegrityError(
+                "Expected simulated-seed in silo.toml exactly where the ledger is a simulation's."
+            )
+        if spent + settings.agreed.epsilon > limit:
+            note = f"; a whole training of epsilon {settings.agreed.epsilon:g} may not fit"
+        else:
+            note = ""
+        return f"it holds; epsilon {spent:.4f} of {limit:g} is spent{note}"
+
+
+def _catalogue(settings: SiloSettings) -> str:
+    catalogue = Catalogue.load(settings.catalogue)
+    return f"{catalogue.n_items} items, {catalogue.content_hash[:16]}..."
+
+
+def _roster(settings: SiloSettings) -> str:
+    masking = masking_of(settled(settings.agreed, simulated=settings.simulated))
+    if masking is None:
+        return "not needed: no secure aggregation"
+    found = read_roster(Path(settings.roster))
+    own = SigningKey.load(Path(settings.ledger_key), passphrase=passphrase()).public_key
+    if own not in found.values() or len(found) < masking.threshold:
+        raise ConfigurationError(
+            f"Expected a roster of at least {masking.threshold} silos, this one among them, got {len(found)}. "
+            "Take in the federation's newest: `silo roster`."
+        )
+    return f"{len(found)} silos, of which {masking.threshold} must stay to the end of a round"
+
+
+def _data(settings: SiloSettings) -> str:
+    catalogue = Catalogue.load(settings.catalogue)
+    secret = SiloSecret.load(Path(settings.secret_key), passphrase=passphrase())
+    data = read_silo_data(settings.data, catalogue, Pseudonyms(secret))
+    if not len(data.users):
+        raise ConfigurationError("Expected at least one user with interactions in the catalogue, got none.")
+    check_delta(settings.agreed.delta, n_users=len(data.users))
+    lines = [f"{len(data.users)} users, {data.train.nnz} interactions ({data.test.nnz} held out)"]
+    lines += [f"{data.unknown_items} with items that the catalogue lacks"] if data.unknown_items else []
+    lines += [f"{data.short} users with too short a history are left out"] if data.short else []
+    return "; ".join([*lines, *data.report.table()]) if data.report.findings else "; ".join(lines)
+
+
+def _federation(settings: SiloSettings) -> str:
+    host, port = split_address(settings.address)
+    status, skew = _asked(host, port, settings.root_certificate)
+    if status:
+        raise ConfigurationError(f"Expected the federation at {settings.address} to answer: {status}.")
+    if abs(skew) > MOST_CLOCK_SECONDS:
+        raise ConfigurationError(
+            f"Expected clocks within {MOST_CLOCK_SECONDS:g} s, the server's is {skew:+.0f} s off."
+        )
+    ends = f", trusted until {expiry(Path(settings.root_certificate)):%Y-%m-%d}" if settings.root_certificate else ""
+    return f"{settings.address} answers, its clock is {skew:+.1f} s off{ends}"
+
+
+def _asked(host: str, port: int, authority: str) -> tuple[str, float]:
+    """Why the server does not answer, or "" and how far its clock is ahead in seconds."""
+    connection: HTTPConnection
+    try:
+        if authority:
+            context = ssl.create_default_context(cafile=authority)
+            connection = HTTPSConnection(host, port, timeout=5.0, context=context)
+        else:
+            connection = HTTPConnection(host, port, timeout=5.0)
+        with closing(connection):
+            connection.request("GET", "/health")
+            answer = connection.getresponse()
+            date = answer.getheader("date", "")
+    except (OSError, HTTPException) as error:
+        return f"{type(error).__name__}: {error}", 0.0
+    # The header has whole seconds.
+    return "", (parsedate_to_datetime(date).timestamp() + 0.5 - time.time()) if date else 0.0
+
+
+def problems(findings: list[Finding]) -> Iterator[str]:
+    """The findings that are not good, as lines."""
+    return (f"{finding.name}: {finding.detail}" for finding in findings if not finding.good)

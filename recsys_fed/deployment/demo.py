@@ -1,0 +1,117 @@
+"""A whole deployment on one machine: `python -m recsys_fed.deployment.demo FOLDER`, or `make demo-deployment`.
+
+It types what docs/deployment.md says: three operators of silos (Parquet, SQLite, CSV) and one of the federation, real
+SuperLink and SuperNode processes on loopback, TLS, node authentication, and recommendations at the end. Users are
+generated; noise, ledgers and secure aggregation are real.
+"""
+
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+
+from recsys_fed.data.generate import generate
+from recsys_fed.deployment.federation import AUTHORITY, FederationFolder
+from recsys_fed.deployment.processes import end, free_port, healthy
+from recsys_fed.deployment.roster import nodes
+from recsys_fed.errors import EngineError
+
+_USERS, _ITEMS, _SILOS = 3_000, 400, 3
+_PATIENCE = 600.0
+_COMMAND = [sys.executable, "-c", "from recsys_fed.cli import main; main()"]
+
+
+def main(arguments: list[str]) -> int:
+    """Run the demonstration in a new folder; what it made stays there."""
+    root = Path(arguments[0] if arguments else "runs/deployment").resolve()
+    if root.exists():
+        raise EngineError(f"Expected no folder {root} yet, there is one. Name another, or remove it.")
+    sources = _made_data(root)
+    port = free_port()
+    federation, catalogue = root / "federation", root / "catalogue.parquet"
+    _run(
+        "federation", "init", federation, "--catalogue", catalogue, "--silos", _SILOS, "--declared-users", _USERS,
+        "--epsilon", 8, "--address", f"127.0.0.1:{port}", "--name", "demonstration",
+    )  # fmt: skip
+    silos = [root / f"silo-{index}" for index in range(_SILOS)]
+    for silo, source in zip(silos, sources, strict=True):
+        flags = ["--federation", federation / "public", "--name", silo.name, "--epsilon", 16]
+        _run("silo", "init", silo, *flags, "--columns", "user=customer,item=sku", *source)
+        _run("federation", "admit", federation, silo / f"{silo.name}.pub")
+    for silo in silos:
+        _run("silo", "roster", silo, federation / "public" / "roster.json")
+        _run("silo", "check", silo, "--offline")
+    with _started(root / "server.log", "federation", "serve", federation):
+        authority = federation / "public" / AUTHORITY
+        _until("the server", lambda: not healthy("127.0.0.1", port, authority=authority))
+        with (
+            _started(root / "silo-0.log", "silo", "serve", silos[0]),
+            _started(root / "silo-1.log", "silo", "serve", silos[1]),
+            _started(root / "silo-2.log", "silo", "serve", silos[2]),
+        ):
+            folder = FederationFolder(federation)
+            _until("three silos", lambda: [node.status for node in nodes(folder)] == ["online"] * _SILOS)
+            _run("federation", "train", federation, "--epsilon", 6)
+            _run("federation", "status", federation)
+    (training,) = (federation / "trainings").iterdir()
+    _run("privacy", "verify-run", training)
+    for silo in silos:
+        _run("silo", "recommend", silo, "customer-0" if silo == silos[0] else f"customer-{silo.name[-1]}", "-k", 5)
+    return 0
+
+
+def _made_data(root: Path) -> list[list[object]]:
+    """Generated interactions in three kinds of sources; the flags of `silo init` for each."""
+    dataset = generate(n_users=_USERS, n_items=_ITEMS, mean_interactions=30)
+    root.mkdir(parents=True)
+    dataset.catalogue.save(root / "catalogue.parquet")
+    found = dataset.interactions
+    table = pd.DataFrame(
+        {"customer": "customer-" + pd.Series(found.user.astype(str)), "sku": found.item_ids[found.item]}
+    )
+    parts = [table[found.user % _SILOS == index] for index in range(_SILOS)]
+    parts[0].to_parquet(root / "purchases.parquet")
+    with sqlite3.connect(root / "purchases.sqlite") as connection:
+        parts[1].to_sql("purchases", connection, index=False)
+    parts[2].to_csv(root / "purchases.csv", index=False)
+    query = "SELECT customer, sku FROM purchases"
+    return [
+        ["--source", "parquet", "--path", root / "purchases.parquet"],
+        ["--source", "sqlite", "--url", root / "purchases.sqlite", "--query", query],
+        ["--source", "csv", "--path", root / "purchases.csv"],
+    ]
+
+
+def _run(*arguments: object) -> None:
+    sys.stderr.write(f"\n$ recsys-fed {' '.join(map(str, arguments))}\n")
+    done = subprocess.run([*_COMMAND, *map(str, arguments)], check=False, timeout=_PATIENCE)
+    if done.returncode:
+        raise EngineError(f"Expected the command to succeed, it ended with {done.returncode}.")
+
+
+@contextmanager
+def _started(log: Path, *arguments: object) -> Iterator[None]:
+    sys.stderr.write(f"\n$ recsys-fed {' '.join(map(str, arguments))} &    (output in {log})\n")
+    with log.open("wb") as output:
+        process = subprocess.Popen([*_COMMAND, *map(str, arguments)], stdout=output, stderr=output)
+        try:
+            yield
+        finally:
+            end(process)
+
+
+def _until(what: str, there: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not there():
+        if time.monotonic() > deadline:
+            raise EngineError(f"Expected {what} within {_PATIENCE:.0f} s.")
+        time.sleep(1.0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,191 @@
+"""The folder of a federation's operator: federation.toml, keys, admitted silos, and what is handed to silos.
+
+federation.toml      name, address, terms of training
+keys/                authority.key (may be kept offline), server.key, server.pem
+public/              what silos get: terms.toml, authority.pem, catalogue.parquet, roster.json
+admitted/NAME.pub    one line a silo, see `node_key`; revoked/ has those that were taken back
+trainings/ID/        checkpoint, model, events and certificates of each training
+flower/              Flower's own state (FLWR_HOME)
+"""
+
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from recsys_fed import checks
+from recsys_fed.config import FederationConfig, Value, flat, flattened, known_key, parse, to_toml
+from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
+
+FILE, TERMS = "federation.toml", "terms.toml"
+AUTHORITY, CATALOGUE, ROSTER = "authority.pem", "catalogue.parquet", "roster.json"
+DEFAULT_PORT = 9092
+# Keys of a run that silos agree to; the others are the server's own business.
+AGREED = (
+    "trainer", "epsilon", "delta", "rounds", "embedding-dim", "noise", "metrics-epsilon", "silos",
+    "max-silos-per-user", "declared-users", "secure-aggregation", "secure-aggregation-threshold",
+    "secure-aggregation-colluders",
+)  # fmt: skip
+_ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(?P<port>\d{1,5})")
+_PLAIN = ("name", "address", "listen", "insecure", "most-message-megabytes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationSettings:
+    """All of federation.toml.
+
+    Attributes:
+        name: public. address: HOST:PORT that silos connect to. listen: interface to bind.
+        insecure: without TLS and node authentication; loopback only.
+        most_message_megabytes: larger messages of silos are refused unread.
+        minimum_silos: a training goes on while so many answer; 0 needs all of `training.silos`.
+        training: the terms; its epsilon is the most that a training may ask for.
+    """
+
+    name: str = "federation"
+    address: str = f"127.0.0.1:{DEFAULT_PORT}"
+    listen: str = "127.0.0.1"
+    insecure: bool = False
+    most_message_megabytes: int = 256
+    training: FederationConfig = field(default_factory=lambda: FederationConfig(silos=3))
+
+    def __post_init__(self) -> None:
+        split_address(self.address)
+        checks.at_least(1, most_message_megabytes=self.most_message_megabytes, silos=self.training.silos)
+        if self.insecure and self.listen not in ("127.0.0.1", "::1"):
+            raise ConfigurationError(
+                f"Expected an insecure federation on loopback only, got listen = {self.listen!r}. "
+                "Leave insecure out: `federation init` makes the certificates."
+            )
+
+
+@dataclass(frozen=True)
+class FederationFolder:
+    """Paths in the folder, all absolute: Flower takes no others."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", self.path.expanduser().resolve())
+
+    @property
+    def settings_file(self) -> Path:
+        """federation.toml."""
+        return self.path / FILE
+
+    @property
+    def public(self) -> Path:
+        """What silos get."""
+        return self.path / "public"
+
+    @property
+    def authority_key(self) -> Path:
+        """Private key of the authority."""
+        return self.path / "keys" / "authority.key"
+
+    @property
+    def server_key(self) -> Path:
+        """Private key of the server."""
+        return self.path / "keys" / "server.key"
+
+    @property
+    def server_certificate(self) -> Path:
+        """Certificate of the server."""
+        return self.path / "keys" / "server.pem"
+
+    @property
+    def admitted(self) -> Path:
+        """One file a silo."""
+        return self.path / "admitted"
+
+    @property
+    def revoked(self) -> Path:
+        """Files of silos that were taken back."""
+        return self.path / "revoked"
+
+    @property
+    def trainings(self) -> Path:
+        """One folder a training."""
+        return self.path / "trainings"
+
+    @property
+    def flower_home(self) -> Path:
+        """Flower's own state."""
+        return self.path / "flower"
+
+    @property
+    def log(self) -> Path:
+        """Structured log of the server."""
+        return self.path / "log.jsonl"
+
+    def settings(self) -> FederationSettings:
+        """Read federation.toml; raises DataNotFoundError, DataFormatError, ConfigurationError."""
+        return read_federation(self.settings_file)
+
+
+def read_federation(path: Path) -> FederationSettings:
+    """Read federation.toml, or the terms.toml that silos get.
+
+    Raises:
+        DataNotFoundError: there is no such file.
+        DataFormatError: it is not TOML.
+        ConfigurationError: a key that nothing reads, or a value that is not allowed.
+    """
+    if not path.is_file():
+        raise DataNotFoundError(f"Expected a federation's settings at {path}, there is no such file.")
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataFormatError(f"Expected TOML in {path}: {error}.") from error
+    own, training = tables.get("federation", {}), flattened(tables.get("training", {}))
+    unknown = [key for key in tables if key not in ("federation", "training")]
+    unknown += [key for key in own if key not in _PLAIN] + [key for key in training if not known_key(key)]
+    if unknown:
+        raise ConfigurationError(f"Expected keys of a federation in {path}, got {unknown[0]!r}, which nothing reads.")
+    plain = parse(FederationSettings, own)
+    return FederationSettings(
+        name=plain.name,
+        address=plain.address,
+        listen=plain.listen,
+        insecure=plain.insecure,
+        most_message_megabytes=plain.most_message_megabytes,
+        training=parse(FederationConfig, {"silos": 3, **training}),
+    )
+
+
+def federation_toml(settings: FederationSettings) -> str:
+    """The text of federation.toml."""
+    own: dict[str, Value] = {
+        "name": settings.name,
+        "address": settings.address,
+        "listen": settings.listen,
+        "insecure": settings.insecure,
+        "most-message-megabytes": settings.most_message_megabytes,
+    }
+    server = {"item-features": settings.training.item_features, "seed": settings.training.seed}
+    terms = agreed_keys(settings.training) | server
+    return f"[federation]\n{to_toml(own)}\n[training]\n{to_toml(terms)}"
+
+
+def terms_toml(settings: FederationSettings) -> str:
+    """The text of terms.toml: where the federation is, and the terms that a silo agrees to."""
+    own: dict[str, Value] = {"name": settings.name, "address": settings.address, "insecure": settings.insecure}
+    return f"[federation]\n{to_toml(own)}\n[training]\n{to_toml(agreed_keys(settings.training))}"
+
+
+def agreed_keys(config: FederationConfig) -> dict[str, Value]:
+    """The flat keys of a run that silos agree to."""
+    keys = flat(config)
+    return {name: value for name, value in keys.items() if name in AGREED or name.startswith("dp-sgd.")}
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port; raises ConfigurationError.
+
+    >>> split_address("fed.example.org:9092")
+    ('fed.example.org', 9092)
+    """
+    found = _ADDRESS.fullmatch(address)
+    if not found or not 0 < int(found["port"]) < 2**16:
+        raise ConfigurationError(f"Expected an address HOST:PORT, got {address!r}.")
+    return found["host"].strip("[]"), int(found["port"])

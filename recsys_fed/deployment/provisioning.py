@@ -1,0 +1,178 @@
+"""Make the folder of a federation, and the folder of a silo from what the federation hands out."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.certificates.terms import Terms
+from recsys_fed.config import Value, to_toml
+from recsys_fed.deployment.authority import make_authority, make_server_certificate
+from recsys_fed.deployment.federation import (
+    AUTHORITY,
+    CATALOGUE,
+    ROSTER,
+    TERMS,
+    FederationFolder,
+    FederationSettings,
+    agreed_keys,
+    federation_toml,
+    read_federation,
+    split_address,
+    terms_toml,
+)
+from recsys_fed.deployment.node_key import Admission, make_node_key
+from recsys_fed.errors import ConfigurationError
+from recsys_fed.ledger.ledger import Ledger
+from recsys_fed.privacy.guarantee import Guarantee
+from recsys_fed.signing.keys import SigningKey
+from recsys_fed.silo.secret import SiloSecret
+from recsys_fed.silo.settings import FILE as SILO_FILE
+from recsys_fed.silo.settings import SiloSettings, read_silo_settings
+
+_FEDERATION = "federation"
+
+
+def init_federation(
+    path: Path,
+    settings: FederationSettings,
+    *,
+    catalogue: Path,
+    hosts: Sequence[str] = (),
+    passphrase: str | None = None,
+) -> FederationFolder:
+    """Make the authority, the server's certificate, federation.toml and the public folder.
+
+    Args:
+        path: a new or empty folder.
+        settings: name, address and terms.
+        catalogue: the public catalogue; a copy is handed to silos.
+        hosts: names and addresses for the certificate, beside that of `settings.address`.
+        passphrase: of the authority's key.
+
+    Raises:
+        ConfigurationError: the folder holds a federation already.
+        DataError: the catalogue cannot be read.
+    """
+    folder = FederationFolder(path)
+    if folder.settings_file.exists():
+        raise ConfigurationError(f"Expected no federation in {path} yet, there is one.")
+    items = Catalogue.load(catalogue)
+    for part in (folder.public, folder.admitted, folder.revoked, folder.trainings):
+        part.mkdir(parents=True, exist_ok=True)
+    authority = folder.public / AUTHORITY
+    make_authority(folder.authority_key, authority, name=settings.name, passphrase=passphrase)
+    own = split_address(settings.address)[0]
+    make_server_certificate(
+        folder.server_key,
+        folder.server_certificate,
+        authority_key=folder.authority_key,
+        authority_certificate=authority,
+        # The server's own programs reach it on loopback.
+        hosts=list(dict.fromkeys([own, *hosts, "localhost", "127.0.0.1"])),
+        passphrase=passphrase,
+    )
+    items.save(folder.public / CATALOGUE)
+    (folder.public / CATALOGUE).chmod(0o644)
+    (folder.public / TERMS).write_text(terms_toml(settings), encoding="utf-8")
+    folder.settings_file.write_text(federation_toml(settings), encoding="utf-8")
+    return folder
+
+
+def init_silo(
+    path: Path,
+    *,
+    federation: Path,
+    name: str,
+    epsilon: float,
+    data: Mapping[str, Value],
+    extra: Mapping[str, Value] | None = None,
+    passphrase: str | None = None,
+) -> Admission:
+    """Make a silo's keys, its ledger and silo.toml; returns what the federation needs to admit it.
+
+    Args:
+        path: a new or empty folder.
+        federation: the public folder that the federation handed out; it is copied.
+        name: public name.
+        epsilon: limit of the silo's ledger over its lifetime.
+        data: keys of the table [data].
+        extra: more keys of the table [silo].
+        passphrase: of the three keys.
+
+    Raises:
+        ConfigurationError: the folder holds a silo already, or a setting is not allowed.
+    """
+    if (path / SILO_FILE).exists():
+        raise ConfigurationError(f"Expected no silo in {path} yet, there is one.")
+    terms = read_federation(federation / TERMS)
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (path / _FEDERATION).mkdir(exist_ok=True)
+    for file in (TERMS, AUTHORITY, CATALOGUE):
+        shutil.copyfile(federation / file, path / _FEDERATION / file)
+    Catalogue.load(path / _FEDERATION / CATALOGUE)
+    (path / SILO_FILE).write_text(_silo_toml(terms, name=name, data=data, extra=extra or {}), encoding="utf-8")
+    try:
+        settings = read_silo_settings(path)
+        admission = _make_keys(settings, epsilon=epsilon, passphrase=passphrase)
+    except BaseException:
+        # A folder whose settings are refused is no silo: the next try starts anew.
+        (path / SILO_FILE).unlink()
+        raise
+    (path / f"{name}.pub").write_text(admission.line(), encoding="utf-8")
+    return admission
+
+
+def _make_keys(settings: SiloSettings, *, epsilon: float, passphrase: str | None) -> Admission:
+    agreed = settings.agreed
+    guarantee = Guarantee(epsilon=epsilon, delta=agreed.delta, max_silos_per_user=agreed.max_silos_per_user)
+    signing, secret = SigningKey.generate(), SiloSecret.generate()
+    terms = Terms(
+        silo=settings.name,
+        public_key=signing.public_key,
+        guarantee=guarantee,
+        declared_users=agreed.declared_users,
+        simulated=settings.simulated,
+    )
+    node_key = make_node_key(Path(settings.node_key), passphrase=passphrase)
+    signing.save(Path(settings.ledger_key), passphrase=passphrase)
+    secret.save(Path(settings.secret_key), passphrase=passphrase)
+    witness = Path(settings.witness) if settings.witness else None
+    Ledger.create(settings.ledger, key=signing, terms=terms, witness=witness).close()
+    return Admission(name=settings.name, node_key=node_key, ledger_key=signing.public_key)
+
+
+def _silo_toml(terms: FederationSettings, *, name: str, data: Mapping[str, Value], extra: Mapping[str, Value]) -> str:
+    silo: dict[str, Value] = {
+        "name": name,
+        "address": terms.address,
+        "root-certificate": "" if terms.insecure else f"{_FEDERATION}/{AUTHORITY}",
+        "catalogue": f"{_FEDERATION}/{CATALOGUE}",
+        "roster": f"{_FEDERATION}/{ROSTER}",
+        **extra,
+    }
+    return (
+        f"# Paths are relative to this file.\n[silo]\n{to_toml(silo)}\n"
+        f"# The terms of the federation when this silo joined: it answers no request for anything else.\n"
+        f"[agreed]\n{to_toml(agreed_keys(terms.training))}\n"
+        f"[data]\n{to_toml(data)}"
+    )
+
+
+def renew_server_certificate(folder: FederationFolder, *, hosts: Sequence[str], passphrase: str | None) -> None:
+    """Replace the server's key and certificate under the same authority; silos notice nothing."""
+    settings = folder.settings()
+    own = split_address(settings.address)[0]
+    new = replace(folder, path=folder.path / ".renewed")
+    make_server_certificate(
+        new.server_key,
+        new.server_certificate,
+        authority_key=folder.authority_key,
+        authority_certificate=folder.public / AUTHORITY,
+        hosts=list(dict.fromkeys([own, *hosts, "localhost", "127.0.0.1"])),
+        passphrase=passphrase,
+    )
+    new.server_key.replace(folder.server_key)
+    new.server_certificate.replace(folder.server_certificate)
+    shutil.rmtree(new.path)

@@ -1,0 +1,142 @@
+"""Which silos are admitted: files in the operator's folder, brought into line with what Flower has registered."""
+
+import base64
+import json
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recsys_fed.deployment.federation import ROSTER, FederationFolder
+from recsys_fed.deployment.flower_commands import environment, nodes_command, register_command, unregister_command
+from recsys_fed.deployment.node_key import Admission, read_admission
+from recsys_fed.errors import ConfigurationError, EngineError
+from recsys_fed.federation.roster import write_roster
+
+_SECONDS = 120.0
+_GONE, _NUMBERS = "unregistered", "nodes.json"
+Say = Callable[[Sequence[str]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """An admitted silo and its `status`: not registered, registered, online or offline."""
+
+    name: str
+    status: str
+
+
+def admit(folder: FederationFolder, file: Path) -> Admission:
+    """Take a silo's public key file into the roster.
+
+    Raises:
+        ConfigurationError: the name or one of the keys is taken, or was revoked.
+        DataError: it is no such file.
+    """
+    folder.settings()
+    found = read_admission(file)
+    for known in (*admitted(folder), *_read_all(folder.revoked)):
+        if found == known and _file(folder.admitted, known).is_file():
+            return found
+        if {found.name, found.node_key, found.ledger_key} & {known.name, known.node_key, known.ledger_key}:
+            raise ConfigurationError(
+                f"Expected a name and keys of its own for {found.name!r}, the silo {known.name!r} has or had one of "
+                "them. Let the silo make new keys."
+            )
+    _file(folder.admitted, found).write_text(found.line(), encoding="utf-8")
+    publish_roster(folder)
+    return found
+
+
+def revoke(folder: FederationFolder, name: str) -> Admission:
+    """Take a silo out of the roster for ever; raises ConfigurationError if it is not in it."""
+    for known in admitted(folder):
+        if known.name == name:
+            _file(folder.admitted, known).replace(_file(folder.revoked, known))
+            publish_roster(folder)
+            return known
+    there = ", ".join(sorted(known.name for known in admitted(folder))) or "none"
+    raise ConfigurationError(f"Expected the name of an admitted silo ({there}), got {name!r}.")
+
+
+def admitted(folder: FederationFolder) -> list[Admission]:
+    """All admitted silos by name."""
+    return _read_all(folder.admitted)
+
+
+def publish_roster(folder: FederationFolder, path: Path | None = None) -> None:
+    """Write the roster of all admitted silos to a file, by default the one that is handed to silos."""
+    roster = {known.name: known.ledger_key for known in admitted(folder)}
+    write_roster(folder.public / ROSTER if path is None else path, roster)
+
+
+def synchronise(folder: FederationFolder, *, say: Say) -> None:
+    """Register with a running SuperLink who is admitted, unregister everybody else.
+
+    Raises:
+        EngineError: the SuperLink does not answer.
+    """
+    known = _numbers(folder)
+    wanted = {silo.node_key for silo in admitted(folder)}
+    there = {number for number, _ in _listed(folder)}
+    for number in there - {known[key] for key in wanted if key in known}:
+        _flower(folder, unregister_command(number), say=say)
+    for silo in admitted(folder):
+        if known.get(silo.node_key) not in there:
+            answer = _flower(folder, register_command(_file(folder.admitted, silo), name=silo.name), say=say)
+            known[silo.node_key] = str(answer["node-id"])
+    kept = {key: number for key, number in known.items() if key in wanted}
+    (folder.flower_home / _NUMBERS).write_text(json.dumps(kept, sort_keys=True) + "\n")
+
+
+def nodes(folder: FederationFolder) -> list[Node]:
+    """The admitted silos as a running SuperLink sees them; raises EngineError if it does not answer."""
+    known, status = _numbers(folder), dict(_listed(folder))
+    return [
+        Node(name=silo.name, status=status.get(known.get(silo.node_key, ""), "not registered"))
+        for silo in admitted(folder)
+    ]
+
+
+def _listed(folder: FederationFolder) -> list[tuple[str, str]]:
+    """Number and status of the nodes that Flower has registered."""
+    listed = _flower(folder, nodes_command()).get("nodes", [])
+    return [(str(node["node-id"]), str(node["status"])) for node in listed if node["status"] != _GONE]
+
+
+def _numbers(folder: FederationFolder) -> dict[str, str]:
+    """Flower's number of each node key: Flower tells it once, when a node is registered."""
+    path = folder.flower_home / _NUMBERS
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def _flower(folder: FederationFolder, command: list[str], *, say: Say | None = None) -> dict[str, Any]:
+    if say is not None:
+        say(command)
+    done = subprocess.run(
+        command,
+        env=dict(environment(folder.flower_home)),
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        check=False,
+    )
+    try:
+        record: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
+    except ValueError as error:
+        raise EngineError(f"Expected Flower to answer, got: {(done.stderr or done.stdout).strip()[-400:]}") from error
+    if not record.get("success", True):
+        raise EngineError(f"Expected Flower to do it, got: {record.get('error-message', record)}")
+    return record
+
+
+def _read_all(folder: Path) -> list[Admission]:
+    return sorted((read_admission(path) for path in folder.glob("*.pub")), key=lambda known: known.name)
+
+
+def _file(folder: Path, known: Admission) -> Path:
+    """Named after the key, which unlike the silo's name is safe in a path."""
+    digits = base64.b64decode(known.node_key)[-8:].hex()
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in known.name)
+    return folder / f"{plain[:40]}-{digits}.pub"

@@ -1,0 +1,143 @@
+"""Start a training on a running federation, or go on with one that was interrupted, and follow it to its end."""
+
+import json
+import secrets
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from recsys_fed.config import FederationConfig, Value, flat, parse, to_toml
+from recsys_fed.deployment.federation import AUTHORITY, CATALOGUE, ROSTER, FederationFolder, split_address
+from recsys_fed.deployment.flower_commands import environment, printed, run_command
+from recsys_fed.deployment.processes import end, healthy
+from recsys_fed.deployment.roster import admitted, publish_roster
+from recsys_fed.deployment.serving import prepare_flower
+from recsys_fed.errors import ConfigurationError, EngineError
+from recsys_fed.federation.outcome import EMBEDDINGS
+from recsys_fed.simulation.apps import app_folder
+
+RUN_CONFIG, FLOWER_LOG = "run.toml", "flower.log"
+_POLL = 0.5
+OnPoll = Callable[[Path], None]
+
+
+def new_training(folder: FederationFolder, *, overrides: Mapping[str, Value]) -> Path:
+    """Make the folder of a new training within the terms that silos agreed to.
+
+    Args:
+        folder: of the federation.
+        overrides: keys of a run; epsilon may be lower than agreed, rounds and the server's own settings are free.
+
+    Raises:
+        ConfigurationError: epsilon above the agreed one, another of the agreed terms, or too few admitted silos.
+    """
+    terms = folder.settings().training
+    config = parse(FederationConfig, flat(terms) | dict(overrides))
+    if config.epsilon > terms.epsilon:
+        raise ConfigurationError(f"Expected at most the agreed epsilon {terms.epsilon:g}, got {config.epsilon:g}.")
+    for name in ("trainer", "delta", "noise", "silos", "max_silos_per_user", "declared_users", "dp_sgd"):
+        if getattr(config, name) != getattr(terms, name):
+            raise ConfigurationError(
+                f"Expected {name} = {getattr(terms, name)}, as silos agreed, got {getattr(config, name)}. "
+                "They refuse anything else: new terms need new silos' settings."
+            )
+    there = len(admitted(folder))
+    if there < max(config.minimum_silos, 1):
+        raise ConfigurationError(f"Expected at least {max(config.minimum_silos, 1)} admitted silos, got {there}.")
+    name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    training = folder.trainings / name
+    training.mkdir(parents=True)
+    _write_run_config(folder, training, replace(config, training=name))
+    return training
+
+
+def last_training(folder: FederationFolder) -> Path:
+    """The newest training's folder; raises ConfigurationError if there is none."""
+    found = sorted(path for path in folder.trainings.glob("*") if (path / RUN_CONFIG).is_file())
+    if not found:
+        raise ConfigurationError(f"Expected a training in {folder.trainings}, there is none. Start one.")
+    return found[-1]
+
+
+def resumed_training(folder: FederationFolder) -> Path:
+    """The newest training, made ready to go on; raises ConfigurationError if it is complete or there is none."""
+    training = last_training(folder)
+    if (training / EMBEDDINGS).is_file():
+        raise ConfigurationError(f"Expected an interrupted training, {training.name} is complete. Start a new one.")
+    text = (training / RUN_CONFIG).read_text(encoding="utf-8")
+    (training / RUN_CONFIG).write_text(text.replace("resume = false", "resume = true"), encoding="utf-8")
+    publish_roster(folder, training / ROSTER)
+    return training
+
+
+def run_training(
+    folder: FederationFolder, training: Path, *, timeout: float, say: Callable[[str], None], on_poll: OnPoll
+) -> None:
+    """Run until the model is there.
+
+    Raises:
+        EngineError: the federation does not serve, or the run ended without a model. Go on with --resume.
+    """
+    settings = folder.settings()
+    host, port = "127.0.0.1", split_address(settings.address)[1]
+    reason = healthy(host, port, authority=None if settings.insecure else folder.public / AUTHORITY)
+    if reason:
+        raise EngineError(
+            f"Expected the federation to serve on port {port}: {reason}. Start `federation serve` first."
+        )
+    prepare_flower(folder, settings)
+    command = run_command(app_folder(), training / RUN_CONFIG)
+    say(printed(command, folder.flower_home))
+    with (training / FLOWER_LOG).open("ab") as output:
+        process = subprocess.Popen(command, env=dict(environment(folder.flower_home)), stdout=output, stderr=output)
+        try:
+            deadline = time.monotonic() + timeout
+            while process.poll() is None and not (training / EMBEDDINGS).is_file():
+                if time.monotonic() > deadline:
+                    raise EngineError(f"Expected the training to end within {timeout:.0f} s, it did not.")
+                on_poll(training)
+                time.sleep(_POLL)
+        finally:
+            end(process)
+    on_poll(training)
+    if not (training / EMBEDDINGS).is_file():
+        raise EngineError(
+            f"Expected a model in {training}, the run ended without one. See {training / FLOWER_LOG}; "
+            "`federation train --resume` goes on at the next round."
+        )
+
+
+def progress_of(training: Path) -> dict[str, object]:
+    """How far a training is: rounds done of how many, silos that answered last, and whether it is complete."""
+    totals = {}
+    path = training / "federation.json"
+    if path.is_file():
+        totals = json.loads(path.read_text())
+    events = training / "events.jsonl"
+    lines = [json.loads(line) for line in events.read_text().splitlines()] if events.is_file() else []
+    last = max((line["round"] for line in lines), default=-1)
+    return {
+        "training": training.name,
+        "rounds": last + 1,
+        "planned": int(totals.get("planned_rounds", 0)),
+        "answered": sum(line["round"] == last for line in lines),
+        "refused": len(totals.get("refused", [])),
+        "complete": (training / EMBEDDINGS).is_file(),
+    }
+
+
+def _write_run_config(folder: FederationFolder, training: Path, config: FederationConfig) -> None:
+    publish_roster(folder, training / ROSTER)
+    keys = flat(
+        replace(
+            config,
+            output=str(training),
+            catalogue=str(folder.public / CATALOGUE),
+            roster=str(training / ROSTER),
+            resume=False,
+        )
+    )
+    (training / RUN_CONFIG).write_text(to_toml(keys), encoding="utf-8")

@@ -1,0 +1,49 @@
+"""What `recsys-fed federation` and `recsys-fed silo` print."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_console = Console(highlight=False)
+
+
+def print_findings(findings: Sequence[Mapping[str, Any]]) -> None:
+    """One line a check."""
+    table = Table("", "check", "what was found", box=None, padding=(0, 2, 0, 0))
+    for finding in findings:
+        mark = Text("good", style="green") if finding["good"] else Text("BAD", style="bold red")
+        table.add_row(mark, finding["name"], Text(str(finding["detail"])))
+    _console.print(table)
+
+
+def print_status(record: Mapping[str, Any]) -> None:
+    """Server, certificate, nodes and trainings of a federation."""
+    server = record["server"]
+    _console.print(f"{record['name']} at {record['address']}: {server}", markup=False)
+    _console.print(f"server certificate until {record['certificate_until']}", markup=False)
+    silos = Table("silo", "status", "ledger key")
+    for silo in record["silos"]:
+        silos.add_row(Text(silo["name"]), silo["status"], silo["ledger_key"][:16])
+    _console.print(silos)
+    trainings = Table("training", "rounds", "silos in the last", "refused messages", "")
+    for one in record["trainings"]:
+        rounds = f"{one['rounds']} of {one['planned'] or '?'}"
+        done = "complete" if one["complete"] else "not complete"
+        trainings.add_row(one["training"], rounds, str(one["answered"]), str(one["refused"]), done)
+    _console.print(trainings)
+
+
+def print_ranking(items: Sequence[Mapping[str, Any]]) -> None:
+    """A user's recommendations."""
+    table = Table("rank", "item", "title", "score")
+    for item in items:
+        table.add_row(str(item["rank"]), Text(item["item"]), Text(item["title"]), f"{item['score']:.4f}")
+    _console.print(table)
+
+
+def say(line: str) -> None:
+    """A line for people, on standard error: standard output is for results."""
+    Console(stderr=True, highlight=False).print(line, markup=False, soft_wrap=True)

@@ -1,0 +1,116 @@
+"""Recommendations from what a silo keeps, offline: nothing is asked of anybody and nothing is charged."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from recsys_fed import checks
+from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.errors import ConfigurationError, DataFormatError
+from recsys_fed.evaluation.ranking import top_items
+from recsys_fed.models.items import ItemEmbeddings
+from recsys_fed.models.users import scores
+from recsys_fed.silo.pseudonyms import Pseudonyms
+from recsys_fed.silo.state import StateFolder, UserState
+
+_USERS_AT_ONCE = 1024
+_SCHEMA = pa.schema([("user", pa.string()), ("rank", pa.int32()), ("item", pa.string()), ("score", pa.float32())])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Recommender:
+    """A silo's users, their model and the catalogue it is about."""
+
+    model: ItemEmbeddings
+    state: UserState
+    catalogue: Catalogue
+    pseudonyms: Pseudonyms
+
+    def __post_init__(self) -> None:
+        if self.model.catalogue_hash != self.catalogue.content_hash:
+            raise DataFormatError(
+                "Expected the catalogue that the model was trained on, got another. Fetch it again."
+            )
+
+    def best(self, rows: Sequence[int], k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Items [n, k] of users by row, best first, without what they have interacted with, and their scores."""
+        ranked = scores(self.model, self.state.vectors[list(rows)])
+        seen = self.state.histories[list(rows)].nonzero()
+        ranked[torch.from_numpy(seen[0].astype(np.int64)), torch.from_numpy(seen[1].astype(np.int64))] = -torch.inf
+        best = top_items(ranked, min(k, self.catalogue.n_items))
+        return best, ranked.gather(1, best)
+
+
+def open_recommender(folder: StateFolder, catalogue: Catalogue, pseudonyms: Pseudonyms) -> Recommender:
+    """Open the state of a silo for recommendations; see `StateFolder` for what it refuses."""
+    return Recommender(model=folder.model(), state=folder.users(), catalogue=catalogue, pseudonyms=pseudonyms)
+
+
+def recommend_user(recommender: Recommender, user: str, *, k: int = 10) -> list[dict[str, Any]]:
+    """The k best items that a user has not interacted with, as rank, item, title and score.
+
+    Raises:
+        ConfigurationError: the silo does not know the user, or k < 1.
+    """
+    checks.at_least(1, k=k)
+    row = recommender.state.row_of(recommender.pseudonyms.of(user))
+    if row is None:
+        raise ConfigurationError("Expected a user of this silo's training data, got one it does not have.")
+    items, found = recommender.best([row], k)
+    catalogue = recommender.catalogue
+    return [
+        {
+            "rank": rank,
+            "item": str(catalogue.item_ids[item]),
+            "title": catalogue.titles[item] if catalogue.titles is not None else "",
+            "score": score,
+        }
+        for rank, (item, score) in enumerate(zip(items[0].tolist(), found[0].tolist(), strict=True), start=1)
+        if np.isfinite(score)
+    ]
+
+
+def export_recommendations(
+    recommender: Recommender, path: Path, *, k: int = 10, users: Sequence[str] | None = None
+) -> int:
+    """Write the k best items of every user, or of those named, to a new Parquet file; returns how many users.
+
+    Without `users` the column user holds pseudonyms; with them the ids as they were given.
+
+    Raises:
+        ConfigurationError: the file is there already, or k < 1.
+    """
+    checks.at_least(1, k=k)
+    if path.exists():
+        raise ConfigurationError(f"Expected no file at {path} yet, there is one.")
+    chosen = list(_chosen(recommender, users))
+    with pq.ParquetWriter(path, _SCHEMA) as writer:
+        for start in range(0, len(chosen), _USERS_AT_ONCE):
+            writer.write_table(_table(recommender, chosen[start : start + _USERS_AT_ONCE], k))
+    return len(chosen)
+
+
+def _chosen(recommender: Recommender, users: Sequence[str] | None) -> Iterator[tuple[str, int]]:
+    if users is None:
+        yield from ((str(name), row) for row, name in enumerate(recommender.state.users))
+        return
+    rows = {name: row for row, name in enumerate(recommender.state.users.tolist())}
+    for user in users:
+        row = rows.get(recommender.pseudonyms.of(user))
+        if row is not None:
+            yield user, row
+
+
+def _table(recommender: Recommender, some: Sequence[tuple[str, int]], k: int) -> pa.Table:
+    items, found = recommender.best([row for _, row in some], k)
+    there = torch.isfinite(found).flatten().numpy()
+    names = np.repeat([name for name, _ in some], items.shape[1])
+    ranks = np.tile(np.arange(1, items.shape[1] + 1, dtype=np.int32), len(some))
+    columns = (names, ranks, recommender.catalogue.item_ids[items.flatten().numpy()], found.flatten().numpy())
+    return pa.table([pa.array(column[there]) for column in columns], schema=_SCHEMA)

@@ -1,0 +1,200 @@
+"""silo.toml: all that a silo's operator decides. Only the silo reads it; nothing that a server sends changes it."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+from recsys_fed import checks
+from recsys_fed.config import FederationConfig, flattened, known_key, parse
+from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
+
+FILE = "silo.toml"
+PERSONALISATION = ("user-only",)
+SOURCES = ("csv", "parquet", "sqlite", "postgresql")
+HOLD_OUT = ("none", "last")
+_FROM_A_DATABASE = ("sqlite", "postgresql")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """The table [data]: where a silo's interactions are and which of them count.
+
+    Attributes:
+        source: csv, parquet (a file or a folder of them), sqlite or postgresql.
+        path: of a file or folder. url: SQLAlchemy's, of a database; leave a password to ~/.pgpass.
+        query: the one query that is ever run, for databases; ":since" and ":until" in it are bound.
+        user, item, value, time: names of columns; value and time are optional.
+        since, until: ISO dates or times, UTC; since is included, until is not. "" is open.
+        minimum_value: only interactions with at least this value count.
+        minimum_history: users with fewer interactions with items of the catalogue take no part.
+        block_rows: rows that are read at a time.
+        hold_out: "last" keeps each user's latest interaction out of training, to measure the model on.
+    """
+
+    source: str = "csv"
+    path: str = ""
+    url: str = ""
+    query: str = ""
+    user: str = "user"
+    item: str = "item"
+    value: str = ""
+    time: str = ""
+    since: str = ""
+    until: str = ""
+    minimum_value: float = float("-inf")
+    minimum_history: int = 1
+    block_rows: int = 200_000
+    hold_out: str = "none"
+
+    def __post_init__(self) -> None:
+        checks.one_of(SOURCES, source=self.source)
+        checks.one_of(HOLD_OUT, hold_out=self.hold_out)
+        checks.at_least(1, minimum_history=self.minimum_history, block_rows=self.block_rows)
+        needed, other = ("url", "path") if self.source in _FROM_A_DATABASE else ("path", "url")
+        if not getattr(self, needed) or getattr(self, other):
+            raise ConfigurationError(f"Expected data.{needed} and no data.{other} for a source {self.source}.")
+        if (self.source in _FROM_A_DATABASE) != bool(self.query):
+            raise ConfigurationError(f"Expected data.query for databases and only there, source is {self.source}.")
+        if (self.since or self.until or self.hold_out == "last") and not self.time:
+            raise ConfigurationError("Expected data.time, the column that since, until and hold-out need, got none.")
+        for name in ("since", "until"):
+            moment(getattr(self, name), name=name)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Role -> name of its column, of the roles that there are."""
+        named = {role: getattr(self, role) for role in ("user", "item", "value", "time")}
+        return {role: name for role, name in named.items() if name}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiloSettings:
+    """All of silo.toml. Paths are absolute once it is read.
+
+    Attributes:
+        name: public name. folder: of silo.toml.
+        personalisation: "user-only": user vectors follow from the released model and the own history alone.
+        address: of the federation, HOST:PORT. root_certificate: of its authority.
+        catalogue: the public catalogue that was agreed on.
+        roster: names and ledger keys of the silos with which this one takes part in secure aggregation.
+        node_key, ledger_key, secret_key: the silo's three key files.
+        ledger: path or URL. witness: file that notes the ledger's head; "" is none.
+        state: folder of what the silo keeps.
+        agreed: the terms of training that this silo accepts.
+        data: its interactions.
+        simulated_seed, simulated_index: noise from this seed, as the silo of this number in a simulation; -1 in
+            every real silo. The ledger must have been started as a simulation's, and says so for ever.
+    """
+
+    name: str = ""
+    folder: str = ""
+    personalisation: str = "user-only"
+    address: str = ""
+    root_certificate: str = ""
+    catalogue: str = ""
+    roster: str = ""
+    node_key: str = "keys/node.key"
+    ledger_key: str = "keys/ledger.key"
+    secret_key: str = "keys/secret.key"  # noqa: S105  (a path)
+    ledger: str = "ledger.sqlite"
+    witness: str = "ledger.witness"
+    state: str = "state"
+    simulated_seed: int = -1
+    simulated_index: int = -1
+    agreed: FederationConfig = field(default_factory=FederationConfig)
+    data: DataSettings = field(default_factory=lambda: DataSettings(path="interactions.csv"))
+
+    def __post_init__(self) -> None:
+        checks.one_of(PERSONALISATION, personalisation=self.personalisation)
+        checks.at_least(-1, simulated_seed=self.simulated_seed, simulated_index=self.simulated_index)
+        if not self.name or not self.name.isprintable() or len(self.name) > 64:
+            raise ConfigurationError(f"Expected a silo name of 1 to 64 printable characters, got {self.name!r}.")
+        if self.agreed.silos < 1:
+            raise ConfigurationError("Expected agreed.silos >= 1: how many silos there are is public.")
+        if (self.simulated_seed < 0) != (self.simulated_index < 0):
+            raise ConfigurationError("Expected simulated-seed and simulated-index together, or none of them.")
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the silo's noise follows from a seed: for tests only, it protects nobody."""
+        return self.simulated_seed >= 0
+
+
+_PATHS = ("root_certificate", "catalogue", "roster", "node_key", "ledger_key", "secret_key", "witness", "state")
+# Where each field of a silo is written; the others are in [silo].
+_TABLES = ("silo", "agreed", "data")
+
+
+def read_silo_settings(path: Path) -> SiloSettings:
+    """Read silo.toml (or the one in a folder).
+
+    Raises:
+        DataNotFoundError: there is none.
+        DataFormatError: it is not TOML.
+        ConfigurationError: a key that nothing reads, or a value that is not allowed.
+    """
+    path = path / FILE if path.is_dir() else path
+    if not path.is_file():
+        raise DataNotFoundError(f"Expected a silo's settings at {path}, there is no such file. See `silo init`.")
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataFormatError(f"Expected TOML in {path}: {error}.") from error
+    _known(tables, path)
+    folder = path.resolve().parent
+    silo = tables.get("silo", {})
+    settings = replace(
+        parse(SiloSettings, silo | {"folder": str(folder)}),
+        agreed=parse(FederationConfig, flattened(tables.get("agreed", {}))),
+        data=_data(tables.get("data", {}), folder),
+    )
+    paths: dict[str, Any] = {name: _within(folder, getattr(settings, name)) for name in _PATHS}
+    return replace(settings, ledger=_address(folder, settings.ledger), **paths)
+
+
+def moment(text: str, *, name: str = "time") -> float | None:
+    """Seconds since 1970 of an ISO date or time, UTC where it says nothing else; None for "".
+
+    >>> moment("1970-01-02"), moment("")
+    (86400.0, None)
+    """
+    if not text:
+        return None
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigurationError(f"Expected {name} as 2026-01-31 or 2026-01-31T12:00:00Z, got {text!r}.") from error
+    return (when if when.tzinfo else datetime.fromisoformat(f"{when.isoformat()}+00:00")).timestamp()
+
+
+def _data(table: Mapping[str, Any], folder: Path) -> DataSettings:
+    plain = {key: v.isoformat() if isinstance(v, date | datetime) else v for key, v in table.items()}
+    data = parse(DataSettings, plain)
+    return replace(data, path=_within(folder, data.path), url=_address(folder, data.url) if data.url else "")
+
+
+def _within(folder: Path, text: str) -> str:
+    """A path relative to the settings' folder."""
+    return str((folder / Path(text).expanduser()).resolve()) if text else ""
+
+
+def _address(folder: Path, text: str) -> str:
+    """A database's URL as it is; a path relative to the settings' folder."""
+    return text if "://" in text else _within(folder, text)
+
+
+def _known(tables: Mapping[str, Any], path: Path) -> None:
+    """Refuse what nothing reads: a misspelled setting must not be silently open."""
+    plain = {f.name.replace("_", "-") for f in fields(SiloSettings)} - {"folder", "agreed", "data"}
+    data = {f.name.replace("_", "-") for f in fields(DataSettings)}
+    for table, content in tables.items():
+        if table not in _TABLES or not isinstance(content, dict):
+            raise ConfigurationError(f"Expected the tables {', '.join(_TABLES)} in {path}, got {table!r}.")
+        for key, value in content.items():
+            names = [f"{key}.{inner}" for inner in value] if isinstance(value, dict) else [key]
+            known = {"silo": key in plain, "data": key in data, "agreed": all(map(known_key, names))}
+            if not known[table]:
+                raise ConfigurationError(f"Expected keys of [{table}] in {path}, got {key!r}, which nothing reads.")

@@ -1,0 +1,157 @@
+"""What a silo keeps of a finished training: the global model, and its users' vectors and histories, sealed.
+
+    model-HASH.safetensors   the released item embeddings: public
+    users-HASH.sealed        pseudonyms, vectors and histories of the silo's users for that model: encrypted
+    current.json             which HASH is in use; replaced last, so a crash leaves the version before
+
+HASH is the SHA-256 of the model's file, 16 digits of it in names. User vectors of one model are never used with
+another: the sealed file's label is the whole hash.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.numpy import load, save
+from scipy import sparse
+
+from recsys_fed.errors import DataFormatError, DataNotFoundError
+from recsys_fed.models.histories import histories_of
+from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
+from recsys_fed.models.users import user_vectors
+from recsys_fed.signing.canonical import sha256
+from recsys_fed.silo.sealing import read_sealed, write_sealed
+from recsys_fed.silo.secret import SiloSecret
+
+_PURPOSE, _CURRENT = "stored state", "current.json"
+_DIGITS = 16
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UserState:
+    """Users of one silo under one global model.
+
+    Attributes:
+        users: pseudonyms, object array of str [n_users].
+        vectors: float32 [n_users, embedding_dim].
+        histories: csr [n_users, n_items], what they have interacted with, held-out interactions included.
+    """
+
+    users: npt.NDArray[np.object_]
+    vectors: torch.Tensor
+    histories: sparse.csr_matrix
+
+    def row_of(self, pseudonym: str) -> int | None:
+        """The row of a user, or None."""
+        found = np.flatnonzero(self.users == pseudonym)
+        return int(found[0]) if len(found) else None
+
+
+class StateFolder:
+    """The folder of a silo's state."""
+
+    def __init__(self, folder: Path, secret: SiloSecret) -> None:
+        self._folder, self._key = folder, secret.derived(_PURPOSE)
+
+    def keep(self, content: bytes, users: npt.NDArray[np.object_], histories: sparse.csr_matrix) -> str:
+        """Take in a released model: fold in all users, seal them, and make it the current one; returns its hash.
+
+        Args:
+            content: the model's file.
+            users: pseudonyms [n_users].
+            histories: csr [n_users, n_items].
+
+        Raises:
+            DataFormatError: the content is no model, or one of another number of items.
+        """
+        model_hash = sha256(content)
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = self._model(model_hash)
+        partial = path.with_suffix(".part")
+        partial.write_bytes(content)
+        try:
+            model = load_item_embeddings(partial)
+            if model.n_items != histories.shape[1]:
+                raise DataFormatError(f"Expected a model of {histories.shape[1]} items, got {model.n_items}.")
+        except DataFormatError:
+            partial.unlink()
+            raise
+        partial.replace(path)
+        vectors = user_vectors(model, histories_of(histories))
+        sealed = _packed(UserState(users=users, vectors=vectors, histories=histories))
+        write_sealed(self._users(model_hash), sealed, key=self._key, label=model_hash)
+        self._make_current(model_hash)
+        return model_hash
+
+    def current(self) -> str:
+        """Hash of the model in use; raises DataNotFoundError where there is none yet."""
+        path = self._folder / _CURRENT
+        if not path.is_file():
+            raise DataNotFoundError(
+                f"Expected a trained model in {self._folder}, there is none. Take part in training."
+            )
+        return str(json.loads(path.read_text())["model"])
+
+    def model(self) -> ItemEmbeddings:
+        """The global model in use; raises DataFormatError if its file is not the one that was kept."""
+        model_hash = self.current()
+        path = self._model(model_hash)
+        if not path.is_file() or sha256(path.read_bytes()) != model_hash:
+            raise DataFormatError(
+                f"Expected the model {model_hash[:_DIGITS]} at {path}, it is missing or was changed."
+            )
+        return load_item_embeddings(path)
+
+    def users(self) -> UserState:
+        """The users under the model in use; see `read_sealed` for what it refuses."""
+        model_hash = self.current()
+        return _unpacked(read_sealed(self._users(model_hash), key=self._key, label=model_hash))
+
+    def _make_current(self, model_hash: str) -> None:
+        """Point to a version; those before the last one are removed."""
+        before = self.current() if (self._folder / _CURRENT).is_file() else model_hash
+        partial = self._folder / f".{_CURRENT}.{os.getpid()}.part"
+        with partial.open("w") as file:
+            json.dump({"model": model_hash}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self._folder / _CURRENT)
+        kept = {path.name for name in (before, model_hash) for path in (self._model(name), self._users(name))}
+        for path in (*self._folder.glob("model-*.safetensors"), *self._folder.glob("users-*.sealed")):
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
+
+    def _model(self, model_hash: str) -> Path:
+        return self._folder / f"model-{model_hash[:_DIGITS]}.safetensors"
+
+    def _users(self, model_hash: str) -> Path:
+        return self._folder / f"users-{model_hash[:_DIGITS]}.sealed"
+
+
+def _packed(state: UserState) -> bytes:
+    csr = state.histories.tocsr()
+    return save(
+        {
+            "users": np.frombuffer("\n".join(state.users.tolist()).encode(), dtype=np.uint8),
+            "vectors": state.vectors.detach().cpu().float().numpy(),
+            "starts": csr.indptr.astype(np.int64),
+            "items": csr.indices.astype(np.int32),
+            "shape": np.array(csr.shape, dtype=np.int64),
+        }
+    )
+
+
+def _unpacked(content: bytes) -> UserState:
+    tensors = load(content)
+    text = tensors["users"].tobytes().decode()
+    names = text.split("\n") if text else []
+    users = np.empty(len(names), dtype=object)
+    users[:] = names
+    ones = np.ones(len(tensors["items"]), dtype=np.float32)
+    n_users, n_items = tensors["shape"].tolist()
+    histories = sparse.csr_matrix((ones, tensors["items"], tensors["starts"]), shape=(n_users, n_items))
+    return UserState(users=users, vectors=torch.from_numpy(tensors["vectors"]), histories=histories)

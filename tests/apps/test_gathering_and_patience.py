@@ -1,0 +1,127 @@
+"""Who takes part, and what becomes of silos that do not answer at once."""
+
+import json
+
+import pytest
+from flwr.app import Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
+
+from recsys_fed.config import FederationConfig
+from recsys_fed.errors import DataNotFoundError, ProtocolError
+from recsys_fed.federation.inprocess import _task_identity
+from recsys_fed.federation.update import Greeting
+from recsys_fed.federation.wire import greeting_to_records
+from recsys_fed.simulation.apps import load_apps
+
+KEYS = {f"silo-{index}": f"{index:064x}" for index in range(4)}
+
+
+class Nodes:
+    """A Grid whose nodes answer by a table: node -> reply, or a list of replies of which None is silence."""
+
+    def __init__(self, answers):
+        self.answers, self.asked, self._waiting = answers, [], {}
+
+    def get_node_ids(self):
+        return list(self.answers)
+
+    def push_messages(self, messages):
+        numbers = []
+        for message in messages:
+            node = message.metadata.dst_node_id
+            self.asked.append(node)
+            number = f"{len(self.asked)}"
+            message.metadata.__dict__["_message_id"] = number
+            numbers.append(number)
+            answers = self.answers[node]
+            answer = answers.pop(0) if isinstance(answers, list) else answers
+            if answer is not None:
+                self._waiting[number] = Message(answer, reply_to=message)
+        return numbers
+
+    def pull_messages(self, numbers):
+        return [self._waiting.pop(number) for number in list(numbers) if number in self._waiting]
+
+    def send_and_receive(self, messages, *, timeout=None):
+        return self.pull_messages(self.push_messages(messages))
+
+
+def greeting(silo: str, key: str | None = None) -> RecordDict:
+    made = Greeting(silo=silo, catalogue_hash="c0ffee", n_items=3, public_key=KEYS[silo] if key is None else key)
+    return greeting_to_records(made)
+
+
+@pytest.fixture
+def apps():
+    """The server's own modules, imported as Flower would."""
+    main = load_apps()[0]._main.__globals__
+    with _task_identity(1):
+        yield main
+
+
+def gathered(apps, answers, tmp_path, **config):
+    path = tmp_path / "roster.json"
+    path.write_text(json.dumps(KEYS))
+    return apps["gather"](Nodes(answers), FederationConfig(silos=len(answers), roster=str(path), **config))
+
+
+def test_only_silos_of_the_roster_take_part_and_the_others_are_counted(apps, tmp_path):
+    answers = {
+        10: greeting("silo-0"),
+        11: greeting("silo-1", key="f" * 64),
+        12: Error(code=2, reason="no"),
+        13: RecordDict(),
+        14: greeting("silo-2"),
+    }
+    found = gathered(apps, answers, tmp_path, minimum_silos=2)
+    assert {node: one.silo for node, one in found.greetings.items()} == {10: "silo-0", 14: "silo-2"}
+    assert len(found.refused) == 3
+
+
+def test_two_nodes_under_one_name_are_both_left_out(apps, tmp_path):
+    answers = {10: greeting("silo-0"), 11: greeting("silo-0"), 12: greeting("silo-3")}
+    found = gathered(apps, answers, tmp_path)
+    assert set(found.greetings) == {12}
+    assert len(found.refused) == 2
+
+
+def test_too_few_are_too_few(apps, tmp_path):
+    with pytest.raises(ProtocolError, match="at least 2 silos, got 1"):
+        gathered(apps, {10: greeting("silo-0"), 11: RecordDict()}, tmp_path, minimum_silos=2)
+    with pytest.raises(DataNotFoundError):
+        apps["gather"](Nodes({10: greeting("silo-0")}), FederationConfig(silos=1, roster=str(tmp_path / "none")))
+
+
+def patient(apps, nodes, **how):
+    return apps["PatientGrid"](nodes, **{"timeout": 5.0, "first_wait": 0.05, **how})
+
+
+def ask(grid, nodes):
+    return grid.send_and_receive([Message(RecordDict(), node, "train") for node in nodes])
+
+
+def test_a_silo_that_was_away_is_asked_again(apps):
+    gone = Error(code=ErrorCode.NODE_UNAVAILABLE, reason="gone")
+    nodes = Nodes({1: [greeting("silo-0")], 2: [None, greeting("silo-1")], 3: [gone, gone, greeting("silo-2")]})
+    replies = ask(patient(apps, nodes), [1, 2, 3])
+    assert sorted(reply.metadata.src_node_id for reply in replies) == [1, 2, 3]
+    assert not any(reply.has_error() for reply in replies)
+    assert sorted(nodes.asked) == [1, 2, 2, 3, 3, 3]
+
+
+def test_a_silo_that_refuses_is_not_asked_again(apps):
+    nodes = Nodes({1: [Error(code=1, reason="the budget")], 2: [greeting("silo-1")]})
+    replies = {reply.metadata.src_node_id: reply for reply in ask(patient(apps, nodes), [1, 2])}
+    assert replies[1].has_error()
+    assert sorted(nodes.asked) == [1, 2]
+
+
+def test_patience_ends(apps):
+    nodes = Nodes({1: [None] * 50, 2: [greeting("silo-1")]})
+    replies = ask(patient(apps, nodes, timeout=0.6), [1, 2])
+    assert [reply.metadata.src_node_id for reply in replies] == [2]
+    assert 2 <= nodes.asked.count(1) <= 8
+    # Steps of masked rounds are asked for once.
+    nodes = Nodes({1: [None] * 50})
+    assert ask(patient(apps, nodes, attempts=1), [1]) == []
+    assert nodes.asked == [1]

@@ -1,0 +1,145 @@
+"""The deployed apps in one process: own settings, own noise, own limits, and what a silo keeps."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from deployment_kit import CONFIG, DATA, SEED, SILOS, USER, deployed, train_in_process
+from flwr.app import Context, Message, RecordDict
+
+from client.deployed import forget_silos, open_deployed_silo
+from client.opening import open_silo
+from recsys_fed.certificates.run import verify_run
+from recsys_fed.errors import BudgetExceededError, ConfigurationError, PrivacyError, ProtocolError
+from recsys_fed.federation.outcome import CERTIFICATES, EMBEDDINGS, EVENTS
+from recsys_fed.ledger.ledger import Ledger
+from recsys_fed.ledger.verification import verify_ledger
+from recsys_fed.models.items import load_item_embeddings
+from recsys_fed.privacy.noise import SystemNoise
+from recsys_fed.silo.settings import read_silo_settings
+from recsys_fed.simulation.runner import Simulation, simulate
+
+
+@pytest.fixture(autouse=True)
+def _opened_anew():
+    forget_silos()
+    yield
+    forget_silos()
+
+
+def test_seeded_silos_give_the_model_of_the_simulation(tmp_path):
+    there = deployed(tmp_path, simulated=True)
+    train_in_process(there, tmp_path / "training")
+    simulate(
+        Simulation(federation=CONFIG, data=DATA, declare_users=False),
+        output=tmp_path / "simulation",
+    )
+    one, other = (load_item_embeddings(tmp_path / run / EMBEDDINGS) for run in ("training", "simulation"))
+    for name in ("vectors", "bias", "history_weights"):
+        assert np.array_equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.mark.parametrize("mode", ["off", "auto"])
+def test_real_silos_draw_from_the_operating_system_and_keep_ledgers(tmp_path, mode):
+    config = replace(CONFIG, secure_aggregation=mode)
+    there = deployed(tmp_path, config=config)
+    train_in_process(there, tmp_path / "training", config=config)
+    events = [json.loads(line) for line in (tmp_path / "training" / EVENTS).read_text().splitlines()]
+    assert len(events) == 3 * SILOS
+    assert {event["noise_source"] for event in events} == {"operating-system"}
+    # Three deployed silos mask their rounds unless somebody says otherwise.
+    assert {event["threshold"] > 0 for event in events} == {mode == "auto"}
+    found = verify_run(
+        tmp_path / "training" / CERTIFICATES,
+        events=tmp_path / "training" / EVENTS,
+        model=tmp_path / "training" / EMBEDDINGS,
+    )
+    assert found.holds, found.problems
+    for silo in there.silos:
+        settings = read_silo_settings(silo)
+        ledger = Ledger.open(settings.ledger)
+        assert not ledger.terms().simulated
+        assert verify_ledger(ledger).releases == 3
+        assert {entry.body.run for entry in ledger.entries() if entry.kind == "release"} == {"a-training"}
+
+
+def test_a_real_ledger_refuses_seeded_noise(tmp_path):
+    there = deployed(tmp_path)
+    path = there.silos[0] / "silo.toml"
+    path.write_text(
+        path.read_text().replace('name = "silo-0"', 'name = "silo-0"\nsimulated-seed = 1\nsimulated-index = 0')
+    )
+    with pytest.raises(ConfigurationError, match="Expected simulated False"):
+        open_deployed_silo(there.silos[0])
+    # Even behind that check: the ledger itself looks at each event.
+    path.write_text(path.read_text().replace("simulated-seed = 1\nsimulated-index = 0\n", ""))
+    silo = open_deployed_silo(there.silos[0])
+    assert isinstance(silo.randomness(0).noise, SystemNoise)
+    assert silo.randomness(0).nonce != silo.randomness(0).nonce
+    seeded = replace(silo, settings=replace(silo.settings, simulated_seed=1, simulated_index=0), index=0)
+    asked = requests_of(there, tmp_path)[0]
+    with pytest.raises(PrivacyError, match="operating system"):
+        seeded.release(asked, run="another")
+
+
+def test_a_node_is_simulated_or_deployed_never_both(tmp_path):
+    there = deployed(tmp_path)
+    for node_config in ({}, {"partition-id": 0, "num-partitions": 1, "silo": str(there.silos[0])}):
+        with pytest.raises(ConfigurationError, match="neither or both"):
+            open_silo(Context(1, 2, node_config, RecordDict(), {}))
+    # A server's run configuration has no say in which silo is opened, nor in its data.
+    run_config = {"silo": "/etc/passwd", "data": "/etc/passwd", "ledgers": "/etc", "seed": 3}
+    silo = open_silo(Context(1, 2, {"silo": str(there.silos[0])}, RecordDict(), run_config))
+    assert silo.name == "silo-0"
+    assert silo.config.seed == 0
+
+
+def requests_of(there, tmp_path):
+    """The requests of a training with these silos."""
+    from recsys_fed.federation.wire import request_from_records
+    from recsys_fed.simulation.apps import load_apps
+
+    client, seen = load_apps()[1], []
+
+    def recording(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == "train":
+            seen.append(request_from_records(message.content))
+        return client(message, context)
+
+    train_in_process(there, tmp_path / "recorded", config=replace(CONFIG, secure_aggregation="off"), app=recording)
+    return seen
+
+
+def test_what_was_not_agreed_to_is_refused_and_charges_nothing(tmp_path):
+    there = deployed(tmp_path, config=replace(CONFIG, secure_aggregation="off"))
+    first = requests_of(there, tmp_path)[0]
+    silo = open_deployed_silo(there.silos[0])
+    before = silo.ledger.releases()
+    with pytest.raises(ProtocolError, match="agreed trainer"):
+        silo.check_request(replace(first, trainer="dp-sgd"))
+    with pytest.raises(ProtocolError, match="catalogue"):
+        silo.check_request(replace(first, catalogue_hash="0" * 64))
+    with pytest.raises(ProtocolError, match="noise share"):
+        silo.check_request(replace(first, noise_share=0.5))
+    # Less noise than the agreed epsilon allows: within the ledger's limit of 20, above the 6 of a training.
+    with pytest.raises(BudgetExceededError, match="agreed epsilon 6"):
+        silo.release(replace(first, noise_multiplier=0.4), run="cheap")
+    assert silo.ledger.releases() == before
+    # The same request again is the same bytes, and no charge.
+    one, other = (silo.release(first, run="again") for _ in range(2))
+    assert np.array_equal(one.total, other.total)
+    assert silo.ledger.releases() == before + 1
+
+
+def test_what_a_silo_keeps_and_logs_names_no_user(tmp_path):
+    there = deployed(tmp_path)
+    train_in_process(there, tmp_path / "training")
+    kept = [path for silo in there.silos for path in silo.rglob("*") if path.is_file()]
+    kept += [path for path in (tmp_path / "training").rglob("*") if path.is_file()]
+    assert any(path.suffix == ".sealed" for path in kept)
+    for path in kept:
+        assert USER.encode() not in path.read_bytes(), path
+    vectors = open_deployed_silo(there.silos[0]).state.users().vectors.numpy()
+    assert all(vectors[:1].tobytes() not in path.read_bytes() for path in kept)
+    assert SEED == 5

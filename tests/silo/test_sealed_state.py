@@ -1,0 +1,173 @@
+"""What a silo keeps: sealed, of one model, whole or not at all, and enough to recommend from."""
+
+import stat
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError, KeyFileError
+from recsys_fed.models.histories import histories_of
+from recsys_fed.models.items import FoldIn, ItemEmbeddings, item_embeddings_bytes
+from recsys_fed.models.users import scores, user_vectors
+from recsys_fed.silo.pseudonyms import Pseudonyms
+from recsys_fed.silo.recommendations import export_recommendations, open_recommender, recommend_user
+from recsys_fed.silo.sealing import read_sealed, write_sealed
+from recsys_fed.silo.secret import SiloSecret
+from recsys_fed.silo.state import StateFolder
+
+N_ITEMS = 12
+CATALOGUE = Catalogue(item_ids=np.array([f"i{item}" for item in range(N_ITEMS)], dtype=object))
+SECRET = SiloSecret.generate()
+PSEUDONYMS = Pseudonyms(SECRET)
+USERS = ["ann", "bob", "cy"]
+
+
+def model(seed: int = 0) -> ItemEmbeddings:
+    generator = torch.Generator().manual_seed(seed)
+    return ItemEmbeddings(
+        vectors=torch.randn(N_ITEMS, 3, generator=generator),
+        bias=torch.zeros(N_ITEMS),
+        history_weights=torch.ones(N_ITEMS),
+        fold_in=FoldIn(kind="projection"),
+        catalogue_hash=CATALOGUE.content_hash,
+    )
+
+
+def histories() -> sparse.csr_matrix:
+    matrix = np.zeros((3, N_ITEMS), dtype=np.float32)
+    matrix[0, [0, 1]] = matrix[1, [2]] = 1
+    return sparse.csr_matrix(matrix)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    state = StateFolder(tmp_path / "state", SECRET)
+    state.keep(item_embeddings_bytes(model()), PSEUDONYMS.of_all(np.array(USERS, dtype=object)), histories())
+    return state
+
+
+def test_the_best_items_are_those_of_the_fold_in_without_what_is_known(folder):
+    recommender = open_recommender(folder, CATALOGUE, PSEUDONYMS)
+    expected = scores(model(), user_vectors(model(), histories_of(histories())))
+    expected[0, [0, 1]] = -torch.inf
+    found = recommend_user(recommender, "ann", k=4)
+    assert [item["item"] for item in found] == [
+        f"i{row}" for row in expected[0].argsort(descending=True)[:4].tolist()
+    ]
+    assert [item["rank"] for item in found] == [1, 2, 3, 4]
+    assert len(recommend_user(recommender, "ann", k=99)) == N_ITEMS - 2
+    with pytest.raises(ConfigurationError, match="user of this silo") as refused:
+        recommend_user(recommender, "dora")
+    assert "dora" not in str(refused.value)
+    with pytest.raises(ConfigurationError):
+        recommend_user(recommender, "ann", k=0)
+
+
+def test_an_export_has_every_user_or_those_that_are_named(folder, tmp_path):
+    import pyarrow.parquet as pq
+
+    recommender = open_recommender(folder, CATALOGUE, PSEUDONYMS)
+    assert export_recommendations(recommender, tmp_path / "all.parquet", k=3) == 3
+    whole = pq.read_table(tmp_path / "all.parquet").to_pandas()
+    assert set(whole.user) == {PSEUDONYMS.of(user) for user in USERS}
+    assert len(whole) == 9
+    assert export_recommendations(recommender, tmp_path / "some.parquet", k=3, users=["bob", "dora"]) == 1
+    some = pq.read_table(tmp_path / "some.parquet").to_pandas()
+    assert some.user.tolist() == ["bob"] * 3
+    assert some.item.tolist() == [item["item"] for item in recommend_user(recommender, "bob", k=3)]
+    with pytest.raises(ConfigurationError, match="Expected no file"):
+        export_recommendations(recommender, tmp_path / "all.parquet")
+
+
+def test_only_the_secret_opens_it(folder, tmp_path):
+    sealed = next((tmp_path / "state").glob("users-*.sealed"))
+    assert stat.S_IMODE(sealed.stat().st_mode) == 0o600
+    content = sealed.read_bytes()
+    assert PSEUDONYMS.of("ann").encode() not in content
+    assert folder.users().vectors[0].numpy().tobytes() not in content
+    with pytest.raises(KeyFileError):
+        StateFolder(tmp_path / "state", SiloSecret.generate()).users()
+    for place in range(0, len(content), 97):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        sealed.write_bytes(bytes(changed))
+        with pytest.raises(KeyFileError):
+            folder.users()
+
+
+def test_vectors_of_one_model_are_never_used_with_another(folder, tmp_path):
+    first = next((tmp_path / "state").glob("users-*.sealed")).read_bytes()
+    second = folder.keep(item_embeddings_bytes(model(1)), np.array(["x"] * 3, dtype=object), histories())
+    assert folder.current() == second
+    (tmp_path / "state" / f"users-{second[:16]}.sealed").write_bytes(first)
+    with pytest.raises(KeyFileError):
+        folder.users()
+    (tmp_path / "state" / f"model-{second[:16]}.safetensors").write_bytes(item_embeddings_bytes(model(2)))
+    with pytest.raises(DataFormatError, match="changed"):
+        folder.model()
+
+
+def test_the_two_newest_versions_are_kept(folder, tmp_path):
+    for seed in (1, 2, 3):
+        folder.keep(item_embeddings_bytes(model(seed)), np.array(["x"] * 3, dtype=object), histories())
+    assert len(list((tmp_path / "state").glob("users-*.sealed"))) == 2
+    assert len(list((tmp_path / "state").glob("model-*.safetensors"))) == 2
+    assert folder.model().vectors.equal(model(3).vectors)
+
+
+def test_a_crash_before_the_end_leaves_the_version_before(folder, tmp_path, monkeypatch):
+    before = folder.current()
+
+    def crash(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recsys_fed.silo.state.write_sealed", crash)
+    with pytest.raises(KeyboardInterrupt):
+        folder.keep(item_embeddings_bytes(model(1)), np.array(["x"] * 3, dtype=object), histories())
+    assert folder.current() == before
+    assert folder.users().users.tolist() == [PSEUDONYMS.of(user) for user in USERS]
+
+
+def test_what_is_no_model_of_this_catalogue_is_refused(folder):
+    for content in (b"", b"nothing", item_embeddings_bytes(model())[:-4]):
+        with pytest.raises(DataFormatError):
+            folder.keep(content, np.array(["x"] * 3, dtype=object), histories())
+    with pytest.raises(DataFormatError, match="items"):
+        folder.keep(item_embeddings_bytes(model()), np.array(["x"], dtype=object), sparse.csr_matrix((1, 4)))
+    assert folder.users().users.tolist() == [PSEUDONYMS.of(user) for user in USERS]
+
+
+def test_an_empty_silo_has_a_state_as_well(tmp_path):
+    state = StateFolder(tmp_path, SECRET)
+    with pytest.raises(DataNotFoundError):
+        state.model()
+    state.keep(item_embeddings_bytes(model()), np.empty(0, dtype=object), sparse.csr_matrix((0, N_ITEMS)))
+    assert state.users().vectors.shape == (0, 3)
+
+
+def test_a_secret_is_kept_private_and_under_its_passphrase(tmp_path):
+    path = tmp_path / "keys" / "secret.key"
+    SECRET.save(path, passphrase="long enough")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert b"ENCRYPTED" in path.read_bytes()
+    assert SiloSecret.load(path, passphrase="long enough").derived("x") == SECRET.derived("x")
+    for wrong in ("other", None):
+        with pytest.raises(KeyFileError):
+            SiloSecret.load(path, passphrase=wrong)
+    with pytest.raises(ConfigurationError, match="there is one"):
+        SECRET.save(path)
+    assert len({SECRET.derived(purpose) for purpose in ("x", "y", "z")}) == 3
+
+
+def test_a_file_for_one_purpose_does_not_open_for_another(tmp_path):
+    key = SECRET.derived("x")
+    write_sealed(tmp_path / "f", b"content", key=key, label="one")
+    assert read_sealed(tmp_path / "f", key=key, label="one") == b"content"
+    with pytest.raises(KeyFileError):
+        read_sealed(tmp_path / "f", key=key, label="two")
+    first = (tmp_path / "f").read_bytes()
+    write_sealed(tmp_path / "f", b"content", key=key, label="one")
+    assert (tmp_path / "f").read_bytes() != first, "every file has a nonce of its own"
