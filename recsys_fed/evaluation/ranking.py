@@ -45,7 +45,7 @@ def _largest(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     n_groups = n_items // _GROUP
     if n_items < _LONG_ROW or n_groups < 2 * k:
         return torch.topk(scores, k, dim=1)
-    maxima = scores[:, : n_groups * _GROUP].unflatten(1, (n_groups, _GROUP)).amax(2)
+    maxima = scores[:, : n_groups * _GROUP].reshape(n_users, n_groups, _GROUP).amax(2)
     groups = torch.topk(maxima, k, dim=1, sorted=False).indices
     inside = groups[:, :, None] * _GROUP + torch.arange(_GROUP, device=scores.device)
     rest = torch.arange(n_groups * _GROUP, n_items, device=scores.device).expand(n_users, -1)
