@@ -93,7 +93,9 @@ def test_a_second_attempt_that_the_budget_has_no_room_for_is_refused_by_the_silo
     assert len(outcome.events) == 2 * SILOS
 
 
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    "phase", [phase if phase == "train" else pytest.param(phase, marks=pytest.mark.soak) for phase in PHASES]
+)
 def test_below_the_threshold_the_round_is_abandoned_and_nothing_is_unmasked(phase, tmp_path):
     with pytest.raises(e.TooFewSurvivorsError) as caught:
         masked_run(tmp_path, dropping(phase, 1, 3), limit=ROOM)

@@ -94,9 +94,7 @@ def request_changed(**changes):
     [
         ({"settings": {"more": 1.0}}, "TermsError: Expected the request"),
         ({"noise_share": 0.2}, "ProtocolError: Expected a noise share of at least 0.25"),
-        ({"attempt": 1}, "TermsError: Expected the request"),
         ({"threshold": 0, "noise_share": 1.0}, "TermsError: Expected the request"),
-        ({"catalogue_hash": "c0ffee"}, "ProtocolError: Expected a request about the catalogue"),
     ],
 )
 def test_another_request_than_all_silos_agreed_to_is_refused_and_not_charged(changes, says, tmp_path):
