@@ -62,7 +62,7 @@ def test_turns_are_no_entries(url):
 def test_what_is_charged_without_being_kept_cannot_be_had_again(url):
     ledger = created(url)
     charged(ledger, "first")
-    ledger.charge(release("second"), b"second", keep=False)
+    ledger.charge(release("second", request="second"), b"second", keep=False)
     assert ledger.releases() == 2
     for name in ("first", "second"):
         assert ledger.kept_payload(run="run", request=digest(name)) is None
