@@ -36,7 +36,7 @@ def advertise(silo: Silo, context: Context, terms_message: bytes) -> bytes:
     state, message = protocol.advertise(terms, silo.key, silo.accepted)
     content = state_to_bytes(state)
     silo.ledger.begin_turns(run=terms.run, state=sha256(content))
-    context.state[_RECORD] = ConfigRecord({_KEY: content})
+    _keep(context, content)
     return message
 
 
@@ -44,7 +44,7 @@ def share(silo: Silo, context: Context, roster: bytes) -> bytes:
     """Check everybody's keys and answer with sealed shares."""
     used = _taken(context)
     state, message = protocol.share(state_of(used, Advertised), silo.key, roster)
-    _exchange(silo, context, used, state)
+    _keep(context, _turn(silo, context, used, state))
     return message
 
 
@@ -64,8 +64,14 @@ def masked_release(silo: Silo, context: Context, request: Request, delivery: byt
     check_terms_of(request, ready.roster.terms)
     integers, event = silo.noised(request)
     state, message = protocol.mask(ready, silo.key, integers)
+<<<<<<< HEAD
     _exchange(silo, context, used, state)
     silo.charge(request, event, message, run=training_of(context), keep=False)
+=======
+    content = _turn(silo, context, used, state)
+    silo.charge(request, event, message, run=str(context.run_id), keep=False)
+    _keep(context, content)
+>>>>>>> 5ac111b1b8659159fce00da55f3423f9073f2fae
     return MaskedUpdate(silo=silo.name, content=message, event=event, catalogue_hash=request.catalogue_hash)
 
 
@@ -73,7 +79,7 @@ def confirm(silo: Silo, context: Context, survivors: bytes) -> bytes:
     """Sign who survived."""
     used = _taken(context)
     state, message = protocol.confirm(state_of(used, Masked), silo.key, survivors)
-    _exchange(silo, context, used, state)
+    _keep(context, _turn(silo, context, used, state))
     return message
 
 
@@ -95,7 +101,16 @@ def _taken(context: Context) -> bytes:
     return content if isinstance(content, bytes) else b""
 
 
-def _exchange(silo: Silo, context: Context, used: bytes, after: KeptState) -> None:
+def _turn(silo: Silo, context: Context, used: bytes, after: KeptState) -> bytes:
+    """Use the state for good; the bytes of the one after it."""
     content = state_to_bytes(after)
+<<<<<<< HEAD
     silo.ledger.take_turn(run=training_of(context), used=sha256(used), after=sha256(content))
+=======
+    silo.ledger.take_turn(run=str(context.run_id), used=sha256(used), after=sha256(content))
+    return content
+
+
+def _keep(context: Context, content: bytes) -> None:
+>>>>>>> 5ac111b1b8659159fce00da55f3423f9073f2fae
     context.state[_RECORD] = ConfigRecord({_KEY: content})

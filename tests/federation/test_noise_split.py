@@ -3,14 +3,19 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.federation.aggregation import noise_on_total
 from recsys_fed.federation.masked_request import check_terms_of, modulus_of, round_terms
 from recsys_fed.federation.noise_split import masking_of, settled, share_of_silo
 from recsys_fed.federation.planning import PublicCatalogue, planned_schedule, stages_of
 from recsys_fed.federation.secure_aggregation.errors import TermsError
+from recsys_fed.privacy.integer_mechanism import noised
+from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.signing.keys import SigningKey
 
 ON = FederationConfig(secure_aggregation="on")
@@ -75,6 +80,24 @@ def test_a_user_in_k_silos_is_hidden_by_the_noise_of_the_sum_as_by_that_of_k_rel
         shown = k * stage.asked.l2_clip_norm / least
         assert shown <= math.sqrt(k) / stage.asked.noise_multiplier
         assert shown >= 0.98 * math.sqrt(k) / stage.asked.noise_multiplier
+
+
+@pytest.mark.parametrize(("n", "threshold", "colluding"), [(3, 2, 0), (5, 4, 1)])
+def test_the_sum_over_any_survivors_has_the_noise_that_is_said_and_never_less_than_promised(n, threshold, colluding):
+    config = silos(n, secure_aggregation_threshold=threshold, secure_aggregation_colluders=colluding)
+    asked = stages_of(planned_schedule(config, PublicCatalogue(n_items=20_000)))[0].asked
+    rng = np.random.default_rng(0)
+    empty = np.zeros(asked.shape)
+    noise = [noised(empty, mechanism=asked.mechanism, noise=SeededNoise(5, n, silo)).ravel() for silo in range(n)]
+    promised = asked.noise_multiplier * asked.l2_clip_norm
+    for survivors in range(threshold, n + 1):
+        total = (sum(noise[:survivors]) + rng.uniform(-0.5, 0.5, len(empty))) * asked.grid_step
+        said = noise_on_total(asked, survivors)
+        assert stats.kstest(total, stats.norm(0, said).cdf).pvalue > 1e-3
+        for wrong in (2 / 3, 3 / 2):
+            assert stats.kstest(total, stats.norm(0, wrong * said).cdf).pvalue < 1e-6
+        assert noise_on_total(asked, survivors - colluding) >= promised
+    assert noise_on_total(asked, threshold - colluding) <= 1.01 * promised
 
 
 PLANS = {

@@ -41,6 +41,19 @@ def left_after(text: str, *, seconds: float) -> list[int]:
 
 
 @needs_ray
+@pytest.mark.soak
+def test_a_masked_run_gives_the_same_model_on_both_engines(tmp_path):
+    """Masks are fresh on each, so events differ in their digests only."""
+    masked = {"secure_aggregation": "on", "secure_aggregation_threshold": 2}
+    record = run("flower", tmp_path / "flower", **masked)
+    expected = run("in-process", tmp_path / "in-process", **masked)
+    models = [(tmp_path / engine / "item_embeddings.safetensors").read_bytes() for engine in ("flower", "in-process")]
+    assert models[0] == models[1]
+    for name in ("metrics", "epsilon_spent", "bytes_up", "rounds", "secure_aggregation", "refused"):
+        assert record[name] == expected[name], name
+
+
+@needs_ray
 def test_flowers_engine_gives_the_bytes_of_the_in_process_engine(tmp_path):
     flower, in_process = tmp_path / "flower", tmp_path / "in-process"
     record = run("flower", flower)

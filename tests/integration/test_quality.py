@@ -22,3 +22,15 @@ def test_recall_at_20_with_privacy(trainer, noise, bar, shared_data):
     assert max(record["epsilon_spent"].values()) <= 8.0
     assert record["popularity"]["recall@20"] == pytest.approx(0.1161, abs=0.0005)
     assert record["metrics"]["recall@20"] >= bar, record["metrics"]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("silos", "gain"), [(10, 1.15), (50, 1.35)])
+def test_masked_silos_reach_what_noise_once_reaches(silos, gain, shared_data):
+    data = SimulationConfig(data=str(shared_data / "ml-1m" / "ultragcn"))
+    recall = {}
+    for name, keys in {"masked": {"secure_aggregation": "on"}, "once": {"noise": "central"}, "own": {}}.items():
+        federation = FederationConfig(silos=silos, epsilon=8.0, **keys)
+        recall[name] = simulate(Simulation(federation=federation, data=data))["metrics"]["recall@20"]
+    assert recall["masked"] >= 0.99 * recall["once"]
+    assert recall["masked"] >= gain * recall["own"]

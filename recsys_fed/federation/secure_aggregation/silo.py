@@ -5,8 +5,8 @@
 
 Each takes the state before and the server's bytes, and returns the state after and the silo's bytes. **A state is
 used once**: whoever holds it replaces it before the bytes leave. Using one twice would sign two views, or hide two
-vectors under the same masks. States hold secrets in memory only, and have no text form; what later phases do not
-need is no longer in them. The identity key is an argument and never part of a state.
+vectors under the same masks. States hold secrets, and what later phases do not need is no longer in them; as bytes
+(`state_bytes`) they stay in the silo's memory. The identity key is an argument and never part of a state.
 
 Up to `Received` nothing depends on private data: a round that ends there costs nothing. From `mask` on the release is
 charged, whatever happens afterwards: the bytes are out of the silo's hands, and whether they are unmasked as part
@@ -116,7 +116,7 @@ def mask(state: Received, key: SigningKey, integers: npt.NDArray[np.integer]) ->
     Guarantees:
         - The bytes are indistinguishable from uniform ones to everybody who lacks this silo's self mask, or the
           mask that it has with one of its neighbours; their number is the same for all x.
-        - The release is charged *before* this is called.
+        - The release must be charged before the bytes leave.
 
     Raises:
         ConfigurationError: not as many integers as the terms say.

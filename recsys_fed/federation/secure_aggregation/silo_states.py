@@ -1,4 +1,4 @@
-"""What a silo keeps between two exchanges of a round: in memory only, without a text form, used once.
+"""What a silo keeps between two exchanges of a round: in memory only, used once.
 
 Each state is frozen and holds what later steps need and no more; the identity key is never part of one.
 """
