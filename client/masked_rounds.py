@@ -64,14 +64,9 @@ def masked_release(silo: Silo, context: Context, request: Request, delivery: byt
     check_terms_of(request, ready.roster.terms)
     integers, event = silo.noised(request)
     state, message = protocol.mask(ready, silo.key, integers)
-<<<<<<< HEAD
-    _exchange(silo, context, used, state)
-    silo.charge(request, event, message, run=training_of(context), keep=False)
-=======
     content = _turn(silo, context, used, state)
-    silo.charge(request, event, message, run=str(context.run_id), keep=False)
+    silo.charge(request, event, message, run=training_of(context), keep=False)
     _keep(context, content)
->>>>>>> 5ac111b1b8659159fce00da55f3423f9073f2fae
     return MaskedUpdate(silo=silo.name, content=message, event=event, catalogue_hash=request.catalogue_hash)
 
 
@@ -104,13 +99,9 @@ def _taken(context: Context) -> bytes:
 def _turn(silo: Silo, context: Context, used: bytes, after: KeptState) -> bytes:
     """Use the state for good; the bytes of the one after it."""
     content = state_to_bytes(after)
-<<<<<<< HEAD
     silo.ledger.take_turn(run=training_of(context), used=sha256(used), after=sha256(content))
-=======
-    silo.ledger.take_turn(run=str(context.run_id), used=sha256(used), after=sha256(content))
     return content
 
 
 def _keep(context: Context, content: bytes) -> None:
->>>>>>> 5ac111b1b8659159fce00da55f3423f9073f2fae
     context.state[_RECORD] = ConfigRecord({_KEY: content})

@@ -44,7 +44,7 @@ def main(grid: Grid, context: Context) -> None:
     if config.silos:
         masking_of(settled(config, simulated=True))
     catalogue = Catalogue.load(config.catalogue) if config.catalogue else None
-    gathered = gather(grid, config)
+    gathered = gather(_patient(grid, config, masked=False), config)
     kept = Path(config.output) / CHECKPOINT if config.output and config.roster else None
     resumed = kept is not None and config.resume and kept.is_file()
     simulated = any(greeting.simulated for greeting in gathered.greetings.values())
