@@ -57,7 +57,7 @@ class RealFederation:
         port = split_address(self.there.federation.settings().address)[1]
         wait_for(lambda: not healthy("127.0.0.1", port, authority=authority), process)
         if not self._insecure:
-            wait_for(lambda: self._know_each_other(), process)
+            wait_for(self._know_each_other, process)
 
     def _know_each_other(self) -> bool:
         """Whether the server has registered every admitted silo."""
