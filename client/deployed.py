@@ -101,13 +101,14 @@ def open_deployed_silo(path: Path) -> DeployedSilo:
     data = read_silo_data(settings.data, catalogue, Pseudonyms(secret))
     if len(data.users):
         check_delta(settings.agreed.delta, n_users=len(data.users))
-    config = settled(replace(settings.agreed, seed=max(settings.simulated_seed, 0)), simulated=settings.simulated)
+    agreed = replace(settings.agreed, device=settings.device, threads=settings.threads)
+    config = settled(replace(agreed, seed=max(settings.simulated_seed, 0)), simulated=settings.simulated)
     silo = DeployedSilo(
         name=settings.name,
         index=settings.simulated_index,
         config=config,
         catalogue=catalogue,
-        histories=histories_of(data.train, device=resolve_device(settings.agreed.device)),
+        histories=histories_of(data.train, device=resolve_device(settings.device)),
         test=data.test,
         ledger=ledger,
         key=key,

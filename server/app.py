@@ -44,22 +44,21 @@ def main(grid: Grid, context: Context) -> None:
     if config.silos:
         masking_of(settled(config, simulated=True))
     catalogue = Catalogue.load(config.catalogue) if config.catalogue else None
-    gathered = gather(grid, config)
+    gathered = gather(_patient(grid, config, masked=False), config)
     kept = Path(config.output) / CHECKPOINT if config.output and config.roster else None
     resumed = kept is not None and config.resume and kept.is_file()
     simulated = any(greeting.simulated for greeting in gathered.greetings.values())
     config = replace(config, silos=_silos(config, gathered, kept if resumed else None))
     config = settled(config, simulated=simulated)
-    schedule = begin(config, agree(list(gathered.greetings.values()), catalogue), catalogue)
-    if resumed and kept is not None:
-        schedule = resume_schedule(schedule, kept)
+    begun = begin(config, agree(list(gathered.greetings.values()), catalogue), catalogue)
+    schedule = resume_schedule(begun, kept) if resumed and kept is not None else begun
     run = config.training or str(context.run_id)
     run_log = FederationLog(folder=Path(config.output) if config.output else None, training=run)
     run_log.started(schedule, refused=gathered.refused)
     masked = None
     if masking_of(config) is not None:
         masked = MaskedRounds(gathered.greetings, run=run, declared_users=config.declared_users)
-    strategy = TrainerStrategy(schedule, run_log, gathered.greetings, masked=masked, after_round=_keeper(kept))
+    strategy = TrainerStrategy(schedule, run_log, gathered.greetings, masked=masked, after_round=_keeper(kept, begun))
     rounds = _patient(grid, config, masked=masked is not None)
     strategy.start(rounds, ArrayRecord(), num_rounds=len(schedule.stages) - schedule.round, timeout=ROUND_TIMEOUT)
     model = item_embeddings(strategy.schedule)
@@ -85,5 +84,5 @@ def _silos(config: FederationConfig, gathered: Gathered, checkpoint: Path | None
     return config.silos if config.roster and config.silos else len(gathered.greetings)
 
 
-def _keeper(path: Path | None) -> Callable[[Schedule], None]:
-    return lambda schedule: save_checkpoint(schedule, path) if path is not None else None
+def _keeper(path: Path | None, begun: Schedule) -> Callable[[Schedule], None]:
+    return lambda schedule: save_checkpoint(schedule, path, begun=begun) if path is not None else None

@@ -69,7 +69,7 @@ def deployed(
             name=f"silo-{index}",
             epsilon=20.0,
             data={"source": "csv", "path": f"../silo-{index}.csv", "user": "customer", "item": "sku"},
-            extra={"simulated-seed": SEED, "simulated-index": index} if simulated else {},
+            extra={"threads": 1} | ({"simulated-seed": SEED, "simulated-index": index} if simulated else {}),
         )
         admit(made, path / f"silo-{index}.pub")
         silos.append(path)

@@ -29,6 +29,11 @@ def init(  # noqa: PLR0913  (one argument a flag)
     url: Annotated[str | None, typer.Option(help="SQLAlchemy URL, for databases; no password in it.")] = None,
     query: Annotated[str | None, typer.Option(help="The one query that is ever run, for databases.")] = None,
     columns: Annotated[str, typer.Option(help="user=NAME,item=NAME[,value=NAME][,time=NAME].")] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    threads: Annotated[int, typer.Option(help="Of the numerical libraries; 0 takes all processors.")] = 0,
+    personalisation: Annotated[
+        str, typer.Option(help="user-only: vectors from the model and the own history.")
+    ] = "user-only",
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE of [data], such as since=2026-01-01.")
     ] = None,
@@ -52,7 +57,13 @@ def init(  # noqa: PLR0913  (one argument a flag)
             data[key] = text
         data[key] = data[key].isoformat() if hasattr(data[key], "isoformat") else data[key]
     admission = init_silo(
-        folder, federation=federation, name=name, epsilon=epsilon, data=data, passphrase=passphrase()
+        folder,
+        federation=federation,
+        name=name,
+        epsilon=epsilon,
+        data=data,
+        extra={"device": device, "threads": threads, "personalisation": personalisation},
+        passphrase=passphrase(),
     )
     say(f"made {folder / 'silo.toml'}; hand {folder / (admission.name + '.pub')} to the federation's operator")
     say("then: recsys-fed silo check")

@@ -1,9 +1,11 @@
 """Which silos are admitted: files in the operator's folder, brought into line with what Flower has registered."""
 
 import base64
+import fcntl
 import json
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,17 +79,26 @@ def synchronise(folder: FederationFolder, *, say: Say) -> None:
     Raises:
         EngineError: the SuperLink does not answer.
     """
-    known = _numbers(folder)
-    wanted = {silo.node_key for silo in admitted(folder)}
-    there = {number for number, _ in _listed(folder)}
-    for number in there - {known[key] for key in wanted if key in known}:
-        _flower(folder, unregister_command(number), say=say)
-    for silo in admitted(folder):
-        if known.get(silo.node_key) not in there:
-            answer = _flower(folder, register_command(_file(folder.admitted, silo), name=silo.name), say=say)
-            known[silo.node_key] = str(answer["node-id"])
-    kept = {key: number for key, number in known.items() if key in wanted}
-    (folder.flower_home / _NUMBERS).write_text(json.dumps(kept, sort_keys=True) + "\n")
+    with _alone(folder):
+        known = _numbers(folder)
+        wanted = {silo.node_key for silo in admitted(folder)}
+        there = {number for number, _ in _listed(folder)}
+        for number in there - {known[key] for key in wanted if key in known}:
+            _flower(folder, unregister_command(number), say=say)
+        for silo in admitted(folder):
+            if known.get(silo.node_key) not in there:
+                answer = _flower(folder, register_command(_file(folder.admitted, silo), name=silo.name), say=say)
+                known[silo.node_key] = str(answer["node-id"])
+        kept = {key: number for key, number in known.items() if key in wanted}
+        (folder.flower_home / _NUMBERS).write_text(json.dumps(kept, sort_keys=True) + "\n")
+
+
+@contextmanager
+def _alone(folder: FederationFolder) -> Iterator[None]:
+    """One process at a time: a server that starts and `federation admit` would register the same key twice."""
+    with (folder.flower_home / "nodes.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def nodes(folder: FederationFolder) -> list[Node]:

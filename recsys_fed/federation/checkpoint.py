@@ -26,15 +26,19 @@ from recsys_fed.trainers.base import PublicFacts
 
 FILE = "checkpoint.safetensors"
 _METADATA, _VERSION = "recsys-fed checkpoint", 1
+_TENSOR, _BEGUN = "tensor", "as at the beginning"
 # What may differ between the runs before and after an interruption.
 _FREE = {
     "output", "catalogue", "roster", "resume", "threads", "device", "minimum-silos", "silos", "robust", "trim",
 }  # fmt: skip
 
 
-def save_checkpoint(schedule: Schedule, path: Path) -> None:
-    """Write the run as it stands; the file is the old one or the whole new one, also after a power failure."""
-    tensors, record = _taken_apart(schedule.state)
+def save_checkpoint(schedule: Schedule, path: Path, *, begun: Schedule) -> None:
+    """Write the run as it stands; the file is the old one or the whole new one, also after a power failure.
+
+    Tensors that are still those with which the run has begun are not written: they follow from its settings.
+    """
+    tensors, record = _taken_apart(schedule.state, begun.state)
     facts = {
         "version": _VERSION,
         "round": schedule.round,
@@ -109,19 +113,21 @@ def _compared(config: FederationConfig) -> str:
     return canonical(keys).decode()
 
 
-def _taken_apart(state: Any, prefix: str = "") -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors by dotted name, and everything else."""
+def _taken_apart(state: Any, begun: Any, prefix: str = "") -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors by dotted name, but for those of the beginning, and everything else."""
     tensors: dict[str, torch.Tensor] = {}
     record: dict[str, Any] = {}
     for declared in fields(state):
         value, name = getattr(state, declared.name), prefix + declared.name
         if isinstance(value, PublicFacts):
             continue
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, torch.Tensor) and value is getattr(begun, declared.name, None):
+            record[declared.name] = _BEGUN
+        elif isinstance(value, torch.Tensor):
             tensors[name] = value.detach().cpu().contiguous()
-            record[declared.name] = "tensor"
+            record[declared.name] = _TENSOR
         elif is_dataclass(value):
-            inner, record[declared.name] = _taken_apart(value, name + ".")
+            inner, record[declared.name] = _taken_apart(value, None, name + ".")
             tensors |= inner
         elif value is None or isinstance(value, bool | int | float | str):
             record[declared.name] = [value]
@@ -131,8 +137,10 @@ def _taken_apart(state: Any, prefix: str = "") -> tuple[dict[str, torch.Tensor],
 
 
 def _put_together(begun: Any, record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:
-    """The reverse; public facts are those of the run that was just begun."""
-    return _rebuilt(type(begun), record, tensors, "", facts=begun.facts)
+    """The reverse; public facts, and tensors of the beginning, are those of the run that was just begun."""
+    state = _rebuilt(type(begun), record, tensors, "", facts=begun.facts)
+    kept = {name: getattr(begun, name) for name, value in record.items() if value == _BEGUN}
+    return replace(state, **kept)
 
 
 def _rebuilt(
@@ -145,8 +153,10 @@ def _rebuilt(
         kept = record.get(declared.name)
         if expected is PublicFacts:
             values[declared.name] = facts
-        elif kept == "tensor":
+        elif kept == _TENSOR:
             values[declared.name] = tensors[name]
+        elif kept == _BEGUN:
+            values[declared.name] = None
         elif isinstance(kept, Mapping):
             values[declared.name] = _rebuilt(_dataclass_of(expected), kept, tensors, name + ".", facts=facts)
         else:

@@ -77,6 +77,7 @@ class SiloSettings:
     Attributes:
         name: public name. folder: of silo.toml.
         personalisation: "user-only": user vectors follow from the released model and the own history alone.
+        device, threads: on which this silo computes, see `FederationConfig`.
         address: of the federation, HOST:PORT. root_certificate: of its authority.
         catalogue: the public catalogue that was agreed on.
         roster: names and ledger keys of the silos with which this one takes part in secure aggregation.
@@ -92,6 +93,8 @@ class SiloSettings:
     name: str = ""
     folder: str = ""
     personalisation: str = "user-only"
+    device: str = "auto"
+    threads: int = 0
     address: str = ""
     root_certificate: str = ""
     catalogue: str = ""
@@ -109,6 +112,7 @@ class SiloSettings:
 
     def __post_init__(self) -> None:
         checks.one_of(PERSONALISATION, personalisation=self.personalisation)
+        checks.at_least(0, threads=self.threads)
         checks.at_least(-1, simulated_seed=self.simulated_seed, simulated_index=self.simulated_index)
         if not self.name or not self.name.isprintable() or len(self.name) > 64:
             raise ConfigurationError(f"Expected a silo name of 1 to 64 printable characters, got {self.name!r}.")

@@ -35,16 +35,16 @@ def silos():
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_a_resumed_run_is_the_run_itself(config, silos, tmp_path):
-    schedule = begun(config, N_ITEMS)
+    schedule = first = begun(config, N_ITEMS)
     whole, _ = run_by_hand(schedule, silos)
     path = tmp_path / "checkpoint.safetensors"
     while schedule.round < len(schedule.stages):
-        save_checkpoint(schedule, path)
+        save_checkpoint(schedule, path, begun=first)
         resumed = resume_schedule(begun(config, N_ITEMS), path)
         assert resumed.round == schedule.round
         assert request_digest(request(resumed)) == request_digest(request(schedule))
         schedule = advance(resumed, request(resumed), answers(resumed, silos))
-    save_checkpoint(schedule, path)
+    save_checkpoint(schedule, path, begun=first)
     last = resume_schedule(begun(config, N_ITEMS), path)
     assert item_embeddings_bytes(item_embeddings(last)) == item_embeddings_bytes(item_embeddings(whole))
     assert last.metrics == whole.metrics
@@ -53,9 +53,9 @@ def test_a_resumed_run_is_the_run_itself(config, silos, tmp_path):
 
 def test_features_are_made_again_from_the_public_catalogue(silos, tmp_path):
     catalogue = generate(n_users=40, n_items=N_ITEMS, mean_interactions=8).catalogue
-    schedule = begun(SPECTRAL, catalogue.n_items, catalogue)
-    schedule = advance(schedule, request(schedule), answers(schedule, silos))
-    save_checkpoint(schedule, tmp_path / "c")
+    first = begun(SPECTRAL, catalogue.n_items, catalogue)
+    schedule = advance(first, request(first), answers(first, silos))
+    save_checkpoint(schedule, tmp_path / "c", begun=first)
     resumed = resume_schedule(begun(SPECTRAL, catalogue.n_items, catalogue), tmp_path / "c")
     assert request_digest(request(resumed)) == request_digest(request(schedule))
     assert isinstance(catalogue, Catalogue)
@@ -64,15 +64,17 @@ def test_features_are_made_again_from_the_public_catalogue(silos, tmp_path):
 def test_it_does_not_grow_with_the_number_of_rounds(silos, tmp_path):
     config = replace(SPECTRAL, trainer="dp-sgd", rounds=12)
     schedule, sizes = begun(config, N_ITEMS), []
+    first = schedule
     while schedule.round < len(schedule.stages) - 1:
         schedule = advance(schedule, request(schedule), answers(schedule, silos))
-        save_checkpoint(schedule, tmp_path / "c")
+        save_checkpoint(schedule, tmp_path / "c", begun=first)
         sizes.append((tmp_path / "c").stat().st_size)
     assert max(sizes[1:]) - min(sizes[1:]) <= 64
 
 
 def test_another_run_is_refused_by_what_differs(silos, tmp_path):
-    save_checkpoint(begun(SPECTRAL, N_ITEMS), tmp_path / "c")
+    first = begun(SPECTRAL, N_ITEMS)
+    save_checkpoint(first, tmp_path / "c", begun=first)
     for other, what in (
         (replace(SPECTRAL, epsilon=3.0), "noise_multiplier"),
         (replace(SPECTRAL, rounds=4), "rounds"),
@@ -101,7 +103,7 @@ def test_another_file_is_refused(content, tmp_path):
 
 def test_a_crash_while_writing_leaves_the_checkpoint_before(silos, tmp_path, monkeypatch):
     schedule = begun(SPECTRAL, N_ITEMS)
-    save_checkpoint(schedule, tmp_path / "c")
+    save_checkpoint(schedule, tmp_path / "c", begun=schedule)
     after = advance(schedule, request(schedule), answers(schedule, silos))
 
     def crash(_number):
@@ -109,14 +111,15 @@ def test_a_crash_while_writing_leaves_the_checkpoint_before(silos, tmp_path, mon
 
     monkeypatch.setattr("os.fsync", crash)
     with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(after, tmp_path / "c")
+        save_checkpoint(after, tmp_path / "c", begun=schedule)
     assert resume_schedule(begun(SPECTRAL, N_ITEMS), tmp_path / "c").round == 0
 
 
 def test_it_holds_tensors_and_public_facts_only(silos, tmp_path):
-    schedule, _ = run_by_hand(begun(SPECTRAL, N_ITEMS), silos)
-    save_checkpoint(schedule, tmp_path / "c")
+    first = begun(SPECTRAL, N_ITEMS)
+    schedule, _ = run_by_hand(first, silos)
+    save_checkpoint(schedule, tmp_path / "c", begun=first)
     with safe_open(tmp_path / "c", framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    assert set(tensors) == {"start", "subspace", "popularity.counts", "popularity.head"}
+    assert set(tensors) == {"subspace", "popularity.counts", "popularity.head"}
     assert all(isinstance(tensor, torch.Tensor) for tensor in tensors.values())

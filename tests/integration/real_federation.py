@@ -13,6 +13,7 @@ from deployment_kit import Deployed
 
 from recsys_fed.deployment.federation import AUTHORITY, split_address
 from recsys_fed.deployment.processes import healthy
+from recsys_fed.deployment.roster import admitted
 from recsys_fed.deployment.training import last_training
 
 COMMAND = [sys.executable, "-c", "from recsys_fed.cli import main; main()"]
@@ -55,6 +56,13 @@ class RealFederation:
         authority = None if self._insecure else self.there.federation.public / AUTHORITY
         port = split_address(self.there.federation.settings().address)[1]
         wait_for(lambda: not healthy("127.0.0.1", port, authority=authority), process)
+        if not self._insecure:
+            wait_for(self._know_each_other, process)
+
+    def _know_each_other(self) -> bool:
+        """Whether the server has registered every admitted silo."""
+        path = self.there.federation.flower_home / "nodes.json"
+        return path.is_file() and len(json.loads(path.read_text())) == len(admitted(self.there.federation))
 
     def start_silo(self, index: int) -> None:
         """Start one silo; it needs a while to be ready."""

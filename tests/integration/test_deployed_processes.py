@@ -1,6 +1,7 @@
 """Server and silos as real processes over TLS with authenticated nodes; data in Parquet, SQLite and PostgreSQL."""
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,14 @@ from recsys_fed.certificates.run import verify_run
 from recsys_fed.deployment.authority import make_authority
 from recsys_fed.deployment.federation import AUTHORITY, split_address
 from recsys_fed.deployment.processes import free_port, healthy
+from recsys_fed.deployment.provisioning import init_silo
+from recsys_fed.deployment.roster import admit, revoke, synchronise
 from recsys_fed.federation.outcome import CERTIFICATES, EMBEDDINGS, EVENTS
 from recsys_fed.models.items import load_item_embeddings
 from recsys_fed.simulation.runner import Simulation, simulate
+
+# Flower takes about five seconds for each exchange of messages: as few as will do.
+CONFIG = replace(CONFIG, rounds=2)
 
 
 def with_databases(there, tables) -> None:
@@ -52,7 +58,7 @@ def with_databases(there, tables) -> None:
 def federation(tmp_path_factory):
     """Three running silos of a seeded federation; the seed is what makes the model comparable."""
     folder = tmp_path_factory.mktemp("real")
-    there = deployed(folder, simulated=True, port=free_port())
+    there = deployed(folder, config=CONFIG, simulated=True, port=free_port())
     with_databases(there, silo_tables()[1])
     running = RealFederation(there, folder / "logs")
     try:
@@ -77,7 +83,10 @@ def test_the_model_is_that_of_the_in_process_engine_whoever_knocks(federation, t
     assert found.holds, found.problems
     assert len(found.certificates) == SILOS
     finished = [line for line in log_lines(folder / "log.jsonl") if line["event"] == "round finished"]
-    assert [line["answered"] for line in finished] == [SILOS] * 3
+    assert [line["answered"] for line in finished] == [SILOS] * CONFIG.rounds
+    # What the server's operator submitted as an app was never unpacked in a silo, let alone run.
+    assert list(there.federation.flower_home.glob("apps/*"))
+    assert not any(list(silo.glob("flower/apps/*")) for silo in there.silos)
 
     listed = federation.command(
         "silo", "recommend", there.silos[2], f"{USER}{there.simulated.users_of_silo[2][0]:04}"
@@ -96,16 +105,13 @@ def refused_meanwhile(federation, folder) -> None:
     assert "certificate" in healthy("127.0.0.1", port, authority=folder / "other.pem").lower()
     for name, revoked in (("stranger", False), ("former", True)):
         silo = folder / name
-        made = federation.command(
-            "silo", "init", silo, "--federation", there.federation.public, "--name", name, "--epsilon", "8",
-            "--source", "csv", "--path", root.parent / "silo-0.csv", "--columns", "user=customer,item=sku",
-        )  # fmt: skip
-        assert made.returncode == 0, made.stderr
+        data = {"source": "csv", "path": str(root.parent / "silo-0.csv"), "user": "customer", "item": "sku"}
+        init_silo(silo, federation=there.federation.public, name=name, epsilon=8.0, data=data)
         if revoked:
-            assert (
-                federation.command("federation", "admit", there.federation.path, silo / f"{name}.pub").returncode == 0
-            )
-            assert federation.command("federation", "revoke", there.federation.path, name).returncode == 0
+            admit(there.federation, silo / f"{name}.pub")
+            synchronise(there.federation, say=list)
+            revoke(there.federation, name)
+            synchronise(there.federation, say=list)
         answer = activated(silo, settings.address)
         assert answer in {401, 412}, f"{name}: {answer}"
 

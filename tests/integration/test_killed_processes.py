@@ -5,7 +5,7 @@ import time
 
 import pytest
 from deployment_kit import CONFIG, deployed
-from real_federation import RealFederation
+from real_federation import RealFederation, wait_for
 
 from recsys_fed.deployment.processes import free_port
 from recsys_fed.deployment.training import last_training
@@ -35,7 +35,10 @@ def test_training_completes_and_ledgers_hold(victims, tmp_path):
         resume: list[str] = []
         while kills < KILLS:
             # The epsilon of one training is a tenth of a silo's limit, so that ten of them fit.
+            before = len(list(there.federation.trainings.iterdir()))
             running = federation.train("--epsilon", 0.5, "--minimum-silos", 2, *resume)
+            if not resume:
+                wait_for(lambda count=before: len(list(there.federation.trainings.iterdir())) > count, running)
             deadline = time.monotonic() + rng.uniform(0, LIFE)
             while time.monotonic() < deadline and running.poll() is None:
                 time.sleep(0.1)

@@ -1,0 +1,79 @@
+"""The operators' commands, in this process: thin, with exit codes 0, 1 and 2."""
+
+import numpy as np
+import pytest
+from command_line import json_of, run_command
+
+from recsys_fed.catalogue.items import Catalogue
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """A federation of one silo with a few users."""
+    monkeypatch.delenv("RECSYS_FED_PASSPHRASE", raising=False)
+    Catalogue(item_ids=np.array(["a", "b", "c"], dtype=object)).save(tmp_path / "c.parquet")
+    (tmp_path / "x.csv").write_text("who,what\nann,a\nann,b\nbob,c\n")
+    made = run_command(
+        "federation", "init", tmp_path / "federation", "--catalogue", tmp_path / "c.parquet", "--silos", 1,
+        "--declared-users", 100, "--address", "127.0.0.1:1", "--epsilon", 2, "--set", "metrics-epsilon=0.0",
+    )  # fmt: skip
+    assert made[0] == 0, made
+    joined = run_command(
+        "silo", "init", tmp_path / "silo", "--federation", tmp_path / "federation" / "public", "--name", "north",
+        "--epsilon", 5, "--source", "csv", "--path", tmp_path / "x.csv", "--columns", "user=who,item=what",
+        "--set", "minimum-history=2", "--threads", 1,
+    )  # fmt: skip
+    assert joined[0] == 0, joined
+    return tmp_path
+
+
+def test_from_nothing_to_an_admitted_silo(folders):
+    assert run_command("federation", "admit", folders / "federation", folders / "silo" / "north.pub")[0] == 0
+    code, out, _ = run_command("federation", "status", folders / "federation", "--json")
+    record = json_of(out)
+    assert code == 0
+    assert [silo["name"] for silo in record["silos"]] == ["north"]
+    assert record["server"].startswith("does not answer")
+    assert record["trainings"] == []
+    assert run_command("federation", "status", folders / "federation")[0] == 0
+    roster = folders / "federation" / "public" / "roster.json"
+    code, _, err = run_command("silo", "roster", folders / "silo", roster)
+    assert code == 0
+    assert record["silos"][0]["ledger_key"] in err
+    code, out, _ = run_command("silo", "check", folders / "silo", "--offline", "--json")
+    assert code == 0
+    assert {line["name"]: line["good"] for line in json_of(out)} == dict.fromkeys(
+        ("settings", "keys", "ledger", "catalogue", "roster", "data"), True
+    )
+    # The server is not there: bad, and the exit code says so.
+    assert run_command("silo", "check", folders / "silo")[0] == 1
+    assert run_command("federation", "revoke", folders / "federation", "north")[0] == 0
+    assert run_command("federation", "revoke", folders / "federation", "north")[0] == 2
+
+
+def test_what_cannot_be_done_is_one_line_and_code_2(folders):
+    federation, silo = folders / "federation", folders / "silo"
+    for arguments in (
+        ("federation", "train", federation),
+        ("federation", "train", federation, "--resume"),
+        ("federation", "train", federation, "--epsilon", 3),
+        ("federation", "serve", federation, "--insecure"),
+        ("federation", "admit", federation, silo / "silo.toml"),
+        ("silo", "serve", silo, "--insecure"),
+        ("silo", "recommend", silo, "ann"),
+        ("silo", "export", silo, folders / "out.parquet"),
+        ("silo", "check", folders / "nowhere", "--offline", "--json"),
+        ("silo", "roster", silo, silo / "silo.toml"),
+    ):
+        code, _, err = run_command(*arguments)
+        assert code == (1 if "check" in arguments else 2), (arguments, err)
+
+
+def test_a_training_is_within_the_terms_or_is_none(folders):
+    federation = folders / "federation"
+    run_command("federation", "admit", federation, folders / "silo" / "north.pub")
+    for wrong in (("--epsilon", 3), ("--set", "delta=1e-7"), ("--set", "noise=central"), ("--minimum-silos", 2)):
+        code, _, err = run_command("federation", "train", federation, *wrong)
+        assert code == 2
+        assert "Expected" in err
+    assert not list((federation / "trainings").iterdir())
