@@ -1,0 +1,62 @@
+"""A user's history as the service counts it: one level an item, the strongest of its events."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from recsys_fed.serving.events import Event, consumes, is_dislike, level
+from recsys_fed.serving.settings import FeedbackSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What an event changed: the item's level before and after; None is not in the history."""
+
+    item: str
+    before: float | None
+    after: float | None
+
+
+@dataclass(kw_only=True)
+class UserHistory:
+    """What one user did.
+
+    Attributes:
+        levels: by item id, log2 of its weight seen from time 0 (see `events.level`).
+        consumed: items that are not to be recommended.
+        last_number: of the newest event in it.
+    """
+
+    levels: dict[str, float] = field(default_factory=dict)
+    consumed: set[str] = field(default_factory=set)
+    last_number: int = 0
+
+    def apply(self, event: Event, settings: FeedbackSettings) -> Change | None:
+        """Take in an event; None where it changed nothing, was put aside or is in already.
+
+        A dislike takes the item out of the history. Otherwise the strongest event since the last dislike counts, so
+        that a thousand clicks on one item weigh as one.
+        """
+        if event.number and event.number <= self.last_number:
+            return None
+        self.last_number = max(self.last_number, event.number)
+        if not event.accepted:
+            return None
+        if consumes(event, settings):
+            self.consumed.add(event.item)
+        before = self.levels.get(event.item)
+        if is_dislike(event, settings):
+            self.levels.pop(event.item, None)
+            return Change(item=event.item, before=before, after=None) if before is not None else None
+        new = level(event, settings)
+        if before is not None and new <= before:
+            return None
+        self.levels[event.item] = new
+        return Change(item=event.item, before=before, after=new)
+
+
+def history_of(events: Iterable[Event], settings: FeedbackSettings) -> UserHistory:
+    """The history of one user's events, in the order of the log."""
+    history = UserHistory()
+    for event in events:
+        history.apply(event, settings)
+    return history
