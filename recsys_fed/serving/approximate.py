@@ -11,8 +11,8 @@ from recsys_fed.serving.search import ExactSearch, Search, top_rows
 # faiss's fastest int8 product takes tables whose width is a multiple of this.
 _WIDTH = 64
 _LEVELS = 127.0
-# Candidates beyond the list, at first; and how often they may be doubled before all scores are computed.
-_SPARE, _DOUBLINGS = 50, 3
+# Candidates beyond the list, at first; and how often more may be taken before all scores are computed.
+_SPARE, _ATTEMPTS = 100, 3
 _LINKS, _BUILD_DEPTH, _SEARCH_DEPTH = 32, 80, 128
 
 
@@ -28,11 +28,15 @@ def search_of(release: Release, how: str) -> Search:
 
 
 class Int8Search:
-    """Candidates from an int8 table, scores from the real one; the answer is that of `ExactSearch`.
+    """Candidates from int8 tables, scores from the real one; the answer is that of `ExactSearch`.
 
-    With codes c_i and a scale a_k for each column, v_i is about a * c_i, and by Cauchy and Schwarz the quantised
-    score is off by at most e_i = ||(v_i, b_i) - a * c_i|| ||(u, 1)||. So a list is exact if its last score is at
-    least the last candidate's quantised score plus the largest e_i; otherwise more candidates are taken.
+    With t_i = (v_i, b_i) and q = (u, 1), codes c_i and a scale a_k for each column, t_i is about a * c_i; and with codes
+    p and a scale s, a * q is about s p. faiss computes s p c_i, which by Cauchy and Schwarz is off by at most
+
+        e = max_i ||t_i - a * c_i|| ||q||  +  max_i ||c_i|| ||a * q - s p||
+
+    So a list is exact if its last score is above the last candidate's quantised score + e; otherwise more candidates
+    are taken, and in the end all scores.
     """
 
     def __init__(self, release: Release) -> None:
@@ -41,7 +45,8 @@ class Int8Search:
         self._release, self._exact = release, ExactSearch(release)
         self._scale = np.maximum(np.abs(table).max(0), np.finfo(np.float32).tiny) / _LEVELS
         codes = np.clip(np.rint(table / self._scale), -_LEVELS, _LEVELS).astype(np.float32)
-        self._error = float(np.linalg.norm(table - codes * self._scale, axis=1).max())
+        self._table_error = float(np.linalg.norm(table - codes * self._scale, axis=1).max())
+        self._longest = float(np.linalg.norm(codes, axis=1).max())
         self._index = faiss.IndexScalarQuantizer(
             table.shape[1], faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT
         )
@@ -49,19 +54,22 @@ class Int8Search:
 
     def best(self, vector: Floats, k: int, *, without: Rows) -> tuple[Rows, Floats]:
         """See `Search`."""
-        query = np.zeros((1, len(self._scale)), dtype=np.float32)
-        query[0, : len(vector)], query[0, len(vector)] = vector, 1.0
-        # The last term is for the rounding of single-precision sums.
-        slack = (self._error + 1e-5 * float(np.abs(self._release.bias).max())) * float(np.linalg.norm(query)) * 1.001
+        query = np.zeros(len(self._scale), dtype=np.float32)
+        query[: len(vector)], query[len(vector)] = vector, 1.0
+        scaled = query * self._scale
+        unit = max(float(np.abs(scaled).max()), float(np.finfo(np.float32).tiny)) / _LEVELS
+        codes = np.rint(scaled / unit).astype(np.float32)
+        slack = self._table_error * float(np.linalg.norm(query))
+        slack = 1.001 * (slack + self._longest * float(np.linalg.norm(scaled - unit * codes)))
         wanted = k + len(without) + _SPARE
-        for _ in range(_DOUBLINGS):
+        for _ in range(_ATTEMPTS):
             if wanted >= self._release.n_items // 4:
                 break
-            quantised, rows = self._index.search(query * self._scale, wanted)
+            quantised, rows = self._index.search(codes[None], wanted)
             best, scores = _ranked(self._release, vector, rows[0], k, without=without)
-            if len(best) == k and scores[-1] >= quantised[0, -1] + slack:
+            if len(best) == k and scores[-1] > unit * quantised[0, -1] + slack:
                 return best, scores
-            wanted *= 2
+            wanted *= 4
         return self._exact.best(vector, k, without=without)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from recsys_fed.serving.release import Floats, Release
 
-_WORD = re.compile(r"[^\W_]{2,}")
+_WORD = re.compile(r"[^\W_]+")
 
 
 class TitleIndex:
