@@ -97,7 +97,7 @@ def create_token(
 
 @tokens.command("revoke")
 def revoke_token(name: str, *, state: StateFolder = DEFAULT_STATE) -> None:
-    """Remove a token; a running service refuses it at once."""
+    """Remove a token; a running service refuses it within a second."""
     from recsys_fed.serving.tokens import TokenFile  # noqa: PLC0415
 
     TokenFile(state / "tokens.json").revoke(name)

@@ -12,7 +12,7 @@ _CONSUMED = frozenset({"like", "buy", "rating", "dislike", IMPORTED})
 _SECONDS_A_DAY = 86_400.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
     """One act of one user. It never leaves the silo.
 
@@ -52,8 +52,9 @@ def level(event: Event, settings: FeedbackSettings) -> float:
     >>> level(Event(user="u", item="i", kind="view", time=0.0), FeedbackSettings(view=0.25))
     -2.0
     """
+    age = aged(event.time, settings)
     weight = float(getattr(settings, event.kind))
-    return math.log2(weight) + aged(event.time, settings)
+    return age if weight == 1.0 else math.log2(weight) + age
 
 
 def aged(time: float, settings: FeedbackSettings) -> float:

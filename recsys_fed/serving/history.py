@@ -4,7 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from recsys_fed.serving.events import Event, consumes, is_dislike, level
+from recsys_fed.serving.release import Release, Rows
 from recsys_fed.serving.settings import FeedbackSettings
+
+# Side by side in an experiment, and the one before.
+_VERSIONS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +28,22 @@ class UserHistory:
         levels: by item id, log2 of its weight seen from time 0 (see `events.level`).
         consumed: items that are not to be recommended.
         last_number: of the newest event in it.
+        rows_of: rows of the consumed items under model versions, kept until there is one more.
     """
 
     levels: dict[str, float] = field(default_factory=dict)
     consumed: set[str] = field(default_factory=set)
     last_number: int = 0
+    rows_of: dict[str, Rows] = field(default_factory=dict)
+
+    def consumed_rows(self, release: Release) -> Rows:
+        """Rows of the consumed items that the catalogue has, ascending."""
+        rows = self.rows_of.get(release.version)
+        if rows is None:
+            if len(self.rows_of) >= _VERSIONS:
+                self.rows_of.clear()
+            rows = self.rows_of[release.version] = release.rows(self.consumed)
+        return rows
 
     def apply(self, event: Event, settings: FeedbackSettings) -> Change | None:
         """Take in an event; None where it changed nothing, was put aside or is in already.
@@ -41,8 +56,9 @@ class UserHistory:
         self.last_number = max(self.last_number, event.number)
         if not event.accepted:
             return None
-        if consumes(event, settings):
+        if event.item not in self.consumed and consumes(event, settings):
             self.consumed.add(event.item)
+            self.rows_of.clear()
         before = self.levels.get(event.item)
         if is_dislike(event, settings):
             self.levels.pop(event.item, None)

@@ -105,7 +105,7 @@ class Ranker:
     ) -> tuple[Rows, Floats]:
         """The best rows that may be listed, and their scores."""
         release = self.release
-        without = release.rows(history.consumed) if page.exclude_consumed else np.zeros(0, dtype=np.int64)
+        without = history.consumed_rows(release) if page.exclude_consumed else np.zeros(0, dtype=np.int64)
         if page.blocked:
             without = np.union1d(without, release.rows(page.blocked))
         only = self._only(page)
@@ -173,7 +173,7 @@ class Ranker:
 
     def _with_new(self, rows: Rows, scores: Floats, before: Rows, page: Page, history: UserHistory) -> Candidates:
         """The pool, and behind it the new items that may be shown and are not in it."""
-        hidden = self.release.rows(history.consumed) if page.exclude_consumed else np.zeros(0, dtype=np.int64)
+        hidden = history.consumed_rows(self.release) if page.exclude_consumed else np.zeros(0, dtype=np.int64)
         fresh = np.setdiff1d(self.new, np.concatenate((rows, before, hidden, self.release.rows(page.blocked))))
         only = self._only(page)
         fresh = fresh if only is None else np.intersect1d(fresh, only)

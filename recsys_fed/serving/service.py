@@ -1,8 +1,8 @@
 """The service without HTTP: recommend, explain, take in feedback, forget."""
 
 import asyncio
+import secrets
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,7 +104,7 @@ class RecommendationService:
             served=served,
             variant=variant.name if variant is not None else "",
             basis="history" if known else "popularity",
-            request=uuid.uuid4().hex,
+            request=secrets.token_hex(12),
             ranked=ranked,
         )
         self._log_exposure(name, answer)
@@ -131,7 +131,7 @@ class RecommendationService:
             served=served,
             variant="",
             basis=basis,
-            request=uuid.uuid4().hex,
+            request=secrets.token_hex(12),
             ranked=ranked,
             unknown=unknown,
             mapped=named,

@@ -16,6 +16,12 @@ from recsys_fed.serving.events import IMPORTED, Event
 from recsys_fed.serving.tables import TRAINING_VIEW, create_tables, engine_of, events, exposures, forgotten, settings
 
 _PAGE = 20_000
+_READ = ("number", "item", "kind", "time", "value", "accepted", "user")
+_OF_USER = (
+    sa.select(*(events.c[name] for name in _READ))
+    .where(events.c.user == sa.bindparam("name"))
+    .order_by(events.c.number)
+)
 
 
 class FeedbackStore:
@@ -26,6 +32,9 @@ class FeedbackStore:
         self._key = key
         self._engine = engine_of(address)
         self._sqlite = self._engine.dialect.name == "sqlite"
+        # Made once: composing a statement costs more than executing it.
+        added = _insert(self._sqlite)(events).on_conflict_do_nothing(index_elements=[events.c.event_key])
+        self._append = added.returning(events.c.number)
         with self._translated():
             create_tables(self._engine)
 
@@ -45,10 +54,7 @@ class FeedbackStore:
 
     def append(self, connection: sa.Connection, event: Event) -> int | None:
         """Add an event in a transaction; its number, or None if its key is there already."""
-        insert = _insert(self._sqlite)(events).values(_row(event))
-        if event.key is not None:
-            insert = insert.on_conflict_do_nothing(index_elements=[events.c.event_key])
-        return connection.execute(insert.returning(events.c.number)).scalar()
+        return connection.execute(self._append, _row(event)).scalar()
 
     def log_exposures(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add what was shown, in a transaction."""
@@ -56,9 +62,8 @@ class FeedbackStore:
 
     def of_user(self, user: str) -> list[Event]:
         """All events of one user, in the order of the log."""
-        query = sa.select(events).where(events.c.user == user).order_by(events.c.number)
         with self.reading() as connection:
-            return [_event(row) for row in connection.execute(query)]
+            return [_event(*row) for row in connection.execute(_OF_USER, {"name": user}).all()]
 
     def put_aside(self, connection: sa.Connection, user: str, *, since: float) -> int:
         """Mark a user's feedback received from `since` on as a robot's; returns how many events."""
@@ -181,16 +186,13 @@ def _row(event: Event) -> dict[str, Any]:
     }
 
 
-def _event(row: Any) -> Event:
-    return Event(
-        user=row.user,
-        item=row.item,
-        kind=row.kind,
-        time=row.time,
-        received=row.received,
-        value=row.value,
-        key=row.event_key,
-        request=row.request,
-        number=row.number,
-        accepted=row.accepted,
-    )
+def _event(  # noqa: PLR0913, PLR0917  (the columns of _OF_USER, in their order)
+    number: int,
+    item: str,
+    kind: str,
+    time: float,
+    value: float | None,
+    accepted: bool,
+    user: str,
+) -> Event:
+    return Event(user=user, item=item, kind=kind, time=time, value=value, number=number, accepted=accepted)

@@ -7,8 +7,10 @@ A token has too much entropy to be guessed from its digest, so one pass of SHA-2
 
 import hmac
 import json
+import math
 import os
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -19,6 +21,7 @@ from recsys_fed.errors import ConfigurationError, DataFormatError
 
 SCOPES = ("recommend", "feedback", "admin")
 _PREFIX = "rf_"
+_LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,7 @@ class TokenFile:
         self._path = path
         self._stamp: tuple[int, int] | None = None
         self._tokens: tuple[Token, ...] = ()
+        self._looked = -math.inf
 
     def create(self, name: str, scopes: Sequence[str]) -> str:
         """Make a token and return it: this is the only time that it can be read.
@@ -61,7 +65,8 @@ class TokenFile:
         self._write(tuple(token for token in known if token.name != name))
 
     def tokens(self) -> tuple[Token, ...]:
-        """All tokens; the file is read again when it has changed, so a revoked token ends at once."""
+        """All tokens, as they are in the file."""
+        self._looked = time.monotonic()
         try:
             status = self._path.stat()
         except FileNotFoundError:
@@ -72,9 +77,13 @@ class TokenFile:
         return self._tokens
 
     def holder(self, presented: str) -> Token | None:
-        """The token that was presented. All digests are compared, each in constant time."""
+        """The token that was presented. All digests are compared, each in constant time.
+
+        A token that is made or revoked by another process counts within a second.
+        """
         digest, found = _digest(presented), None
-        for token in self.tokens():
+        fresh = time.monotonic() - self._looked < _LOOK_SECONDS
+        for token in self._tokens if fresh else self.tokens():
             if hmac.compare_digest(token.digest.encode(), digest.encode()):
                 found = token
         return found
@@ -93,6 +102,7 @@ class TokenFile:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump([asdict(token) for token in tokens], file, indent=2)
         partial.replace(self._path)
+        self.tokens()
 
 
 def _digest(token: str) -> str:

@@ -56,7 +56,11 @@ def made_service(folder, release=None, *, store="", seed=7, **tables):
         add_version(folder, release or made_release())
     settings = serving_settings(tables)
     return RecommendationService(
-        settings, FeedbackStore(place.address, key=key), Versions(folder, search=settings.api.search), key=key, seed=seed
+        settings,
+        FeedbackStore(place.address, key=key),
+        Versions(folder, search=settings.api.search),
+        key=key,
+        seed=seed,
     )
 
 

@@ -22,7 +22,9 @@ def items_of(answer):
 
 
 def report(client, headers, user, item, kind="buy", **more):
-    answer = client.post("/v1/feedback", headers=headers["all"], json={"user": user, "item": item, "kind": kind} | more)
+    answer = client.post(
+        "/v1/feedback", headers=headers["all"], json={"user": user, "item": item, "kind": kind} | more
+    )
     assert answer.status_code == 200, answer.text
     return answer.json()
 

@@ -1,5 +1,6 @@
 """2,000 mutated requests, and schemathesis on the OpenAPI page: no 5xx, no trace, no path, no data without a token."""
 
+import copy
 import json
 import random
 import string
@@ -32,11 +33,11 @@ def mutated(rng, body):
         change = rng.randrange(5)
         key = rng.choice([*record, "other"]) if isinstance(record, dict) else None
         if change < 3 and isinstance(record, dict):
-            record[key] = rng.choice(ODD)
+            record[key] = copy.deepcopy(rng.choice(ODD))
         elif change == 3 and isinstance(record, dict):
             record.pop(key, None)
         else:
-            record = rng.choice(ODD)
+            record = copy.deepcopy(rng.choice(ODD))
     text = json.dumps(record).encode("utf-8", "surrogatepass")
     if rng.random() < 0.3:
         cut = rng.randrange(len(text) + 1)
@@ -112,20 +113,22 @@ def test_every_route_refuses_without_a_token(hostile):
 @pytest.mark.soak
 def test_schemathesis_on_the_openapi_page(tmp_path):
     schemathesis = pytest.importorskip("schemathesis")
-    from hypothesis import HealthCheck, given, settings
-    from hypothesis import strategies as st
-
     gate, headers = made_application(tmp_path, api={"burst": 1_000_000, "requests-per-second": 1e6})
     with TestClient(gate, raise_server_exceptions=False):
         schema = schemathesis.openapi.from_asgi("/openapi.json", gate)
         for found in schema.get_all_operations():
-            operation = found.ok()
+            examined(found.ok(), headers["all"])
 
-            @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-            @given(st.data())
-            def holds(data, operation=operation):
-                case = data.draw(operation.as_strategy())
-                answer = case.call(headers=headers["all"])
-                case.validate_response(answer)
 
-            holds()
+def examined(operation, headers):
+    """Call one operation with what its schema allows and forbids, and hold each answer against the schema."""
+    from hypothesis import HealthCheck, given, settings
+    from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(operation.as_strategy())
+    def holds(case):
+        # A JSON schema cannot say "one of these two fields" or "not in the future": such refusals are fine.
+        case.validate_response(case.call(headers=headers), excluded_checks=[positive_data_acceptance])
+
+    holds()

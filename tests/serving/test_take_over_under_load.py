@@ -27,7 +27,9 @@ class Asker(threading.Thread):
         with httpx.Client(headers=self.headers, timeout=10.0) as client:
             while not self.stopped.is_set():
                 try:
-                    answer = client.post(f"{self.service.url}/v1/recommendations", json={"user": self.user, "limit": 60})
+                    answer = client.post(
+                        f"{self.service.url}/v1/recommendations", json={"user": self.user, "limit": 60}
+                    )
                 except httpx.HTTPError as error:
                     self.problems.append(repr(error))
                     continue

@@ -51,7 +51,7 @@ async def batch(request: schemas.BatchRequest, service: Service) -> Response:
     vectors = np.stack(
         [service.users.vector(name, user, release) for name, user in zip(request.users, users, strict=True)]
     )
-    without = [release.rows(user.history.consumed) for user in users]
+    without = [user.history.consumed_rows(release) for user in users]
     rows, scores = best_of_many(release, vectors, request.limit, without=without)
     lists = [
         {

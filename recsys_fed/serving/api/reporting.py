@@ -1,7 +1,7 @@
 """Routes for the silo's application to report: feedback, and forgetting a user."""
 
+import secrets
 import time
-import uuid
 
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
@@ -25,7 +25,7 @@ async def feedback(request: schemas.FeedbackRequest, service: Service) -> Respon
         kind=request.kind,
         time=time.time() if request.time is None else request.time,
         value=request.value,
-        key=request.event or uuid.uuid4().hex,
+        key=request.event or secrets.token_hex(16),
         request=request.request,
     )
     stored = await service.feedback(event)
