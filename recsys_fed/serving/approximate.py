@@ -30,8 +30,8 @@ def search_of(release: Release, how: str) -> Search:
 class Int8Search:
     """Candidates from int8 tables, scores from the real one; the answer is that of `ExactSearch`.
 
-    With t_i = (v_i, b_i) and q = (u, 1), codes c_i and a scale a_k for each column, t_i is about a * c_i; and with codes
-    p and a scale s, a * q is about s p. faiss computes s p c_i, which by Cauchy and Schwarz is off by at most
+    With t_i = (v_i, b_i) and q = (u, 1), codes c_i and a scale a_k for each column, t_i is about a * c_i; and with
+    codes p and a scale s, a * q is about s p. faiss computes s p c_i, which by Cauchy and Schwarz is off by at most
 
         e = max_i ||t_i - a * c_i|| ||q||  +  max_i ||c_i|| ||a * q - s p||
 

@@ -69,10 +69,6 @@ class NormalEquations:
         scale = math.exp2(self.base - now)
         return solve_spd(scale * self.gram + shared_part(self.release), scale * self.right)
 
-    def precision(self, *, now: float) -> Vector:
-        """Precision matrix [dim, dim] of the user's taste: what exploration takes as uncertainty."""
-        return math.exp2(self.base - now) * self.gram + shared_part(self.release)
-
     def _weight(self, level: float | None) -> float:
         return 0.0 if level is None else math.exp2(level - self.base)
 
@@ -99,6 +95,16 @@ def fold_in(release: Release, rows: npt.NDArray[np.int64], strengths: Vector) ->
     if release.kind == "projection":
         return right / math.sqrt(max(squares, _TINY))
     return solve_spd(gram + shared_part(release), right)
+
+
+def taste_precision(release: Release, history: UserHistory) -> Vector:
+    """Precision [dim, dim] of a user's taste: what exploration takes as certainty.
+
+    Every item whose answer is known adds w_i v_i v_i^T, whether it was liked or not: a dislike says as much.
+    """
+    rows = np.union1d(history.consumed_rows(release), release.rows(set(history.levels)))
+    gram, _, _ = _sums(release, rows, np.ones(len(rows)))
+    return gram + shared_part(release)
 
 
 def known_levels(release: Release, history: UserHistory) -> tuple[npt.NDArray[np.int64], Vector]:

@@ -16,7 +16,7 @@ from recsys_fed.serving.breadth import Breadth, tail_of
 from recsys_fed.serving.bursts import BurstGuard
 from recsys_fed.serving.events import Event, aged
 from recsys_fed.serving.explanation import Explanation, explain
-from recsys_fed.serving.fold_in import equations_of
+from recsys_fed.serving.fold_in import equations_of, taste_precision
 from recsys_fed.serving.history import UserHistory
 from recsys_fed.serving.ranking import Page, Ranked, Ranker
 from recsys_fed.serving.settings import ServingSettings, Variant
@@ -98,7 +98,7 @@ class RecommendationService:
         known = any(item in release.row_of for item in user.history.levels)
         vector = self.users.vector(name, user, release)
         explores = known and self.settings.exploration.method != "none" and (variant is None or variant.explore)
-        precision = (lambda: self.users.precision(name, user, release)) if explores else None
+        precision = (lambda: taste_precision(release, user.history)) if explores else None
         ranked = self._ranker(served, variant).page(vector, user.history, page, now=self._now(), precision=precision)
         answer = Answer(
             served=served,

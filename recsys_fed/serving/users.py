@@ -6,7 +6,6 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from recsys_fed.serving.events import Event, aged
 from recsys_fed.serving.fold_in import NormalEquations, equations_of
@@ -117,10 +116,6 @@ class Users:
         if found is None:
             raise RuntimeError("equations were just made")
         return found
-
-    def precision(self, name: str, user: User, release: Release) -> npt.NDArray[np.float64]:
-        """Precision [dim, dim] of the user's taste, now."""
-        return self.equations(name, user, release).precision(now=aged(time.time(), self._settings))
 
     async def _load(self, name: str) -> User:
         try:

@@ -113,7 +113,7 @@ async def status(service: Service, taking: Taking) -> dict[str, Any]:
     }
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(service: Service) -> Response:
     """Counts and latencies for Prometheus; no user and no item is in them."""
     return PlainTextResponse(service.telemetry.text())
