@@ -186,7 +186,7 @@ def _row(event: Event) -> dict[str, Any]:
     }
 
 
-def _event(  # noqa: PLR0913, PLR0917  (the columns of _OF_USER, in their order)
+def _event(
     number: int,
     item: str,
     kind: str,

@@ -1,4 +1,4 @@
-"""The service: recommendations over HTTP at a given rate, and lists in batches beside implicit's on the same factors."""
+"""The service: recommendations over HTTP at a given rate, and lists in batches beside implicit's."""
 
 import os
 import statistics

@@ -1,4 +1,4 @@
-"""`python -m simulations.serving [replay|breadth|exploration|peeking ...]`: the figures of docs/serving.md, as JSON."""
+"""`python -m simulations.serving [replay|breadth|exploration|peeking]`: figures of docs/serving.md, as JSON."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""What breadth costs in accuracy, on the second halves of a replay: NDCG@10 beside diversity, calibration and exposure."""
+"""What breadth costs in accuracy, on the second halves of a replay: NDCG@10 beside diversity and exposure."""
 
 import numpy as np
 

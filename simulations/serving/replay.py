@@ -67,7 +67,7 @@ def _lists(frame: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def replay(cut: Halves, *, users: int, steps: int, seed: int = 1) -> dict[str, float]:
-    """NDCG@10 of the next item, mean over users and steps: with feedback, without, and with seen items left out only."""
+    """NDCG@10 of the next item, mean over users: with feedback, without, and with seen items left out only."""
     rng = np.random.default_rng(seed)
     known = [user for user in cut.after if user in cut.before]
     chosen = rng.choice(known, size=min(users, len(known)), replace=False)

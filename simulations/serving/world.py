@@ -23,8 +23,7 @@ def regret(method: str, *, users: int, rounds: int, scale: float, seed: int, pop
 
     Each user has a favourite genre, which the model cannot know at first, and likes items of the popular one with
     probability `popular`: enough likes there, and the best guess never leaves it. Every round shows one item: a like
-    counts as one, a dislike takes the item out; neither is shown again. All methods meet the same users and the same
-    likes.
+    counts as one, a dislike takes the item out; neither is shown again. All methods meet the same users and likes.
     """
     rng = np.random.default_rng([seed, 0])
     release = _release(rng)

@@ -1,10 +1,11 @@
-"""Feedback flows into the next training through the validated path; imports leave forgotten users out; crashes of stores."""
+"""Feedback flows into the next training through the validated path; imports leave forgotten users out."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import sqlalchemy as sa
 from command_line import run_command
+from postgres_server import new_database
 from serving_kit import made_service
 
 from recsys_fed.data.sources import Request, read
@@ -40,7 +41,8 @@ def test_what_training_reads_is_the_interactions_and_the_accepted_feedback(tmp_p
     path = tmp_path / f"next{suffix}"
     export_training(service.store, path)
     service.close()
-    code, out, _ = run_command("silo", "feedback-export", tmp_path / f"again{suffix}", "--state", tmp_path / "service")
+    again = tmp_path / f"again{suffix}"
+    code, out, _ = run_command("silo", "feedback-export", again, "--state", tmp_path / "service")
     assert code == 0 and out.startswith("5 ")
     found = read(Request(path=path)).interactions
     pairs = {(found.user_ids[user], found.item_ids[item]) for user, item in zip(found.user, found.item, strict=True)}
@@ -99,10 +101,26 @@ def test_forgetting_takes_what_waits_in_the_queue_along(tmp_path):
 
 def test_times_of_an_import_are_seconds_and_their_order_is_the_logs(tmp_path):
     path = tmp_path / "silo.csv"
-    pd.DataFrame({"user": ["a"] * 3, "item": ["i1", "i2", "i3"], "time": [3e12, 1e12, 2e12]}).to_csv(path,
-    index=False) service = made_service(tmp_path / "service")
+    frame = pd.DataFrame({"user": ["a"] * 3, "item": ["i1", "i2", "i3"], "time": [3e12, 1e12, 2e12]})
+    frame.to_csv(path, index=False)
+    service = made_service(tmp_path / "service")
     import_interactions(path, service.store)
     found = service.store.of_user("a")
     assert [event.item for event in found] == ["i2", "i3", "i1"]
     assert np.diff([event.time for event in found]).tolist() == [1e9, 1e9]
+    service.close()
+
+
+def test_postgresql_keeps_the_same_log(tmp_path, table):
+    service = made_service(tmp_path / "service", store=new_database())
+    assert import_interactions(table, service.store) == 4
+    append(service, ("a", "i5", "buy", True), ("a", "i6", "click", True))
+    again = Event(user="a", item="i5", kind="buy", time=1.0, key="k0")
+    assert service.writer.append(again).result() is None
+    assert [event.item for event in service.store.of_user("a")] == ["i1", "i2", "i5", "i6"]
+    assert service.writer.put_aside("a", since=0.0).result() == 2
+    assert service.store.quarantined() == [("a", 2)]
+    assert len(list(service.store.training())) == 4
+    assert service.writer.forget("a").result()["events"] == 4
+    assert import_interactions(table, service.store) == 2
     service.close()

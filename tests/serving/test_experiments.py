@@ -77,10 +77,9 @@ def test_versions_side_by_side_and_the_report_counts_users_once(tmp_path):
     second = add_version(tmp_path, made_release(seed=1))
     table = {
         "name": "models",
-        "variants": [{"name": "old", "model": "current"}, {"name": "other", "model": "SECOND"}],
+        "variants": [{"name": "old", "model": "current"}, {"name": "other", "model": second}],
     }
     name = add_version(tmp_path, made_release(seed=2))
-    table["variants"][1]["model"] = second
     gate, headers = made_application(tmp_path, experiment=table)
     with TestClient(gate) as client:
         seen = {}

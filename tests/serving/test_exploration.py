@@ -1,4 +1,4 @@
-"""Exploration: its propensities are what is drawn, estimates from them are right, and it finds what greed never tries."""
+"""Exploration: its propensities are what is drawn, estimates from them are right, and it beats greed."""
 
 import numpy as np
 import pytest

@@ -94,6 +94,6 @@ def test_two_kills_lose_and_double_nothing(tmp_path):
 
 
 @pytest.mark.soak
-def test_ten_kills_lose_and_double_nothing(tmp_path):
+def test_ten_kills_lose_and_double_nothing(tmp_path, record_property):
     away = killed_and_checked(tmp_path / "service", kills=10, seed=2)
-    print("seconds until ready:", [round(seconds, 2) for seconds in away])
+    record_property("seconds until ready", [round(seconds, 2) for seconds in away])
