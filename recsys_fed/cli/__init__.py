@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from recsys_fed.cli import federation, privacy, recommend, silo, simulate
+from recsys_fed.cli import federation, privacy, recommend, serving, silo, simulate
 from recsys_fed.errors import BudgetExceededError, LedgerIntegrityError, RecsysFedError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command("simulate")(simulate.simulate)
 app.command("recommend")(recommend.recommend)
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(federation.app, name="federation")
+serving.register(silo.app)
 app.add_typer(silo.app, name="silo")
 _stderr = Console(stderr=True)
 

@@ -10,6 +10,7 @@ from simulations.benchmarks.ledger import ledger_lines
 from simulations.benchmarks.line import Line
 from simulations.benchmarks.noise import noise_lines
 from simulations.benchmarks.secure_aggregation import secure_aggregation_lines
+from simulations.benchmarks.serving import serving_lines
 from simulations.benchmarks.spectral_scale import spectral_scale_lines
 from simulations.benchmarks.whole_run import whole_run_lines
 from simulations.benchmarks.whole_runs import whole_runs_lines
@@ -27,4 +28,5 @@ BENCHMARKS: dict[str, Callable[[], list[Line]]] = {
     "dp-sgd-step": dp_sgd_step_lines,
     "noise": noise_lines,
     "secure-aggregation": secure_aggregation_lines,
+    "serving": serving_lines,
 }

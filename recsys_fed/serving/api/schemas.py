@@ -1,0 +1,183 @@
+"""What goes over the wire. Every text has a length, every number is finite: the rest is refused before it is used."""
+
+import time
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+_LIST = 1_000
+_FUTURE_SECONDS = 300.0
+
+
+def _plain(text: str) -> str:
+    """Text that every database and every header can hold."""
+    if not text.isprintable():
+        raise ValueError("expected printable characters")
+    return text
+
+
+def _not_future(moment: float) -> float:
+    if moment > time.time() + _FUTURE_SECONDS:
+        raise ValueError("expected a time that is not in the future")
+    return moment
+
+
+Id = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_plain)]
+Text = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_plain)]
+Ids = Annotated[list[Id], Field(max_length=_LIST)]
+Kind = Literal["view", "click", "like", "buy", "rating", "dislike"]
+Moment = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_not_future)]
+
+
+class Strict(BaseModel):
+    """Refuses what nothing reads."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class PageRequest(Strict):
+    """Which part of a list, and from which items."""
+
+    offset: int = Field(default=0, ge=0, le=_LIST, description="Places before the first one wanted.")
+    limit: int = Field(default=10, ge=1, le=200)
+    blocked: Ids = Field(default_factory=list, description="Items that are left out.")
+    allowed: Ids | None = Field(default=None, description="Only these items.")
+    categories: Ids | None = Field(default=None, description="Only items of one of these.")
+    exclude_consumed: bool = Field(default=True, description="Leave out what was bought, liked, rated or disliked.")
+
+
+class RecommendRequest(PageRequest):
+    """For a known user, or for the raw history of an anonymous visitor, of which nothing is kept."""
+
+    user: Id | None = None
+    history: Ids | None = None
+    titles: Annotated[list[Text], Field(max_length=20)] | None = Field(
+        default=None, description="Titles that are mapped to the nearest item of the catalogue by their words."
+    )
+
+
+class BatchRequest(Strict):
+    """Lists for many users at once, without exploration."""
+
+    users: Annotated[list[Id], Field(min_length=1, max_length=_LIST)]
+    limit: int = Field(default=10, ge=1, le=100)
+
+
+class Item(BaseModel):
+    """A place of a list."""
+
+    rank: int
+    item: str
+    title: str
+    score: float
+
+
+class Recommendations(BaseModel):
+    """A page of a list. `basis` says what it follows from: the history, mapped titles, or popularity."""
+
+    request: str = Field(description="Give it with feedback on these items.")
+    model: str
+    variant: str = ""
+    basis: Literal["history", "text", "popularity", "item"]
+    items: list[Item]
+    next_offset: int | None = None
+    unknown: list[str] = Field(default_factory=list, description="Items and titles that were left out.")
+    mapped: dict[str, str] = Field(default_factory=dict, description="Titles and the items they were mapped to.")
+
+
+class UserList(BaseModel):
+    """One list of a batch."""
+
+    user: str
+    basis: Literal["history", "popularity"]
+    items: list[Item]
+
+
+class Batch(BaseModel):
+    """Lists of many users, all of one version."""
+
+    model: str
+    lists: list[UserList]
+
+
+class Contribution(BaseModel):
+    """What one item of the history adds to a score."""
+
+    item: str
+    title: str
+    contribution: float
+
+
+class ExplanationAnswer(BaseModel):
+    """bias + the sum of all contributions is the score; those that are not listed add up to `rest`."""
+
+    model: str
+    item: str
+    title: str
+    score: float
+    bias: float
+    contributions: list[Contribution]
+    rest: float
+
+
+class FeedbackRequest(Strict):
+    """What a user did."""
+
+    user: Id
+    item: Id
+    kind: Kind
+    value: float | None = Field(default=None, allow_inf_nan=False, ge=-1e6, le=1e6, description="Of a rating.")
+    time: Moment | None = Field(default=None, description="Seconds since 1970; now without it.")
+    event: Id | None = Field(default=None, description="Your id of the event: the same one twice is one event.")
+    request: Annotated[str, Field(max_length=64, pattern="^[0-9a-f]+$")] | None = Field(
+        default=None, description="Of the recommendation that it answers."
+    )
+
+
+class FeedbackAnswer(BaseModel):
+    """The event is on disk, and counts from the next recommendation on."""
+
+    event: str
+    duplicate: bool
+    known_item: bool
+
+
+class UserRequest(Strict):
+    """A user."""
+
+    user: Id
+
+
+class ReleasedModel(BaseModel):
+    """What is known of a released model's training."""
+
+    model_config = ConfigDict(extra="allow")
+    model: str
+
+
+class Forgotten(BaseModel):
+    """What was removed, and what models that were released before still contain."""
+
+    removed: dict[str, int]
+    released_models: list[ReleasedModel]
+    statement: str
+
+
+class VersionRequest(Strict):
+    """A model version by its first digits."""
+
+    version: Annotated[str, Field(min_length=4, max_length=64, pattern="^[0-9a-f]+$")]
+
+
+class ModelsAnswer(BaseModel):
+    """The version in use, the one before it, and all that are kept."""
+
+    current: str
+    previous: str | None
+    kept: list[str]
+
+
+class Problem(BaseModel):
+    """Why a request was refused."""
+
+    detail: str

@@ -1,0 +1,107 @@
+"""Turn a trained model's files into a version that the service reads without torch.
+
+Run as a process of its own, `python -m recsys_fed.serving.packing MODEL CATALOGUE FOLDER`, so that the service goes
+on answering meanwhile. It prints the version.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.errors import DataFormatError, RecsysFedError
+from recsys_fed.models.items import load_item_embeddings
+from recsys_fed.models.ridge import gramian_of
+from recsys_fed.serving.release import Release, write_release
+from recsys_fed.serving.stamp import version_of
+from recsys_fed.serving.versions import DIGITS
+
+# What a run writes beside its model (`simulation.record`, `federation.outcome`).
+_METRICS, _EVENTS = "metrics.json", "events.jsonl"
+
+
+def pack(model_path: Path, catalogue_path: Path, folder: Path, *, residual: Path | None = None) -> str:
+    """Check a model and write it as `folder`/versions/VERSION; returns the version.
+
+    Args:
+        model_path: item embeddings. catalogue_path: the catalogue that they were trained on.
+        folder: state of the service.
+        residual: item-item weights of the silo's own users (.npy, [n_items, n_items]), for "silo-trusted".
+
+    Raises:
+        DataError: a file is missing or damaged, or they do not belong together.
+    """
+    content = model_path.read_bytes() if model_path.is_file() else b""
+    model, catalogue = load_item_embeddings(model_path), Catalogue.load(catalogue_path)
+    if model.catalogue_hash != catalogue.content_hash:
+        raise DataFormatError("Expected the catalogue that the model was trained on, got another.")
+    release = Release(
+        version=version_of(content, residual),
+        item_ids=tuple(map(str, catalogue.item_ids)),
+        titles=catalogue.titles or ("",) * catalogue.n_items,
+        categories=catalogue.categories or ((),) * catalogue.n_items,
+        vectors=model.vectors.numpy(),
+        bias=model.bias.numpy(),
+        weights=model.history_weights.numpy(),
+        gramian=gramian_of(model.vectors).numpy(),
+        kind=model.fold_in.kind,
+        unobserved_weight=model.fold_in.unobserved_weight,
+        regularization=model.fold_in.regularization,
+        provenance=provenance_of(model_path.parent),
+        residual=None if residual is None else np.load(residual).astype(np.float32),
+    )
+    versions = folder / "versions"
+    versions.mkdir(parents=True, exist_ok=True)
+    target = versions / release.version[:DIGITS]
+    if not target.is_dir():
+        partial = Path(tempfile.mkdtemp(dir=versions, prefix=".part-"))
+        try:
+            write_release(release, partial)
+            partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return release.version
+
+
+def provenance_of(run: Path) -> dict[str, Any]:
+    """What the run's own files say of its guarantee and rounds; empty where there are none."""
+    found: dict[str, Any] = {}
+    record = _json(run / _METRICS)
+    for name in ("guarantee", "epsilon", "delta", "rounds", "note", "trainer"):
+        if name in record:
+            found[name] = record[name]
+    if (run / _EVENTS).is_file():
+        lines = [json.loads(line) for line in (run / _EVENTS).read_text(encoding="utf-8").splitlines()]
+        found["releases"] = sorted({f"{line.get('stage', '?')} round {line.get('round', '?')}" for line in lines})
+    return found
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Pack and print the version; an error of the library is one line and exit code 2."""
+    parser = argparse.ArgumentParser(prog="python -m recsys_fed.serving.packing", description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("catalogue", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--residual", type=Path)
+    given = parser.parse_args(arguments)
+    try:
+        sys.stdout.write(pack(given.model, given.catalogue, given.folder, residual=given.residual) + "\n")
+    except (RecsysFedError, OSError, ValueError) as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,265 @@
+"""The service without HTTP: recommend, explain, take in feedback, forget."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsys_fed.errors import ConfigurationError
+from recsys_fed.serving.assignment import assigned
+from recsys_fed.serving.breadth import Breadth, tail_of
+from recsys_fed.serving.bursts import BurstGuard
+from recsys_fed.serving.events import Event, aged
+from recsys_fed.serving.explanation import Explanation, explain
+from recsys_fed.serving.fold_in import equations_of, taste_precision
+from recsys_fed.serving.history import UserHistory
+from recsys_fed.serving.ranking import Page, Ranked, Ranker
+from recsys_fed.serving.settings import ServingSettings, Variant
+from recsys_fed.serving.store import FeedbackStore
+from recsys_fed.serving.telemetry import Telemetry
+from recsys_fed.serving.users import Users
+from recsys_fed.serving.versions import Served, Versions
+from recsys_fed.serving.writer import FeedbackWriter
+
+FORGET_STATEMENT = (
+    "Models that were released before hold no vector, history or id of any user. What this user added to their sums "
+    "cannot be taken out again; the guarantee bounds what anybody can learn of it. This service hands the user's "
+    "events to no further round. If the silo's own database has them too, remove them there."
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answer:
+    """A recommendation: the version and variant it was made with, and the page."""
+
+    served: Served
+    variant: str
+    basis: str
+    request: str
+    ranked: Ranked
+    unknown: tuple[str, ...] = ()
+    mapped: Mapping[str, str] | None = None
+
+
+class RecommendationService:
+    """Owned by one event loop. A request takes one model version at its start and uses no other."""
+
+    def __init__(
+        self,
+        settings: ServingSettings,
+        store: FeedbackStore,
+        versions: Versions,
+        *,
+        key: bytes,
+        seed: int | None = None,
+        budget: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
+        """Serve from a store and the versions of a folder.
+
+        Args:
+            settings, store, versions: what to serve.
+            key: of the assignment of users to variants.
+            seed: of exploration; None takes the system's randomness.
+            budget: what the silo's ledger says is left, for the operators' page.
+        """
+        self.budget = budget
+        self.settings, self.store, self.versions, self._key = settings, store, versions, key
+        self.writer = FeedbackWriter(store)
+        self.users = Users(store, settings.feedback, cached=settings.api.cached_users)
+        self.guard = BurstGuard(settings.feedback)
+        self.telemetry = Telemetry()
+        self.started = time.time()
+        self._rng = np.random.default_rng(seed)
+        self._new_ids = _lines(settings.exploration.new_items)
+        self._rankers: dict[tuple[str, str], Ranker] = {}
+        self._pinned = {
+            variant.name: versions.load(variant.model)
+            for variant in settings.experiment.variants
+            if variant.model not in ("current", "previous")
+        }
+        self._check_personalisation(versions.current)
+
+    @property
+    def mode(self) -> str:
+        """The privacy mode: `user-only`, or `silo-trusted` where the silo's residual model is used."""
+        return "silo-trusted" if self.versions.current.release.residual is not None else "user-only"
+
+    async def recommend(self, name: str, page: Page) -> Answer:
+        """A page of the list of a known user; of a user without events, by what is popular in the released model."""
+        user = await self.users.get(name)
+        variant = self.variant_of(name)
+        served = self._served(variant)
+        release = served.release
+        known = any(item in release.row_of for item in user.history.levels)
+        vector = self.users.vector(name, user, release)
+        explores = known and self.settings.exploration.method != "none" and (variant is None or variant.explore)
+        precision = (lambda: taste_precision(release, user.history)) if explores else None
+        ranked = self._ranker(served, variant).page(vector, user.history, page, now=self._now(), precision=precision)
+        answer = Answer(
+            served=served,
+            variant=variant.name if variant is not None else "",
+            basis="history" if known else "popularity",
+            request=secrets.token_hex(12),
+            ranked=ranked,
+        )
+        self._log_exposure(name, answer)
+        return answer
+
+    def recommend_history(self, items: Sequence[str], page: Page, *, texts: Sequence[str] = ()) -> Answer:
+        """A page for a raw history of an anonymous visitor; nothing of it is kept.
+
+        Items that the catalogue lacks are left out and named; texts are mapped to the nearest title.
+        """
+        served = self.versions.current
+        release = served.release
+        mapped = {text: served.titles.nearest(text) for text in texts}
+        found = [release.item_ids[row] for row in mapped.values() if row is not None]
+        unknown = tuple(item for item in items if item not in release.row_of)
+        unknown += tuple(text for text, row in mapped.items() if row is None)
+        chosen = [item for item in items if item in release.row_of]
+        history = UserHistory(levels=dict.fromkeys((*chosen, *found), 0.0), consumed={*chosen, *found})
+        vector = equations_of(release, history).solve(now=0.0).astype(np.float32)
+        ranked = self._ranker(served, None).page(vector, history, page, now=0.0, precision=None)
+        basis = "history" if chosen else "text" if found else "popularity"
+        named = {text: release.item_ids[row] for text, row in mapped.items() if row is not None}
+        return Answer(
+            served=served,
+            variant="",
+            basis=basis,
+            request=secrets.token_hex(12),
+            ranked=ranked,
+            unknown=unknown,
+            mapped=named,
+        )
+
+    async def explain(self, name: str, item: str) -> tuple[Served, Explanation]:
+        """What each item of a user's history adds to a score; raises ConfigurationError for an unknown `item`."""
+        user = await self.users.get(name)
+        served = self._served(self.variant_of(name))
+        row = served.release.row_of.get(item)
+        if row is None:
+            raise ConfigurationError("Expected an item of the catalogue, got an unknown one.")
+        return served, explain(served.release, user.history, row, now=self._now())
+
+    async def feedback(self, event: Event) -> Event | None:
+        """Take in an event. It is durable, and counts, when this returns; None if its key was there already."""
+        received = time.time()
+        verdict = self.guard.judge(event.user, now=received)
+        if verdict.since is not None:
+            await asyncio.wrap_future(self.writer.put_aside(event.user, since=verdict.since))
+            self.users.drop(event.user)
+        stored = replace(event, accepted=verdict.accepted, received=received)
+        number = await asyncio.wrap_future(self.writer.append(stored))
+        self.telemetry.count("feedback_duplicates" if number is None else "feedback")
+        if number is None:
+            return None
+        self.telemetry.count("feedback_quarantined", int(not verdict.accepted))
+        stored = replace(stored, number=number)
+        self.users.apply(stored)
+        return stored
+
+    async def forget(self, name: str) -> dict[str, Any]:
+        """Remove a user's events, vectors, caches and pending feedback; say what released models still contain."""
+        self.users.drop(name)
+        removed = await asyncio.wrap_future(self.writer.forget(name))
+        # Once more: a request may have read the log between the two.
+        self.users.drop(name)
+        self.guard.forget(name)
+        await asyncio.to_thread(self.store.checkpoint)
+        self.telemetry.count("forgotten_users")
+        kept = [served for served in (self.versions.current, self.versions.previous) if served is not None]
+        models = [{"model": served.name, **served.release.provenance} for served in kept]
+        return {"removed": removed, "released_models": models, "statement": FORGET_STATEMENT}
+
+    def variant_of(self, name: str) -> Variant | None:
+        """The user's variant of the running experiment."""
+        experiment = self.settings.experiment
+        if not experiment.name:
+            return None
+        return assigned(name, experiment.variants, experiment=experiment.name, key=self._key)
+
+    def use(self, served: Served) -> None:
+        """Serve another version from the next request on."""
+        self._check_personalisation(served)
+        self._ranker(served, None)
+        self.versions.use(served)
+        keep = {
+            v.name for v in (self.versions.current, self.versions.previous, *self._pinned.values()) if v is not None
+        }
+        self._rankers = {key: ranker for key, ranker in self._rankers.items() if key[0] in keep}
+        self.telemetry.count("model_take_overs")
+
+    def close(self) -> None:
+        """Write what waits, and let go of the store."""
+        self.writer.close()
+        self.store.close()
+
+    def _now(self) -> float:
+        """Half lives since time 0."""
+        return aged(time.time(), self.settings.feedback)
+
+    def _served(self, variant: Variant | None) -> Served:
+        if variant is None or variant.model == "current":
+            return self.versions.current
+        if variant.model == "previous":
+            return self.versions.previous or self.versions.current
+        return self._pinned[variant.name]
+
+    def _ranker(self, served: Served, variant: Variant | None) -> Ranker:
+        key = (served.name, variant.name if variant is not None else "")
+        if key not in self._rankers:
+            plain = variant if variant is not None else self.settings.rerank
+            release = served.release
+            self._rankers[key] = Ranker(
+                release=release,
+                search=served.search,
+                rerank=self.settings.rerank,
+                breadth=Breadth(
+                    diversity=plain.diversity, calibration=plain.calibration, group_share=plain.group_share
+                ),
+                tail=tail_of(release, head_share=self.settings.rerank.head_share),
+                exploration=self.settings.exploration,
+                new=release.rows(self._new_ids),
+                rng=self._rng,
+            )
+        return self._rankers[key]
+
+    def _log_exposure(self, name: str, answer: Answer) -> None:
+        """Log what an experiment or off-policy estimate needs; nothing where there is neither."""
+        ranked, release = answer.ranked, answer.served.release
+        if not self.settings.experiment.name and ranked.explored is None:
+            return
+        row: dict[str, Any] = {
+            "request": answer.request, "user": name, "time": time.time(), "model": answer.served.name,
+            "experiment": self.settings.experiment.name, "variant": answer.variant,
+            "item": None, "propensity": None, "score": None, "greedy_item": None, "greedy_score": None,
+        }  # fmt: skip
+        if ranked.explored is not None:
+            shown = ranked.explored.place
+            row |= {
+                "item": release.item_ids[int(ranked.explored_rows[shown])],
+                "propensity": ranked.explored.propensity,
+                "score": float(ranked.explored_scores[shown]),
+                "greedy_item": release.item_ids[int(ranked.explored_rows[0])],
+                "greedy_score": float(ranked.explored_scores[0]),
+            }
+        self.writer.expose(row)
+
+    def _check_personalisation(self, served: Served) -> None:
+        """A residual model is only served where the operator said so."""
+        if served.release.residual is not None and self.settings.api.personalisation != "silo-trusted":
+            raise ConfigurationError(
+                "Expected a model without a residual for personalisation = user-only. Set silo-trusted, "
+                "or pack without."
+            )
+
+
+def _lines(path: str) -> tuple[str, ...]:
+    if not path:
+        return ()
+    return tuple(line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip())

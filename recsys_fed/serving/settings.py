@@ -1,0 +1,268 @@
+"""What a service is told: serving.toml, read once."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from recsys_fed import checks
+from recsys_fed.config import parse
+from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
+
+PERSONALISATION = ("user-only", "silo-trusted")
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiSettings:
+    """Where the service listens and what it accepts.
+
+    Attributes:
+        host, port: loopback unless TLS files are given.
+        tls_certificate, tls_key: PEM files; "" is none.
+        max_body_bytes: a longer request gets a 413.
+        requests_per_second, burst: token bucket of every bearer token; above it, 429.
+        cached_users: whose histories and vectors are held in memory, least recently used out first.
+        watch_seconds: how often the model's file is looked at; 0 never takes over by itself.
+        personalisation: "user-only": what a user gets follows from the released model and the user's own events;
+            "silo-trusted": also from a residual item model of this silo's users, which is never released.
+        search: "exact", "int8" (quantised, then re-ranked exactly; the result is the exact one) or "hnsw"
+            (approximate).
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8765
+    tls_certificate: str = ""
+    tls_key: str = ""
+    max_body_bytes: int = 65_536
+    requests_per_second: float = 1_000.0
+    burst: int = 2_000
+    cached_users: int = 10_000
+    watch_seconds: float = 2.0
+    personalisation: str = "user-only"
+    search: str = "exact"
+
+    def __post_init__(self) -> None:
+        checks.at_least(1, max_body_bytes=self.max_body_bytes, burst=self.burst, cached_users=self.cached_users)
+        checks.at_least(0, port=self.port)
+        checks.positive(requests_per_second=self.requests_per_second)
+        checks.non_negative(watch_seconds=self.watch_seconds)
+        checks.one_of(PERSONALISATION, personalisation=self.personalisation)
+        checks.one_of(("exact", "int8", "hnsw"), search=self.search)
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ConfigurationError("Expected tls-certificate and tls-key together, got one of them.")
+        if self.host not in LOOPBACK and not self.tls_certificate:
+            raise ConfigurationError(
+                f"Expected TLS files for a host that others can reach, got {self.host} without. "
+                "Set tls-certificate and tls-key, or listen on 127.0.0.1."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedbackSettings:
+    """How events count in a history.
+
+    Attributes:
+        view, click, like, buy, rating, imported: weight of an event of this kind; the strongest of an item counts.
+        rating_minimum: a rating below it counts as a dislike.
+        half_life_days: after so many days an event weighs half; 0: events do not age.
+        exclude_viewed: whether items that were only viewed or clicked are left out of recommendations too.
+        burst_events, burst_seconds: more events of one user in so many seconds are a robot's.
+        daily_events: more events of one user in a day are a robot's.
+        quarantine_seconds: for how long a robot's further events are put aside too.
+    """
+
+    view: float = 0.1
+    click: float = 0.3
+    like: float = 1.0
+    buy: float = 1.0
+    rating: float = 1.0
+    imported: float = 1.0
+    rating_minimum: float = 0.0
+    half_life_days: float = 0.0
+    exclude_viewed: bool = False
+    burst_events: int = 60
+    burst_seconds: float = 10.0
+    daily_events: int = 2_000
+    quarantine_seconds: float = 3_600.0
+
+    def __post_init__(self) -> None:
+        for name in ("view", "click", "like", "buy", "rating", "imported"):
+            checks.positive(**{name: getattr(self, name)})
+        checks.non_negative(half_life_days=self.half_life_days)
+        checks.at_least(1, burst_events=self.burst_events, daily_events=self.daily_events)
+        checks.positive(burst_seconds=self.burst_seconds, quarantine_seconds=self.quarantine_seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplorationSettings:
+    """One place of a list that is filled at random, with known probabilities. Off by default.
+
+    Attributes:
+        method: "none", "thompson" or "linucb".
+        position: the place of the list, 1 the first.
+        pool: how many best-scored candidates may be drawn.
+        scale: standard deviation of a user's taste in units of the fold-in's own uncertainty.
+        samples: posterior samples of which one is chosen (thompson); propensities are exact given them.
+        floor: probability with which the place is drawn uniformly, so that every item of the pool has a chance.
+        new_items: file of item ids, one a line, that count as new; the uniform draw is among them where there are
+            any.
+    """
+
+    method: str = "none"
+    position: int = 1
+    pool: int = 50
+    scale: float = 0.3
+    samples: int = 32
+    floor: float = 0.05
+    new_items: str = ""
+
+    def __post_init__(self) -> None:
+        checks.one_of(("none", "thompson", "linucb"), method=self.method)
+        checks.at_least(1, position=self.position, pool=self.pool, samples=self.samples)
+        checks.positive(scale=self.scale)
+        checks.fraction(floor=self.floor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RerankSettings:
+    """What a list gives up in score for breadth; all off by default.
+
+    Attributes:
+        candidates: how many best-scored items are re-ranked.
+        diversity: 0 to 1, weight of dissimilarity to what is listed already (MMR).
+        calibration: 0 to 1, weight of the list's genres following the user's own.
+        group_share: least share of the places of a list for items outside the `head_share` best-known ones.
+        head_share: share of the catalogue, by released bias, that is the head.
+    """
+
+    candidates: int = 100
+    diversity: float = 0.0
+    calibration: float = 0.0
+    group_share: float = 0.0
+    head_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        checks.at_least(1, candidates=self.candidates)
+        for name in ("diversity", "calibration", "group_share"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ConfigurationError(f"Expected 0 <= {name} <= 1, got {value}.")
+        checks.fraction(head_share=self.head_share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One arm of an experiment: a model version and how its lists are made.
+
+    Attributes:
+        name: of the arm. share: of the users, in proportion to the other arms'.
+        model: "current", "previous" or the first digits of a version.
+        explore: whether the exploration of the service applies. The others: see RerankSettings.
+    """
+
+    name: str = ""
+    share: float = 1.0
+    model: str = "current"
+    explore: bool = True
+    diversity: float = 0.0
+    calibration: float = 0.0
+    group_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.positive(share=self.share)
+        if not self.name:
+            raise ConfigurationError("Expected a name for every variant, got none.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentSettings:
+    """A running experiment. The first variant is the control.
+
+    Attributes:
+        name: of the experiment; another name assigns users afresh. "" is no experiment.
+        rewards: kinds of feedback, separated by commas, that count as a success.
+        window_hours: a user succeeds with a reward within so many hours of the first list.
+        level: of the test, over all looks at it.
+        variants: two or more.
+    """
+
+    name: str = ""
+    rewards: str = "click,like,buy"
+    window_hours: float = 24.0
+    level: float = 0.05
+    variants: tuple[Variant, ...] = ()
+
+    def __post_init__(self) -> None:
+        checks.positive(window_hours=self.window_hours)
+        checks.fraction(level=self.level)
+        if self.name and len({variant.name for variant in self.variants}) < max(2, len(self.variants)):
+            raise ConfigurationError("Expected two or more [[experiment.variants]] with different names.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingSettings:
+    """All of serving.toml."""
+
+    api: ApiSettings = field(default_factory=ApiSettings)
+    feedback: FeedbackSettings = field(default_factory=FeedbackSettings)
+    exploration: ExplorationSettings = field(default_factory=ExplorationSettings)
+    rerank: RerankSettings = field(default_factory=RerankSettings)
+    experiment: ExperimentSettings = field(default_factory=ExperimentSettings)
+
+
+def read_serving_settings(path: Path | None) -> ServingSettings:
+    """Read serving.toml; without one, the defaults.
+
+    Raises:
+        DataNotFoundError, DataFormatError: there is no such file, or it is not TOML.
+        ConfigurationError: a key that nothing reads, or a value that is not allowed.
+    """
+    if path is None:
+        return ServingSettings()
+    if not path.is_file():
+        raise DataNotFoundError(f"Expected the service's settings at {path}, there is no such file.")
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataFormatError(f"Expected TOML in {path}: {error}.") from error
+    return serving_settings(tables)
+
+
+def serving_settings(tables: Mapping[str, Any]) -> ServingSettings:
+    """Settings of parsed TOML tables.
+
+    >>> serving_settings({"api": {"port": 9000}}).api.port
+    9000
+    """
+    kinds = {"api": ApiSettings, "feedback": FeedbackSettings, "exploration": ExplorationSettings,
+             "rerank": RerankSettings, "experiment": ExperimentSettings}  # fmt: skip
+    unknown = sorted(set(tables) - set(kinds))
+    if unknown:
+        raise ConfigurationError(f"Expected the tables {', '.join(kinds)}, got {', '.join(unknown)}.")
+    read: dict[str, Any] = {}
+    for name, table in tables.items():
+        if not isinstance(table, Mapping):
+            raise ConfigurationError(f"Expected a table [{name}], got a value.")
+        if name == "experiment":
+            read[name] = _experiment(table)
+        else:
+            read[name] = _table(kinds[name], table, name)
+    return ServingSettings(**read)
+
+
+def _table(kind: type[T], table: Mapping[str, object], name: str) -> T:
+    known = {f.name.replace("_", "-") for f in fields(kind)} - {"variants"}  # type: ignore[arg-type]
+    unknown = sorted(set(table) - known)
+    if unknown:
+        raise ConfigurationError(f"Expected keys of [{name}] ({', '.join(sorted(known))}), got {', '.join(unknown)}.")
+    return parse(kind, table)
+
+
+def _experiment(table: Mapping[str, Any]) -> ExperimentSettings:
+    arms = tuple(_table(Variant, arm, "experiment.variants") for arm in table.get("variants", ()))
+    plain = {key: value for key, value in table.items() if key not in ("name", "variants")}
+    # The name is checked together with the variants.
+    return replace(_table(ExperimentSettings, plain, "experiment"), name=str(table.get("name", "")), variants=arms)

@@ -1,0 +1,198 @@
+"""The silo's log of events: durable before it is acknowledged, read by user, forgotten on request."""
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.exc import SQLAlchemyError
+
+from recsys_fed.errors import DataError
+from recsys_fed.serving.events import IMPORTED, Event
+from recsys_fed.serving.tables import TRAINING_VIEW, create_tables, engine_of, events, exposures, forgotten, settings
+
+_PAGE = 20_000
+_READ = ("number", "item", "kind", "time", "value", "accepted", "user")
+_OF_USER = (
+    sa.select(*(events.c[name] for name in _READ))
+    .where(events.c.user == sa.bindparam("name"))
+    .order_by(events.c.number)
+)
+
+
+class FeedbackStore:
+    """An open database. Reading is safe from any thread; writing is the business of one `FeedbackWriter`."""
+
+    def __init__(self, address: str, *, key: bytes) -> None:
+        """Open, and create what is missing; `key` keys the digests of forgotten users."""
+        self._key = key
+        self._engine = engine_of(address)
+        self._sqlite = self._engine.dialect.name == "sqlite"
+        # Made once: composing a statement costs more than executing it.
+        added = _insert(self._sqlite)(events).on_conflict_do_nothing(index_elements=[events.c.event_key])
+        self._append = added.returning(events.c.number)
+        with self._translated():
+            create_tables(self._engine)
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction that is durable when the block ends."""
+        with self._translated(), self._engine.execution_options(write=True).begin() as connection:
+            if not self._sqlite:
+                connection.exec_driver_sql("SET LOCAL synchronous_commit = on")
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A transaction that reads one state."""
+        with self._translated(), self._engine.connect() as connection:
+            yield connection
+
+    def append(self, connection: sa.Connection, event: Event) -> int | None:
+        """Add an event in a transaction; its number, or None if its key is there already."""
+        return connection.execute(self._append, _row(event)).scalar()
+
+    def log_exposures(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add what was shown, in a transaction."""
+        connection.execute(exposures.insert(), list(rows))
+
+    def of_user(self, user: str) -> list[Event]:
+        """All events of one user, in the order of the log."""
+        with self.reading() as connection:
+            return [_event(*row) for row in connection.execute(_OF_USER, {"name": user}).all()]
+
+    def put_aside(self, connection: sa.Connection, user: str, *, since: float) -> int:
+        """Mark a user's feedback received from `since` on as a robot's; returns how many events."""
+        mine = (
+            (events.c.user == user) & (events.c.kind != IMPORTED) & (events.c.received >= since) & events.c.accepted
+        )
+        return connection.execute(events.update().where(mine).values(accepted=False)).rowcount
+
+    def forget(self, connection: sa.Connection, user: str, *, time: float) -> dict[str, int]:
+        """Remove all that is kept of a user, and note (as a keyed digest) that imports must leave the user out."""
+        removed = {
+            table.name: connection.execute(table.delete().where(table.c.user == user)).rowcount
+            for table in (events, exposures)
+        }
+        note = _insert(self._sqlite)(forgotten).values(digest=self.digest(user), time=time)
+        connection.execute(note.on_conflict_do_nothing(index_elements=[forgotten.c.digest]))
+        return removed
+
+    def checkpoint(self) -> None:
+        """Empty SQLite's write-ahead log, which otherwise holds copies of removed rows for a while."""
+        if self._sqlite:
+            with self._translated(), self._engine.connect() as connection:
+                driver: Any = connection.connection.driver_connection
+                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+
+    def replace_imported(self, imported: Iterable[Event], *, source: str) -> int:
+        """Replace all imported interactions by new ones in one transaction; forgotten users are left out.
+
+        Args:
+            imported: of kind "imported", one for each user and item.
+            source: what they came from; `imported_from` returns it.
+        """
+        count = 0
+        with self.writing() as connection:
+            gone = set(connection.execute(sa.select(forgotten.c.digest)).scalars())
+            connection.execute(events.delete().where(events.c.kind == IMPORTED))
+            page: list[tuple[Any, ...]] = []
+            skipped: dict[str, bool] = {}
+            for event in imported:
+                if gone and skipped.setdefault(event.user, self.digest(event.user) in gone):
+                    continue
+                page.append((event.user, event.item, event.kind, event.value, event.time, event.received, True))
+                if len(page) == _PAGE:
+                    count += self._add_page(connection, page)
+                    page = []
+            count += self._add_page(connection, page)
+            self._set(connection, "imported", source)
+        return count
+
+    def imported_from(self) -> str | None:
+        """What the imported interactions came from, or None."""
+        with self.reading() as connection:
+            return connection.execute(sa.select(settings.c.value).where(settings.c.name == "imported")).scalar()
+
+    def training(self) -> Iterator[tuple[str, str, float, float]]:
+        """User, item, value and time of what the next training reads."""
+        view = sa.text(f'SELECT "user", item, value, time FROM {TRAINING_VIEW}')  # noqa: S608  (a constant)
+        with self.reading() as connection:
+            for row in connection.execution_options(yield_per=_PAGE).execute(view):
+                yield str(row[0]), str(row[1]), float(row[2]), float(row[3])
+
+    def quarantined(self) -> list[tuple[str, int]]:
+        """Users with events that were put aside, and how many, most first."""
+        count = sa.func.count()
+        query = (
+            sa.select(events.c.user, count).where(~events.c.accepted).group_by(events.c.user).order_by(count.desc())
+        )
+        with self.reading() as connection:
+            return [(str(user), int(number)) for user, number in connection.execute(query)]
+
+    def digest(self, user: str) -> str:
+        """Keyed digest of a user's id (HMAC-SHA256, hex)."""
+        return hmac.new(self._key, b"forgotten\0" + user.encode(), hashlib.sha256).hexdigest()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def _add_page(self, connection: sa.Connection, page: list[tuple[Any, ...]]) -> int:
+        """Many rows without the cost of a statement for each; returns how many."""
+        if page:
+            mark = "?" if self._sqlite else "%s"
+            columns = '"user", item, kind, value, time, received, accepted'
+            marks = ", ".join([mark] * 7)
+            connection.exec_driver_sql(f"INSERT INTO events ({columns}) VALUES ({marks})", page)  # noqa: S608
+        return len(page)
+
+    def _set(self, connection: sa.Connection, name: str, value: str) -> None:
+        insert = _insert(self._sqlite)(settings).values(name=name, value=value)
+        connection.execute(insert.on_conflict_do_update(index_elements=[settings.c.name], set_={"value": value}))
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            reason = type(getattr(error, "orig", None) or error).__name__
+            raise DataError(
+                f"Expected to read and write {self._engine.url.render_as_string(hide_password=True)}: {reason}. "
+                "What was acknowledged is still there."
+            ) from error
+
+
+def _insert(sqlite: bool) -> Any:
+    """Insert with ON CONFLICT, which both databases spell alike but SQLAlchemy has in each dialect."""
+    return sqlite_insert if sqlite else postgresql_insert
+
+
+def _row(event: Event) -> dict[str, Any]:
+    return {
+        "event_key": event.key,
+        "user": event.user,
+        "item": event.item,
+        "kind": event.kind,
+        "value": event.value,
+        "time": event.time,
+        "received": event.received,
+        "request": event.request,
+        "accepted": event.accepted,
+    }
+
+
+def _event(
+    number: int,
+    item: str,
+    kind: str,
+    time: float,
+    value: float | None,
+    accepted: bool,
+    user: str,
+) -> Event:
+    return Event(user=user, item=item, kind=kind, time=time, value=value, number=number, accepted=accepted)

@@ -1,0 +1,137 @@
+"""The service's tables, the same on SQLite and PostgreSQL, and how connections to either are set up.
+
+SQLite runs with a write-ahead log and synchronous = FULL: what is committed survives a power failure. Deleted rows
+are overwritten (secure_delete), so that what is forgotten is not left in free pages.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from recsys_fed.errors import ConfigurationError
+
+SCHEMA = 1
+_LOCK_SECONDS = 30.0
+_BIG = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+metadata = sa.MetaData()
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("number", _BIG, primary_key=True, autoincrement=True),
+    sa.Column("event_key", sa.String(128), unique=True),
+    sa.Column("user", sa.String(128), nullable=False),
+    sa.Column("item", sa.String(128), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("value", sa.Double),
+    # When it happened, as the application says, and when it came in.
+    sa.Column("time", sa.Double, nullable=False),
+    sa.Column("received", sa.Double, nullable=False),
+    sa.Column("request", sa.String(64)),
+    sa.Column("accepted", sa.Boolean, nullable=False),
+    sa.Index("ix_events_user", "user", "number"),
+    sqlite_autoincrement=True,
+)
+# One row a recommendation that explored or was part of an experiment: what off-policy estimates and tests read.
+exposures = sa.Table(
+    "exposures",
+    metadata,
+    sa.Column("number", _BIG, primary_key=True, autoincrement=True),
+    sa.Column("request", sa.String(64), nullable=False, index=True),
+    sa.Column("user", sa.String(128), nullable=False, index=True),
+    sa.Column("time", sa.Double, nullable=False),
+    sa.Column("model", sa.String(64), nullable=False),
+    sa.Column("experiment", sa.String(128), nullable=False),
+    sa.Column("variant", sa.String(128), nullable=False),
+    # The explored place: what was shown, with which probability, and what the model alone would have shown.
+    sa.Column("item", sa.String(128)),
+    sa.Column("propensity", sa.Double),
+    sa.Column("score", sa.Double),
+    sa.Column("greedy_item", sa.String(128)),
+    sa.Column("greedy_score", sa.Double),
+)
+# Keyed digests of users who were forgotten: an import of the silo's interactions leaves them out.
+forgotten = sa.Table(
+    "forgotten",
+    metadata,
+    sa.Column("digest", sa.String(64), primary_key=True),
+    sa.Column("time", sa.Double, nullable=False),
+)
+settings = sa.Table(
+    "settings",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+# What the next training round reads (`data.url` and `data.query` of a silo, or `silo feedback-export`): accepted,
+# positive, and not disliked since.
+TRAINING_VIEW = "training_interactions"
+TRAINING_QUERY = """
+SELECT e."user" AS "user", e.item AS item, COALESCE(e.value, 1.0) AS value, e.time AS time
+FROM events e
+WHERE e.accepted AND e.kind IN ('imported', 'click', 'like', 'buy', 'rating')
+AND NOT EXISTS (
+    SELECT 1 FROM events d
+    WHERE d."user" = e."user" AND d.item = e.item AND d.kind = 'dislike' AND d.accepted AND d.number > e.number
+)
+"""
+
+
+def engine_of(address: str) -> sa.Engine:
+    """An engine for a path of SQLite or a PostgreSQL URL.
+
+    Raises:
+        ConfigurationError: it is neither, or the driver is not installed.
+    """
+    try:
+        if "://" in address:
+            url = sa.make_url(address)
+            url = url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+            if url.get_backend_name() != "sqlite":
+                return sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
+        else:
+            path = Path(address).expanduser().resolve()
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # SQLite gives its log the mode of the file: what users do is for this account alone.
+            path.touch(mode=0o600)
+            url = sa.URL.create("sqlite", database=str(path))
+        arguments = {"timeout": _LOCK_SECONDS, "check_same_thread": False}
+        engine = sa.create_engine(url, connect_args=arguments, hide_parameters=True)
+    except (SQLAlchemyError, ImportError) as error:
+        raise ConfigurationError(
+            f"Expected a path or a URL of SQLite or PostgreSQL: {error}. "
+            'For PostgreSQL: pip install "recsys-fed[postgresql]".'
+        ) from error
+    sa.event.listen(engine, "connect", _prepared)
+    sa.event.listen(engine, "begin", _begun)
+    return engine
+
+
+def create_tables(engine: sa.Engine) -> None:
+    """Make what is missing; an existing database of this schema is left as it is.
+
+    Raises:
+        ConfigurationError: it is a database of a newer version.
+    """
+    with engine.begin() as connection:
+        metadata.create_all(connection)
+        known = connection.execute(sa.select(settings.c.value).where(settings.c.name == "schema")).scalar()
+        if known is None:
+            connection.execute(settings.insert().values(name="schema", value=str(SCHEMA)))
+            connection.exec_driver_sql(f"CREATE VIEW {TRAINING_VIEW} AS {TRAINING_QUERY}")
+        elif known != str(SCHEMA):
+            raise ConfigurationError(f"Expected tables of schema {SCHEMA}, got {known}. Install the version for it.")
+
+
+def _prepared(connection: Any, _: object) -> None:
+    # The driver starts no transactions of its own; those of SQLAlchemy start below.
+    connection.isolation_level = None
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begun(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("write") else "BEGIN")

@@ -1,0 +1,117 @@
+"""New models: noticed, packed in a process of their own, loaded in a thread, then taken over in one assignment."""
+
+import asyncio
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from recsys_fed.errors import ConfigurationError, DataFormatError
+from recsys_fed.serving.service import RecommendationService
+from recsys_fed.serving.stamp import packed_version
+from recsys_fed.serving.versions import Served
+
+# Names of a run's files (`federation.outcome`, `simulation.runner`).
+MODEL_FILE, CATALOGUE_FILE = "item_embeddings.safetensors", "catalogue.parquet"
+_PACK_SECONDS = 600.0
+_log = logging.getLogger("recsys_fed.serving")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """Where new models come from: a file that is replaced when there is one. `residual`: see `packing`."""
+
+    model: Path
+    catalogue: Path
+    residual: Path | None = None
+
+    def stamp(self) -> tuple[int, int] | None:
+        """Changes when the model's file does; None where there is no file."""
+        try:
+            status = self.model.stat()
+        except OSError:
+            return None
+        return (status.st_mtime_ns, status.st_size)
+
+
+class TakeOver:
+    """Takes over models of a source. One at a time; requests go on meanwhile, on the version before."""
+
+    def __init__(self, service: RecommendationService, folder: Path, source: ModelSource | None) -> None:
+        self._service, self._folder, self._source = service, folder, source
+        self._stamp = source.stamp() if source is not None else None
+        self._lock = asyncio.Lock()
+        self.problem = ""
+
+    async def take(self) -> Served:
+        """Pack, load and serve the source's model as it is now.
+
+        Raises:
+            ConfigurationError: there is no source. DataFormatError: its model was refused; nothing changed.
+        """
+        if self._source is None:
+            raise ConfigurationError("Expected a model to take over from, the service was started without --model.")
+        async with self._lock:
+            self._stamp = self._source.stamp()
+            version = await pack_apart(self._source, self._folder)
+            return await self._serve(version)
+
+    async def activate(self, version: str) -> Served:
+        """Serve a version that is kept."""
+        async with self._lock:
+            return await self._serve(version)
+
+    async def watch(self, *, seconds: float) -> None:
+        """Take over whenever the source's file has changed, for ever. What is refused is reported, not served."""
+        while True:
+            await asyncio.sleep(seconds)
+            stamp = self._source.stamp() if self._source is not None else None
+            if stamp is None or stamp == self._stamp:
+                continue
+            self._stamp = stamp
+            try:
+                if await asyncio.to_thread(self._known):
+                    continue
+                await self.take()
+                self.problem = ""
+            except (DataFormatError, ConfigurationError) as error:
+                # The reason names files, which is for the log alone.
+                self.problem = "The last model was refused; the service's log says why."
+                _log.error("model refused: %s", error)
+                self._service.telemetry.count("model_refusals")
+
+    def _known(self) -> bool:
+        """Whether the source's model is a version that is kept: it was served before, and perhaps rolled back."""
+        source = self._source
+        return source is not None and packed_version(source.model, source.residual, self._folder) is not None
+
+    async def _serve(self, version: str) -> Served:
+        served = await asyncio.to_thread(self._loaded, version)
+        self._service.use(served)
+        return served
+
+    def _loaded(self, version: str) -> Served:
+        """A version with all that the first request would otherwise have to wait for."""
+        served = self._service.versions.load(version)
+        _ = served.release.row_of, served.release.category_rows, served.release.norms
+        return served
+
+
+async def pack_apart(source: ModelSource, folder: Path) -> str:
+    """Pack in a process of its own; returns the version. Raises DataFormatError with its reason."""
+    arguments = [str(source.model), str(source.catalogue), str(folder)]
+    if source.residual is not None:
+        arguments += ["--residual", str(source.residual)]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "recsys_fed.serving.packing", *arguments,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        output, errors = await asyncio.wait_for(process.communicate(), timeout=_PACK_SECONDS)
+    except TimeoutError as error:
+        process.kill()
+        raise DataFormatError(f"Expected a model to be packed within {_PACK_SECONDS:g} s.") from error
+    if process.returncode:
+        lines = errors.decode(errors="replace").strip().splitlines() or ["no reason given"]
+        raise DataFormatError(f"The model was refused, nothing changed. {lines[-1]}")
+    return output.decode().strip()

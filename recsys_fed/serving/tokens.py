@@ -1,0 +1,109 @@
+"""Bearer tokens: 256 random bits each, kept as digests, with the scopes that they open.
+
+    tokens.json   [{"name", "digest": SHA-256 of the token (hex), "scopes": [...]}], mode 0600
+
+A token has too much entropy to be guessed from its digest, so one pass of SHA-256 is enough.
+"""
+
+import hmac
+import json
+import math
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from recsys_fed import checks
+from recsys_fed.errors import ConfigurationError, DataFormatError
+
+SCOPES = ("recommend", "feedback", "admin")
+_PREFIX = "rf_"
+_LOOK_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """A token that may be used; the token itself is nowhere."""
+
+    name: str
+    digest: str
+    scopes: tuple[str, ...]
+
+
+class TokenFile:
+    """The tokens of a service."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp: tuple[int, int] | None = None
+        self._tokens: tuple[Token, ...] = ()
+        self._looked = -math.inf
+
+    def create(self, name: str, scopes: Sequence[str]) -> str:
+        """Make a token and return it: this is the only time that it can be read.
+
+        Raises:
+            ConfigurationError: a scope that there is not, or a name that is taken.
+        """
+        for scope in scopes:
+            checks.one_of(SCOPES, scope=scope)
+        known = self.tokens()
+        if not scopes or any(token.name == name for token in known):
+            raise ConfigurationError(f"Expected a new name and at least one scope, got {name!r} and {list(scopes)}.")
+        token = _PREFIX + secrets.token_urlsafe(32)
+        self._write((*known, Token(name=name, digest=_digest(token), scopes=tuple(scopes))))
+        return token
+
+    def revoke(self, name: str) -> None:
+        """Remove a token. Raises ConfigurationError if there is none of this name."""
+        known = self.tokens()
+        if all(token.name != name for token in known):
+            raise ConfigurationError(f"Expected the name of a token, got {name!r}.")
+        self._write(tuple(token for token in known if token.name != name))
+
+    def tokens(self) -> tuple[Token, ...]:
+        """All tokens, as they are in the file."""
+        self._looked = time.monotonic()
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            return ()
+        stamp = (status.st_mtime_ns, status.st_size)
+        if stamp != self._stamp:
+            self._tokens, self._stamp = self._read(), stamp
+        return self._tokens
+
+    def holder(self, presented: str) -> Token | None:
+        """The token that was presented. All digests are compared, each in constant time.
+
+        A token that is made or revoked by another process counts within a second.
+        """
+        digest, found = _digest(presented), None
+        fresh = time.monotonic() - self._looked < _LOOK_SECONDS
+        for token in self._tokens if fresh else self.tokens():
+            if hmac.compare_digest(token.digest.encode(), digest.encode()):
+                found = token
+        return found
+
+    def _read(self) -> tuple[Token, ...]:
+        try:
+            records = json.loads(self._path.read_text(encoding="utf-8"))
+            return tuple(Token(name=r["name"], digest=r["digest"], scopes=tuple(r["scopes"])) for r in records)
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataFormatError(f"Expected tokens in {self._path}, got {type(error).__name__}.") from error
+
+    def _write(self, tokens: tuple[Token, ...]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        partial = self._path.with_name(self._path.name + ".part")
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump([asdict(token) for token in tokens], file, indent=2)
+        partial.replace(self._path)
+        self.tokens()
+
+
+def _digest(token: str) -> str:
+    return sha256(token.encode("utf-8", "surrogatepass")).hexdigest()

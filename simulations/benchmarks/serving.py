@@ -1,0 +1,137 @@
+"""The service: recommendations over HTTP at a given rate, and lists in batches beside implicit's."""
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from scipy import sparse
+from threadpoolctl import threadpool_limits
+
+from recsys_fed.serving.events import IMPORTED, Event
+from recsys_fed.serving.place import ServicePlace
+from recsys_fed.serving.release import Floats, Release, write_release
+from recsys_fed.serving.search import best_of_many
+from recsys_fed.serving.store import FeedbackStore
+from recsys_fed.serving.tokens import TokenFile
+from recsys_fed.serving.versions import DIGITS, point_to
+from simulations.benchmarks.line import Line
+from simulations.serving.load import Load, load, running_service
+
+ML_1M_ITEMS, MANY_ITEMS, DIM, USERS, HISTORY = 3_706, 100_000, 32, 2_000, 165
+RATE, SECONDS, MANY_RATE = 200.0, 30.0, 50.0
+_REPEATS, _BATCH, _K = 9, 1_000, 10
+
+
+def serving_lines() -> list[Line]:
+    """Latencies at two sizes, and batches."""
+    small, many = _over_http(ML_1M_ITEMS, rate=RATE), _over_http(MANY_ITEMS, rate=MANY_RATE)
+    at = f"recommend over HTTP, {ML_1M_ITEMS:,} items, {RATE:g} a second for {SECONDS:g} s"
+    large = f"recommend over HTTP, {MANY_ITEMS:,} items, {MANY_RATE:g} a second for {SECONDS:g} s"
+    ours, theirs = batch_rates()
+    named = f"lists a second of one core, batches of {_BATCH:,}, {ML_1M_ITEMS:,} items"
+    return [
+        Line(name=f"{at}: p50", value=small.quantile(0.5), unit="ms", bar=3.0),
+        Line(name=f"{at}: p99", value=small.quantile(0.99), unit="ms", bar=15.0),
+        Line(name=f"{at}: errors", value=float(small.errors), unit="requests", bar=1.0),
+        Line(name="of it the client's own lateness: p99", value=float(np.quantile(small.lag, 0.99)), unit="ms"),
+        Line(name=f"{large}: p50", value=many.quantile(0.5), unit="ms", bar=10.0),
+        Line(name=f"{large}: p99", value=many.quantile(0.99), unit="ms"),
+        Line(name=named, value=ours, unit="1/s"),
+        Line(name=f"{named}: seconds a list over 1/20,000", value=20_000.0 / ours, unit="x", bar=1.0),
+        Line(name=f"{named}: implicit's recommend", value=theirs, unit="1/s"),
+    ]
+
+
+def _over_http(n_items: int, *, rate: float) -> Load:
+    """Known users with histories of the usual length ask for ten items; one request in ten is feedback."""
+    rng = np.random.default_rng(3)
+    with tempfile.TemporaryDirectory(prefix="recsys-fed-") as folder:
+        token = made_service(Path(folder), n_items)
+        users = rng.integers(USERS, size=int(rate * SECONDS)).tolist()
+        items = rng.integers(n_items, size=int(rate * SECONDS)).tolist()
+
+        def body(number: int) -> tuple[str, dict[str, object]]:
+            if number % 10 == 9:
+                return "/v1/feedback", {"user": f"u{users[number]}", "item": f"i{items[number]}", "kind": "click"}
+            return "/v1/recommendations", {"user": f"u{users[number]}", "limit": _K}
+
+        core = (os.cpu_count() or 1) - 1
+        with running_service(Path(folder), core=core) as port:
+            load(port, body, token=token, rate=rate / 4, seconds=2.0)
+            return load(port, body, token=token, rate=rate, seconds=SECONDS)
+
+
+def made_service(folder: Path, n_items: int) -> str:
+    """A service's folder with random factors and histories; returns a token."""
+    release = _release(n_items)
+    place = ServicePlace(folder=folder)
+    target = folder / "versions" / release.version[:DIGITS]
+    target.mkdir(parents=True)
+    write_release(release, target)
+    point_to(folder, release.version)
+    store, rng = FeedbackStore(place.address, key=place.key()), np.random.default_rng(1)
+    own = (rng.choice(n_items, size=HISTORY, replace=False).tolist() for _ in range(USERS))
+    events = (
+        Event(user=f"u{user}", item=f"i{row}", kind=IMPORTED, time=0.0)
+        for user, rows in enumerate(own)
+        for row in rows
+    )
+    store.replace_imported(events, source="benchmark")
+    store.close()
+    return TokenFile(place.tokens).create("benchmark", ["recommend", "feedback"])
+
+
+def _release(n_items: int) -> Release:
+    vectors, bias = _factors(n_items), np.zeros(n_items, dtype=np.float32)
+    return Release(
+        version=sha256(str(n_items).encode()).hexdigest(),
+        item_ids=tuple(f"i{row}" for row in range(n_items)),
+        titles=tuple(f"The item of number {row} (1999)" for row in range(n_items)),
+        categories=((),) * n_items,
+        vectors=vectors,
+        bias=bias,
+        weights=np.ones(n_items, dtype=np.float32),
+        gramian=vectors.T.astype(np.float64) @ vectors,
+        kind="ridge",
+        unobserved_weight=0.3,
+        regularization=1.0,
+        provenance={},
+    )
+
+
+def _factors(n: int) -> Floats:
+    return np.random.default_rng(n).normal(size=(n, DIM)).astype(np.float32)
+
+
+def batch_rates() -> tuple[float, float]:
+    """Lists a second on one thread, of `best_of_many` and of implicit; both alternate, of each the median counts."""
+    from implicit.cpu.als import AlternatingLeastSquares  # noqa: PLC0415  (development only)
+
+    release, users, rng = _release(ML_1M_ITEMS), _factors(_BATCH), np.random.default_rng(2)
+    without = [np.sort(rng.choice(ML_1M_ITEMS, size=HISTORY, replace=False)) for _ in range(_BATCH)]
+    starts = np.arange(0, HISTORY * (_BATCH + 1), HISTORY)
+    liked = sparse.csr_matrix((np.ones(starts[-1], dtype=np.float32), np.concatenate(without), starts))
+    liked.resize((_BATCH, ML_1M_ITEMS))
+    peer = AlternatingLeastSquares(factors=DIM, num_threads=1)
+    peer.user_factors, peer.item_factors = users, release.vectors
+    with threadpool_limits(1):
+        runs = [
+            (
+                _seconds(lambda: best_of_many(release, users, _K, without=without)),
+                _seconds(lambda: peer.recommend(np.arange(_BATCH), liked, N=_K)),
+            )
+            for _ in range(_REPEATS)
+        ]
+    ours, theirs = (statistics.median(times) for times in zip(*runs, strict=True))
+    return _BATCH / ours, _BATCH / theirs
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start

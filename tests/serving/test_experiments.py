@@ -1,0 +1,144 @@
+"""Experiments: assignment, a test that may be looked at, and the report from what the service logged."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+from command_line import json_of, run_command
+from serving_kit import add_version, made_application, made_release, made_service
+from starlette.testclient import TestClient
+
+from recsys_fed.errors import ConfigurationError
+from recsys_fed.serving.anytime import compare, largest_log_wealth
+from recsys_fed.serving.assignment import assigned
+from recsys_fed.serving.events import Event
+from recsys_fed.serving.settings import Variant, serving_settings
+from simulations.serving.peeking import claims
+
+ARMS = (Variant(name="control", share=3.0), Variant(name="new", share=1.0))
+TABLE = {
+    "name": "trial",
+    "window-hours": 1.0,
+    "variants": [{"name": "control"}, {"name": "new", "diversity": 0.5}],
+}
+
+
+def test_assignment_follows_shares_and_depends_on_key_and_experiment():
+    users = [f"user-{number}" for number in range(8_000)]
+    arms = {
+        name: np.array([assigned(user, ARMS, experiment=name, key=key).name == "new" for user in users])
+        for name, key in (("a", b"k"), ("b", b"k"), ("c", b"other"))
+    }
+    assert abs(arms["a"].mean() - 0.25) < 0.02
+    assert abs(np.corrcoef(arms["a"], arms["b"])[0, 1]) < 0.05
+    assert [assigned(user, ARMS, experiment="a", key=b"k").name == "new" for user in users] == arms["a"].tolist()
+    assert (arms["a"] != [assigned(user, ARMS, experiment="a", key=b"z").name == "new" for user in users]).any()
+
+
+def test_looking_after_every_user_claims_nothing_where_nothing_differs():
+    found = claims(tests=200, users=800, rates=(0.2, 0.2), level=0.05, seed=3)
+    assert found["anytime"] <= 0.05
+    assert found["z-test at every look"] > 0.15  # what peeking does to a test that does not allow it
+
+
+def test_a_difference_is_found_and_inside_the_interval():
+    rng = np.random.default_rng(1)
+    treated = rng.uniform(size=4_000) < 0.5
+    outcomes = (rng.uniform(size=4_000) < np.where(treated, 0.3, 0.2)).astype(float)
+    found = compare(treated, outcomes, share=0.5, level=0.05)
+    assert found.significant and found.low > 0.0
+    assert found.low <= 0.1 <= found.high
+    turned = compare(~treated, outcomes, share=0.5, level=0.05)
+    assert turned.high < 0.0
+
+
+def test_unequal_shares_and_outcomes_between_zero_and_one():
+    rng = np.random.default_rng(2)
+    treated = rng.uniform(size=6_000) < 0.2
+    outcomes = np.clip(rng.beta(2, 5, size=6_000) + 0.05 * treated, 0, 1)
+    found = compare(treated, outcomes, share=0.2, level=0.05)
+    assert found.low <= 0.05 <= found.high and found.significant
+    with pytest.raises(ConfigurationError, match="outcomes"):
+        compare(treated, 2 * outcomes, share=0.2, level=0.05)
+
+
+def test_wealth_never_shrinks_with_more_users_and_nothing_is_known_of_nobody():
+    rng = np.random.default_rng(4)
+    treated, outcomes = rng.uniform(size=500) < 0.5, rng.uniform(size=500)
+    sizes = [0, 1, 50, 500]
+    most = [largest_log_wealth(treated[:n], outcomes[:n], np.zeros(1), share=0.5, level=0.05)[0] for n in sizes]
+    assert most[0] == 0.0 and most == sorted(most)
+    nobody = compare(treated[:0], outcomes[:0], share=0.5, level=0.05)
+    assert nobody.p_value == 1.0 and (nobody.low, nobody.high) == (-1.0, 1.0) and math.isnan(nobody.means[0])
+
+
+def test_versions_side_by_side_and_the_report_counts_users_once(tmp_path):
+    second = add_version(tmp_path, made_release(seed=1))
+    table = {
+        "name": "models",
+        "variants": [{"name": "old", "model": "current"}, {"name": "other", "model": second}],
+    }
+    name = add_version(tmp_path, made_release(seed=2))
+    gate, headers = made_application(tmp_path, experiment=table)
+    with TestClient(gate) as client:
+        seen = {}
+        for user in range(40):
+            record = client.post("/v1/recommendations", headers=headers["all"], json={"user": f"u{user}"}).json()
+            seen.setdefault(record["variant"], set()).add(record["model"])
+        assert seen == {"old": {name}, "other": {second}}
+
+
+def filled(folder, users=3_000):
+    """A service whose "new" users succeed twice as often; some lists are younger than the window."""
+    service, rng, now = made_service(folder, experiment=TABLE), np.random.default_rng(8), time.time()
+    with service.store.writing() as connection:
+        for number in range(users):
+            user, start = f"u{number}", now - 7_200.0 + number * 2.0
+            variant = service.variant_of(user).name
+            row = {
+                "request": f"{number:x}", "user": user, "time": start, "model": "m", "experiment": "trial",
+                "variant": variant, "item": "i1", "propensity": 0.5, "score": 1.0, "greedy_item": "i1",
+                "greedy_score": 1.0,
+            }  # fmt: skip
+            service.store.log_exposures(connection, [row, row | {"time": start + 10.0}])
+            if rng.uniform() < (0.4 if variant == "new" else 0.2):
+                event = Event(user=user, item="i1", kind="buy", time=start + 60.0, request=row["request"])
+                service.store.append(connection, event)
+    service.close()
+
+
+def test_the_report_of_the_command(tmp_path):
+    folder, settings = tmp_path / "service", tmp_path / "serving.toml"
+    folder.mkdir()
+    filled(folder)
+    settings.write_text(
+        '[experiment]\nname = "trial"\nwindow-hours = 1.0\n'
+        '[[experiment.variants]]\nname = "control"\n[[experiment.variants]]\nname = "new"\ndiversity = 0.5\n'
+    )
+    plot = tmp_path / "trial.png"
+    arguments = ("silo", "experiment", "report", "--settings", settings, "--state", folder)
+    code, out, err = run_command(*arguments, "--json", "--plot", plot)
+    assert code == 0, err
+    record = json_of(out)
+    users = {arm["variant"]: arm["users"] for arm in record["variants"]}
+    # 7,200 s ago until now, one user every 2 s, a window of an hour: the first 1,800 count.
+    assert abs(sum(users.values()) - 1_800) <= 10
+    pair = record["comparisons"][0]
+    assert pair["significant"] and pair["low"] > 0 and pair["low"] <= 0.2 <= pair["high"]
+    assert record["off_policy"]["ips"]["value"] == pytest.approx(2 * record["off_policy"]["shown"]["value"])
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    code, out, _ = run_command(*arguments)
+    assert code == 0 and "they differ" in out
+    assert "u17" not in out
+
+
+def test_settings_refuse_what_makes_no_experiment():
+    with pytest.raises(ConfigurationError, match="two or more"):
+        serving_settings({"experiment": {"name": "x", "variants": [{"name": "a"}]}})
+    with pytest.raises(ConfigurationError, match="two or more"):
+        serving_settings({"experiment": {"name": "x", "variants": [{"name": "a"}, {"name": "a"}]}})
+    with pytest.raises(ConfigurationError, match="nonsense"):
+        serving_settings({"api": {"nonsense": 1}})
+    with pytest.raises(ConfigurationError, match="TLS"):
+        serving_settings({"api": {"host": "0.0.0.0"}})  # noqa: S104

@@ -1,0 +1,101 @@
+"""One event at a time gives the vector that the whole history gives, and that training's own fold-in gives."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from serving_kit import made_release
+
+from recsys_fed.models.histories import histories_of
+from recsys_fed.models.items import FoldIn
+from recsys_fed.models.users import fold_in as fold_in_of_training
+from recsys_fed.serving.events import Event, aged
+from recsys_fed.serving.fold_in import equations_of, fold_in, known_levels
+from recsys_fed.serving.history import UserHistory, history_of
+from recsys_fed.serving.settings import FeedbackSettings
+
+KINDS = ("view", "click", "like", "buy", "rating", "dislike")
+
+
+def random_events(n, *, n_items, seed, days=400.0):
+    rng = np.random.default_rng(seed)
+    times = 1.7e9 + np.sort(rng.uniform(0.0, days * 86_400.0, size=n))
+    return [
+        Event(
+            user="u",
+            item=f"i{rng.integers(n_items + 3)}",  # some are not in the catalogue
+            kind=str(rng.choice(KINDS)),
+            time=float(time),
+            value=float(rng.integers(1, 6)),
+            number=number,
+        )
+        for number, time in enumerate(times, start=1)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["ridge", "projection"])
+@pytest.mark.parametrize("half_life", [0.0, 30.0])
+def test_a_thousand_events_one_by_one_equal_the_full_solve(kind, half_life):
+    release = made_release(kind=kind, n_items=200, dim=16)
+    settings = FeedbackSettings(half_life_days=half_life, rating_minimum=3.0)
+    history, events = UserHistory(), random_events(1_000, n_items=200, seed=3)
+    equations = equations_of(release, history)
+    for event in events:
+        change = history.apply(event, settings)
+        if change is not None:
+            equations.update(change, history)
+    now = aged(events[-1].time + 3_600.0, settings)
+    rows, levels = known_levels(release, history)
+    whole = fold_in(release, rows, np.exp2(levels - now))
+    assert equations.changes > 200  # not rebuilt on the way
+    np.testing.assert_allclose(equations.solve(now=now), whole, rtol=1e-5, atol=1e-7)
+    assert np.linalg.norm(whole) > 0.1
+
+
+def test_events_that_age_for_years_keep_the_sums_in_range():
+    release = made_release()
+    settings = FeedbackSettings(half_life_days=1.0)
+    history, events = UserHistory(), random_events(300, n_items=60, seed=5, days=4_000.0)
+    equations = equations_of(release, history)
+    for event in events:
+        change = history.apply(event, settings)
+        if change is not None:
+            equations.update(change, history)
+    now = aged(events[-1].time, settings)
+    rows, levels = known_levels(release, history)
+    whole = fold_in(release, rows, np.exp2(levels - now))
+    np.testing.assert_allclose(equations.solve(now=now), whole, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["ridge", "projection"])
+def test_plain_interactions_give_the_vector_of_training(kind):
+    release = made_release(kind=kind)
+    rows = np.array([3, 8, 21, 40])
+    one = sparse.csr_matrix((np.ones(4), ([0] * 4, rows)), shape=(1, release.n_items))
+    how = FoldIn(kind=kind, unobserved_weight=release.unobserved_weight, regularization=release.regularization)
+    tables = torch.from_numpy(release.vectors), histories_of(one), torch.from_numpy(release.weights)
+    expected = fold_in_of_training(*tables, how=how)[0].numpy()
+    events = [Event(user="u", item=f"i{row}", kind="imported", time=0.0) for row in rows]
+    found = equations_of(release, history_of(events, FeedbackSettings())).solve(now=0.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_dislike_takes_an_item_out_and_a_thousand_clicks_weigh_as_one():
+    release, settings = made_release(), FeedbackSettings()
+    plain = [Event(user="u", item="i1", kind="buy", time=0.0)]
+    clicks = [Event(user="u", item="i2", kind="click", time=0.0)] * 1_000
+    gone = [Event(user="u", item="i3", kind="buy", time=0.0), Event(user="u", item="i3", kind="dislike", time=1.0)]
+    often = equations_of(release, history_of([*plain, *clicks, *gone], settings)).solve(now=0.0)
+    once = equations_of(release, history_of([*plain, clicks[0]], settings)).solve(now=0.0)
+    np.testing.assert_allclose(often, once, rtol=1e-12)
+    history = history_of([*plain, *gone], settings)
+    assert history.consumed == {"i1", "i3"}
+    assert "i3" not in history.levels
+
+
+def test_an_empty_history_has_the_zero_vector():
+    for kind in ("ridge", "projection"):
+        release = made_release(kind=kind)
+        assert not equations_of(release, UserHistory()).solve(now=0.0).any()
+        unknown = UserHistory(levels={"nothing": 0.0})
+        assert not equations_of(release, unknown).solve(now=0.0).any()
