@@ -2,24 +2,24 @@
 
 import logging
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from recsys_fed.audit.canaries import crafted_canaries
-from recsys_fed.audit.mechanisms.mechanism import SUM, Mechanism, SiloInput, label, quiet
+from recsys_fed.audit.mechanisms.mechanism import Mechanism, SiloInput
 from recsys_fed.audit.placement import Placed, place
 from recsys_fed.audit.transcript import Round, Wiretap
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig, SimulationConfig, Value, flat
 from recsys_fed.data.simulated import simulated_federation
 from recsys_fed.federation.inprocess import run_in_process
+from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
 from recsys_fed.federation.outcome import EMBEDDINGS
+from recsys_fed.federation.planning import PublicCatalogue, planned_schedule, stages_of
 from recsys_fed.federation.schedule import begin
-from recsys_fed.federation.update import Greeting, Request
+from recsys_fed.federation.update import Greeting
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
 from recsys_fed.simulation.apps import load_apps
@@ -71,9 +71,7 @@ def canary_data(
     withheld = np.sort(rng.choice(n_users, size=min(withhold, n_users // 4), replace=False))
     kept = plain.train[np.setdiff1d(np.arange(n_users), withheld)]
     popularity = contribute_counts(histories_of(kept), l2_clip_norm=1.0)[:, 0].numpy()
-    canaries = crafted_canaries(
-        popularity, count=count, n_head=expected_head(config, plain.catalogue), rng=rng
-    )
+    canaries = crafted_canaries(popularity, count=count, n_head=expected_head(config, plain.catalogue), rng=rng)
     placed = place(
         plain, data, canaries, folder=folder / _DATA, silos=config.silos, seed=config.seed, withheld=withheld, rng=rng
     )
@@ -82,10 +80,8 @@ def canary_data(
 
 def expected_head(config: FederationConfig, catalogue: Catalogue) -> int:
     """Rows of the last training release, from the public plan alone."""
-    from recsys_fed.federation.planning import PublicCatalogue, planned_schedule, stages_of  # noqa: PLC0415
-
     schedule = planned_schedule(config, PublicCatalogue(n_items=catalogue.n_items, items=catalogue))
-    training = [stage for stage in stages_of(schedule) if stage.asked.stage != "metrics"]
+    training = [stage for stage in stages_of(schedule) if stage.asked.stage != METRICS_STAGE]
     return int(training[-1].asked.shape[0])
 
 
@@ -113,17 +109,6 @@ def run_with_canaries(config: FederationConfig, placed: Placed, *, folder: Path)
     )
 
 
-def without_noise(
-    mechanism: Mechanism, request: Request, silos: list[SiloInput]
-) -> Mapping[str, npt.NDArray[np.int64]]:
-    """What the server would see of these silos without noise, by view."""
-    asked = quiet(request)
-    sums = {label(index): mechanism.release(asked, users, silo=index) for index, users in enumerate(silos)}
-    return sums if request.noise_share == 1 else {SUM: np.sum(list(sums.values()), axis=0, dtype=np.int64)}
-
-
 def deployed(run: AuditedRun, *, key: int) -> Mechanism:
     """The run's mechanism in the auditor's hands, with keys of the auditor."""
     return Mechanism(trainer=configured_trainer(run.config), key=key, public_seed=run.config.seed)
-
-

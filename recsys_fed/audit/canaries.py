@@ -65,9 +65,7 @@ def crafted_canaries(
     return Canaries(histories=matrix, included=rng.random(count) < 0.5)
 
 
-def _spread(
-    pool: npt.NDArray[np.int64], *, count: int, size: int, rng: np.random.Generator
-) -> npt.NDArray[np.int64]:
+def _spread(pool: npt.NDArray[np.int64], *, count: int, size: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """Sets of `size` items [count, size]: shuffled pools cut into sets, so that use is even and sets are distinct."""
     rows: list[npt.NDArray[np.int64]] = []
     seen: set[tuple[int, ...]] = set()

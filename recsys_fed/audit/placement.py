@@ -1,7 +1,7 @@
 """A federation with canaries in it, written as data files that the ordinary run reads: nothing of it is special.
 
-Items get their rows of the catalogue as ids, so that any data set can be written as the lists of `data.sources`, and the
-catalogue is saved with its public columns, from which features follow.
+Items get their rows of the catalogue as ids, so that any data set can be written as the lists of `data.sources`, and
+the catalogue is saved with its public columns, from which features follow.
 """
 
 from collections.abc import Iterable, Sequence

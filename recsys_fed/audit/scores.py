@@ -1,7 +1,7 @@
 """White-box scores: the projection of everything that was released on each canary's own contribution.
 
-For canary j in view v (a silo's releases, or the sum's) with contribution g_jr in round r, noise of standard deviation
-s_r on each entry, the others' contribution b_vr known to the auditor, and half of every canary of the view taken off:
+For canary j in view v (a silo's releases, or the sum's) with contribution g_jr in round r, noise of standard
+deviation s_r on each entry, the others' contribution b_vr known to the auditor, and half of every canary taken off:
 
     score_j = sum_r <Y_vr - b_vr - 1/2 sum_{i in v} g_ir, g_jr> / s_r^2
 
@@ -9,12 +9,11 @@ If contributions are orthogonal this is the log-likelihood ratio of "in" against
 Everything but the coins is known to the auditor, as to the adversary of the definition.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy import sparse
 
 from recsys_fed.audit.mechanisms.mechanism import SUM, label
@@ -40,7 +39,7 @@ class Directions:
         return np.asarray(np.sqrt(squares) / self.request.l2_clip_norm)
 
     def interference(self) -> float:
-        """Mean over canaries of what the others add to the variance of a score, in squared lengths: 0 if orthogonal."""
+        """What the other canaries add to the variance of a score, in squared lengths, on average: 0 if orthogonal."""
         gram = np.abs(self.table @ self.table.T).astype(np.float64)
         np.fill_diagonal(gram, 0.0)
         return float(np.mean(np.sum(gram**2, axis=1)) / 4 / self.request.l2_clip_norm**4)
@@ -78,27 +77,17 @@ def round_scores(
         found: the canaries' contributions.
         seen: what the server saw, in grid steps, by view.
         others: what it would have seen of the ordinary users alone and without noise.
-        silo_of_canary: which silo each canary is in, or would be in.
+        silo_of_canary: which silo each canary is in, or would be in; -1 for one whose silo is not seen.
         deviation: of the noise on each entry, in grid steps; 0 counts as 1.
     """
     step, scores = found.request.grid_step, np.zeros(len(found.table))
+    labels = np.array([label(silo) for silo in silo_of_canary])
     variance = (max(deviation, 1.0) * step) ** 2
     for view, released in seen.items():
-        here = np.ones(len(scores), dtype=bool) if view == SUM else np.array([label(s) for s in silo_of_canary]) == view
+        here = silo_of_canary >= 0 if view == SUM else labels == view
         if not here.any():
             continue
         table = found.table[here]
         residual = (released - others[view]).ravel() * step - 0.5 * table.sum(0, dtype=np.float64)
         scores[here] = table @ residual.astype(np.float32) / variance
     return scores
-
-
-def summed_over(values: Iterable[Mapping[str, Integers]]) -> Mapping[str, Integers]:
-    """The sum of several silos' views, as the server sees it where noise is split."""
-    tables = [table for view in values for table in view.values()]
-    return {SUM: np.sum(tables, axis=0, dtype=np.int64)}
-
-
-def canaries_of(matrix: sparse.csr_matrix, chosen: npt.NDArray[np.bool_] | Sequence[int]) -> sparse.csr_matrix:
-    """The rows of some canaries."""
-    return matrix[np.flatnonzero(chosen) if np.asarray(chosen).dtype == bool else chosen]

@@ -59,7 +59,9 @@ class Wiretap:
         found = []
         for number, request in sorted(self._requests.items()):
             if request_digest(request) != request_digest(asked_by(schedule)):
-                raise ProtocolError(f"Expected round {number} to be asked as the schedule says, it was asked otherwise.")
+                raise ProtocolError(
+                    f"Expected round {number} to be asked as the schedule says, it was asked otherwise."
+                )
             updates = self._updates[number]
             found.append(Round(schedule=schedule, request=request, seen=_seen(request, updates)))
             schedule = advance(schedule, request, updates)

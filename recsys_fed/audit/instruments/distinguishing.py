@@ -1,7 +1,7 @@
 """Many releases of one round, with and without one maximal user: the exact likelihood ratio against its promise.
 
-With the difference d of the two sums (known to the auditor) and noise of deviation s, <release, d> / (s ||d||) is normal
-with deviation 1 and its mean moves by ||d|| / s, which may be 1 / noise_multiplier at most.
+With the difference d of the two sums (known to the auditor) and noise of deviation s, <release, d> / (s ||d||) is
+normal with deviation 1 and its mean moves by ||d|| / s, which may be 1 / noise_multiplier at most.
 """
 
 from collections.abc import Iterator

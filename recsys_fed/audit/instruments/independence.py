@@ -32,7 +32,7 @@ def independence(bench: Bench) -> Iterator[Finding]:
 
 
 def correlation_finding(pairs: list[tuple[Table, Table]], *, stage: str, name: str) -> Finding:
-    """The largest correlation of two tables, which is normal with deviation 1 / sqrt(entries) if they share nothing."""
+    """The largest correlation of two tables: normal with deviation 1 / sqrt(entries) if they share nothing."""
     found = [(_correlation(one, two), one.size) for one, two in pairs]
     worst, size = max(found, key=lambda pair: abs(pair[0]))
     p_value = min(1.0, len(found) * float(2 * norm.sf(abs(worst) * np.sqrt(size))))

@@ -1,7 +1,6 @@
 """Silos that instruments put before a mechanism: empty ones, ordinary ones, and ones with a maximal user."""
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
 from recsys_fed.audit.mechanisms.mechanism import SiloInput
@@ -31,11 +30,12 @@ def maximal_users(ordinary: sparse.csr_matrix) -> dict[str, sparse.csr_matrix]:
 
 
 def _held_out(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-    """The first item that is not in the history, or the last item if all are: csr of the same shape."""
-    columns: npt.NDArray[np.int64] = np.empty(matrix.shape[0], dtype=np.int64)
+    """The first item that is not in the history, nothing of who has all: csr of the same shape."""
+    held = sparse.lil_matrix(matrix.shape, dtype=np.float32)
     for row in range(matrix.shape[0]):
         items = np.sort(matrix.indices[matrix.indptr[row] : matrix.indptr[row + 1]])
         gap = np.flatnonzero(items != np.arange(len(items)))
-        columns[row] = int(gap[0]) if len(gap) else min(len(items), matrix.shape[1] - 1)
-    ones = np.ones(len(columns), dtype=np.float32)
-    return sparse.csr_matrix((ones, columns, np.arange(len(columns) + 1)), shape=matrix.shape)
+        first = int(gap[0]) if len(gap) else len(items)
+        if first < matrix.shape[1]:
+            held[row, first] = 1.0
+    return held.tocsr()

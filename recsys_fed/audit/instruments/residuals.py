@@ -10,9 +10,9 @@ from recsys_fed.audit.mechanisms.mechanism import Mechanism, SiloInput, promised
 from recsys_fed.federation.schedule import Schedule
 from recsys_fed.federation.update import Request
 
-# Entries of all repetitions together: the scale is then known to half a percent.
-WANTED_ENTRIES = 20_000
-MOST_RELEASES = 64
+# Entries of all repetitions together: the scale is then known to 0.7%.
+WANTED_ENTRIES = 10_000
+MOST_RELEASES = 32
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,9 +33,7 @@ class Bench:
     users: SiloInput
     silos: int
 
-    def residuals(
-        self, users: SiloInput, *, releases: Sequence[int], silo: int = 0
-    ) -> npt.NDArray[np.float64]:
+    def residuals(self, users: SiloInput, *, releases: Sequence[int], silo: int = 0) -> npt.NDArray[np.float64]:
         """Of one silo's releases of these numbers, in promised deviations of one silo: float64 [n, rows, columns]."""
         expected = self.mechanism.release(quiet(self.request), users, silo=silo)
         deviation = promised_deviation(self.request) * self.request.noise_share**0.5

@@ -6,7 +6,6 @@ Each is the deployed mechanism with one mistake that real systems have made.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-
 from recsys_fed.audit.mechanisms.broken_sums import RecordLevel, Unclipped, WeightedByCount
 from recsys_fed.audit.mechanisms.mechanism import Mechanism, SiloInput
 from recsys_fed.federation.release import Randomness
@@ -78,4 +77,3 @@ BREAKAGES = (
     Breakage(name="dropout that loses noise", mechanism=DropoutLosesNoise, loses_silos=True),
     Breakage(name="private weights in the mean", mechanism=Mechanism, trainer=WeightedByCount),
 )
-

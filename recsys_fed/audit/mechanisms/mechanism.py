@@ -2,8 +2,8 @@
 
 The auditor plays the server: it holds a request (public), hands it to silos whose users it chose, and sees what the
 server would see: every silo's integers, or where noise is split their sum only. What is called is
-`federation.release.answer`, the one place where data becomes a release, and `federation.schedule.advance`, the rule by
-which the server accepts a round.
+`federation.release.answer`, the one place where data becomes a release, and `federation.schedule.advance`, the rule
+by which the server accepts a round.
 """
 
 from collections.abc import Collection, Mapping, Sequence

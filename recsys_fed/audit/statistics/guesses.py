@@ -31,9 +31,7 @@ class Guesses:
             )
 
 
-def extreme_guesses(
-    scores: npt.NDArray[np.float64], included: npt.NDArray[np.bool_], *, made: int
-) -> Guesses:
+def extreme_guesses(scores: npt.NDArray[np.float64], included: npt.NDArray[np.bool_], *, made: int) -> Guesses:
     """Guess "in" for the highest scores and "out" for the lowest, half of `made` each (the odd one is "in").
 
     The number must be fixed before the scores are seen. Ties go by position, which the coins do not know. A score

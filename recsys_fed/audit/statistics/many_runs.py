@@ -4,33 +4,29 @@ An (epsilon, delta)-private mechanism lets no test have a true positive rate abo
 rate plus delta, nor a true negative rate above e^epsilon times the false negative rate plus delta (arXiv 1311.0776).
 """
 
-import math
-
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from recsys_fed import checks
 from recsys_fed.errors import ConfigurationError
 
+Counts = npt.NDArray[np.int64]
+Rates = npt.NDArray[np.float64]
 
-def binomial_limits(successes: int, trials: int, *, confidence: float) -> tuple[float, float]:
-    """Clopper and Pearson's limits of a probability, each one-sided at `confidence`."""
+
+def binomial_limits(successes: Counts, trials: int, *, confidence: float) -> tuple[Rates, Rates]:
+    """Clopper and Pearson's limits of probabilities [n] from successes [n], each limit one-sided at `confidence`."""
     checks.fraction(confidence=confidence)
-    if not 0 <= successes <= trials or not trials:
-        raise ConfigurationError(f"Expected 0 <= successes <= trials, got {successes} of {trials}.")
-    low = beta.ppf(1 - confidence, successes, trials - successes + 1) if successes else 0.0
-    high = beta.ppf(confidence, successes + 1, trials - successes) if successes < trials else 1.0
-    return float(low), float(high)
+    checks.at_least(1, trials=trials)
+    if successes.min(initial=0) < 0 or successes.max(initial=0) > trials:
+        raise ConfigurationError(f"Expected successes from 0 to the {trials} trials, got {successes}.")
+    low = betaincinv(np.maximum(successes, 1), trials - successes + 1, 1 - confidence)
+    high = betaincinv(successes + 1, np.maximum(trials - successes, 1), confidence)
+    return np.where(successes > 0, low, 0.0), np.where(successes < trials, high, 1.0)
 
 
-def many_run_epsilon(
-    with_user: npt.NDArray[np.float64],
-    without_user: npt.NDArray[np.float64],
-    *,
-    delta: float,
-    confidence: float,
-) -> float:
+def many_run_epsilon(with_user: Rates, without_user: Rates, *, delta: float, confidence: float) -> float:
     """Lower bound from the scores of independent runs with and without one user.
 
     The first half of each chooses the threshold and the direction, the second half measures: two limits, each at
@@ -43,39 +39,27 @@ def many_run_epsilon(
     halves = [(scores[: len(scores) // 2], scores[len(scores) // 2 :]) for scores in (with_user, without_user)]
     (chosen_in, test_in), (chosen_out, test_out) = halves
     if not min(len(chosen_in), len(chosen_out)):
-        raise ConfigurationError(f"Expected two runs of each kind or more, got {len(with_user)}, {len(without_user)}.")
+        raise ConfigurationError(
+            f"Expected two runs or more of each kind, got {len(with_user)} and {len(without_user)}."
+        )
     level = (1 + confidence) / 2
-    threshold, above = _threshold(chosen_in, chosen_out, delta=delta, level=level)
-    return _bound(test_in, test_out, threshold=threshold, above=above, delta=delta, level=level)
-
-
-def _threshold(
-    inside: npt.NDArray[np.float64], outside: npt.NDArray[np.float64], *, delta: float, level: float
-) -> tuple[float, bool]:
-    """The threshold and side with the best bound on the half that chooses."""
-    candidates = np.unique(np.concatenate([inside, outside]))
-    candidates = candidates[np.unique(np.linspace(0, len(candidates) - 1, min(64, len(candidates))).astype(int))]
+    candidates = np.unique(np.concatenate([chosen_in, chosen_out]))
     found = [
-        (_bound(inside, outside, threshold=float(c), above=above, delta=delta, level=level), float(c), above)
-        for c in candidates
-        for above in (True, False)
+        _bounds(chosen_in, chosen_out, candidates, above=above, delta=delta, level=level) for above in (True, False)
     ]
-    _, threshold, above = max(found)
-    return threshold, above
+    above = bool(found[0].max() >= found[1].max())
+    best = candidates[[int(np.argmax(found[0 if above else 1]))]]
+    return float(_bounds(test_in, test_out, best, above=above, delta=delta, level=level)[0])
 
 
-def _bound(
-    inside: npt.NDArray[np.float64],
-    outside: npt.NDArray[np.float64],
-    *,
-    threshold: float,
-    above: bool,
-    delta: float,
-    level: float,
-) -> float:
-    """log((p - delta) / q): p of the side that is likely with its own group, q with the other."""
+def _bounds(inside: Rates, outside: Rates, thresholds: Rates, *, above: bool, delta: float, level: float) -> Rates:
+    """max(0, log((p - delta) / q)) by threshold: p the rate of the side's own group on it, q that of the other."""
     likely, other = (inside, outside) if above else (outside, inside)
-    hits = [int(np.count_nonzero(x >= threshold if above else x < threshold)) for x in (likely, other)]
+    hits = []
+    for group in (likely, other):
+        below = np.searchsorted(np.sort(group), thresholds, side="left")
+        hits.append(len(group) - below if above else below)
     low, _ = binomial_limits(hits[0], len(likely), confidence=level)
     _, high = binomial_limits(hits[1], len(other), confidence=level)
-    return max(0.0, math.log((low - delta) / high)) if low > delta else 0.0
+    refuted = low - delta > high
+    return np.log(np.where(refuted, low - delta, 1.0) / np.where(refuted, high, 1.0))

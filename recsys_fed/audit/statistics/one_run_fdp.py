@@ -1,8 +1,8 @@
 """A lower bound from one run for Gaussian mechanisms: Mahloujifar, Melis and Chaudhuri, arXiv 2410.22235.
 
 Hypothesis: the mechanism is f-DP for the trade-off curve f of a Gaussian mechanism with parameter mu (arXiv
-1905.02383). The paper's Algorithm 3 (with its cap for abstentions) bounds by a recursion how probable it is to guess v
-or more of r right among m canaries. With g(x) = Phi(Phi^-1(x) - mu), alpha = 1 - confidence,
+1905.02383). The paper's Algorithm 3 (with its cap for abstentions) bounds by a recursion how probable it is to guess
+v or more of r right among m canaries. With g(x) = Phi(Phi^-1(x) - mu), alpha = 1 - confidence,
 
     r_v = alpha v / m,   h_v = alpha (r - v) / m
     h_{i-1} = max(h_i, g(r_i)),   r_{i-1} = r_i + (i - 1) / (r - i + 1) (h_{i-1} - h_i),   i = v, ..., 1
