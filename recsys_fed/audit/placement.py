@@ -26,6 +26,7 @@ class Placed:
     """The federation of an audited run.
 
     Attributes:
+        name: of the data set that was taken.
         data: what a run reads.
         federation: what it finds there: ordinary users and the canaries that are in.
         canaries: all of them, also those that are not in.
@@ -34,6 +35,7 @@ class Placed:
         withheld: csr, ordinary users who were taken out: the non-members of attacks.
     """
 
+    name: str
     data: SimulationConfig
     federation: SimulatedFederation
     canaries: Canaries
@@ -90,6 +92,7 @@ def place(
     silo = _silo_of_rows(found.users_of_silo, found.train.shape[0])
     silo_of_canary = np.where(row_of_canary >= 0, silo[row_of_canary], rng.integers(0, silos, len(canaries)))
     return Placed(
+        name=federation.dataset.name,
         data=where,
         federation=found,
         canaries=canaries,

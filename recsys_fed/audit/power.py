@@ -15,7 +15,15 @@ from scipy import sparse
 from recsys_fed.audit.instruments.finding import Finding, flagged
 from recsys_fed.audit.instruments.known_seed import predicted_noise
 from recsys_fed.audit.mechanisms.broken import SIMULATION_NOISE, Breakage
-from recsys_fed.audit.mechanisms.mechanism import SUM, Mechanism, SiloInput, label, promised_deviation, quiet
+from recsys_fed.audit.mechanisms.mechanism import (
+    SUM,
+    Mechanism,
+    SiloInput,
+    label,
+    only_the_sum,
+    promised_deviation,
+    quiet,
+)
 from recsys_fed.audit.scores import Directions, attackable, directions, round_scores
 from recsys_fed.audit.statistics.bounds import Bounds
 from recsys_fed.audit.transcript import Round
@@ -52,7 +60,7 @@ class Replay:
         """The audit after one more round."""
         lost = range(len(self.users) // 2) if self.loses_silos and len(self.users) > 1 else range(0)
         request = played.request
-        if self.loses_silos and not request.noise_inside:
+        if self.loses_silos and not (request.noise_inside or request.masked):
             request = replace(request, noise_share=min(request.noise_share, 1 / len(self.users)))
         seen = self.mechanism.observed(played.schedule, request, self.users, release=request.round, lost=lost)
         known = known_sums(self.mechanism, request, self.others, lost=lost)
@@ -165,4 +173,4 @@ def known_sums(
         for index, users in enumerate(silos)
         if index not in lost
     }
-    return sums if request.noise_share == 1 else {SUM: np.sum(list(sums.values()), axis=0, dtype=np.int64)}
+    return {SUM: np.sum(list(sums.values()), axis=0, dtype=np.int64)} if only_the_sum(request) else sums

@@ -32,7 +32,7 @@ def audit_record(
     checks: Sequence[Outcome],
     geometry: Sequence[Mapping[str, Any]],
     attacks: Mapping[str, Any],
-    seconds: Mapping[str, float],
+    seconds: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
     """The record of an audit; every value is JSON."""
     config, guarantee = run.config, guarantee_of(run.config)
@@ -40,7 +40,7 @@ def audit_record(
     broken = [one for one in checks if one.name not in (NULL, DEPLOYED)]
     return {
         "kind": KIND,
-        "data": run.placed.federation.dataset.name,
+        "data": run.placed.name,
         "n_users": run.placed.federation.train.shape[0],
         "n_items": run.placed.federation.train.shape[1],
         "n_silos": config.silos,

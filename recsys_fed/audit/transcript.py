@@ -9,9 +9,10 @@ import numpy.typing as npt
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from recsys_fed.audit.mechanisms.mechanism import SUM
+from recsys_fed.audit.masked_tap import MaskedTap
+from recsys_fed.audit.mechanisms.mechanism import SUM, only_the_sum
 from recsys_fed.errors import ProtocolError
-from recsys_fed.federation.schedule import Schedule, advance
+from recsys_fed.federation.schedule import Schedule, advance, advance_by_sum
 from recsys_fed.federation.schedule import request as asked_by
 from recsys_fed.federation.update import Request, Update, request_digest
 from recsys_fed.federation.wire import request_from_records, update_from_records
@@ -36,11 +37,14 @@ class Wiretap:
         self._app = app
         self._requests: dict[int, Request] = {}
         self._updates: dict[int, list[Update]] = {}
+        self._masked = MaskedTap()
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Hand a message on, and keep requests and their answers."""
         reply = self._app(message, context)
-        if message.metadata.message_type == "train" and not reply.has_error():
+        self._masked.hear(message, reply)
+        open_request = message.metadata.message_type == "train" and "delivery" not in message.content
+        if open_request and not reply.has_error():
             request = request_from_records(message.content)
             self._requests.setdefault(request.round, request)
             self._updates.setdefault(request.round, []).append(update_from_records(reply.content))
@@ -58,18 +62,27 @@ class Wiretap:
         """
         found = []
         for number, request in sorted(self._requests.items()):
-            if request_digest(request) != request_digest(asked_by(schedule)):
-                raise ProtocolError(
-                    f"Expected round {number} to be asked as the schedule says, it was asked otherwise."
-                )
+            _check(request, schedule)
             updates = self._updates[number]
             found.append(Round(schedule=schedule, request=request, seen=_seen(request, updates)))
             schedule = advance(schedule, request, updates)
+        for masked in self._masked.rounds():
+            _check(masked.request, schedule)
+            found.append(Round(schedule=schedule, request=masked.request, seen={SUM: masked.total}))
+            schedule = advance_by_sum(schedule, masked.request, masked.total, n_silos=masked.survivors)
         return tuple(found)
 
 
+def _check(request: Request, schedule: Schedule) -> None:
+    expected = asked_by(schedule)
+    if (request.round, request.stage) != (expected.round, expected.stage) or (
+        not request.attempt and request_digest(request) != request_digest(expected)
+    ):
+        raise ProtocolError(f"Expected round {expected.round} to be asked as its schedule says, it was not.")
+
+
 def _seen(request: Request, updates: Sequence[Update]) -> Mapping[str, npt.NDArray[np.int64]]:
-    if request.noise_share == 1:
+    if not only_the_sum(request):
         return {update.silo: update.total.astype(np.int64) for update in updates}
     total = np.zeros(request.shape, dtype=np.int64)
     for update in updates:

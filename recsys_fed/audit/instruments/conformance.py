@@ -15,9 +15,9 @@ from recsys_fed.audit.instruments.noise_scale import noise_scale
 from recsys_fed.audit.instruments.residuals import Bench
 from recsys_fed.audit.instruments.sensitivity import sensitivity
 from recsys_fed.audit.mechanisms.mechanism import Mechanism
-from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
 from recsys_fed.federation.schedule import Schedule
 from recsys_fed.federation.update import Request
+from recsys_fed.trainers.popularity import STAGE as COUNTS_STAGE
 
 # Users of the ordinary silo of the benches, and releases of each kind for the likelihood ratio.
 SILO_USERS = 40
@@ -46,7 +46,7 @@ class Stand:
 
 
 def conformance(mechanism: Mechanism, stand: Stand) -> list[Finding]:
-    """Every instrument on every kind of release; without noise there is nothing to test.
+    """Every instrument on every kind of release (the likelihood ratio on the counts); without noise there are none.
 
     Guarantees: a mechanism that does what its events say is flagged with probability FAMILY_ERROR at most, all
     findings together.
@@ -67,6 +67,6 @@ def conformance(mechanism: Mechanism, stand: Stand) -> list[Finding]:
         findings += sensitivity(bench, ordinary=stand.ordinary)
         findings += known_seed(bench, seed=stand.public_seed)
         findings += dropout(bench)
-        if request.stage != METRICS_STAGE and not request.noise_inside:
+        if request.stage == COUNTS_STAGE:
             findings += distinguishing(bench, ordinary=stand.ordinary, runs=stand.runs, delta=stand.delta)
     return findings

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from recsys_fed.errors import PrivacyError
 from recsys_fed.federation.release import Randomness, answer
 from recsys_fed.federation.schedule import Schedule, advance
 from recsys_fed.federation.update import Request, Update
@@ -83,7 +84,7 @@ class Mechanism:
             for index, users in enumerate(silos)
             if index not in lost
         ]
-        if request.noise_share == 1:
+        if not only_the_sum(request):
             return {update.silo: update.total.astype(np.int64) for update in updates}
         self.accept(schedule, request, updates)
         total = np.zeros(request.shape, dtype=np.int64)
@@ -92,13 +93,25 @@ class Mechanism:
         return {SUM: total}
 
     def accept(self, schedule: Schedule, request: Request, updates: Sequence[Update]) -> None:
-        """Refuse a round as the server does; raises PrivacyError."""
-        advance(schedule, request, updates)
+        """Refuse a round as the server does; raises PrivacyError.
+
+        Of a masked round nothing is unmasked with fewer silos than its threshold, which every silo checks; the
+        protocol itself runs in the run with canaries, not here.
+        """
+        if not request.masked:
+            advance(schedule, request, updates)
+        elif len(updates) < request.threshold:
+            raise PrivacyError(f"Expected {request.threshold} silos in a masked round, got {len(updates)}.")
 
 
 def label(silo: int) -> str:
     """Public label of a silo, as simulations have it."""
     return f"silo-{silo}"
+
+
+def only_the_sum(request: Request) -> bool:
+    """Whether the guarantee is about the sum over silos, as each adds a part of the noise or masks its message."""
+    return request.masked or request.noise_share < 1
 
 
 def quiet(request: Request) -> Request:

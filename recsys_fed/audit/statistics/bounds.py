@@ -75,7 +75,7 @@ def bounds_of(
 def planned_guesses(canaries: int, *, epsilon: float, delta: float) -> int:
     """How many guesses to make about `canaries` of a mechanism that claims epsilon: public numbers decide.
 
-    The share is taken with which canaries that nothing blurs would give the best f-DP bound at 95%.
+    It is the share with which canaries that nothing blurs would give the best f-DP bound at 95%.
     """
     mu = largest_mu(epsilon=min(epsilon, 64.0), delta=delta)
     plans = {max(1, round(share * canaries)) for share in _SHARES}
