@@ -1,0 +1,1 @@
+"""Attacks that a lawyer asks about: was this person in the data, and what did this person do?"""

@@ -1,0 +1,192 @@
+"""A whole audit: run, bounds, conformance, power checks, attacks; one JSON record.
+
+real run with canaries -> scores -> lower bounds of epsilon, beside the ledger's upper bound
+its mechanism in the auditor's hands -> conformance instruments
+the same on a null and on broken copies -> what this audit is able to see
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys_fed.audit.attacks.on_run import attacks_on
+from recsys_fed.audit.audited_run import AuditedRun, canary_data, deployed, run_with_canaries
+from recsys_fed.audit.instruments.conformance import SILO_USERS, Stand, conformance
+from recsys_fed.audit.instruments.run_residuals import residuals_of_run, run_findings
+from recsys_fed.audit.mechanisms.broken import BREAKAGES
+from recsys_fed.audit.mechanisms.mechanism import Mechanism, promised_deviation
+from recsys_fed.audit.power import Outcome, Replay, known_sums, replays
+from recsys_fed.audit.record import audit_record
+from recsys_fed.audit.scores import attackable, directions, round_scores
+from recsys_fed.audit.settings import AuditSettings
+from recsys_fed.audit.statistics.bounds import bounds_of, planned_guesses
+from recsys_fed.config import FederationConfig, SimulationConfig
+from recsys_fed.errors import ConfigurationError
+from recsys_fed.models.device import use_threads
+
+AUDIT = "audit.json"
+# Streams of the auditor's seed.
+_CANARIES, _KEYS, _PEOPLE = 1, 2, 3
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scored:
+    """What the canaries of a run say: scores of the run itself, audits by replay, and how orthogonal they were."""
+
+    scores: npt.NDArray[np.float64]
+    audits: Sequence[Replay]
+    geometry: Sequence[dict[str, Any]]
+
+
+@dataclass(kw_only=True)
+class Stopwatch:
+    """Seconds of each phase, by the clock and of the processor, announced as it begins."""
+
+    say: Say
+    seconds: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a phase."""
+        self.say(name)
+        start, worked = time.perf_counter(), time.process_time()
+        yield
+        self.seconds[name] = {
+            "clock": round(time.perf_counter() - start, 3),
+            "processor": round(time.process_time() - worked, 3),
+        }
+
+
+def audit(
+    config: FederationConfig,
+    data: SimulationConfig,
+    settings: AuditSettings,
+    *,
+    folder: Path,
+    say: Say = lambda _: None,
+) -> dict[str, Any]:
+    """Audit the pipeline that the configuration describes, write `audit.json` to `folder`, and return its record.
+
+    Raises:
+        ConfigurationError: there is no finite epsilon to hold anything against.
+        RecsysFedError: see a run.
+    """
+    if math.isinf(config.epsilon):
+        raise ConfigurationError("Expected a finite epsilon to audit, got inf: it claims nothing.")
+    use_threads(config.threads)
+    watch = Stopwatch(say=say)
+    with watch.phase("run with canaries"):
+        config, placed = canary_data(
+            config,
+            data,
+            count=settings.canaries,
+            withhold=settings.withhold,
+            folder=folder,
+            rng=np.random.default_rng([settings.seed, _CANARIES]),
+        )
+        run = run_with_canaries(config, placed, folder=folder)
+    mechanism = deployed(run, key=auditors_key(settings.seed))
+    with watch.phase("canaries and replays"):
+        scored = score(run, mechanism, power=settings.power)
+    with watch.phase("conformance"):
+        itself, checks = outcomes(run, mechanism, scored, settings)
+    attacks: dict[str, Any] = {}
+    if settings.attacks:
+        with watch.phase("attacks"):
+            unprotected = replace(config, epsilon=math.inf, metrics_epsilon=0.0)
+            reference = run_with_canaries(unprotected, placed, folder=folder / "without-noise")
+            attacks = attacks_on(run, reference, mechanism, people=settings.people, list_length=settings.list_length)
+    record = audit_record(
+        run, settings, itself=itself, checks=checks, geometry=scored.geometry, attacks=attacks, seconds=watch.seconds
+    )
+    (folder / AUDIT).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return record
+
+
+def auditors_key(seed: int) -> int:
+    """A key that does not follow from the run's configuration; the auditor's seed repeats it."""
+    return int(np.random.default_rng([seed, _KEYS]).integers(1 << 31, 1 << 32))
+
+
+def score(run: AuditedRun, mechanism: Mechanism, *, power: bool) -> Scored:
+    """Score the canaries on what the run released, and on replays; contributions are computed once a round."""
+    users, others = run.users(canaries=True), run.users(canaries=False)
+    placed = run.placed
+    audits = replays(
+        mechanism, BREAKAGES if power else (), users=users, others=others, silo_of_canary=placed.silo_of_canary
+    )
+    scores, geometry = np.zeros(len(placed.canaries)), []
+    for played in run.rounds:
+        if not attackable(played.request):
+            continue
+        found = directions(played.request, mechanism.trainer, placed.canaries.histories)
+        scores += round_scores(
+            found,
+            played.seen,
+            known_sums(mechanism, played.request, others),
+            silo_of_canary=placed.silo_of_canary,
+            deviation=promised_deviation(played.request),
+        )
+        audits = [one.then(found, played) for one in audits]
+        geometry.append(
+            {
+                "round": played.request.round,
+                "stage": played.request.stage,
+                "share_with_full_length": float(np.mean(found.norms > 0.99)),
+                "interference": found.interference(),
+            }
+        )
+    return Scored(scores=scores, audits=audits, geometry=geometry)
+
+
+def outcomes(
+    run: AuditedRun, mechanism: Mechanism, scored: Scored, settings: AuditSettings
+) -> tuple[Outcome, list[Outcome]]:
+    """The verdict on the run, and those on the null, the replayed mechanism and its broken copies."""
+    included, config = run.placed.canaries.included, run.config
+    made = planned_guesses(len(included), epsilon=config.epsilon, delta=config.delta)
+    where = stand(run, settings)
+    users = run.users(canaries=True)
+    residuals = residuals_of_run(
+        (one.request, one.seen, known_sums(mechanism, one.request, users)) for one in run.rounds
+    )
+    bounds = bounds_of(scored.scores, included, made=made, delta=config.delta)
+    found = conformance(mechanism, where)
+    itself = Outcome(
+        name="this run", bounds=bounds, findings=(*run_findings(residuals), *found), claimed=config.epsilon
+    )
+    checks = [
+        Outcome(
+            name=one.name,
+            bounds=bounds_of(one.scores, included, made=made, delta=config.delta),
+            findings=tuple(found if one.mechanism is mechanism else conformance(one.mechanism, where)),
+            claimed=config.epsilon,
+        )
+        for one in scored.audits
+    ]
+    return itself, checks
+
+
+def stand(run: AuditedRun, settings: AuditSettings) -> Stand:
+    """Where instruments test: a request of each kind that the run made, and a few ordinary users."""
+    kinds = {one.request.stage: (one.schedule, one.request) for one in reversed(run.rounds)}
+    rng = np.random.default_rng([settings.seed, _PEOPLE])
+    rows = np.concatenate(run.placed.others)
+    some = np.sort(rng.choice(rows, size=min(SILO_USERS, len(rows)), replace=False))
+    return Stand(
+        rounds=tuple(reversed(kinds.values())),
+        ordinary=run.placed.federation.train[some],
+        silos=run.config.silos,
+        delta=run.config.delta,
+        public_seed=run.config.seed,
+        runs=settings.runs,
+    )

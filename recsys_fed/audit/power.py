@@ -1,0 +1,176 @@
+"""Can the audit fail? The same audit on a null, on the deployed mechanism, and on seven broken copies of it.
+
+The releases of a run are replayed at the requests that the run made: the tables in them are then fixed, which is one
+way of choosing them, and the guarantee holds for every way. So the canaries' contributions are computed once, and a
+further audit costs one release of each silo a round.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from recsys_fed.audit.instruments.finding import Finding, flagged
+from recsys_fed.audit.instruments.known_seed import predicted_noise
+from recsys_fed.audit.mechanisms.broken import SIMULATION_NOISE, Breakage
+from recsys_fed.audit.mechanisms.mechanism import (
+    SUM,
+    Mechanism,
+    SiloInput,
+    label,
+    only_the_sum,
+    promised_deviation,
+    quiet,
+)
+from recsys_fed.audit.scores import Directions, attackable, directions, round_scores
+from recsys_fed.audit.statistics.bounds import Bounds
+from recsys_fed.audit.transcript import Round
+from recsys_fed.federation.update import Request
+
+Integers = npt.NDArray[np.int64]
+# Of the noise, above which the attacker takes off what the public seed predicts.
+_PREDICTED = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Replay:
+    """One audit by replay.
+
+    Attributes:
+        name: of the audit.
+        mechanism: that is replayed.
+        users: of every silo, with the canaries whose coins say so.
+        others: without them: what the auditor knows.
+        silo_of_canary: int64 [n_canaries].
+        loses_silos: half of the silos do not answer, and noise is split over all.
+        scores: so far, float64 [n_canaries].
+    """
+
+    name: str
+    mechanism: Mechanism
+    users: Sequence[SiloInput]
+    others: Sequence[SiloInput]
+    silo_of_canary: npt.NDArray[np.int64]
+    loses_silos: bool = False
+    scores: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+
+    def then(self, found: Directions, played: Round) -> "Replay":
+        """The audit after one more round."""
+        lost = range(len(self.users) // 2) if self.loses_silos and len(self.users) > 1 else range(0)
+        request = played.request
+        if self.loses_silos and not (request.noise_inside or request.masked):
+            request = replace(request, noise_share=min(request.noise_share, 1 / len(self.users)))
+        seen = self.mechanism.observed(played.schedule, request, self.users, release=request.round, lost=lost)
+        known = known_sums(self.mechanism, request, self.others, lost=lost)
+        silos = np.where(np.isin(self.silo_of_canary, list(lost)), -1, self.silo_of_canary)
+        more = round_scores(
+            found,
+            without_known_noise(seen, known, request, silos=len(self.users), seed=self.mechanism.public_seed),
+            known,
+            silo_of_canary=silos,
+            deviation=promised_deviation(request),
+        )
+        return replace(self, scores=more if not len(self.scores) else self.scores + more)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the audit says of one mechanism.
+
+    Attributes:
+        name: of the mechanism.
+        bounds: at each confidence.
+        findings: of the instruments.
+        claimed: epsilon that the mechanism claims.
+    """
+
+    name: str
+    bounds: tuple[Bounds, ...]
+    findings: tuple[Finding, ...]
+    claimed: float
+
+    @property
+    def caught_by(self) -> tuple[str, ...]:
+        """Bounds at the highest confidence that exceed the claim, and instruments that flag."""
+        strictest = max(self.bounds, key=lambda bounds: bounds.confidence)
+        named = {"one-run bound": strictest.one_run, "f-DP one-run bound": strictest.one_run_fdp}
+        beyond = [f"{name} at {strictest.confidence:.0%}" for name, bound in named.items() if bound > self.claimed]
+        return (*beyond, *dict.fromkeys(finding.instrument for finding in flagged(list(self.findings))))
+
+    @property
+    def caught(self) -> bool:
+        """Whether anything speaks against the claim."""
+        return bool(self.caught_by)
+
+
+def replays(
+    deployed: Mechanism,
+    breakages: Iterable[Breakage],
+    *,
+    users: Sequence[SiloInput],
+    others: Sequence[SiloInput],
+    silo_of_canary: npt.NDArray[np.int64],
+) -> list[Replay]:
+    """The null (canaries never used), the deployed mechanism and its broken copies, before their first round."""
+    fixed = {"users": users, "others": others, "silo_of_canary": silo_of_canary}
+    broken = [
+        Replay(name=breakage.name, mechanism=breakage.of(deployed), loses_silos=breakage.loses_silos, **fixed)
+        for breakage in breakages
+    ]
+    null = Replay(name="null", mechanism=deployed, **(fixed | {"users": others}))
+    return [null, Replay(name="as deployed", mechanism=deployed, **fixed), *broken]
+
+
+def played(audits: Sequence[Replay], rounds: Iterable[Round], *, canaries: sparse.csr_matrix) -> list[Replay]:
+    """All audits after all rounds in which canaries take part; contributions are computed once a round."""
+    after = list(audits)
+    for one in rounds:
+        if not attackable(one.request):
+            continue
+        found = directions(one.request, after[0].mechanism.trainer, canaries)
+        after = [audit.then(found, one) for audit in after]
+    return after
+
+
+def without_known_noise(
+    seen: Mapping[str, Integers], known: Mapping[str, Integers], request: Request, *, silos: int, seed: int
+) -> Mapping[str, Integers]:
+    """What was seen less the noise that the public seed predicts, in views where it does predict it.
+
+    Whether it does is seen from the noise, which knows nothing of the coins.
+    """
+    found = {}
+    for view, released in seen.items():
+        predicted = _predicted(view, request, silos=silos, seed=seed)
+        residual = (released - known[view]).astype(np.float64)
+        length = float(np.linalg.norm(residual) * np.linalg.norm(predicted))
+        fits = length > 0 and float(np.vdot(residual, predicted)) / length > _PREDICTED
+        found[view] = released - predicted if fits else released
+    return found
+
+
+def _predicted(view: str, request: Request, *, silos: int, seed: int) -> Integers:
+    """Of one silo, or summed over those that may be in the sum."""
+    if request.noise_inside or not request.noise_multiplier:
+        return np.zeros(request.shape, dtype=np.int64)
+    who = range(silos) if view == SUM else [int(view.removeprefix(label(0)[:-1]))]
+    drawn = [
+        predicted_noise(request, purpose=SIMULATION_NOISE, seed=seed, silo=silo, release=request.round)
+        for silo in who
+    ]
+    return np.sum(drawn, axis=0).astype(np.int64)
+
+
+def known_sums(
+    mechanism: Mechanism, request: Request, silos: Sequence[SiloInput], *, lost: Collection[int] = ()
+) -> Mapping[str, Integers]:
+    """What the server would see of these users without noise, by view."""
+    asked = quiet(request)
+    sums = {
+        label(index): mechanism.release(asked, users, silo=index)
+        for index, users in enumerate(silos)
+        if index not in lost
+    }
+    return {SUM: np.sum(list(sums.values()), axis=0, dtype=np.int64)} if only_the_sum(request) else sums

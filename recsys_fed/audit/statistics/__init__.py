@@ -1,0 +1,1 @@
+"""From guesses and scores to statements about epsilon; nothing here knows what was attacked."""

@@ -1,0 +1,163 @@
+"""Charts as SVG inside the page: drawn by matplotlib, in colours that follow the page's light and dark.
+
+Colours are drawn as stand-ins that become variables of the page's style. Sizes are for a phone's width, so that text
+stays readable; on wider screens charts stand side by side.
+"""
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from recsys_fed.errors import ConfigurationError
+from recsys_fed.report.html.page import Chart, Table
+
+# Stand-ins, none of which matplotlib uses by itself.
+_COLOURS = {"#010203": "--ink", "#040506": "--soft", "#070809": "--line"} | {
+    f"#0a0b{10 + n:02x}": f"--s{n}" for n in range(1, 5)
+}
+INK, SOFT, LINE, *SERIES = _COLOURS
+_SIZE = (4.6, 3.0)
+_MARKERS = ("o", "s", "^", "D")
+_DASHES = ("-", "--", "-.", ":")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """Points of one kind: name, x, y, and optionally the limits of each y."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+
+def line_chart(
+    title: str,
+    alternative: str,
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    limit: float | None = None,
+    steps: bool = False,
+    figures: Table,
+) -> Chart:
+    """Lines with markers (colour is never the only difference), and perhaps a limit."""
+
+    def draw(axes: Any) -> None:
+        for number, one in enumerate(series):
+            style = {"color": SERIES[number % 4], "marker": _MARKERS[number % 4], "linestyle": _DASHES[number % 4]}
+            if one.low is not None and one.high is not None:
+                spread = [
+                    [y - low for y, low in zip(one.y, one.low, strict=True)],
+                    [high - y for y, high in zip(one.y, one.high, strict=True)],
+                ]
+                axes.errorbar(one.x, one.y, yerr=spread, label=one.name, capsize=3, markersize=4, **style)
+            else:
+                how = "steps-post" if steps else "default"
+                axes.plot(one.x, one.y, label=one.name, markersize=4, drawstyle=how, **style)
+        if limit is not None:
+            axes.axhline(limit, color=INK, linewidth=1.2, linestyle=(0, (1, 1)), label="limit")
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.set_ylim(bottom=0)
+        if len(series) > 1 or limit is not None:
+            axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+
+    return Chart(title=title, alternative=alternative, svg=_svg(draw, title, alternative), figures=figures)
+
+
+def interval_chart(
+    title: str,
+    alternative: str,
+    rows: Sequence[tuple[str, float, float, float]],
+    *,
+    x_label: str,
+    marks: Sequence[tuple[str, float]] = (),
+    start: float | None = 0.0,
+    figures: Table,
+) -> Chart:
+    """A row each: a value with its interval (equal limits draw the point alone), and vertical marks."""
+
+    def draw(axes: Any) -> None:
+        places = list(range(len(rows)))[::-1]
+        for place, (_, value, low, high) in zip(places, rows, strict=True):
+            axes.plot([low, high], [place, place], color=SERIES[0], linewidth=2)
+            axes.plot([value], [place], color=SERIES[0], marker="o", markersize=6)
+        for number, (name, value) in enumerate(marks):
+            colour, dash = SERIES[1 + number % 3], _DASHES[1 + number % 3]
+            axes.axvline(value, color=colour, linewidth=1.4, linestyle=dash, label=name)
+        axes.set_yticks(places, [name for name, *_ in rows])
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.set_xlabel(x_label)
+        if start is not None:
+            axes.set_xlim(left=start)
+        if marks:
+            axes.legend(
+                frameon=False,
+                fontsize=8,
+                labelcolor=INK,
+                loc="lower center",
+                bbox_to_anchor=(0.5, 1.0),
+                ncols=min(2, len(marks)),
+            )
+
+    return Chart(title=title, alternative=alternative, svg=_svg(draw, title, alternative), figures=figures)
+
+
+def _svg(draw: Callable[[Any], None], title: str, alternative: str) -> Markup:
+    """An SVG element with a title and a description of its own.
+
+    Raises:
+        ConfigurationError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib import rc_context  # noqa: PLC0415  (optional, and slow to import)
+        from matplotlib.figure import Figure  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigurationError(
+            'Expected matplotlib for the charts of a report: pip install "recsys-fed[plots]".'
+        ) from error
+    settings = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": title,
+        "font.size": 9,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": SOFT,
+        "xtick.color": SOFT,
+        "ytick.color": SOFT,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+    }
+    with rc_context(settings):
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        axes = figure.subplots()
+        axes.grid(visible=True, color=LINE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        draw(axes)
+        written = io.StringIO()
+        figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _themed(written.getvalue(), title, alternative)
+
+
+def _themed(svg: str, title: str, alternative: str) -> Markup:
+    """The svg element alone: variables for colours, ids of its own, a title and a description."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    for colour, name in _COLOURS.items():
+        svg = svg.replace(colour, f"var({name})")
+    own = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    svg = re.sub(r'\bid="', f'id="{own}-', svg)
+    svg = svg.replace("url(#", f"url(#{own}-").replace('href="#', f'href="#{own}-')
+    head = f'<title id="{own}-name">{escape(title)}</title><desc id="{own}-says">{escape(alternative)}</desc>'
+    opened, rest = svg.split(">", 1)
+    opened = re.sub(r' (width|height)="[^"]*"', "", opened)
+    label = f'role="img" aria-labelledby="{own}-name {own}-says"'
+    return Markup(f"{opened} {label}>{head}{rest}")  # noqa: S704  (drawn here; texts are escaped by matplotlib)

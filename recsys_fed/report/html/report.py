@@ -1,0 +1,90 @@
+"""From a place to its page: which kind of thing lies there, and one HTML file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
+from recsys_fed.report.html.audit_page import audit_sections
+from recsys_fed.report.html.comparison_page import comparison_sections
+from recsys_fed.report.html.ledger_page import ledger_sections
+from recsys_fed.report.html.page import Page, Section, Verdict, render
+from recsys_fed.report.html.run_page import metrics_of, run_sections
+from recsys_fed.simulation.record import METRICS
+
+AUDIT, REPORT = "audit.json", "report.html"
+_LEDGERS = (".sqlite", ".jsonl")
+
+
+def write_report(place: str, *, output: Path | None = None) -> Path:
+    """Write the page of a run, a comparison (a folder of runs), an audit, or a ledger, and return where it is.
+
+    Without `output` it goes into the folder, or beside the ledger's file.
+
+    Raises:
+        DataNotFoundError: there is nothing of the kind.
+        ConfigurationError: matplotlib is missing, or the page cannot be written.
+    """
+    path = Path(place)
+    page = page_of(place)
+    target = output or (path / REPORT if path.is_dir() else Path(path.name).with_suffix(".html"))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(render(page), encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"Expected to write the report to {target}: {error}.") from error
+    return target
+
+
+def page_of(place: str) -> Page:
+    """The page of what lies at a path, or of a ledger's URL."""
+    path = Path(place)
+    if path.is_dir():
+        return _page_of_folder(path)
+    if "://" in place or (path.is_file() and path.suffix in _LEDGERS):
+        return _page("Privacy ledger", tuple(ledger_sections(place)))
+    raise DataNotFoundError(
+        f"Expected the folder of a run, of several runs or of an audit, or a ledger, at {place}: found none."
+    )
+
+
+def _page_of_folder(folder: Path) -> Page:
+    sections: list[Section] = []
+    named = []
+    if (folder / METRICS).is_file():
+        sections += run_sections(folder)
+        named.append("run")
+    if (folder / AUDIT).is_file():
+        sections += audit_sections(_audit(folder / AUDIT))
+        named.append("audit")
+    runs = [] if named else [(path.name, metrics_of(path)) for path in _runs(folder)]
+    if runs:
+        sections += comparison_sections(runs)
+        named.append("comparison")
+    if not named:
+        raise DataNotFoundError(
+            f"Expected {METRICS} or {AUDIT} in {folder}, or folders of runs, found none. Give --output to `simulate` "
+            "or `audit`."
+        )
+    return _page(f"Privacy report: {' and '.join(named)}", tuple(sections))
+
+
+def _runs(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob(f"*/{METRICS}"))
+
+
+def _audit(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["kind"] != "audit":
+            raise ValueError("it is another record")
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataFormatError(f"Expected the record of an audit in {path}: {error}.") from error
+    found: dict[str, Any] = record
+    return found
+
+
+def _page(title: str, sections: tuple[Section, ...]) -> Page:
+    """The first verdict is what a reader in a hurry should take away."""
+    first: list[Verdict] = [verdict for section in sections for verdict in section.verdicts][:1]
+    return Page(title=title, lead=first[0].text if first else "", sections=sections)
