@@ -1,5 +1,6 @@
 """Messages that no honest peer sends: none ends a process or changes the model, and each is counted."""
 
+import json
 import random
 from collections import OrderedDict
 from dataclasses import replace
@@ -102,8 +103,6 @@ class Lying:
 
 
 def test_a_lying_silo_is_dropped_and_counted_and_the_model_is_that_of_the_others(there, tmp_path):
-    import json
-
     client = load_apps()[1]
 
     def absent(message, context):
@@ -123,6 +122,22 @@ def test_a_lying_silo_is_dropped_and_counted_and_the_model_is_that_of_the_others
         assert lying.changed == 3
         assert len(totals["refused"]) == lying.changed, totals["refused"]
         assert (tmp_path / "lied" / EMBEDDINGS).read_bytes() == expected
+
+
+def test_no_silo_speaks_for_another(there, tmp_path):
+    client = load_apps()[1]
+
+    def impostor(message, context):
+        reply = client(message, context)
+        if message.metadata.message_type != "train" or "silo-2" not in str(context.node_config["silo"]):
+            return reply
+        update = ConfigRecord({**reply.content.config_records["update"], "silo": "silo-0"})
+        return Message(RecordDict({**reply.content, "update": update}), reply_to=message)
+
+    train_in_process(there, tmp_path / "posed", config=PLAIN, app=impostor, training="posed")
+    totals = json.loads((tmp_path / "posed" / "federation.json").read_text())
+    assert len(totals["refused"]) == 3
+    assert all("greeted from there, got 'silo-0'" in line for line in totals["refused"])
 
 
 def start_anew(silo):

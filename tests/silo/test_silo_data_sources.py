@@ -105,7 +105,8 @@ def test_since_and_until_reach_a_query_as_parameters(sources):
 
 def test_a_query_cannot_write(sources):
     for name in set(sources) & {"sqlite", "postgresql"}:
-        for query in ("DELETE FROM purchases", "DROP TABLE purchases", "CREATE TABLE other (x int)"):
+        writing = "DELETE FROM purchases RETURNING customer, sku, stars, at"
+        for query in (writing, "DELETE FROM purchases", "DROP TABLE purchases", "CREATE TABLE other (x int)"):
             with pytest.raises(DataFormatError) as refused:
                 read(sources[name] | {"query": query})
             assert "purchases" not in str(refused.value)
