@@ -1,4 +1,4 @@
-"""Beside a silo that takes part in training: its newest model is served, and the service's log is its source of data."""
+"""Beside a silo that takes part in training: its newest model is served, the service's log is its data."""
 
 import asyncio
 import shutil

@@ -32,8 +32,10 @@ def test_the_page_shows_state_and_recommends(tmp_path, width):
             f"--window-size={width},1200", "--virtual-time-budget=8000",
         ]  # fmt: skip
         url = f"{service.url}/#token={token}&user=visitor"
-        page = subprocess.run([*command, "--dump-dom", url], capture_output=True, text=True, timeout=120).stdout
-        subprocess.run([*command, f"--screenshot={picture}", url], capture_output=True, timeout=120)
+        page = subprocess.run(
+            [*command, "--dump-dom", url], capture_output=True, text=True, timeout=120, check=True
+        ).stdout
+        subprocess.run([*command, f"--screenshot={picture}", url], capture_output=True, timeout=120, check=True)
     finally:
         service.stop()
     assert ">serving</span>" in page
