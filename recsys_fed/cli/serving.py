@@ -40,6 +40,9 @@ def api(  # noqa: PLR0913  (one argument a flag)
     catalogue: Annotated[
         Path | None, typer.Option(help="Public catalogue; that beside the model without it.")
     ] = None,
+    silo: Annotated[
+        Path | None, typer.Option(help="Folder of a silo (silo.toml): its newest model, its catalogue and ledger.")
+    ] = None,
     interactions: Annotated[Path | None, typer.Option(help="The silo's own: any format that training reads.")] = None,
     residual: Annotated[Path | None, typer.Option(help="Item-item weights (.npy) for silo-trusted serving.")] = None,
     state: StateFolder = DEFAULT_STATE,
@@ -69,6 +72,8 @@ def api(  # noqa: PLR0913  (one argument a flag)
     read = replace(read, api=where)
     place = ServicePlace(folder=state, store=store)
     place.key()
+    if silo is not None:
+        model, catalogue, ledger = _of_silo(silo)
     source = _source(model, catalogue, residual)
     if source is not None:
         _pack(source, state)
@@ -169,8 +174,16 @@ def _source(model: Path | None, catalogue: Path | None, residual: Path | None) -
 
     if model is None:
         return None
-    file = model / MODEL_FILE if model.is_dir() else model
-    return ModelSource(model=file, catalogue=catalogue or file.parent / CATALOGUE_FILE, residual=residual)
+    place = model / MODEL_FILE if (model / MODEL_FILE).is_file() else model
+    return ModelSource(place=place, catalogue=catalogue or place.parent / CATALOGUE_FILE, residual=residual)
+
+
+def _of_silo(folder: Path) -> tuple[Path, Path, str]:
+    """State folder, catalogue and ledger of a silo that takes part in training."""
+    from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415
+
+    settings = read_silo_settings(folder)
+    return Path(settings.state), Path(settings.catalogue), settings.ledger
 
 
 def _pack(source: Any, state: Path) -> None:

@@ -1,6 +1,7 @@
 """New models: noticed, packed in a process of their own, loaded in a thread, then taken over in one assignment."""
 
 import asyncio
+import json
 import logging
 import sys
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from recsys_fed.errors import ConfigurationError, DataFormatError
 from recsys_fed.serving.service import RecommendationService
 from recsys_fed.serving.stamp import packed_version
-from recsys_fed.serving.versions import Served
+from recsys_fed.serving.versions import DIGITS, Served
 
 # Names of a run's files (`federation.outcome`, `simulation.runner`).
 MODEL_FILE, CATALOGUE_FILE = "item_embeddings.safetensors", "catalogue.parquet"
@@ -19,19 +20,34 @@ _log = logging.getLogger("recsys_fed.serving")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """Where new models come from: a file that is replaced when there is one. `residual`: see `packing`."""
+    """Where new models come from.
 
-    model: Path
+    Attributes:
+        place: a model's file that is replaced when there is a new one, or the state folder of a silo that takes part
+            in training, whose current.json names the newest.
+        catalogue: the public items. residual: see `packing`.
+    """
+
+    place: Path
     catalogue: Path
     residual: Path | None = None
 
-    def stamp(self) -> tuple[int, int] | None:
-        """Changes when the model's file does; None where there is no file."""
+    @property
+    def model(self) -> Path:
+        """The newest model's file; it need not be there."""
+        pointer = self.place / "current.json"
+        if not pointer.is_file():
+            return self.place
+        named = str(json.loads(pointer.read_text(encoding="utf-8"))["model"])
+        return self.place / f"model-{named[:DIGITS]}.safetensors"
+
+    def stamp(self) -> tuple[str, int, int] | None:
+        """Changes when there is a new model; None where there is none."""
         try:
             status = self.model.stat()
         except OSError:
             return None
-        return (status.st_mtime_ns, status.st_size)
+        return (self.model.name, status.st_mtime_ns, status.st_size)
 
 
 class TakeOver:
