@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -91,6 +92,8 @@ def run_with_canaries(config: FederationConfig, placed: Placed, *, folder: Path)
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     logging.getLogger("flwr").setLevel(logging.WARNING)
     output = folder / _RUN
+    # An audited run has no history: what an earlier one left there goes.
+    shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)
     data = replace(placed.data, ledgers=str(output / "ledgers"))
     placed.federation.catalogue.save(output / _CATALOGUE)

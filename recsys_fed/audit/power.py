@@ -7,10 +7,10 @@ further audit costs one release of each silo a round.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 from recsys_fed.audit.instruments.finding import Finding, flagged
 from recsys_fed.audit.instruments.known_seed import predicted_noise
@@ -24,7 +24,7 @@ from recsys_fed.audit.mechanisms.mechanism import (
     promised_deviation,
     quiet,
 )
-from recsys_fed.audit.scores import Directions, attackable, directions, round_scores
+from recsys_fed.audit.scores import Directions, round_scores
 from recsys_fed.audit.statistics.bounds import Bounds
 from recsys_fed.audit.transcript import Round
 from recsys_fed.federation.update import Request
@@ -114,24 +114,19 @@ def replays(
     silo_of_canary: npt.NDArray[np.int64],
 ) -> list[Replay]:
     """The null (canaries never used), the deployed mechanism and its broken copies, before their first round."""
-    fixed = {"users": users, "others": others, "silo_of_canary": silo_of_canary}
+    fixed: dict[str, Any] = {"others": others, "silo_of_canary": silo_of_canary}
     broken = [
-        Replay(name=breakage.name, mechanism=breakage.of(deployed), loses_silos=breakage.loses_silos, **fixed)
+        Replay(
+            name=breakage.name,
+            mechanism=breakage.of(deployed),
+            users=users,
+            loses_silos=breakage.loses_silos,
+            **fixed,
+        )
         for breakage in breakages
     ]
-    null = Replay(name="null", mechanism=deployed, **(fixed | {"users": others}))
-    return [null, Replay(name="as deployed", mechanism=deployed, **fixed), *broken]
-
-
-def played(audits: Sequence[Replay], rounds: Iterable[Round], *, canaries: sparse.csr_matrix) -> list[Replay]:
-    """All audits after all rounds in which canaries take part; contributions are computed once a round."""
-    after = list(audits)
-    for one in rounds:
-        if not attackable(one.request):
-            continue
-        found = directions(one.request, after[0].mechanism.trainer, canaries)
-        after = [audit.then(found, one) for audit in after]
-    return after
+    null = Replay(name="null", mechanism=deployed, users=others, **fixed)
+    return [null, Replay(name="as deployed", mechanism=deployed, users=users, **fixed), *broken]
 
 
 def without_known_noise(
@@ -160,7 +155,8 @@ def _predicted(view: str, request: Request, *, silos: int, seed: int) -> Integer
         predicted_noise(request, purpose=SIMULATION_NOISE, seed=seed, silo=silo, release=request.round)
         for silo in who
     ]
-    return np.sum(drawn, axis=0).astype(np.int64)
+    total: Integers = np.sum(drawn, axis=0).astype(np.int64)
+    return total
 
 
 def known_sums(

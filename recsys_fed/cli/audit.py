@@ -52,8 +52,6 @@ def audit(  # noqa: PLR0913  (one argument a flag)
     keys |= settings_of(settings or []) | {key: value for key, value in flags.items() if value is not None}
     wanted = AuditSettings(canaries=canaries, seed=audit_seed, power=power, attacks=attacks)
     with audit_progress() as say:
-        record = audited(
-            parse(FederationConfig, keys), parse(SimulationConfig, keys), wanted, folder=output, say=say
-        )
+        record = audited(parse(FederationConfig, keys), parse(SimulationConfig, keys), wanted, folder=output, say=say)
     emit(record) if as_json else print_audit_of_run(record, output=output)
     raise typer.Exit(1 if record["flagged"] else 0)

@@ -1,4 +1,9 @@
-"""Whether audits can be believed: nulls, correct pipelines, and broken mechanisms, again and again."""
+"""Whether audits can be believed: nulls, correct pipelines, and broken mechanisms, again and again.
+
+The long forms log their figures: pytest -m soak -o log_cli=true --log-cli-level=INFO.
+"""
+
+import logging
 
 import numpy as np
 import pytest
@@ -10,6 +15,7 @@ from recsys_fed.audit.statistics.many_runs import many_run_epsilon
 
 soak = pytest.mark.soak
 DELTA = 1e-6
+log = logging.getLogger(__name__)
 
 
 def figures_of_bounds(bounds):
@@ -39,7 +45,7 @@ def test_bounds_of_pure_noise_are_hardly_ever_above_zero():
 @soak
 def test_bounds_of_a_hundred_nulls():
     found = [pure_noise(number) for number in range(100)]
-    print("null, above zero:", (np.array(found) > 0).sum(axis=0), "largest", np.max(found, axis=0))
+    log.info("null: above zero %s, largest %s", (np.array(found) > 0).sum(axis=0), np.max(found, axis=0))
     check_nulls(found, most=8)
 
 
@@ -52,7 +58,7 @@ def test_a_replayed_null_says_nothing():
 def test_a_hundred_replayed_nulls():
     audit = small_audit(8.0, canaries=1_000)
     found = [figures_of_bounds(audit.bounds(number, null=True))[0] for number in range(100)]
-    print("replayed null, above zero:", (np.array(found) > 0).sum(axis=0), "largest", np.max(found, axis=0))
+    log.info("replayed null: above zero %s, largest %s", (np.array(found) > 0).sum(axis=0), np.max(found, axis=0))
     check_nulls(found, most=8)
 
 
@@ -72,8 +78,9 @@ def test_fifty_audits_of_the_real_mechanism(epsilon):
     audits = [audit.bounds(number) for number in range(50)]
     found = np.array([figures_of_bounds(bounds) for bounds in audits])
     estimates = [bounds[0].gaussian.epsilon for bounds in audits]
-    print(f"epsilon {epsilon}: one-run and f-DP at 95%, median", np.median(found[:, 0], axis=0), end=" ")
-    print("largest", found[:, 0].max(axis=0), "Gaussian estimate", np.percentile(estimates, [0, 50, 100]))
+    middle, most = np.median(found[:, 0], axis=0), found[:, 0].max(axis=0)
+    log.info("epsilon %s: one-run and f-DP bounds at 95%%: median %s, largest %s", epsilon, middle, most)
+    log.info("Gaussian estimate: least, median, largest %s", np.percentile(estimates, [0, 50, 100]))
     assert found.max() <= epsilon
     if epsilon == 8:
         assert np.median(found[:, 0, 1]) >= 2.5
@@ -99,7 +106,7 @@ def test_broken_copies_are_caught_19_times_of_20(breakage):
     for outcome in outcomes:
         for name in outcome.caught_by:
             by[name] = by.get(name, 0) + 1
-    print(breakage.name, sum(outcome.caught for outcome in outcomes), "of 20 by", by)
+    log.info("%s: %s of 20 by %s", breakage.name, sum(outcome.caught for outcome in outcomes), by)
     assert sum(outcome.caught for outcome in outcomes) >= 19
 
 
@@ -107,5 +114,5 @@ def test_broken_copies_are_caught_19_times_of_20(breakage):
 def test_the_real_mechanism_is_caught_once_in_a_hundred_at_most():
     audit = small_audit(2.0)
     caught = [audit.outcome(number).caught_by for number in range(100)]
-    print("as deployed:", [names for names in caught if names])
+    log.info("as deployed, caught by: %s", [names for names in caught if names])
     assert sum(bool(names) for names in caught) <= 1

@@ -10,9 +10,9 @@ from scipy import sparse
 from recsys_fed.audit.attacks.membership import membership
 from recsys_fed.audit.attacks.reconstruction import KnownSilo, Recovered, from_counts, from_lists, recovered
 from recsys_fed.audit.audited_run import AuditedRun
-from recsys_fed.audit.instruments.inputs import silo_of
-from recsys_fed.audit.mechanisms.mechanism import Mechanism, quiet
+from recsys_fed.audit.mechanisms.mechanism import Mechanism, SiloInput, quiet
 from recsys_fed.federation.update import Request
+from recsys_fed.models.histories import histories_of
 
 # First release number of replays of attacks, apart from those of instruments.
 _RELEASE = 50_000
@@ -76,7 +76,7 @@ def from_updates(request: Request, mechanism: Mechanism, victims: Victims) -> di
     known = KnownSilo(others=victims.silos[0])
     mixed = replace(known, mixed_silos=len(victims.silos) - 1)
     elsewhere = sum(
-        mechanism.release(quiet(asked), silo_of(users), silo=index).astype(np.float64)
+        mechanism.release(quiet(asked), _counted(users), silo=index).astype(np.float64)
         for index, users in enumerate(victims.silos[1:], start=1)
     )
     found = {}
@@ -95,7 +95,7 @@ def _guesses(
     request: Request, mechanism: Mechanism, victims: Victims, *, silo: KnownSilo, elsewhere: Any, noised: bool
 ) -> Any:
     """Scores [n_people, n_items]; each person joins the silo in a release of its own."""
-    base = silo_of(silo.others)
+    base = _counted(silo.others)
     known = mechanism.release(quiet(request), base)[:, 0] * request.grid_step
     asked = request if noised else quiet(request)
     noise = request.mechanism.standard_deviation * request.grid_step if noised else request.grid_step
@@ -103,11 +103,15 @@ def _guesses(
     rows = []
     for person in range(victims.histories.shape[0]):
         history = victims.histories[person]
-        joined = silo_of(sparse.vstack([silo.others, history], format="csr"))
+        joined = _counted(sparse.vstack([silo.others, history], format="csr"))
         seen = mechanism.release(asked, joined, release=_RELEASE + person)[:, 0] * request.grid_step
-        left = silo.left_over(seen + mixed, known=known)
+        left = silo.left_over(np.asarray(seen + mixed, dtype=np.float64), known=np.asarray(known, dtype=np.float64))
         rows.append(from_counts(silo, left, length=history.nnz, noise=noise))
     return np.array(rows)
+
+
+def _counted(matrix: sparse.csr_matrix) -> SiloInput:
+    return SiloInput(histories=histories_of(matrix))
 
 
 def _popularity_guessing(victims: Victims) -> Recovered:

@@ -31,10 +31,9 @@ def dropout(bench: Bench) -> Iterator[Finding]:
             # The round is not accepted, so nothing is seen.
             continue
         # Whether a round is accepted does not depend on the noise: the others need no server.
-        sums += [
-            np.sum([bench.mechanism.release(shared, nobody[silo], silo=silo, release=number) for silo in there], axis=0)
-            for there in (range(lost, silos),)
-            for number in range(2, 2 * bench.repetitions, 2)
-        ]
+        for number in range(2, 2 * bench.repetitions, 2):
+            there = range(lost, silos)
+            releases = [bench.mechanism.release(shared, nobody[n], silo=n, release=number) for n in there]
+            sums.append(np.sum(releases, axis=0, dtype=np.int64))
         name = f"sum of which {lost} of {silos} silos are missing"
         yield next(scale_findings(np.array(sums) / promised, stage=bench.request.stage, name=name))

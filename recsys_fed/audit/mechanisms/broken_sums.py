@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 
@@ -87,7 +88,7 @@ class _UnclippedDPSGD(DPSGD):
         return replace(super()._task(settings), clipping=Clipping(l2_clip_norm=_NO_LIMIT, mode="flat"))
 
 
-def _settings(trainer: DPSGD) -> dict[str, object]:
+def _settings(trainer: DPSGD) -> dict[str, Any]:
     return {field.name: getattr(trainer, field.name) for field in fields(trainer)}
 
 

@@ -123,7 +123,7 @@ def _svg(draw: Callable[[Any], None], title: str, alternative: str) -> Markup:
         raise ConfigurationError(
             'Expected matplotlib for the charts of a report: pip install "recsys-fed[plots]".'
         ) from error
-    settings = {
+    settings: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": title,
         "font.size": 9,
