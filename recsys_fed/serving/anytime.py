@@ -79,17 +79,28 @@ def largest_log_wealth(
     treated: npt.NDArray[np.bool_], outcomes: Floats64, differences: Floats64, *, share: float, level: float
 ) -> Floats64:
     """log of the largest wealth so far against each candidate difference, [n_differences]."""
+    return log_wealths(treated, outcomes, differences, share=share, level=level)[1]
+
+
+def log_wealths(
+    treated: npt.NDArray[np.bool_], outcomes: Floats64, differences: Floats64, *, share: float, level: float
+) -> tuple[Floats64, Floats64]:
+    """log of the wealth after the last user, and of the largest so far, [n_differences] each.
+
+    Guarantees: against the true difference the wealth's expectation is 1 after every user.
+    """
     values = _centred(treated, outcomes, share)
     rates = _rates(values, level)
     bound = 1.0 / min(share, 1.0 - share) + np.abs(differences)
     up, down = np.zeros(len(differences)), np.zeros(len(differences))
-    most = np.zeros(len(differences))
+    now, most = np.zeros(len(differences)), np.zeros(len(differences))
     for value, rate in zip(values.tolist(), rates.tolist(), strict=True):
         stake = np.minimum(rate, _STAKE / bound) * (value - differences)
         up += np.log1p(stake)
         down += np.log1p(-stake)
-        most = np.maximum(most, np.logaddexp(up, down) - math.log(2.0))
-    return most
+        now = np.logaddexp(up, down) - math.log(2.0)
+        most = np.maximum(most, now)
+    return now, most
 
 
 def _centred(treated: npt.NDArray[np.bool_], outcomes: Floats64, share: float) -> Floats64:

@@ -10,6 +10,7 @@ from serving_kit import made_service
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.models.items import FoldIn, ItemEmbeddings, item_embeddings_bytes
+from recsys_fed.serving import takeover
 from recsys_fed.serving.events import Event
 from recsys_fed.serving.packing import pack
 from recsys_fed.serving.takeover import ModelSource, TakeOver
@@ -55,7 +56,7 @@ def test_the_next_training_reads_the_services_log_under_pseudonyms(tmp_path):
     assert sorted(found.train[rows[pseudonyms.of("bob")]].indices.tolist()) == [3, 4]
 
 
-def test_a_newly_trained_model_of_the_silo_is_taken_over_and_a_rolled_back_one_stays_away(tmp_path):
+def test_a_newly_trained_model_of_the_silo_is_taken_over_and_a_rolled_back_one_stays_away(tmp_path, monkeypatch):
     catalogue, folder = tmp_path / "catalogue.parquet", tmp_path / "service"
     CATALOGUE.save(catalogue)
     state, nobody = StateFolder(tmp_path / "state", SiloSecret.generate()), np.zeros(0, dtype=object)
@@ -65,7 +66,13 @@ def test_a_newly_trained_model_of_the_silo_is_taken_over_and_a_rolled_back_one_s
     assert pack(source.model, catalogue, folder) == first
     point_to(folder, first)
     service = made_service(folder)
-    taking = TakeOver(service, folder, source)
+    taking, packed, pack_apart = TakeOver(service, folder, source), [], takeover.pack_apart
+
+    async def counted(*arguments):
+        packed.append(arguments)
+        return await pack_apart(*arguments)
+
+    monkeypatch.setattr(takeover, "pack_apart", counted)
 
     async def scenario():
         watching = asyncio.create_task(taking.watch(seconds=0.05))
@@ -77,6 +84,7 @@ def test_a_newly_trained_model_of_the_silo_is_taken_over_and_a_rolled_back_one_s
         shutil.copy(tmp_path / "copy", source.model)
         await asyncio.sleep(0.5)
         assert service.versions.current.release.version == first
+        assert len(packed) == 1
         source.model.write_bytes(b"no model")
         await until(lambda: taking.problem)
         assert service.versions.current.release.version == first

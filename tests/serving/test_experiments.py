@@ -1,5 +1,6 @@
 """Experiments: assignment, a test that may be looked at, and the report from what the service logged."""
 
+import itertools
 import math
 import time
 
@@ -10,7 +11,7 @@ from serving_kit import add_version, made_application, made_release, made_servic
 from starlette.testclient import TestClient
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.serving.anytime import compare, largest_log_wealth
+from recsys_fed.serving.anytime import compare, largest_log_wealth, log_wealths
 from recsys_fed.serving.assignment import assigned
 from recsys_fed.serving.events import Event
 from recsys_fed.serving.settings import Variant, serving_settings
@@ -40,6 +41,23 @@ def test_looking_after_every_user_claims_nothing_where_nothing_differs():
     found = claims(tests=200, users=800, rates=(0.2, 0.2), level=0.05, seed=3)
     assert found["anytime"] <= 0.05
     assert found["z-test at every look"] > 0.15  # what peeking does to a test that does not allow it
+
+
+@pytest.mark.parametrize("share", [0.5, 0.3])
+@pytest.mark.parametrize("rates", [(0.3, 0.3), (0.2, 0.7)])
+def test_against_the_true_difference_the_expected_wealth_is_one(share, rates):
+    difference = np.array([rates[1] - rates[0]])
+    for n in (1, 3, 5):
+        expected = 0.0
+        for arms in itertools.product((False, True), repeat=n):
+            for outcomes in itertools.product((0.0, 1.0), repeat=n):
+                chance = 1.0
+                for arm, outcome in zip(arms, outcomes, strict=True):
+                    rate = rates[int(arm)]
+                    chance *= (share if arm else 1.0 - share) * (rate if outcome else 1.0 - rate)
+                now, _ = log_wealths(np.array(arms), np.array(outcomes), difference, share=share, level=0.05)
+                expected += chance * math.exp(now[0])
+        assert expected == pytest.approx(1.0, abs=1e-9)
 
 
 def test_a_difference_is_found_and_inside_the_interval():
