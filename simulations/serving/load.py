@@ -44,8 +44,8 @@ class Load:
 
 
 @contextmanager
-def running_service(folder: Path, *arguments: str, core: int | None = None) -> Iterator[int]:
-    """`recsys-fed silo api` on a folder, on one core if asked for; gives its port."""
+def running_service(folder: Path, *arguments: str, core: int | None = None) -> Iterator[tuple[int, int]]:
+    """`recsys-fed silo api` on a folder, on one core if asked for; gives its port and process."""
     command = [sys.executable, "-c", _START, "silo", "api", "--state", str(folder), "--port", "0", *arguments]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -58,9 +58,16 @@ def running_service(folder: Path, *arguments: str, core: int | None = None) -> I
                 if not line:
                     raise RuntimeError("the service did not start")
             port = re.search(r":(\d+)\s*$", line)
-            yield int(port[1]) if port else 0
+            yield (int(port[1]) if port else 0), process.pid
         finally:
             process.terminate()
+
+
+def processor_seconds(process: int) -> float:
+    """What the process that answers, the child of `process`, has used of a processor since it started."""
+    child = Path(f"/proc/{process}/task/{process}/children").read_text(encoding="ascii").split()[0]
+    fields = Path(f"/proc/{child}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def load(
