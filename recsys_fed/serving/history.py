@@ -1,9 +1,9 @@
 """A user's history as the service counts it: one level an item, the strongest of its events."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from recsys_fed.serving.events import Event, consumes, is_dislike, level
+from recsys_fed.serving.events import IMPORTED, Event, consumes, is_dislike, level
 from recsys_fed.serving.release import Release, Rows
 from recsys_fed.serving.settings import FeedbackSettings
 
@@ -70,9 +70,17 @@ class UserHistory:
         return Change(item=event.item, before=before, after=new)
 
 
-def history_of(events: Iterable[Event], settings: FeedbackSettings) -> UserHistory:
+def history_of(events: Sequence[Event], settings: FeedbackSettings) -> UserHistory:
     """The history of one user's events, in the order of the log."""
-    history = UserHistory()
-    for event in events:
+    history, first = UserHistory(), 0
+    if not settings.half_life_days:
+        # A log begins with what was imported, all of one weight: most of a history, taken in at once.
+        first = next((n for n, e in enumerate(events) if e.kind != IMPORTED or not e.accepted), len(events))
+    if first:
+        items = [event.item for event in events[:first]]
+        history.levels = dict.fromkeys(items, level(events[0], settings))
+        history.consumed.update(items)
+        history.last_number = max(event.number for event in events[:first])
+    for event in events[first:]:
         history.apply(event, settings)
     return history

@@ -1,5 +1,7 @@
 """One event at a time gives the vector that the whole history gives, and that training's own fold-in gives."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -99,3 +101,18 @@ def test_an_empty_history_has_the_zero_vector():
         assert not equations_of(release, UserHistory()).solve(now=0.0).any()
         unknown = UserHistory(levels={"nothing": 0.0})
         assert not equations_of(release, unknown).solve(now=0.0).any()
+
+
+@pytest.mark.parametrize("half_life", [0.0, 30.0])
+def test_what_was_imported_is_taken_in_at_once_as_one_by_one(half_life):
+    settings = FeedbackSettings(half_life_days=half_life, imported=0.7)
+    imported = [Event(user="u", item=f"i{n % 9}", kind="imported", time=float(n), number=n + 1) for n in range(20)]
+    events = [
+        *imported,
+        *(replace(event, number=event.number + 20) for event in random_events(50, n_items=9, seed=1)),
+    ]
+    one_by_one = UserHistory()
+    for event in events:
+        one_by_one.apply(event, settings)
+    assert history_of(events, settings) == one_by_one
+    assert len(one_by_one.consumed) >= 9
