@@ -57,14 +57,23 @@ def _by_svd(table: torch.Tensor, *, smallest: float) -> torch.Tensor:
 def leading_directions(features: sparse.csr_matrix, *, weights: torch.Tensor, dim: int) -> torch.Tensor:
     """Left singular vectors, float64 [n_rows, <= dim], of weighted and centred public features.
 
-    F_c = diag(weights) (F - 1 mean^T), mean the mean of F under weights^2. The right vectors come from the
-    n_features x n_features Gramian, so no dense [n_rows, n_features] is decomposed. Only the 2,000 most
-    frequent features are read.
+    F_c = diag(weights) (F - 1 mean^T), mean the mean of F under weights^2.
+    """
+    left = principal_features(features, weights=weights, dim=dim) * weights[:, None]
+    norms: torch.Tensor = left.norm(dim=0)
+    return left / norms.clamp_min(1e-300)
+
+
+def principal_features(features: sparse.csr_matrix, *, weights: torch.Tensor, dim: int) -> torch.Tensor:
+    """Rows (F - 1 mean^T) R, float64 [n_rows, <= dim], with R the leading right singular vectors of F_c.
+
+    F_c = diag(weights) (F - 1 mean^T), mean the mean of F under weights^2. R comes from the n_features x n_features
+    Gramian, so no dense [n_rows, n_features] is decomposed. Only the 2,000 most frequent features are read.
     """
     frequency = np.asarray((features != 0).sum(axis=0)).ravel()
     chosen = np.sort(np.argsort(-frequency, kind="stable")[:_MAX_FEATURES])
-    weight = weights.numpy()
-    scaled = sparse.diags(weight) @ features[:, chosen].astype(np.float64)
+    read, weight = features[:, chosen].astype(np.float64), weights.numpy()
+    scaled = sparse.diags(weight) @ read
     mean = np.asarray(scaled.T @ weight).ravel() / max(float(weight @ weight), 1e-300)
     # (S - w m^T)^T (S - w m^T) with S^T w = |w|^2 m
     raw = (scaled.T @ scaled).toarray()
@@ -73,6 +82,4 @@ def leading_directions(features: sparse.csr_matrix, *, weights: torch.Tensor, di
     # Relative to the features before centring: of those that all rows share only rounding is left.
     kept = int((values > max(float(np.trace(raw)), 1e-300) * 1e-10).sum())
     right = vectors.flip(1)[:, : min(dim, kept)].numpy()
-    left = torch.from_numpy(scaled @ right - np.outer(weight, mean @ right))
-    norms: torch.Tensor = left.norm(dim=0)
-    return left / norms.clamp_min(1e-300)
+    return torch.from_numpy(np.asarray(read @ right) - mean @ right)

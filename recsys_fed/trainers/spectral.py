@@ -10,11 +10,11 @@ re-orthonormalises the noised sum (noisy power method, Hardt and Price, arXiv 13
 contribution to the same norm matters: the projection on a random start is about sqrt(k / n_head), and a clip
 norm that fits later rounds would drown the first one in noise. No clip norm is left to choose.
 
-Before the first round the popularity q and the head are released once (see `popularity`); with public item
-features the iteration starts from their leading directions, which costs nothing.
+Before the first round the popularity q and the head are released once (see `popularity`). What follows a release
+is free: the diagonal is taken off (see `estimate`), and public item features, where there are any, start the
+iteration, smooth what is released, and are a few columns of the model, so that items outside the head are ranked too.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -27,75 +27,51 @@ from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers import popularity
 from recsys_fed.trainers.base import LocalNoise, PublicFacts, Stage, Tables
-from recsys_fed.trainers.orthonormal import leading_directions, orthonormal
+from recsys_fed.trainers.estimate import agreeing, smoothed, without_diagonal
+from recsys_fed.trainers.orthonormal import leading_directions, orthonormal, principal_features
 from recsys_fed.trainers.popularity import NoisedPopularity
 from recsys_fed.trainers.power_step import power_step
+from recsys_fed.trainers.spectral_size import check_rounds, size
 
 SUBSPACE = "subspace"
 # The popularity of all items also enters as a bias, so that an empty history has a ranking.
 BIAS = 0.05
-_MAX_DIM = 32
+# Rounds after the first get this many times its share of the budget: the first one has only to find the space.
+LATER_SHARE = 2.0
+# A round asks with columns scaled by (singular value / largest)^-EVENING: weak directions need the signal most.
+EVENING = 0.25
+_LEAST_SINGULAR = 0.05
+# Directions of public features behind the smoothing, and those that are part of the model with their weight.
+_SMOOTHING_DIM, _PUBLIC_DIM, _PUBLIC_WEIGHT = 60, 16, 0.5
 _PROJECTION = FoldIn(kind="projection")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SpectralState:
-    """What the server holds between rounds; all of it follows from releases and public facts."""
+    """What the server holds between rounds; all of it follows from releases and public facts.
+
+    The next round asks with W = subspace * scales, of which the subspace is orthonormal. Of its directions those that
+    are `useful` are in the model.
+    """
 
     facts: PublicFacts
     start: torch.Tensor
     popularity: NoisedPopularity | None = None
     subspace: torch.Tensor | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """Dimensions of the released subspace (popularity included), head items, and rounds."""
-
-    embedding_dim: int
-    n_head: int
-    rounds: int
-
-
-def size(facts: PublicFacts) -> Size:
-    """The rule: how much can be learned from so many users under so much noise. It reads public facts only.
-
-    Noise enters per entry, n_head * dim entries in all, and the signal grows with the number of users; the
-    constants were chosen on validation parts of MovieLens-1M and MovieLens-100K (docs/evaluation.md).
-    """
-    signal = facts.signal_to_noise
-    cells = 4.5 * signal
-    # As many dimensions as items would give back every history as it is and recommend nothing.
-    most = min(_MAX_DIM, max(2, facts.n_items // 4))
-    dim = facts.embedding_dim or round(min(max(math.sqrt(min(cells, 1e12) / 50), 4), most))
-    dim = min(dim, facts.n_items)
-    n_head = int(min(max(cells / dim, 50), facts.n_items))
-    if facts.rounds:
-        if facts.rounds < 2:
-            raise ConfigurationError(
-                f"Expected rounds >= 2 for the spectral trainer (one of counts), got {facts.rounds}."
-            )
-        return Size(embedding_dim=min(dim, n_head), n_head=n_head, rounds=facts.rounds)
-    return Size(embedding_dim=min(dim, n_head), n_head=n_head, rounds=1 + _iterations(facts))
-
-
-def _iterations(facts: PublicFacts) -> int:
-    signal = facts.signal_to_noise
-    if facts.features is not None and signal < 20_000:
-        # Public features already give a good start: more of the budget for fewer rounds.
-        return 1 if signal < 4_000 else 2
-    return 2 if signal < 5_000 else 3 if signal < 50_000 else 5
+    scales: torch.Tensor | None = None
+    useful: torch.Tensor | None = None
 
 
 class Spectral:
     """The trainer; see the module."""
 
     def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
-        """Counts, then rounds - 1 equal shares of what is left of the budget."""
-        iterations = size(facts).rounds - 1
-        share = (1 - popularity.BUDGET_SHARE) / iterations
-        release = PlannedRelease(released="item embeddings", relative_noise=share**-0.5)
-        return (popularity.counts_stage(), *[Stage(name=SUBSPACE, release=release)] * iterations)
+        """Counts, then subspace rounds that share what is left of the budget, the first with a smaller part."""
+        check_rounds(facts)
+        parts = [1.0, *[LATER_SHARE] * (size(facts).rounds - 2)]
+        shares = [(1 - popularity.BUDGET_SHARE) * part / sum(parts) for part in parts]
+        releases = [PlannedRelease(released="item embeddings", relative_noise=share**-0.5) for share in shares]
+        return (popularity.counts_stage(), *[Stage(name=SUBSPACE, release=release) for release in releases])
 
     def start(self, facts: PublicFacts, rng: np.random.Generator) -> SpectralState:
         """Draw a random start [n_items, dim - 1]; it is not used where public features give a better one."""
@@ -112,7 +88,7 @@ class Spectral:
             "head": head,
             "damping": state.popularity.damping[head].float(),
             "direction": _head_direction(state.popularity).float(),
-            "subspace": state.subspace.float(),
+            "subspace": _asked(state).float(),
         }
 
     def shape(self, state: SpectralState, stage: Stage) -> tuple[int, int]:
@@ -141,25 +117,36 @@ class Spectral:
     def step(
         self, state: SpectralState, stage: Stage, total: torch.Tensor, *, noise_std: float, n_silos: int
     ) -> SpectralState:
-        """Popularity from the counts, or the orthonormalised sum; `n_silos` does not matter to directions."""
+        """Popularity from the counts, or the basis of the estimate; `n_silos` does not matter to directions."""
         if stage.name == popularity.STAGE:
             known = popularity.noised_popularity(total, noise_std=noise_std, n_head=size(state.facts).n_head)
             return replace(state, popularity=known, subspace=_first_subspace(state, known))
         if state.popularity is None:
             raise ConfigurationError("Expected the counts before a subspace round. Run the plan in order.")
-        return replace(state, subspace=orthonormal(total.double(), against=_head_direction(state.popularity)))
+        known, direction = state.popularity, _head_direction(state.popularity)
+        occurrence = (known.counts * known.damping.square())[known.head]
+        # Noise along q is no part of the estimate, and its basis leaves q out.
+        table = total.double() - direction[:, None] * (direction @ total.double())
+        table = without_diagonal(table, asked=_asked(state), occurrence=occurrence)
+        if state.facts.features is not None and noise_std > 0:
+            features = state.facts.features[known.head.numpy()]
+            rows = principal_features(features, weights=occurrence.sqrt(), dim=_SMOOTHING_DIM)
+            table = smoothed(table, features=rows, noise_std=noise_std)
+        basis = orthonormal(table, against=direction)
+        useful = agreeing(basis, table, asked=_asked(state))
+        return replace(state, subspace=basis, scales=_scales(basis, table), useful=useful)
 
     def item_embeddings(self, state: SpectralState) -> ItemEmbeddings:
-        """V = [W, q] on the head and q alone elsewhere; u = V^T x, score = V u + b."""
+        """V = [W, q, public features] on the head, no W elsewhere; u = V^T x, score = V u + b."""
         n_items = state.facts.n_items
         if state.popularity is None or state.subspace is None:
             vectors, counts = torch.zeros(n_items, 1), torch.zeros(n_items)
             weights = torch.ones(n_items)
         else:
             known = state.popularity
-            vectors = torch.zeros(n_items, state.subspace.shape[1] + 1, dtype=torch.float64)
-            vectors[known.head, :-1] = state.subspace
-            vectors[:, -1] = known.direction
+            learned = torch.zeros(n_items, state.subspace.shape[1], dtype=torch.float64)
+            learned[known.head] = state.subspace if state.useful is None else state.subspace * state.useful
+            vectors = torch.cat([learned, known.direction[:, None], _public_columns(state.facts, known)], dim=1)
             counts, weights = BIAS * known.direction, known.damping
         return ItemEmbeddings(
             vectors=vectors.float(),
@@ -174,6 +161,20 @@ def _head_direction(known: NoisedPopularity) -> torch.Tensor:
     return popularity.unit(known.direction[known.head])
 
 
+def _asked(state: SpectralState) -> torch.Tensor:
+    if state.subspace is None:
+        raise ConfigurationError("Expected the counts before a subspace round. Run the plan in order.")
+    return state.subspace if state.scales is None else state.subspace * state.scales
+
+
+def _scales(basis: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """(singular value / largest)^-EVENING of each direction [k]; of those without any, what the least may have."""
+    singular = (basis.T @ table).norm(dim=1)
+    relative = singular / singular.max().clamp_min(1e-300) if len(singular) else singular
+    scales: torch.Tensor = relative.clamp_min(_LEAST_SINGULAR) ** -EVENING
+    return scales
+
+
 def _first_subspace(state: SpectralState, known: NoisedPopularity) -> torch.Tensor:
     direction, start = _head_direction(known), state.start[known.head]
     if state.facts.features is not None:
@@ -181,3 +182,18 @@ def _first_subspace(state: SpectralState, known: NoisedPopularity) -> torch.Tens
         found = leading_directions(state.facts.features[known.head.numpy()], weights=weights, dim=start.shape[1])
         start = torch.cat([found, start[:, found.shape[1] :]], dim=1)
     return orthonormal(start, against=direction)
+
+
+def _public_columns(facts: PublicFacts, known: NoisedPopularity) -> torch.Tensor:
+    """Weighted leading directions of the public features of all items, [n_items, <= 16]: like items score alike.
+
+    Their Gramian is that of the features over its largest eigenvalue, times the public weight. None where a
+    number of dimensions was asked for: all of them are trained then.
+    """
+    if facts.features is None or facts.embedding_dim:
+        return torch.zeros(facts.n_items, 0, dtype=torch.float64)
+    weights = (known.counts * known.damping.square()).sqrt()
+    columns = principal_features(facts.features, weights=weights, dim=_PUBLIC_DIM) * weights[:, None]
+    largest = columns.norm(dim=0).max() if columns.shape[1] else columns.new_ones(())
+    scaled: torch.Tensor = columns * (_PUBLIC_WEIGHT**0.5 / largest.clamp_min(1e-300))
+    return scaled

@@ -121,5 +121,5 @@ def test_it_holds_tensors_and_public_facts_only(silos, tmp_path):
     save_checkpoint(schedule, tmp_path / "c", begun=first)
     with safe_open(tmp_path / "c", framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    assert set(tensors) == {"subspace", "popularity.counts", "popularity.head"}
+    assert set(tensors) == {"subspace", "scales", "useful", "popularity.counts", "popularity.head"}
     assert all(isinstance(tensor, torch.Tensor) for tensor in tensors.values())

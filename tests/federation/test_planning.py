@@ -75,12 +75,13 @@ def test_too_many_runs_are_refused():
 
 
 def test_shapes_and_noise_are_those_that_a_run_asks_for():
-    counts, subspace, metrics = stages_of(planned_schedule(FederationConfig(silos=4, declared_users=500), ITEMS))
+    counts, subspace, later, metrics = stages_of(planned_schedule(FederationConfig(silos=4, declared_users=500), ITEMS))
     assert counts.asked.shape == (400, 1)
     assert metrics.asked.shape[1] == 1
-    assert subspace.rounds >= 1
+    assert later.rounds >= subspace.rounds == 1
+    assert later.asked.shape == subspace.asked.shape
     assert subspace.asked.shape[1] > 1
-    for stage in (counts, subspace, metrics):
+    for stage in (counts, subspace, later, metrics):
         assert stage.noise_if_own == pytest.approx(2 * stage.noise_if_once)
         # Rounding to the grid adds up to 1% to the sensitivity, which the noise makes up for.
         plain = stage.asked.noise_multiplier * stage.asked.l2_clip_norm
@@ -103,5 +104,7 @@ def test_local_steps_have_no_noise_that_could_be_split():
 
 def test_more_rounds_need_more_noise_in_each():
     few, many = (planned_schedule(replace(FederationConfig(), rounds=rounds), ITEMS) for rounds in (2, 5))
-    noise = [stages_of(schedule)[1].asked.noise_multiplier for schedule in (few, many)]
-    assert noise[1] == pytest.approx(2 * noise[0])
+    (alone, _), (first, later, _) = (stages_of(schedule)[1:] for schedule in (few, many))
+    # Of seven parts the first round gets one, three others get two each.
+    assert first.asked.noise_multiplier == pytest.approx(7**0.5 * alone.asked.noise_multiplier)
+    assert later.asked.noise_multiplier == pytest.approx(3.5**0.5 * alone.asked.noise_multiplier)
