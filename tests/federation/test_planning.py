@@ -75,7 +75,8 @@ def test_too_many_runs_are_refused():
 
 
 def test_shapes_and_noise_are_those_that_a_run_asks_for():
-    counts, subspace, later, metrics = stages_of(planned_schedule(FederationConfig(silos=4, declared_users=500), ITEMS))
+    planned = planned_schedule(FederationConfig(silos=4, declared_users=500), ITEMS)
+    counts, subspace, later, metrics = stages_of(planned)
     assert counts.asked.shape == (400, 1)
     assert metrics.asked.shape[1] == 1
     assert later.rounds >= subspace.rounds == 1
