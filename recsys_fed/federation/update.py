@@ -151,7 +151,8 @@ def request_digest(request: Request) -> str:
     facts = {
         f.name: getattr(request, f.name) for f in fields(request) if f.name not in ("tables", "settings", "shape")
     }
-    facts |= {"settings": {name: float(value) for name, value in request.settings.items()}}
+    # Settings are any floats, also infinite ones, which JSON does not have.
+    facts |= {"settings": {name: float(value).hex() for name, value in request.settings.items()}}
     facts |= {"shape": list(request.shape)}
     facts |= {"tables": {name: [str(t.dtype), list(t.shape), sha256(t.tobytes())] for name, t in tables.items()}}
     return sha256(canonical(facts))
