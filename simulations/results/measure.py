@@ -7,11 +7,11 @@ from typing import Any
 
 from recsys_fed.config import FederationConfig, SimulationConfig, Value
 from recsys_fed.data.simulated import simulated_federation
+from recsys_fed.evaluation.baselines import ease
 from recsys_fed.evaluation.protocol import evaluate_ranking
 from recsys_fed.simulation.record import finite
 from recsys_fed.simulation.runner import Simulation, simulate
 from recsys_fed.versions import versions
-from simulations.results.ease import ease
 from simulations.results.points import DELTA, SILOS, Point, jobs
 
 SHOWN = ("recall@20", "ndcg@20")

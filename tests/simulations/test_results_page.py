@@ -10,8 +10,8 @@ import pytest
 from scipy import sparse
 
 from recsys_fed.errors import DataFormatError, DataNotFoundError
+from recsys_fed.evaluation.baselines import ease
 from simulations.results import __main__ as command
-from simulations.results.ease import ease
 from simulations.results.measure import measure
 from simulations.results.page import END, START, full_tables, replace_between_markers, short_table
 from simulations.results.picture import draw

@@ -1,10 +1,4 @@
-"""Baselines that a model must beat, each a function from the train matrix to a scorer.
-
-They read the raw interactions and are NOT private: they are references for simulations, where all data is at
-hand, and are never released. A further baseline is one more file and one line in `BASELINES`.
-"""
-
-from collections.abc import Callable
+"""Popularity: the number of train users of an item, the same list for everybody."""
 
 import numpy as np
 import torch
@@ -30,7 +24,3 @@ def popularity(train: csr_matrix | csr_array) -> Scorer:
         return scores.expand(len(range(n_users)[rows]), n_items)
 
     return score
-
-
-BASELINES: dict[str, Callable[[csr_matrix | csr_array], Scorer]] = {"popularity": popularity}
-"""Name -> function of the train matrix that returns a scorer."""
