@@ -17,6 +17,8 @@ from recsys_fed.evaluation.baselines.popularity import popularity
 from recsys_fed.evaluation.baselines.pure_svd import pure_svd
 from recsys_fed.evaluation.scorer import Scorer
 
+__all__ = ["BASELINES", "bpr_mf", "ease", "implicit_als", "item_knn", "popularity", "pure_svd", "user_knn"]
+
 BASELINES: dict[str, Callable[[csr_matrix | csr_array], Scorer]] = {
     "popularity": popularity,
     "item-knn": item_knn,

@@ -34,7 +34,7 @@ def bpr_mf(
     parameters = [table.requires_grad_() for table in (of_user, of_item, torch.zeros(n_items))]
     optimizer = torch.optim.Adam(parameters, lr=learning_rate)
     for _ in range(epochs):
-        for batch in torch.randperm(len(users), generator=rng).split(batch_size):
+        for batch in torch.randperm(len(users), generator=rng).split(batch_size):  # type: ignore[no-untyped-call]
             drawn = torch.randint(n_items, (len(batch),), generator=rng)
             optimizer.zero_grad()
             loss = _loss(parameters, (users[batch], items[batch], drawn), regularization=regularization)

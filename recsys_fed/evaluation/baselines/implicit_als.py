@@ -1,6 +1,6 @@
 """Implicit ALS (Hu, Koren and Volinsky 2008, doi 10.1109/ICDM.2008.22), by the library `implicit`.
 
-minimise  sum_{(u,i)} c_ui (p_ui - x_u y_i)^2 + regularization (||X||^2 + ||Y||^2),   c = alpha on entries, 1 elsewhere
+minimise  sum_{(u,i)} c_ui (p_ui - x_u y_i)^2 + regularization (||X||^2 + ||Y||^2),   c = alpha on entries, else 1
 
 Well tuned it is hard to beat (Rendle et al., arXiv 2110.14037).
 """
