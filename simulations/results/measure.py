@@ -54,7 +54,7 @@ def _simulation(point: Point, seed: int) -> Simulation:
             trainer=point.trainer,
             epsilon=point.epsilon,
             delta=DELTA,
-            noise=point.noise,
+            secure_aggregation="on" if point.noise == "masked" else "off",
             silos=SILOS,
             seed=seed,
             dp_sgd=settings,

@@ -96,5 +96,5 @@ def _short_rows(record: Mapping[str, Any]) -> Iterator[str]:
     points = [p for p in record["points"] if p["data"] == HEADLINE and p["trainer"] == "spectral"]
     by_key = {(p["noise"], p["epsilon"]): spread(p["metrics"][SHOWN[0]]) for p in points}
     for epsilon in sorted({p["epsilon"] for p in points if p["epsilon"] != "inf"}):
-        yield f"| {epsilon:g} | {by_key['own', epsilon]} | {by_key['central', epsilon]} |"
+        yield f"| {epsilon:g} | {by_key['own', epsilon]} | {by_key['masked', epsilon]} |"
     yield f"| no noise, not private | {by_key['own', 'inf']} | {by_key['own', 'inf']} |"

@@ -15,11 +15,11 @@ METRIC = "recall@20"
 # Okabe and Ito's palette, which stays apart for every common kind of colour vision; markers and dashes as well.
 _BLUE, _ORANGE, _GREEN, _BLACK = "#0072B2", "#D55E00", "#009E73", "#000000"
 _LINES = {
-    ("spectral", "central"): ("spectral, noise once on the sum", _BLUE, "s", "-"),
+    ("spectral", "masked"): ("spectral, secure aggregation: noise once on the sum", _BLUE, "s", "-"),
     ("spectral", "own"): ("spectral, each silo adds all of the noise", _ORANGE, "o", "--"),
 }
 _DP_SGD = {
-    "central": ("dp-sgd, noise once on the sum", _BLUE, "^"),
+    "masked": ("dp-sgd, secure aggregation", _BLUE, "^"),
     "own": ("dp-sgd, each silo adds all of the noise", _ORANGE, "v"),
 }
 

@@ -22,7 +22,7 @@ class Point:
     Attributes:
         data: a key of `DATA`.
         trainer: name of the trainer; schedule: of dp-sgd, "" for others.
-        noise: "own" or "central"; it does not matter where epsilon is infinite.
+        noise: "own", or "masked": once on the sum, under secure aggregation; nothing where epsilon is infinite.
         epsilon: the budget.
         seeds: runs to average over.
     """
@@ -42,7 +42,7 @@ def all_points() -> list[Point]:
 
 def quick_points() -> list[Point]:
     """A few lines, to see that the page can be made."""
-    budgets = (("own", 8.0), ("central", 8.0), ("own", math.inf))
+    budgets = (("own", 8.0), ("masked", 8.0), ("own", math.inf))
     return [Point(data=data, noise=noise, epsilon=budget, seeds=(0,)) for data in DATA for noise, budget in budgets]
 
 
@@ -54,7 +54,7 @@ def jobs(points: Sequence[Point]) -> list[tuple[Point, int]]:
 
 
 def _spectral(data: str) -> Iterator[Point]:
-    for noise in ("own", "central"):
+    for noise in ("own", "masked"):
         for epsilon in EPSILONS:
             yield Point(data=data, noise=noise, epsilon=epsilon)
     yield Point(data=data)
@@ -62,7 +62,7 @@ def _spectral(data: str) -> Iterator[Point]:
 
 def _dp_sgd(data: str) -> Iterator[Point]:
     """Fewer points and one seed: a run takes several times as long."""
-    for noise, epsilon in (("own", 8.0), ("central", 2.0), ("central", 8.0), ("own", math.inf)):
+    for noise, epsilon in (("own", 8.0), ("masked", 2.0), ("masked", 8.0), ("own", math.inf)):
         yield Point(
             data=data, trainer="dp-sgd", schedule="synchronous", noise=noise, epsilon=epsilon, seeds=SEEDS[:1]
         )
