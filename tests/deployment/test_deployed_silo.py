@@ -144,7 +144,7 @@ def test_what_a_silo_keeps_and_logs_names_no_user(tmp_path):
     for path in kept:
         assert USER.encode() not in path.read_bytes(), path
     vectors = open_deployed_silo(there.silos[0]).state.users().vectors.numpy()
-    # A user whose items have no vectors has zeros, which many a file holds; a user of one item has that item's vector.
+    # Users whose items have no vectors have zeros, which many a file holds; a user of one item has its vector.
     released = (tmp_path / "training" / EMBEDDINGS).read_bytes()
     secret = [row.tobytes() for row in vectors if np.count_nonzero(row) >= LONG_ENOUGH]
     secret = [row for row in secret if row not in released]
