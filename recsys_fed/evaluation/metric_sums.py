@@ -14,7 +14,7 @@ from scipy import sparse
 from recsys_fed.evaluation.protocol import evaluate_ranking
 from recsys_fed.models.histories import Histories
 from recsys_fed.models.items import ItemEmbeddings
-from recsys_fed.models.user_blocks import UserHistories
+from recsys_fed.models.user_blocks import UserHistories, for_each_block
 from recsys_fed.models.users import scores, user_vectors
 
 METRICS = ("recall@20", "ndcg@20")
@@ -43,10 +43,15 @@ def metric_sums(
     sums = torch.zeros(1 + len(METRICS), 1, dtype=torch.float64)
     if test is None:
         return sums
-    first = 0
-    for block in histories.blocks():
-        sums += _sums_of_block(model, block, test[first : first + block.n_users])
-        first += block.n_users
+    parts: dict[int, torch.Tensor] = {}
+
+    def work(first: int, block: Histories) -> None:
+        parts[first] = _sums_of_block(model, block, test[first : first + block.n_users])
+
+    for_each_block(histories, work)
+    # In the order of the users, whichever block was done first.
+    for first in sorted(parts):
+        sums += parts[first]
     bounded: torch.Tensor = sums * (_SCALE * l2_clip_norm)
     return bounded
 

@@ -68,23 +68,23 @@ def block_bounds(starts: npt.NDArray[np.int64], *, interactions: int) -> list[tu
     return bounds
 
 
-def for_each_block(histories: UserHistories, work: Callable[["Histories"], None]) -> None:
+def for_each_block(histories: UserHistories, work: Callable[[int, "Histories"], None]) -> None:
     """Call `work` on every block, on a CPU on as many at once as torch has threads, each then with one thread.
 
-    `work` may run in several threads at the same time and in any order. No more blocks than threads are held.
+    `work` gets the row of the block's first user, and the block. It may run in several threads at the same time and in any order. No more blocks than threads are held.
     """
     threads = torch.get_num_threads()
-    blocks = histories.blocks()
+    blocks = _placed(histories)
     some = list(islice(blocks, 2))
     if threads == 1 or len(some) < 2 or histories.device.type != "cpu":
-        for block in chain(some, blocks):
-            work(block)
+        for first, block in chain(some, blocks):
+            work(first, block)
         return
     try:
         with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
             running: set[Future[None]] = set()
-            for block in chain(some, blocks):
-                running.add(pool.submit(work, block))
+            for first, block in chain(some, blocks):
+                running.add(pool.submit(work, first, block))
                 if len(running) >= threads:
                     done, running = wait(running, return_when=FIRST_COMPLETED)
                     for future in done:
@@ -94,3 +94,10 @@ def for_each_block(histories: UserHistories, work: Callable[["Histories"], None]
     finally:
         # What a thread sets becomes the default of threads to come.
         torch.set_num_threads(threads)
+
+
+def _placed(histories: UserHistories) -> Iterator[tuple[int, "Histories"]]:
+    first = 0
+    for block in histories.blocks():
+        yield first, block
+        first += block.n_users

@@ -54,7 +54,7 @@ def power_step(
     along = torch.zeros(k, dtype=torch.int64, device=damping.device)
     adding = Lock()
 
-    def work(block: Histories) -> None:
+    def work(_: int, block: Histories) -> None:
         sums = _row_sums(table, places, block).double()
         scale = _scales(sums, block, direction=direction, l2_clip_norm=l2_clip_norm, mode=mode)
         units = in_units(sums[:, :k] * scale[:, None])

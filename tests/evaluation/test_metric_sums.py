@@ -7,6 +7,7 @@ from scipy import sparse
 
 from recsys_fed.evaluation.metric_sums import METRICS, metric_sums, noised_metrics
 from recsys_fed.evaluation.protocol import evaluate_ranking
+from recsys_fed.models import user_blocks
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.models.users import scores, user_vectors
@@ -46,6 +47,24 @@ def test_without_noise_the_means_are_those_of_the_protocol(model):
     assert {name: values["value"] for name, values in found.items()} == pytest.approx(
         {name: expected[name] for name in METRICS}
     )
+
+
+def test_blocks_that_threads_share_give_the_sums_of_one_block(model, monkeypatch):
+    train, test = world()
+    expected = metric_sums(model, histories_of(train), test, l2_clip_norm=1.0)
+    monkeypatch.setattr(user_blocks, "_LEAST_INTERACTIONS", 30)
+    monkeypatch.setattr(user_blocks, "_INTERACTIONS_AN_ITEM", 0)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            histories = histories_of(train)
+            assert len(list(histories.blocks())) > 4
+            found.append(metric_sums(model, histories, test, l2_clip_norm=1.0))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*found)
+    assert torch.allclose(expected, found[0], rtol=1e-6)
 
 
 def test_one_user_moves_the_sums_by_at_most_the_clip_norm(model):

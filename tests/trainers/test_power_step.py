@@ -137,7 +137,7 @@ def test_an_error_in_one_block_is_raised(monkeypatch):
     monkeypatch.setattr(user_blocks, "_LEAST_INTERACTIONS", 100)
     monkeypatch.setattr(user_blocks, "_INTERACTIONS_AN_ITEM", 0)
 
-    def fail(block):
+    def fail(_, block):
         raise ValueError(block.n_users)
 
     with pytest.raises(ValueError, match=r"\d"):
