@@ -1,7 +1,7 @@
 """What users do, and how much each kind of it counts."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from recsys_fed.serving.settings import FeedbackSettings
 
@@ -12,9 +12,8 @@ _CONSUMED = frozenset({"like", "buy", "rating", "dislike", IMPORTED})
 _SECONDS_A_DAY = 86_400.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Event:
-    """One act of one user. It never leaves the silo.
+class Event(NamedTuple):
+    """One act of one user. It never leaves the silo. A tuple, because histories are made of thousands of them.
 
     Attributes:
         user, item: ids as the silo's application has them.

@@ -77,6 +77,8 @@ def run(
         access_log=False,
         log_level="warning",
         server_header=False,
+        # Nothing here looks at where a request came from.
+        proxy_headers=False,
         ssl_certfile=settings.api.tls_certificate or None,
         ssl_keyfile=settings.api.tls_key or None,
         timeout_keep_alive=75,

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -153,13 +153,13 @@ class RecommendationService:
         if verdict.since is not None:
             await asyncio.wrap_future(self.writer.put_aside(event.user, since=verdict.since))
             self.users.drop(event.user)
-        stored = replace(event, accepted=verdict.accepted, received=received)
+        stored = event._replace(accepted=verdict.accepted, received=received)
         number = await asyncio.wrap_future(self.writer.append(stored))
         self.telemetry.count("feedback_duplicates" if number is None else "feedback")
         if number is None:
             return None
         self.telemetry.count("feedback_quarantined", int(not verdict.accepted))
-        stored = replace(stored, number=number)
+        stored = stored._replace(number=number)
         self.users.apply(stored)
         return stored
 

@@ -15,11 +15,10 @@ from recsys_fed.serving.events import IMPORTED, Event
 from recsys_fed.serving.tables import TRAINING_VIEW, create_tables, engine_of, events, exposures, forgotten, settings
 
 _PAGE = 20_000
-_READ = ("number", "item", "kind", "time", "value", "accepted", "user")
-_OF_USER = (
-    sa.select(*(events.c[name] for name in _READ))
-    .where(events.c.user == sa.bindparam("name"))
-    .order_by(events.c.number)
+# Plain text: the columns have the types of `Event` as they come, and a history is hundreds of rows.
+_OF_USER = sa.text(
+    'SELECT "user", item, kind, time, value, event_key, request, number, accepted, received '
+    'FROM events WHERE "user" = :name ORDER BY number'
 )
 
 
@@ -62,7 +61,7 @@ class FeedbackStore:
     def of_user(self, user: str) -> list[Event]:
         """All events of one user, in the order of the log."""
         with self.reading() as connection:
-            return [_event(*row) for row in connection.execute(_OF_USER, {"name": user}).all()]
+            return list(map(Event._make, connection.execute(_OF_USER, {"name": user}).all()))
 
     def put_aside(self, connection: sa.Connection, user: str, *, since: float) -> int:
         """Mark a user's feedback received from `since` on as a robot's; returns how many events."""
@@ -188,15 +187,3 @@ def _row(event: Event) -> dict[str, Any]:
         "request": event.request,
         "accepted": event.accepted,
     }
-
-
-def _event(
-    number: int,
-    item: str,
-    kind: str,
-    time: float,
-    value: float | None,
-    accepted: bool,
-    user: str,
-) -> Event:
-    return Event(user=user, item=item, kind=kind, time=time, value=value, number=number, accepted=accepted)

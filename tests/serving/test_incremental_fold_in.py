@@ -1,7 +1,5 @@
 """One event at a time gives the vector that the whole history gives, and that training's own fold-in gives."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -109,7 +107,7 @@ def test_what_was_imported_is_taken_in_at_once_as_one_by_one(half_life):
     imported = [Event(user="u", item=f"i{n % 9}", kind="imported", time=float(n), number=n + 1) for n in range(20)]
     events = [
         *imported,
-        *(replace(event, number=event.number + 20) for event in random_events(50, n_items=9, seed=1)),
+        *(event._replace(number=event.number + 20) for event in random_events(50, n_items=9, seed=1)),
     ]
     one_by_one = UserHistory()
     for event in events:
