@@ -106,6 +106,17 @@ def check(
 
 
 @app.command()
+def status(folder: Folder, *, as_json: AsJson = False) -> None:
+    """Budget, the model in use, and how many messages of the server were answered and refused."""
+    from recsys_fed.deployment.silo_status import silo_status  # noqa: PLC0415
+    from recsys_fed.report.deployment import print_silo_status  # noqa: PLC0415
+    from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415
+
+    record = silo_status(read_silo_settings(folder))
+    emit(record) if as_json else print_silo_status(record)
+
+
+@app.command()
 def serve(folder: Folder, *, insecure: Insecure = False) -> None:
     """Take part until Ctrl-C or SIGTERM."""
     from recsys_fed.deployment.processes import ended_by_signals  # noqa: PLC0415
