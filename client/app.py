@@ -15,10 +15,12 @@ from flwr.common.logger import log
 
 from client import masked_rounds
 from client.deployed import DeployedSilo
+from client.noting import message_log, public_facts
 from client.opening import open_silo
 from client.state import Silo
 from client.training import training_of
 from recsys_fed.errors import BudgetExceededError, ProtocolError
+from recsys_fed.federation.signed_greeting import signed_greeting
 from recsys_fed.federation.update import Greeting
 from recsys_fed.federation.wire import (
     blob_from_records,
@@ -40,25 +42,34 @@ _Handler = Callable[[Message, Context], Message]
 app = ClientApp()
 
 
-def _guarded(handler: _Handler) -> _Handler:
-    """Turn exceptions into error replies that say no more than the server may know."""
+def _guarded(asked: str) -> Callable[[_Handler], _Handler]:
+    """Turn exceptions into error replies that say no more than the server may know; log what became of a message."""
 
-    @wraps(handler)
-    def guarded(message: Message, context: Context) -> Message:
-        try:
-            return handler(message, context)
-        except (BudgetExceededError, ProtocolError) as error:
-            reason = f"{type(error).__name__}: {error}"
-        except Exception:  # noqa: BLE001  (whatever it is, its text stays here)
-            log(ERROR, "This silo could not answer:\n%s", traceback.format_exc())
-            reason = "the silo could not answer; the reason is in its own log"
-        return Message(Error(code=_RAISED, reason=reason), reply_to=message)
+    def guard(handler: _Handler) -> _Handler:
+        @wraps(handler)
+        def guarded(message: Message, context: Context) -> Message:
+            noted, facts = message_log(context), public_facts(message, context)
+            try:
+                reply = handler(message, context)
+            except (BudgetExceededError, ProtocolError) as error:
+                noted.refused(asked, error, **facts)
+                reason = f"{type(error).__name__}: {error}"
+            except Exception as error:  # noqa: BLE001  (whatever it is, its text stays here)
+                noted.failed(asked, error, **facts)
+                log(ERROR, "This silo could not answer:\n%s", traceback.format_exc())
+                reason = "the silo could not answer; the reason is in its own log"
+            else:
+                noted.answered(asked, **facts)
+                return reply
+            return Message(Error(code=_RAISED, reason=reason), reply_to=message)
 
-    return guarded
+        return guarded
+
+    return guard
 
 
 @app.query()
-@_guarded
+@_guarded("greet")
 def greet(message: Message, context: Context) -> Message:
     """Say which public catalogue this silo holds; nothing about its users."""
     silo = open_silo(context)
@@ -66,14 +77,14 @@ def greet(message: Message, context: Context) -> Message:
         silo=silo.name,
         catalogue_hash=silo.catalogue.content_hash,
         n_items=silo.catalogue.n_items,
-        public_key=silo.key.public_key,
         simulated=not isinstance(silo, DeployedSilo) or silo.settings.simulated,
     )
-    return Message(greeting_to_records(greeting), reply_to=message)
+    signed = signed_greeting(greeting, silo.key, run=training_of(context), node=context.node_id)
+    return Message(greeting_to_records(signed), reply_to=message)
 
 
 @app.train()
-@_guarded
+@_guarded("train")
 def train(message: Message, context: Context) -> Message:
     """Answer a request: the budget first, then the computation, then the charge, then the release."""
     silo = open_silo(context)
@@ -106,11 +117,11 @@ def _exchange(asked: str, answered: str, step: Callable[[Silo, Context, bytes], 
 
 
 for _action, _kind in _EXCHANGES.items():
-    app.query(_action)(_guarded(_exchange(*_kind)))
+    app.query(_action)(_guarded(_action)(_exchange(*_kind)))
 
 
 @app.query("conclude")
-@_guarded
+@_guarded("conclude")
 def conclude(message: Message, context: Context) -> Message:
     """Take the released item embeddings and sign what this silo did for them."""
     silo = open_silo(context)

@@ -21,12 +21,12 @@ from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms
 from recsys_fed.federation.update import Request
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.models.device import resolve_device
-from recsys_fed.models.histories import histories_of
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.guarantee import check_delta
 from recsys_fed.privacy.noise import SystemNoise
 from recsys_fed.signing.keys import SigningKey
-from recsys_fed.silo.interactions import SiloData, read_silo_data
+from recsys_fed.silo.interactions import SiloData
+from recsys_fed.silo.on_disk import StoredSiloData, open_silo_data
 from recsys_fed.silo.passphrase import passphrase
 from recsys_fed.silo.pseudonyms import Pseudonyms
 from recsys_fed.silo.secret import SiloSecret
@@ -46,7 +46,7 @@ class DeployedSilo(Silo):
     """
 
     settings: SiloSettings
-    data: SiloData
+    data: SiloData | StoredSiloData
     state: StateFolder
 
     def randomness(self, release: int) -> Randomness:
@@ -80,8 +80,8 @@ class DeployedSilo(Silo):
             raise ProtocolError(f"Expected the agreed trainer {self.config.trainer}, got {request.trainer!r}.")
 
     def keep(self, model: bytes) -> None:
-        """Take in the released model: fold in all users and seal them; see `StateFolder.keep`."""
-        self.state.keep(model, self.data.users, self.data.train + self.data.test)
+        """Take in the released model: fold in all users and seal them; see `StateFolder`."""
+        self.state.keep_parts(model, self.data.parts())
 
 
 @lru_cache(maxsize=4)
@@ -98,7 +98,7 @@ def open_deployed_silo(path: Path) -> DeployedSilo:
     ledger = Ledger.open(settings.ledger, key=key, witness=Path(settings.witness) if settings.witness else None)
     check_terms(settings, ledger)
     catalogue = Catalogue.load(settings.catalogue)
-    data = read_silo_data(settings.data, catalogue, Pseudonyms(secret))
+    data = open_silo_data(settings.data, catalogue, Pseudonyms(secret))
     if len(data.users):
         check_delta(settings.agreed.delta, n_users=len(data.users))
     agreed = replace(settings.agreed, device=settings.device, threads=settings.threads)
@@ -108,7 +108,7 @@ def open_deployed_silo(path: Path) -> DeployedSilo:
         index=settings.simulated_index,
         config=config,
         catalogue=catalogue,
-        histories=histories_of(data.train, device=resolve_device(settings.device)),
+        histories=data.histories(resolve_device(settings.device)),
         test=data.test,
         ledger=ledger,
         key=key,

@@ -44,7 +44,8 @@ def main(grid: Grid, context: Context) -> None:
     if config.silos:
         masking_of(settled(config, simulated=True))
     catalogue = Catalogue.load(config.catalogue) if config.catalogue else None
-    gathered = gather(_patient(grid, config, masked=False), config)
+    run = config.training or str(context.run_id)
+    gathered = gather(_patient(grid, config, masked=False), config, run=run)
     kept = Path(config.output) / CHECKPOINT if config.output and config.roster else None
     resumed = kept is not None and config.resume and kept.is_file()
     simulated = any(greeting.simulated for greeting in gathered.greetings.values())
@@ -52,7 +53,6 @@ def main(grid: Grid, context: Context) -> None:
     config = settled(config, simulated=simulated)
     begun = begin(config, agree(list(gathered.greetings.values()), catalogue), catalogue)
     schedule = resume_schedule(begun, kept) if resumed and kept is not None else begun
-    run = config.training or str(context.run_id)
     run_log = FederationLog(folder=Path(config.output) if config.output else None, training=run)
     run_log.started(schedule, refused=gathered.refused)
     masked = None

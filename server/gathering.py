@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ProtocolError
 from recsys_fed.federation.roster import read_roster
+from recsys_fed.federation.signed_greeting import check_greeting
 from recsys_fed.federation.update import Greeting
 from recsys_fed.federation.wire import greeting_from_records
 
@@ -35,8 +36,8 @@ class Gathered:
     refused: list[str] = field(default_factory=list)
 
 
-def gather(grid: Grid, config: FederationConfig) -> Gathered:
-    """Ask every connected silo which public catalogue it holds.
+def gather(grid: Grid, config: FederationConfig, *, run: str) -> Gathered:
+    """Ask every connected silo which public catalogue it holds; the answer is signed for `run`.
 
     Raises:
         ProtocolError: too few silos are connected or greet; without a roster also if one of them does not greet.
@@ -50,7 +51,7 @@ def gather(grid: Grid, config: FederationConfig) -> Gathered:
     replies = sorted(grid.send_and_receive(messages, timeout=timeout), key=lambda reply: reply.metadata.src_node_id)
     for reply in replies:
         try:
-            greeting = _greeting_of(reply)
+            greeting = _greeting_of(reply, run=run)
             if roster is not None and roster.get(greeting.silo) != greeting.public_key:
                 raise ProtocolError("Expected a silo of the roster with the ledger key it was admitted with.")
             found.greetings[reply.metadata.src_node_id] = greeting
@@ -59,15 +60,15 @@ def gather(grid: Grid, config: FederationConfig) -> Gathered:
                 raise
             found.refused.append(f"node {reply.metadata.src_node_id}: {error}")
     if roster is not None:
-        _leave_out_impostors(found)
+        _leave_out_twins(found)
     for line in found.refused:
         log(WARNING, "a silo is left out: %s", line)
     _enough(len(found.greetings), config)
     return found
 
 
-def _leave_out_impostors(found: Gathered) -> None:
-    """Two nodes under one name: nobody can say which is the silo, so both are left out."""
+def _leave_out_twins(found: Gathered) -> None:
+    """Two nodes with the key of one silo: only its owner can tell which is right, so both are left out."""
     names = Counter(greeting.silo for greeting in found.greetings.values())
     for node in [node for node, greeting in found.greetings.items() if names[greeting.silo] > 1]:
         found.refused.append(f"node {node}: Expected a silo once, got {found.greetings.pop(node).silo!r} again.")
@@ -97,7 +98,9 @@ def _connected(grid: Grid, config: FederationConfig) -> list[int]:
     raise ProtocolError(f"Expected {silos or 'any'} connected silos, got {len(before)}. Start the others.")
 
 
-def _greeting_of(reply: Message) -> Greeting:
+def _greeting_of(reply: Message, *, run: str) -> Greeting:
     if reply.has_error():
         raise ProtocolError(f"Expected a greeting of a silo, got an error: {reply.error.reason}")
-    return greeting_from_records(reply.content)
+    greeting = greeting_from_records(reply.content)
+    check_greeting(greeting, run=run, node=reply.metadata.src_node_id)
+    return greeting

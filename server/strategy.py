@@ -23,6 +23,9 @@ from server.masked_rounds import MaskedRounds
 class RunLog(Protocol):
     """Takes what is worth keeping of a round."""
 
+    def round_begun(self, asked: Request) -> None:
+        """Silos are about to be asked; until `round_done` the round is under way."""
+
     def round_done(self, released: list[Released], *, bytes_down: int, bytes_up: int, refused: list[str]) -> None:
         """One round is over: what came, what it weighed, and who did not answer as asked."""
 
@@ -53,6 +56,7 @@ class TrainerStrategy(Strategy):
     ) -> Iterable[Message]:
         """Ask every silo that has greeted for the contribution of the next stage."""
         self._asked = request(self.schedule)
+        self._log.round_begun(self._asked)
         if self._masked is not None:
             with self._kept_if_abandoned():
                 return self._masked.requests(grid, self._asked)

@@ -45,6 +45,10 @@ def test_from_nothing_to_an_admitted_silo(folders):
     assert {line["name"]: line["good"] for line in json_of(out)} == dict.fromkeys(
         ("settings", "keys", "ledger", "catalogue", "roster", "data"), True
     )
+    code, out, _ = run_command("silo", "status", folders / "silo", "--json")
+    record = json_of(out)
+    assert (code, record["epsilon_spent"], record["epsilon_limit"], record["model"]) == (0, 0.0, 5.0, "")
+    assert run_command("silo", "status", folders / "silo")[0] == 0
     # The server is not there: bad, and the exit code says so.
     assert run_command("silo", "check", folders / "silo")[0] == 1
     assert run_command("federation", "revoke", folders / "federation", "north")[0] == 0

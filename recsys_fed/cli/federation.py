@@ -15,6 +15,7 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the feder
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="Without TLS and node authentication: on loopback only, for trials.")
 ]
+MetricsPort = Annotated[int, typer.Option(help="Figures for Prometheus on this port of loopback; 0: none.")]
 
 
 @app.command()
@@ -80,15 +81,21 @@ def revoke(folder: Folder, name: Annotated[str, typer.Argument(help="Name of an 
 
 
 @app.command()
-def serve(folder: Folder, *, insecure: Insecure = False) -> None:
+def serve(folder: Folder, *, metrics_port: MetricsPort = 0, insecure: Insecure = False) -> None:
     """Run the federation's server until Ctrl-C or SIGTERM."""
+    from contextlib import ExitStack  # noqa: PLC0415
+
     from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
+    from recsys_fed.deployment.metrics import federation_metrics, served_metrics  # noqa: PLC0415
     from recsys_fed.deployment.processes import ended_by_signals  # noqa: PLC0415
     from recsys_fed.deployment.serving import served_federation, wait_for_end  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
 
-    code = 0
-    with ended_by_signals(), served_federation(FederationFolder(folder), insecure=insecure, say=say) as process:
+    own, code = FederationFolder(folder), 0
+    with ended_by_signals(), ExitStack() as stack:
+        if metrics_port:
+            stack.enter_context(served_metrics(metrics_port, lambda: federation_metrics(own)))
+        process = stack.enter_context(served_federation(own, insecure=insecure, say=say))
         code = wait_for_end([process])
     raise typer.Exit(code)
 

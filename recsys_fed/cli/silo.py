@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recsys_fed.cli.federation import Insecure
+from recsys_fed.cli.federation import Insecure, MetricsPort
 from recsys_fed.cli.options import AsJson, emit
 
 if TYPE_CHECKING:
@@ -106,17 +106,33 @@ def check(
 
 
 @app.command()
-def serve(folder: Folder, *, insecure: Insecure = False) -> None:
+def status(folder: Folder, *, as_json: AsJson = False) -> None:
+    """Budget, the model in use, and how many messages of the server were answered and refused."""
+    from recsys_fed.deployment.silo_status import silo_status  # noqa: PLC0415
+    from recsys_fed.report.deployment import print_silo_status  # noqa: PLC0415
+    from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415
+
+    record = silo_status(read_silo_settings(folder))
+    emit(record) if as_json else print_silo_status(record)
+
+
+@app.command()
+def serve(folder: Folder, *, metrics_port: MetricsPort = 0, insecure: Insecure = False) -> None:
     """Take part until Ctrl-C or SIGTERM."""
+    from contextlib import ExitStack  # noqa: PLC0415
+
+    from recsys_fed.deployment.metrics import served_metrics, silo_metrics  # noqa: PLC0415
     from recsys_fed.deployment.processes import ended_by_signals  # noqa: PLC0415
     from recsys_fed.deployment.serving import serve_silo  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
     from recsys_fed.silo.passphrase import passphrase  # noqa: PLC0415
     from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415
 
-    code = 0
-    with ended_by_signals():
-        code = serve_silo(read_silo_settings(folder), insecure=insecure, passphrase=passphrase(), say=say)
+    settings, code = read_silo_settings(folder), 0
+    with ended_by_signals(), ExitStack() as stack:
+        if metrics_port:
+            stack.enter_context(served_metrics(metrics_port, lambda: silo_metrics(settings)))
+        code = serve_silo(settings, insecure=insecure, passphrase=passphrase(), say=say)
     raise typer.Exit(code)
 
 

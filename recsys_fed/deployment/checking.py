@@ -21,7 +21,7 @@ from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.verification import verify_ledger
 from recsys_fed.privacy.guarantee import check_delta
 from recsys_fed.signing.keys import SigningKey
-from recsys_fed.silo.interactions import read_silo_data
+from recsys_fed.silo.on_disk import open_silo_data
 from recsys_fed.silo.passphrase import passphrase
 from recsys_fed.silo.pseudonyms import Pseudonyms
 from recsys_fed.silo.secret import SiloSecret
@@ -117,11 +117,11 @@ def _roster(settings: SiloSettings) -> str:
 def _data(settings: SiloSettings) -> str:
     catalogue = Catalogue.load(settings.catalogue)
     secret = SiloSecret.load(Path(settings.secret_key), passphrase=passphrase())
-    data = read_silo_data(settings.data, catalogue, Pseudonyms(secret))
+    data = open_silo_data(settings.data, catalogue, Pseudonyms(secret), prefix="check-")
     if not len(data.users):
         raise ConfigurationError("Expected at least one user with interactions in the catalogue, got none.")
     check_delta(settings.agreed.delta, n_users=len(data.users))
-    lines = [f"{len(data.users)} users, {data.train.nnz} interactions ({data.test.nnz} held out)"]
+    lines = [f"{len(data.users)} users, {data.interactions} interactions ({data.test.nnz} held out)"]
     lines += [f"{data.unknown_items} with items that the catalogue lacks"] if data.unknown_items else []
     lines += [f"{data.short} users with too short a history are left out"] if data.short else []
     return "; ".join([*lines, *data.report.table()]) if data.report.findings else "; ".join(lines)

@@ -19,6 +19,8 @@ from recsys_fed.errors import EngineError
 Process = subprocess.Popen[bytes]
 _POLL, _GRACE = 0.1, 10.0
 _PR_SET_PDEATHSIG = 1
+# Loaded before any fork: a child of a process with threads must not have to load anything.
+_LIBC = ctypes.CDLL(None)
 
 
 @contextmanager
@@ -46,7 +48,7 @@ def running(
 
 def _end_with_parent() -> None:
     """Linux sends the child a SIGTERM when this process is gone, whatever ended it."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def end(process: Process) -> None:

@@ -23,7 +23,8 @@ from recsys_fed.deployment.roster import synchronise
 from recsys_fed.deployment.warm_clientapp import SOCKET, write_program
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.logs import EventLog
-from recsys_fed.silo.settings import SiloSettings
+from recsys_fed.silo.on_disk import clear_blocks
+from recsys_fed.silo.settings import DataSettings, SiloSettings
 
 Say = Callable[[str], None]
 _START_SECONDS = 300.0
@@ -96,7 +97,11 @@ def serve_silo(settings: SiloSettings, *, insecure: bool, passphrase: str | None
     key = b"" if insecure else plain_node_key(Path(settings.node_key), passphrase=passphrase)
     say(printed(supernode_command(settings, node_key=settings.node_key, port=9094), home))
     worker = [sys.executable, "-m", "recsys_fed.deployment.warm_clientapp", settings.folder]
-    with _file_in_memory(key) as (number, node_key), running(worker, environment=around) as warm:
+    with (
+        _blocks_while_serving(settings.data),
+        _file_in_memory(key) as (number, node_key),
+        running(worker, environment=around) as warm,
+    ):
         # The operator's SIGHUP is meant for the process that holds the data.
         signal.signal(signal.SIGHUP, lambda *_: warm.send_signal(signal.SIGHUP))
         wait_until(channel.is_socket, warm, seconds=_START_SECONDS, what="the silo's ClientApp to be ready")
@@ -111,6 +116,16 @@ def serve_silo(settings: SiloSettings, *, insecure: bool, passphrase: str | None
                 say(f"the SuperNode has ended; it is started again in {pause:.0f} s")
                 time.sleep(pause)
         return warm.returncode
+
+
+@contextmanager
+def _blocks_while_serving(data: DataSettings) -> Iterator[None]:
+    """Histories of a large silo are on its disk for as long as it serves; a kill leaves them until the next start."""
+    clear_blocks(data)
+    try:
+        yield
+    finally:
+        clear_blocks(data)
 
 
 @contextmanager

@@ -16,11 +16,14 @@ import signal
 import socket
 import sys
 import traceback
+from collections import deque
 from pathlib import Path
 from types import FrameType
 
 from recsys_fed.errors import EngineError, RecsysFedError
 
+# The silo as it was before a reload as well: a fork may still read its blocks from disk.
+_opened: deque[object] = deque(maxlen=2)
 SOCKET = "RECSYS_FED_CLIENTAPP_SOCKET"
 _NAME = "flwr-clientapp"
 _MOST_BYTES = 1 << 16
@@ -78,7 +81,7 @@ def load(silo: Path) -> None:
 
     forget_silos()
     try:
-        open_deployed_silo(silo)
+        _opened.append(open_deployed_silo(silo))
     except RecsysFedError as error:
         # Each message will say so too; the SuperNode stays connected meanwhile.
         sys.stderr.write(f"This silo is not ready: {error}\n")

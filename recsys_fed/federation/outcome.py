@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys_fed.federation.schedule import Schedule
-from recsys_fed.federation.update import Released
+from recsys_fed.federation.update import Released, Request
 from recsys_fed.logs import EventLog, Field
 from recsys_fed.models.items import ItemEmbeddings, save_item_embeddings
 
@@ -49,6 +49,10 @@ class FederationLog:
             "".join(line for line in lines if line.endswith("\n") and json.loads(line)["round"] < done)
         )
         partial.replace(folder / EVENTS)
+
+    def round_begun(self, asked: Request) -> None:
+        """Say which round is under way."""
+        self._say("round begun", round=asked.round + 1, stage=asked.stage)
 
     def round_done(self, released: list[Released], *, bytes_down: int, bytes_up: int, refused: list[str]) -> None:
         """Add a round: one line of events.jsonl a release."""

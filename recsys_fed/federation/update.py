@@ -26,6 +26,7 @@ class Greeting:
     """A silo's answer before training: which public catalogue it holds, its public name, and its ledger's key.
 
     `simulated` silos draw their noise from a seed, and their rounds are not masked unless somebody asks for it.
+    `signature` is that of the ledger's key, see `federation.signed_greeting`.
     """
 
     silo: str
@@ -33,6 +34,7 @@ class Greeting:
     n_items: int
     public_key: str = ""
     simulated: bool = True
+    signature: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -16,7 +16,7 @@ There is no MetricRecord and no count of users or interactions in any of them.
 
 from collections import OrderedDict
 from dataclasses import fields
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 import numpy as np
 import torch
@@ -73,6 +73,7 @@ def request_from_records(records: RecordDict) -> Request:
     config = _config(records, "request")
     settings = {k.removeprefix(_SETTING): v for k, v in config.items() if k.startswith(_SETTING)}
     names = [f.name for f in fields(Request) if f.name not in _STRUCTURED]
+    _only({*names, "protocol", "rows", "columns"} | {_SETTING + name for name in settings}, config)
     try:
         return Request(
             tables={name: _table(name, array) for name, array in records.array_records["tables"].items()},
@@ -80,7 +81,7 @@ def request_from_records(records: RecordDict) -> Request:
             shape=(int(config["rows"]), int(config["columns"])),
             **{name: config[name] for name in names},
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ProtocolError(f"Expected a request of protocol {PROTOCOL}: {error}.") from error
 
 
@@ -163,16 +164,14 @@ def greeting_from_records(records: RecordDict) -> Greeting:
         ProtocolError: it is not a greeting of this protocol.
     """
     config = _config(records, "greeting")
-    try:
-        return Greeting(
-            silo=str(config["silo"]),
-            catalogue_hash=str(config["catalogue_hash"]),
-            n_items=int(config["n_items"]),
-            public_key=str(config["public_key"]),
-            simulated=bool(config["simulated"]),
-        )
-    except (KeyError, ValueError, TypeError) as error:
-        raise ProtocolError(f"Expected a greeting of protocol {PROTOCOL}: {error}.") from error
+    types = get_type_hints(Greeting)
+    _only({"protocol", *types}, config)
+    for name, expected in types.items():
+        # No conversion: what was signed is what is read.
+        if type(config.get(name)) is not expected:
+            got = type(config.get(name)).__name__
+            raise ProtocolError(f"Expected {name} of a greeting to be {expected.__name__}, got {got}.")
+    return Greeting(**{name: config[name] for name in types})
 
 
 def blob_to_records(name: str, content: bytes) -> RecordDict:
@@ -198,11 +197,20 @@ def _config(records: RecordDict, name: str) -> dict[str, Any]:
     if set(records) != _RECORDS[name] or name not in records.config_records:
         raise ProtocolError(f"Expected a message with a {name}: {sorted(_RECORDS[name])}, got {sorted(records)}.")
     config: dict[str, Any] = dict(records.config_records[name])
-    if config.get("protocol") != PROTOCOL:
+    if type(config.get("protocol")) is not int or config["protocol"] != PROTOCOL:
         raise ProtocolError(
             f"Expected protocol {PROTOCOL}, got {config.get('protocol')!r}. Install the same version everywhere."
         )
     return config
+
+
+def _only(known: set[str], config: dict[str, Any]) -> None:
+    """Refuse what nothing reads: a peer that sends it means something by it."""
+    unknown = sorted(set(config) - known)
+    if unknown:
+        raise ProtocolError(
+            f"Expected keys of protocol {PROTOCOL}, got {unknown[0]!r:.80}. Install the same version."
+        )
 
 
 def _array(name: str, array: Array) -> np.ndarray[Any, Any]:

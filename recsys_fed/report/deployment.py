@@ -36,6 +36,19 @@ def print_status(record: Mapping[str, Any]) -> None:
     _console.print(trainings)
 
 
+def print_silo_status(record: Mapping[str, Any]) -> None:
+    """Budget, model and messages of a silo."""
+    spent = f"epsilon {record['epsilon_spent']:.4f} of {record['epsilon_limit']:g} is spent"
+    _console.print(f"{record['name']} in the federation at {record['address']}", markup=False)
+    _console.print(f"{spent} on {record['releases']} releases", markup=False)
+    _console.print(f"model in use: {record['model'][:16] or 'none yet'}", markup=False)
+    messages = Table("messages", "of", "how many")
+    for kind in ("answered", "refused", "failed"):
+        for name, count in record[f"messages_{kind}"].items():
+            messages.add_row(kind, Text(name), str(count))
+    _console.print(messages)
+
+
 def print_ranking(items: Sequence[Mapping[str, Any]]) -> None:
     """A user's recommendations."""
     table = Table("rank", "item", "title", "score")

@@ -32,6 +32,7 @@ class DataSettings:
         minimum_history: users with fewer interactions with items of the catalogue take no part.
         block_rows: rows that are read at a time.
         hold_out: "last" keeps each user's latest interaction out of training, to measure the model on.
+        blocks: folder for a silo that does not fit into memory, see `silo.on_disk`; "" holds all in memory.
     """
 
     source: str = "csv"
@@ -48,6 +49,7 @@ class DataSettings:
     minimum_history: int = 1
     block_rows: int = 200_000
     hold_out: str = "none"
+    blocks: str = ""
 
     def __post_init__(self) -> None:
         checks.one_of(SOURCES, source=self.source)
@@ -177,7 +179,12 @@ def moment(text: str, *, name: str = "time") -> float | None:
 def _data(table: Mapping[str, Any], folder: Path) -> DataSettings:
     plain = {key: v.isoformat() if isinstance(v, date | datetime) else v for key, v in table.items()}
     data = parse(DataSettings, plain)
-    return replace(data, path=_within(folder, data.path), url=_address(folder, data.url) if data.url else "")
+    return replace(
+        data,
+        path=_within(folder, data.path),
+        url=_address(folder, data.url) if data.url else "",
+        blocks=_within(folder, data.blocks),
+    )
 
 
 def _within(folder: Path, text: str) -> str:

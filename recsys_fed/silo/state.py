@@ -1,8 +1,9 @@
 """What a silo keeps of a finished training: the global model, and its users' vectors and histories, sealed.
 
     model-HASH.safetensors   the released item embeddings: public
-    users-HASH.sealed        pseudonyms, vectors and histories of the silo's users for that model: encrypted
-    current.json             which HASH is in use; replaced last, so a crash leaves the version before
+    users-HASH.sealed        pseudonyms, vectors and histories of the silo's users for that model: encrypted; of a
+                             silo that is read in blocks those of the first block, with .1, .2 ... of the others
+    current.json             which HASH is in use, in how many parts; replaced last: a crash leaves the one before
 
 HASH is the SHA-256 of the model's file, 16 digits of it in names. User vectors of one model are never used with
 another: the sealed file's label is the whole hash.
@@ -10,6 +11,7 @@ another: the sealed file's label is the whole hash.
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,12 +60,15 @@ class StateFolder:
         self._folder, self._key = folder, secret.derived(_PURPOSE)
 
     def keep(self, content: bytes, users: npt.NDArray[np.object_], histories: sparse.csr_matrix) -> str:
+        """The same as `keep_parts` for all users at once."""
+        return self.keep_parts(content, [(users, histories)])
+
+    def keep_parts(self, content: bytes, parts: Iterable[tuple[npt.NDArray[np.object_], sparse.csr_matrix]]) -> str:
         """Take in a released model: fold in all users, seal them, and make it the current one; returns its hash.
 
         Args:
             content: the model's file.
-            users: pseudonyms [n_users].
-            histories: csr [n_users, n_items].
+            parts: pseudonyms [n_users] and histories, csr [n_users, n_items], of some users at a time.
 
         Raises:
             DataFormatError: the content is no model, or one of another number of items.
@@ -73,19 +78,33 @@ class StateFolder:
         path = self._model(model_hash)
         partial = path.with_suffix(".part")
         partial.write_bytes(content)
+        count = 0
         try:
             model = load_item_embeddings(partial)
-            if model.n_items != histories.shape[1]:
-                raise DataFormatError(f"Expected a model of {histories.shape[1]} items, got {model.n_items}.")
+            for number, (users, histories) in enumerate(parts):
+                self._seal(model, model_hash, number, users=users, histories=histories)
+                count = number + 1
         except DataFormatError:
             partial.unlink()
             raise
         partial.replace(path)
+        self._make_current(model_hash, parts=count)
+        return model_hash
+
+    def _seal(
+        self,
+        model: ItemEmbeddings,
+        model_hash: str,
+        number: int,
+        *,
+        users: npt.NDArray[np.object_],
+        histories: sparse.csr_matrix,
+    ) -> None:
+        if model.n_items != histories.shape[1]:
+            raise DataFormatError(f"Expected a model of {histories.shape[1]} items, got {model.n_items}.")
         vectors = user_vectors(model, histories_of(histories))
         sealed = _packed(UserState(users=users, vectors=vectors, histories=histories))
-        write_sealed(self._users(model_hash), sealed, key=self._key, label=model_hash)
-        self._make_current(model_hash)
-        return model_hash
+        write_sealed(self._users(model_hash, number), sealed, key=self._key, label=_label(model_hash, number))
 
     def current(self) -> str:
         """Hash of the model in use; raises DataNotFoundError where there is none yet."""
@@ -107,29 +126,50 @@ class StateFolder:
         return load_item_embeddings(path)
 
     def users(self) -> UserState:
-        """The users under the model in use; see `read_sealed` for what it refuses."""
+        """All users under the model in use; see `read_sealed` for what it refuses."""
         model_hash = self.current()
-        return _unpacked(read_sealed(self._users(model_hash), key=self._key, label=model_hash))
+        count = int(json.loads((self._folder / _CURRENT).read_text())["parts"])
+        return _joined([self._opened(model_hash, number) for number in range(count)])
 
-    def _make_current(self, model_hash: str) -> None:
+    def _opened(self, model_hash: str, number: int) -> UserState:
+        sealed = read_sealed(self._users(model_hash, number), key=self._key, label=_label(model_hash, number))
+        return _unpacked(sealed)
+
+    def _make_current(self, model_hash: str, *, parts: int) -> None:
         """Point to a version; those before the last one are removed."""
         before = self.current() if (self._folder / _CURRENT).is_file() else model_hash
         partial = self._folder / f".{_CURRENT}.{os.getpid()}.part"
         with partial.open("w") as file:
-            json.dump({"model": model_hash}, file)
+            json.dump({"model": model_hash, "parts": parts}, file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self._folder / _CURRENT)
-        kept = {path.name for name in (before, model_hash) for path in (self._model(name), self._users(name))}
+        kept = {before[:_DIGITS], model_hash[:_DIGITS]}
         for path in (*self._folder.glob("model-*.safetensors"), *self._folder.glob("users-*.sealed")):
-            if path.name not in kept:
+            if path.name.split("-")[1].split(".")[0] not in kept:
                 path.unlink(missing_ok=True)
 
     def _model(self, model_hash: str) -> Path:
         return self._folder / f"model-{model_hash[:_DIGITS]}.safetensors"
 
-    def _users(self, model_hash: str) -> Path:
-        return self._folder / f"users-{model_hash[:_DIGITS]}.sealed"
+    def _users(self, model_hash: str, number: int) -> Path:
+        part = f".{number}" if number else ""
+        return self._folder / f"users-{model_hash[:_DIGITS]}{part}.sealed"
+
+
+def _label(model_hash: str, number: int) -> str:
+    """What a sealed file is: no part can be put in the place of another."""
+    return f"{model_hash} part {number}" if number else model_hash
+
+
+def _joined(parts: list[UserState]) -> UserState:
+    if len(parts) == 1:
+        return parts[0]
+    return UserState(
+        users=np.concatenate([part.users for part in parts]),
+        vectors=torch.cat([part.vectors for part in parts]),
+        histories=sparse.vstack([part.histories for part in parts], format="csr"),
+    )
 
 
 def _packed(state: UserState) -> bytes:

@@ -1,6 +1,7 @@
 """Who takes part, and what becomes of silos that do not answer at once."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from flwr.app import Error, Message, RecordDict
@@ -9,11 +10,15 @@ from flwr.common.constant import ErrorCode
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import DataNotFoundError, ProtocolError
 from recsys_fed.federation.inprocess import _task_identity
+from recsys_fed.federation.signed_greeting import signed_greeting
 from recsys_fed.federation.update import Greeting
 from recsys_fed.federation.wire import greeting_to_records
+from recsys_fed.signing.keys import SigningKey
 from recsys_fed.simulation.apps import load_apps
 
-KEYS = {f"silo-{index}": f"{index:064x}" for index in range(4)}
+OWNERS = {f"silo-{index}": SigningKey.generate() for index in range(4)}
+KEYS = {name: key.public_key for name, key in OWNERS.items()}
+RUN = "a-training"
 
 
 class Nodes:
@@ -46,9 +51,11 @@ class Nodes:
         return self.pull_messages(self.push_messages(messages))
 
 
-def greeting(silo: str, key: str | None = None) -> RecordDict:
-    made = Greeting(silo=silo, catalogue_hash="c0ffee", n_items=3, public_key=KEYS[silo] if key is None else key)
-    return greeting_to_records(made)
+def greeting(silo: str, node: int = 0, /, *, key: SigningKey | None = None, run: str = RUN, **changes) -> RecordDict:
+    """What a silo says from a node; `changes` are made after it was signed."""
+    made = Greeting(silo=silo, catalogue_hash="c0ffee", n_items=3)
+    signed = signed_greeting(made, OWNERS[silo] if key is None else key, run=run, node=node)
+    return greeting_to_records(replace(signed, **changes))
 
 
 @pytest.fixture
@@ -62,24 +69,43 @@ def apps():
 def gathered(apps, answers, tmp_path, **config):
     path = tmp_path / "roster.json"
     path.write_text(json.dumps(KEYS))
-    return apps["gather"](Nodes(answers), FederationConfig(silos=len(answers), roster=str(path), **config))
+    return apps["gather"](Nodes(answers), FederationConfig(silos=len(answers), roster=str(path), **config), run=RUN)
 
 
 def test_only_silos_of_the_roster_take_part_and_the_others_are_counted(apps, tmp_path):
     answers = {
-        10: greeting("silo-0"),
-        11: greeting("silo-1", key="f" * 64),
+        10: greeting("silo-0", 10),
+        11: greeting("silo-1", 11, key=SigningKey.generate()),
         12: Error(code=2, reason="no"),
         13: RecordDict(),
-        14: greeting("silo-2"),
+        14: greeting("silo-2", 14),
     }
     found = gathered(apps, answers, tmp_path, minimum_silos=2)
     assert {node: one.silo for node, one in found.greetings.items()} == {10: "silo-0", 14: "silo-2"}
     assert len(found.refused) == 3
 
 
-def test_two_nodes_under_one_name_are_both_left_out(apps, tmp_path):
-    answers = {10: greeting("silo-0"), 11: greeting("silo-0"), 12: greeting("silo-3")}
+def test_an_admitted_silo_cannot_greet_under_another_ones_name(apps, tmp_path):
+    """silo-3 may connect, and knows all names and keys of the roster; silo-0 takes part all the same."""
+    honest = greeting("silo-0", 10)
+    claims = {
+        "the name and key, signed with its own key": greeting("silo-3", 13, silo="silo-0", public_key=KEYS["silo-0"]),
+        "the name under its own key": greeting("silo-0", 13, key=OWNERS["silo-3"]),
+        "what silo-0 has said from its node": honest,
+        "what silo-0 has said in another run": greeting("silo-0", 13, run="another"),
+        "no signature": greeting("silo-0", 13, signature=""),
+        "half a signature": greeting("silo-0", 13, signature="00" * 32),
+        "another catalogue": greeting("silo-0", 13, catalogue_hash="beef"),
+        "a silo of a simulation": greeting("silo-0", 13, simulated=False),
+    }
+    for claim, said in claims.items():
+        found = gathered(apps, {10: honest, 13: said}, tmp_path, minimum_silos=1)
+        assert {node: one.silo for node, one in found.greetings.items()} == {10: "silo-0"}, claim
+        assert len(found.refused) == 1, claim
+
+
+def test_two_nodes_with_the_key_of_one_silo_are_both_left_out(apps, tmp_path):
+    answers = {10: greeting("silo-0", 10), 11: greeting("silo-0", 11), 12: greeting("silo-3", 12)}
     found = gathered(apps, answers, tmp_path)
     assert set(found.greetings) == {12}
     assert len(found.refused) == 2
@@ -87,9 +113,10 @@ def test_two_nodes_under_one_name_are_both_left_out(apps, tmp_path):
 
 def test_too_few_are_too_few(apps, tmp_path):
     with pytest.raises(ProtocolError, match="at least 2 silos, got 1"):
-        gathered(apps, {10: greeting("silo-0"), 11: RecordDict()}, tmp_path, minimum_silos=2)
+        gathered(apps, {10: greeting("silo-0", 10), 11: RecordDict()}, tmp_path, minimum_silos=2)
+    config = FederationConfig(silos=1, roster=str(tmp_path / "none"))
     with pytest.raises(DataNotFoundError):
-        apps["gather"](Nodes({10: greeting("silo-0")}), FederationConfig(silos=1, roster=str(tmp_path / "none")))
+        apps["gather"](Nodes({10: greeting("silo-0", 10)}), config, run=RUN)
 
 
 def patient(apps, nodes, **how):

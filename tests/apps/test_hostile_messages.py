@@ -2,19 +2,18 @@
 
 import json
 import random
-from collections import OrderedDict
 from dataclasses import replace
 from itertools import count
 
-import numpy as np
 import pytest
 from deployment_kit import CONFIG, deployed, train_in_process
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from mutations import mutated
 
 from client.deployed import forget_silos, open_deployed_silo
 from recsys_fed.federation.inprocess import _task_identity
 from recsys_fed.federation.outcome import EMBEDDINGS
-from recsys_fed.federation.update import PROTOCOL
+from recsys_fed.silo.messages import message_counts
 from recsys_fed.simulation.apps import load_apps
 
 PLAIN = replace(CONFIG, secure_aggregation="off", minimum_silos=2)
@@ -27,62 +26,6 @@ def there(tmp_path_factory):
     forget_silos()
     yield deployed(tmp_path_factory.mktemp("federation"), config=PLAIN, simulated=True)
     forget_silos()
-
-
-def mutated(records: RecordDict, rng: random.Random, *, noticed: bool = False) -> RecordDict:
-    """Records with one thing changed, or bytes of chance; `noticed`: not one number within the noise, nor a nonce."""
-    kind = rng.randrange(7)
-    if kind == 0:
-        return RecordDict()
-    if kind == 1:
-        return RecordDict({**records, "more": MetricRecord({"users": rng.randrange(1000)})})
-    if kind == 2:
-        return RecordDict({"conclusion": ConfigRecord({"protocol": PROTOCOL, "content": rng.randbytes(200)})})
-    changed = dict(records.items())
-    name = rng.choice(sorted(changed))
-    if name in records.array_records:
-        changed[name] = _mutated_arrays(records.array_records[name], rng, noticed=noticed)
-    else:
-        changed[name] = _mutated_config(records.config_records[name], rng, noticed=noticed)
-    return RecordDict(changed)
-
-
-def _mutated_arrays(record: ArrayRecord, rng: random.Random, *, noticed: bool) -> ArrayRecord:
-    name = rng.choice(sorted(record)) if record else "total"
-    found = record[name] if record else Array(np.zeros((1, 1), dtype=np.int32))
-    data = bytearray(found.data)
-    choice = rng.randrange(int(noticed), 6)
-    if choice == 0:
-        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-    elif choice == 1:
-        data = data[: rng.randrange(len(data))]
-    elif choice == 2:
-        data = bytearray(rng.randbytes(rng.randrange(300)))
-    values = found.numpy()
-    arrays = {
-        3: lambda: Array(values.astype(np.float64)),
-        4: lambda: Array(np.full_like(values, np.iinfo(np.int32).max if values.dtype == np.int32 else np.nan)),
-        5: lambda: Array(np.concatenate([values, values])),
-    }
-    made = arrays[choice]() if choice in arrays else Array(found.dtype, found.shape, found.stype, bytes(data))
-    return ArrayRecord(OrderedDict({**{n: record[n] for n in record}, name: made}))
-
-
-def _mutated_config(record: ConfigRecord, rng: random.Random, *, noticed: bool) -> ConfigRecord:
-    config = dict(record)
-    key = rng.choice(sorted(set(config) - ({"nonce"} if noticed else set())))
-    choice = rng.randrange(5)
-    if choice == 0:
-        del config[key]
-    elif choice == 1:
-        config[key] = rng.choice([-1, 0, 10**9, float("nan"), float("inf"), "", "x" * 5000, b"\0", True, [1, 2]])
-    elif choice == 2:
-        config["another"] = rng.randrange(10)
-    elif choice == 3:
-        config["protocol"] = rng.choice([0, PROTOCOL + 1, "1", PROTOCOL + 0.5])
-    else:
-        config[key] = f"{config[key]}x" if isinstance(config[key], str) else "text"
-    return ConfigRecord(config)
 
 
 class Lying:
@@ -187,3 +130,5 @@ def test_a_thousand_changed_requests_crash_no_silo_and_charge_nothing_that_was_n
         next(numbers)
     assert next(numbers) == MUTATED
     assert refused > 0.6 * MUTATED
+    counts = message_counts(there.silos[0])
+    assert counts.refused.total() + counts.failed.total() == refused

@@ -15,8 +15,10 @@ from recsys_fed.config import flat
 from recsys_fed.errors import PrivacyError, ProtocolError
 from recsys_fed.federation.inprocess import run_in_process
 from recsys_fed.federation.outcome import EMBEDDINGS, EVENTS, FEDERATION
+from recsys_fed.federation.signed_greeting import signed_greeting
 from recsys_fed.federation.wire import greeting_from_records, greeting_to_records
 from recsys_fed.models.items import load_item_embeddings
+from recsys_fed.signing.keys import SigningKey
 from recsys_fed.simulation.apps import load_apps
 
 SILOS = 3
@@ -87,9 +89,20 @@ def test_noise_that_is_split_needs_every_silo(tmp_path):
 def test_a_silo_with_another_catalogue_stops_the_run(tmp_path):
     def other(message, reply):
         greeting = replace(greeting_from_records(reply.content), catalogue_hash="c0ffee")
-        return Message(greeting_to_records(greeting), reply_to=message)
+        run, node = str(message.metadata.run_id), message.metadata.dst_node_id
+        signed = signed_greeting(greeting, SigningKey.generate(), run=run, node=node)
+        return Message(greeting_to_records(signed), reply_to=message)
 
     with pytest.raises(ProtocolError, match="silos silo-1 hold another than silo-0"):
+        run(CONFIG, tmp_path, other, kind="query")
+
+
+def test_a_greeting_that_was_changed_on_its_way_stops_the_run(tmp_path):
+    def other(message, reply):
+        greeting = replace(greeting_from_records(reply.content), catalogue_hash="c0ffee")
+        return Message(greeting_to_records(greeting), reply_to=message)
+
+    with pytest.raises(ProtocolError, match="signed by its ledger key"):
         run(CONFIG, tmp_path, other, kind="query")
 
 

@@ -1,0 +1,186 @@
+"""A silo's data that does not fit into memory: dealt by user into buckets on disk, then written as histories on disk.
+
+Pseudonyms are uniform, so their first byte deals users evenly into 256 buckets, in the order in which users stand in
+memory. A bucket holds all rows of its users and is read like a small silo of its own; what is trained is therefore
+the same to the last bit of the exact sums. On disk are, for as long as a silo serves, the items of each user without
+the user; while rows are dealt also pseudonyms, values and times. Memory takes a block of rows, a bucket, and about
+100 bytes a user.
+"""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from scipy import sparse
+
+from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.data.columns import identifiers
+from recsys_fed.data.report import Finding, ValidationReport
+from recsys_fed.models.stored_histories import HistoryWriter, StoredHistories, stored_histories
+from recsys_fed.silo.blocks import blocks_of
+from recsys_fed.silo.interactions import Codes, Part, SiloData, in_time, number, read_silo_data, silo_data
+from recsys_fed.silo.pseudonyms import Pseudonyms
+from recsys_fed.silo.settings import DataSettings
+
+# Of the folders that a silo which serves holds; what a crash leaves there is removed at the next start.
+SERVING = "serving-"
+_BUCKETS = 256
+_ROW = np.dtype([("user", "S32"), ("item", "<i4"), ("value", "<f8"), ("time", "<f8")])
+_NOBODY = b""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredSiloData:
+    """What a silo trains on, from disk; the same names as `SiloData`.
+
+    Attributes:
+        folder: holds the histories, until nobody holds this any more.
+        test, users, report, unknown_items, short: see `SiloData`.
+    """
+
+    folder: "TemporaryDirectory[str]"
+    n_items: int
+    test: sparse.csr_matrix
+    users: npt.NDArray[np.object_]
+    report: ValidationReport
+    unknown_items: int
+    short: int
+
+    @property
+    def interactions(self) -> int:
+        """Number of interactions to train on."""
+        return int(self.histories().starts[-1])
+
+    def histories(self, device: torch.device | str = "cpu") -> StoredHistories:
+        """What is trained on."""
+        return stored_histories(Path(self.folder.name), n_items=self.n_items, device=device)
+
+    def parts(self) -> Iterator[Part]:
+        """Users with all their interactions, a block of users at a time."""
+        if not len(self.users):
+            yield self.users, self.test
+        first = 0
+        for block in self.histories().blocks():
+            last = first + block.n_users
+            ones = np.ones(len(block.items), dtype=np.float32)
+            arrays = (ones, block.items.numpy(), block.starts.numpy())
+            train = sparse.csr_matrix(arrays, shape=(block.n_users, self.n_items))
+            yield self.users[first:last], train + self.test[first:last]
+            first = last
+
+
+def open_silo_data(
+    data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudonyms, *, prefix: str = SERVING
+) -> SiloData | StoredSiloData:
+    """Read the silo's data into memory or, where silo.toml names a folder for blocks, to disk."""
+    if data.blocks:
+        return read_stored_data(data, catalogue, pseudonyms, prefix=prefix)
+    return read_silo_data(data, catalogue, pseudonyms)
+
+
+def clear_blocks(data: DataSettings) -> None:
+    """Remove what a silo that served has left on disk."""
+    for folder in Path(data.blocks).glob(f"{SERVING}*") if data.blocks else ():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_stored_data(
+    data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudonyms, *, prefix: str = SERVING
+) -> StoredSiloData:
+    """Read the configured source to its end, once, into a new folder `prefix`... below `data.blocks`.
+
+    Guarantees: those of `read_silo_data`.
+
+    Raises:
+        DataError, ConfigurationError: see `blocks_of` and `validate`.
+    """
+    Path(data.blocks).mkdir(parents=True, exist_ok=True, mode=0o700)
+    kept = TemporaryDirectory(dir=data.blocks, prefix=prefix)
+    parts: list[SiloData] = []
+    with TemporaryDirectory(dir=kept.name) as scratch, HistoryWriter(Path(kept.name)) as writer:
+        items = _deal(data, pseudonyms, Path(scratch))
+        for bucket in sorted(Path(scratch).iterdir()):
+            part = silo_data(_frame(bucket, items, data), data, catalogue)
+            bucket.unlink()
+            writer.append(part.train)
+            # One byte in place of one a row: which rows were kept is in the histories.
+            report = replace(part.report, kept=np.broadcast_to(np.True_, part.report.n_kept))
+            parts.append(replace(part, train=sparse.csr_matrix((0, catalogue.n_items)), report=report))
+    empty = sparse.csr_matrix((0, catalogue.n_items), dtype=np.float32)
+    return StoredSiloData(
+        folder=kept,
+        n_items=catalogue.n_items,
+        test=sparse.vstack([empty, *(part.test for part in parts)], format="csr"),
+        users=np.concatenate([np.empty(0, dtype=object), *(part.users for part in parts)]),
+        report=_merged([part.report for part in parts], source=data.source),
+        unknown_items=sum(part.unknown_items for part in parts),
+        short=sum(part.short for part in parts),
+    )
+
+
+def _deal(data: DataSettings, pseudonyms: Pseudonyms, scratch: Path) -> Codes:
+    """Append each row to the file of its user's bucket; rows of a user stay in their order."""
+    items = Codes()
+    with ExitStack() as stack:
+        files = {}
+        for raw in blocks_of(data):
+            rows = _rows(in_time(raw, data), items, pseudonyms)
+            bucket = _bucket_of(rows["user"])
+            dealt = rows[np.argsort(bucket, kind="stable")]
+            ends = np.cumsum(np.bincount(bucket, minlength=_BUCKETS))
+            for one in np.unique(bucket).tolist():
+                if one not in files:
+                    files[one] = stack.enter_context((scratch / f"{one:03}").open("ab"))
+                files[one].write(dealt[ends[one - 1] if one else 0 : ends[one]].tobytes())
+    return items
+
+
+def _rows(block: pd.DataFrame, items: Codes, pseudonyms: Pseudonyms) -> npt.NDArray[np.void]:
+    rows = np.zeros(len(block), dtype=_ROW)
+    codes, distinct = identifiers(block["user"])
+    names = np.array([*pseudonyms.of_all(distinct).tolist(), _NOBODY], dtype="S32")
+    rows["user"], rows["item"] = names[codes], items.of(block["item"])
+    for role in ("value", "time"):
+        if role in block:
+            rows[role] = number(block[role])
+    return rows
+
+
+def _bucket_of(users: npt.NDArray[np.bytes_]) -> npt.NDArray[np.int64]:
+    """The first byte of the pseudonym, from its two hexadecimal digits; rows without a user are in bucket 0."""
+    digits = np.frombuffer(users.astype("S2").tobytes(), dtype=np.uint8).reshape(-1, 2).astype(np.int64)
+    values = np.where(digits >= ord("a"), digits - ord("a") + 10, digits - ord("0")).clip(min=0)
+    return np.asarray(16 * values[:, 0] + values[:, 1])
+
+
+def _frame(bucket: Path, items: Codes, data: DataSettings) -> pd.DataFrame:
+    """The rows of a bucket as `validate` takes them."""
+    rows = np.fromfile(bucket, dtype=_ROW)
+    names, codes = np.unique(rows["user"], return_inverse=True)
+    texts = [name.decode() or None for name in names.tolist()]
+    columns = {role: rows[role] for role in data.columns if role in ("value", "time")}
+    user = pd.Series(np.array(texts, dtype=object)[codes])
+    return pd.DataFrame({"user": user, "item": items.categorical(rows["item"]).remove_unused_categories(), **columns})
+
+
+def _merged(reports: list[ValidationReport], *, source: str) -> ValidationReport:
+    """Counts of all buckets; rows of a bucket have no number in the source, so that no examples are named."""
+    counts: Counter[str] = Counter()
+    first: dict[str, Finding] = {}
+    for finding in (finding for report in reports for finding in report.findings):
+        counts[finding.rule] += finding.count
+        first.setdefault(finding.rule, finding)
+    return ValidationReport(
+        source=source,
+        n_rows=sum(report.n_rows for report in reports),
+        kept=np.broadcast_to(np.True_, sum(report.n_kept for report in reports)),
+        findings=tuple(replace(found, count=counts[rule], example_rows=()) for rule, found in first.items()),
+    )

@@ -1,0 +1,85 @@
+"""Figures for Prometheus: on loopback only, from the operator's files, and nothing of a user."""
+
+import http.client
+import re
+import socket
+from dataclasses import replace
+
+import pytest
+from deployment_kit import CONFIG, USER, deployed, train_in_process
+
+from client.deployed import forget_silos
+from recsys_fed.deployment.metrics import federation_metrics, served_metrics, silo_metrics
+from recsys_fed.errors import EngineError
+from recsys_fed.ledger.ledger import Ledger
+from recsys_fed.silo.settings import read_silo_settings
+
+LINE = re.compile(r'[a-z_]+(\{[a-z]+="[^"]*"(,[a-z]+="[^"]*")*\})? [0-9.e+-]+')
+
+
+def asked(port: int, path: str = "/metrics", method: str = "GET") -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request(method, path)
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode()
+
+
+def figures(text: str) -> dict[str, float]:
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert all(LINE.fullmatch(line) for line in lines), text
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("federation")
+    forget_silos()
+    config = replace(CONFIG, secure_aggregation="off")
+    made = deployed(folder, config=config, simulated=True)
+    training = made.federation.trainings / "a-training"
+    training.mkdir(parents=True)
+    (training / "run.toml").write_text("")
+    train_in_process(made, training, config=config)
+    forget_silos()
+    return made
+
+
+def test_a_silos_figures_are_those_of_its_ledger_and_its_log(there):
+    settings = read_silo_settings(there.silos[0])
+    with served_metrics(0, lambda: silo_metrics(settings)) as port:
+        status, text = asked(port)
+    found = figures(text)
+    assert status == 200
+    assert found["recsys_fed_epsilon_spent"] == Ledger.open(settings.ledger).spending().epsilon
+    assert (found["recsys_fed_epsilon_limit"], found["recsys_fed_releases_total"]) == (20.0, CONFIG.rounds)
+    assert found['recsys_fed_messages_total{became="answered",kind="train"}'] == CONFIG.rounds
+    assert USER not in text
+    assert str(there.silos[0]) not in text
+
+
+def test_a_federations_figures_are_those_of_its_trainings(there):
+    with served_metrics(0, lambda: federation_metrics(there.federation)) as port:
+        found = figures(asked(port)[1])
+        assert asked(port, "/else")[0] == 404
+        assert asked(port, method="POST")[0] == 501
+    assert found['recsys_fed_trainings{state="complete"}'] == 1
+    assert found["recsys_fed_rounds_total"] == CONFIG.rounds
+    assert found["recsys_fed_silos_admitted"] == len(there.silos)
+
+
+def test_only_loopback_answers_and_a_taken_port_is_said(there):
+    with served_metrics(0, list) as port:
+        own = socket.gethostbyname(socket.gethostname())
+        if not own.startswith("127."):
+            with pytest.raises(OSError), socket.create_connection((own, port), timeout=2):
+                pass
+        with pytest.raises(EngineError, match=f"port {port}"), served_metrics(port, list):
+            pass
+
+
+def test_trouble_is_an_answer_without_its_text(there):
+    settings = replace(read_silo_settings(there.silos[0]), ledger="/nowhere/ledger.sqlite")
+    with served_metrics(0, lambda: silo_metrics(settings)) as port:
+        status, text = asked(port)
+    assert status == 503
+    assert "nowhere" not in text
