@@ -71,8 +71,8 @@ def block_bounds(starts: npt.NDArray[np.int64], *, interactions: int) -> list[tu
 def for_each_block(histories: UserHistories, work: Callable[[int, "Histories"], None]) -> None:
     """Call `work` on every block, on a CPU on as many at once as torch has threads, each then with one thread.
 
-    `work` gets the row of the block's first user, and the block. It may run in several threads at the same time and in
-    any order. No more blocks than threads are held.
+    `work` gets the row of the block's first user, and the block. It may run in several threads at the same time and
+    in any order. No more blocks than threads are held.
     """
     threads = torch.get_num_threads()
     blocks = _placed(histories)
