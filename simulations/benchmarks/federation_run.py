@@ -4,7 +4,7 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from implicit.cpu.als import AlternatingLeastSquares
@@ -25,17 +25,23 @@ _SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class Federation:
-    """Generated data of a size, spread over silos; counts and two subspace rounds are trained."""
+    """Data spread over silos; counts and two subspace rounds are trained.
+
+    Without a `source`, the name of a data set, they are generated in the size given.
+    """
 
     n_users: int
     n_items: int
     mean_interactions: int
     silos: int = 10
     rounds: int = 3
+    source: str = ""
 
     @property
     def data(self) -> SimulationConfig:
-        """The generator's specification."""
+        """The source, or the generator's specification."""
+        if self.source:
+            return SimulationConfig(data=self.source)
         sizes = f"users={self.n_users},items={self.n_items},interactions={self.mean_interactions}"
         return SimulationConfig(data=f"generated:{sizes}")
 
@@ -52,6 +58,7 @@ class Federation:
 
 
 MOVIELENS_1M = Federation(n_users=6_040, n_items=3_706, mean_interactions=165)
+REAL_MOVIELENS_1M = replace(MOVIELENS_1M, source="ml-1m")
 MOVIELENS_20M = Federation(n_users=138_000, n_items=27_000, mean_interactions=148)
 
 

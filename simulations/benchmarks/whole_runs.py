@@ -4,11 +4,13 @@ from functools import partial
 
 import torch
 
+from recsys_fed.errors import DataNotFoundError
 from simulations.benchmarks.federation_run import (
     ALS_ITERATIONS,
     DIM,
     MOVIELENS_1M,
     MOVIELENS_20M,
+    REAL_MOVIELENS_1M,
     Federation,
     als_seconds,
     alternating,
@@ -24,8 +26,20 @@ OVER_ALS, OVER_PRODUCTS = 0.1, 3.0
 
 
 def whole_runs_lines() -> list[Line]:
-    """Seconds of both sizes, and their ratios; the bars are those of the larger one."""
-    return [*_lines(MOVIELENS_1M, "MovieLens-1M's size", bars=False), *_lines(MOVIELENS_20M, "MovieLens-20M's size")]
+    """Seconds and ratios on MovieLens-1M where it can be had, and on both sizes; the bars are of the largest."""
+    return [
+        *_real_lines(),
+        *_lines(MOVIELENS_1M, "MovieLens-1M's size", bars=False),
+        *_lines(MOVIELENS_20M, "MovieLens-20M's size"),
+    ]
+
+
+def _real_lines() -> list[Line]:
+    try:
+        REAL_MOVIELENS_1M.train()
+    except DataNotFoundError:
+        return []
+    return _lines(REAL_MOVIELENS_1M, "MovieLens-1M itself", bars=False)
 
 
 def _lines(federation: Federation, size: str, *, bars: bool = True) -> list[Line]:
