@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 # Seconds until silos that have not answered are asked again, at first; the wait doubles each time.
-FIRST_WAIT, MOST_ATTEMPTS = 45.0, 8
+FIRST_WAIT, MOST_ATTEMPTS = 20.0, 9
 _POLL = 0.25
 # Flower's codes for messages that came to nothing: it, its reply or its node is gone, or the ClientApp crashed.
 _LOST = {

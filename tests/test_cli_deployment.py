@@ -5,6 +5,7 @@ import pytest
 from command_line import json_of, run_command
 
 from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.silo.settings import read_silo_settings
 
 
 @pytest.fixture
@@ -73,9 +74,24 @@ def test_what_cannot_be_done_is_one_line_and_code_2(folders):
         assert code == (1 if "check" in arguments else 2), (arguments, err)
 
 
+def test_a_path_on_the_command_line_is_relative_to_where_it_is_typed(folders, monkeypatch):
+    monkeypatch.chdir(folders)
+    flags = ["--federation", "federation/public", "--epsilon", 5, "--columns", "user=who,item=what", "--threads", 1]
+    for name, source in (
+        ("files", ("--source", "csv", "--path", "x.csv")),
+        ("database", ("--source", "sqlite", "--url", "x.db", "--query", "SELECT who, what FROM t")),
+    ):
+        assert run_command("silo", "init", f"elsewhere/{name}", "--name", name, *flags, *source)[0] == 0
+        data = read_silo_settings(folders / "elsewhere" / name).data
+        assert (data.path or data.url) == str(folders / source[3])
+
+
 def test_a_training_is_within_the_terms_or_is_none(folders):
     federation = folders / "federation"
     run_command("federation", "admit", federation, folders / "silo" / "north.pub")
+    # Nobody serves: a training that cannot begin leaves no folder for --resume to take up.
+    code, _, err = run_command("federation", "train", federation)
+    assert (code, "federation serve" in err) == (2, True)
     for wrong in (("--epsilon", 3), ("--set", "delta=1e-7"), ("--set", "noise=central"), ("--minimum-silos", 2)):
         code, _, err = run_command("federation", "train", federation, *wrong)
         assert code == 2

@@ -26,7 +26,9 @@ def init(  # noqa: PLR0913  (one argument a flag)
     epsilon: Annotated[float, typer.Option(help="Limit of the silo's ledger over its lifetime.")],
     source: Annotated[str, typer.Option(help="csv, parquet, sqlite or postgresql.")],
     path: Annotated[Path | None, typer.Option(help="File or folder, for csv and parquet.")] = None,
-    url: Annotated[str | None, typer.Option(help="SQLAlchemy URL, for databases; no password in it.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="SQLAlchemy URL, or the path of an SQLite file; no password in it.")
+    ] = None,
     query: Annotated[str | None, typer.Option(help="The one query that is ever run, for databases.")] = None,
     columns: Annotated[str, typer.Option(help="user=NAME,item=NAME[,value=NAME][,time=NAME].")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
@@ -47,7 +49,9 @@ def init(  # noqa: PLR0913  (one argument a flag)
     from recsys_fed.silo.passphrase import passphrase  # noqa: PLC0415
 
     data: dict[str, Any] = {"source": source, **columns_of(columns)}
-    given = {"path": str(path.expanduser().resolve()) if path else None, "url": url, "query": query}
+    # A path on the command line is relative to here, one in silo.toml to that file.
+    place = str(Path(url).expanduser().resolve()) if url and "://" not in url else url
+    given = {"path": str(path.expanduser().resolve()) if path else None, "url": place, "query": query}
     data |= {key: value for key, value in given.items() if value is not None}
     for pair in settings or []:
         key, _, text = pair.partition("=")

@@ -33,6 +33,7 @@ def new_training(folder: FederationFolder, *, overrides: Mapping[str, Value]) ->
 
     Raises:
         ConfigurationError: epsilon above the agreed one, another of the agreed terms, or too few admitted silos.
+        EngineError: the federation does not serve; no folder is made.
     """
     terms = folder.settings().training
     config = parse(FederationConfig, flat(terms) | dict(overrides))
@@ -47,6 +48,7 @@ def new_training(folder: FederationFolder, *, overrides: Mapping[str, Value]) ->
     there = len(admitted(folder))
     if there < max(config.minimum_silos, 1):
         raise ConfigurationError(f"Expected at least {max(config.minimum_silos, 1)} admitted silos, got {there}.")
+    expect_served(folder)
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     training = folder.trainings / name
     training.mkdir(parents=True)
@@ -73,6 +75,17 @@ def resumed_training(folder: FederationFolder) -> Path:
     return training
 
 
+def expect_served(folder: FederationFolder) -> None:
+    """Raise EngineError if the federation's server does not answer on this machine."""
+    settings = folder.settings()
+    port = split_address(settings.address)[1]
+    reason = healthy("127.0.0.1", port, authority=None if settings.insecure else folder.public / AUTHORITY)
+    if reason:
+        raise EngineError(
+            f"Expected the federation to serve on port {port}: {reason}. Start `federation serve` first."
+        )
+
+
 def run_training(
     folder: FederationFolder, training: Path, *, timeout: float, say: Callable[[str], None], on_poll: OnPoll
 ) -> None:
@@ -81,14 +94,8 @@ def run_training(
     Raises:
         EngineError: the federation does not serve, or the run ended without a model. Go on with --resume.
     """
-    settings = folder.settings()
-    host, port = "127.0.0.1", split_address(settings.address)[1]
-    reason = healthy(host, port, authority=None if settings.insecure else folder.public / AUTHORITY)
-    if reason:
-        raise EngineError(
-            f"Expected the federation to serve on port {port}: {reason}. Start `federation serve` first."
-        )
-    prepare_flower(folder, settings)
+    expect_served(folder)
+    prepare_flower(folder, folder.settings())
     command = run_command(app_folder(), training / RUN_CONFIG)
     say(printed(command, folder.flower_home))
     with (training / FLOWER_LOG).open("ab") as output:

@@ -70,8 +70,9 @@ def main(arguments: list[str]) -> int:
 
 
 def load(silo: Path) -> None:
-    """Import the apps and read the silo's data, with one thread: forks inherit both."""
+    """Import Flower's program and the apps, and read the silo's data, with one thread: forks inherit all of it."""
     import torch  # noqa: PLC0415
+    from flwr.supernode.cli import flwr_clientapp  # noqa: F401, PLC0415  (over a second of a processor in each fork)
 
     from recsys_fed.simulation.apps import load_apps  # noqa: PLC0415
 

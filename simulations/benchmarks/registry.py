@@ -10,6 +10,7 @@ from simulations.benchmarks.ledger import ledger_lines
 from simulations.benchmarks.line import Line
 from simulations.benchmarks.noise import noise_lines
 from simulations.benchmarks.secure_aggregation import secure_aggregation_lines
+from simulations.benchmarks.server_memory import server_memory_lines
 from simulations.benchmarks.serving import serving_lines
 from simulations.benchmarks.spectral_scale import spectral_scale_lines
 from simulations.benchmarks.whole_run import whole_run_lines
@@ -29,4 +30,5 @@ BENCHMARKS: dict[str, Callable[[], list[Line]]] = {
     "noise": noise_lines,
     "secure-aggregation": secure_aggregation_lines,
     "serving": serving_lines,
+    "server-memory": server_memory_lines,
 }

@@ -6,9 +6,11 @@ import os
 import socket
 import stat
 import subprocess
+import sys
 import threading
 
 import pytest
+from deployment_kit import deployed
 
 from recsys_fed.deployment import warm_clientapp
 from recsys_fed.deployment.warm_clientapp import SOCKET, run_installed_app, write_program
@@ -80,3 +82,18 @@ def test_calls_that_are_none_start_nothing(line, monkeypatch):
         warm_clientapp._serve(near, far)
         near.close()
         sender.join()
+
+
+@pytest.mark.soak
+def test_a_fork_finds_everything_imported_and_no_thread_that_it_would_lose(tmp_path):
+    """An import in a fork would be done again for every message; what a thread has locked would stay so for ever."""
+    there = deployed(tmp_path)
+    text = (
+        "import sys, threading; from pathlib import Path; from recsys_fed.deployment.warm_clientapp import load\n"
+        f"load(Path({str(there.silos[0])!r})); before = set(sys.modules)\n"
+        "from flwr.supernode.cli.flwr_clientapp import flwr_clientapp\n"
+        "import flwr.supernode.runtime.run_clientapp\n"
+        "print(threading.active_count(), len(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout.split() == ["1", "0"], done.stderr

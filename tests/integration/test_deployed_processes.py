@@ -23,7 +23,7 @@ CONFIG = replace(CONFIG, rounds=2)
 
 
 def with_databases(there, tables) -> None:
-    """Let silo 0 read a folder of Parquet files, silo 1 SQLite, silo 2 a real PostgreSQL server."""
+    """Silo 0 reads a folder of Parquet files, silo 1 SQLite and trains from disk, silo 2 a real PostgreSQL server."""
     sources = Path(there.federation.path).parent / "sources"
     (sources / "parquet").mkdir(parents=True)
     half = len(tables[0]) // 2
@@ -36,12 +36,12 @@ def with_databases(there, tables) -> None:
     tables[2].to_sql("purchases", engine, index=False)
     engine.dispose()
     query = 'query = "SELECT customer, sku, day FROM purchases"\nblock-rows = 100\n'
-    columns = 'user = "customer"\nitem = "sku"\n'
+    columns, blocks = 'user = "customer"\nitem = "sku"\n', f'blocks = "{sources / "blocks"}"\n'
     for silo, data in zip(
         there.silos,
         [
             f'source = "parquet"\npath = "{sources / "parquet"}"\n{columns}',
-            f'source = "sqlite"\nurl = "{sources / "purchases.sqlite"}"\n{query}{columns}',
+            f'source = "sqlite"\nurl = "{sources / "purchases.sqlite"}"\n{query}{columns}{blocks}',
             f'source = "postgresql"\nurl = "{url}"\n{query}{columns}',
         ],
         strict=True,
@@ -86,6 +86,7 @@ def test_the_model_is_that_of_the_in_process_engine_whoever_knocks(federation, t
     assert list(there.federation.flower_home.glob("apps/*"))
     assert not any(list(silo.glob("flower/apps/*")) for silo in there.silos)
 
+    assert [path.name[:8] for path in (there.federation.path.parent / "sources" / "blocks").iterdir()] == ["serving-"]
     listed = federation.command(
         "silo", "recommend", there.silos[2], f"{USER}{there.simulated.users_of_silo[2][0]:04}"
     )
