@@ -3,54 +3,79 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from recsys_fed.cli.simulate import settings_of
+from recsys_fed.cli import options
+from recsys_fed.cli import simulate as run
 from recsys_fed.config import FederationConfig, SimulationConfig, parse, read_toml
 from recsys_fed.errors import ConfigurationError
 
 Epsilons = Annotated[str, typer.Option(help="Budgets, with commas between them.")]
-Seeds = Annotated[int, typer.Option(help="Number of seeds, 0 and up; figures are means over them.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, any key of a scenario.")]
-Plot = Annotated[Path | None, typer.Option(help="Draw Recall@20 against epsilon into this file.")]
+Seeds = Annotated[int, typer.Option(help="Runs of each budget, under seeds one after the other.")]
+Plot = Annotated[Path | None, typer.Option(help="Draw Recall@20 against epsilon into this PNG.")]
+Output = Annotated[Path | None, typer.Option(help="Folder for the record and all runs; `report` makes a page of it.")]
+NewItems = Annotated[
+    float, typer.Option(help="Also train without so large a share of the items, and rank them by their features.")
+]
+DEFAULT_EPSILONS = "1,2,4,8"
 
 
 def compare(  # noqa: PLR0913  (one argument a flag)
-    scenario: Annotated[str | None, typer.Argument(help="Scenario TOML: a path, or a name.")] = None,
+    scenario: run.Scenario = None,
     *,
     data: Annotated[str | None, typer.Option(help="Data set: a name, or a path, perhaps with #split.")] = None,
+    columns: Annotated[str | None, typer.Option(help="For tables: user=NAME,item=NAME,value=NAME,time=NAME.")] = None,
+    item_catalogue: run.ItemCatalogue = None,
+    split: run.Split = None,
+    test_fraction: run.TestFraction = None,
     silos: Annotated[int | None, typer.Option(help="Number of silos.")] = None,
-    noise: Annotated[str | None, typer.Option(help="own, or central: once on the sum.")] = None,
-    epsilons: Epsilons = "1,2,4,8",
+    partition: Annotated[str | None, typer.Option(help="equal, zipf (sizes), dirichlet (tastes).")] = None,
+    skew: Annotated[float | None, typer.Option(help="Exponent of zipf, concentration of dirichlet.")] = None,
+    trainer: options.TrainerName = None,
+    delta: options.Delta = None,
+    noise: run.Noise = None,
+    secure_aggregation: options.SecureAggregation = None,
+    declared_users: options.DeclaredUsers = None,
+    threads: Annotated[int | None, typer.Option(help="Of the numerical libraries; 0 takes all processors.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of splits and silos, and the first of the runs.")] = None,
+    epsilons: Epsilons = DEFAULT_EPSILONS,
     seeds: Seeds = 1,
-    personal: Annotated[bool, typer.Option(help="Also what silos add by a model of their own.")] = True,
-    settings: Set = None,
+    new_items: NewItems = 0.0,
+    settings: run.Set = None,
+    output: Output = None,
     plot: Plot = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
-    """Compare popularity, each silo alone, the private global model, both, and no privacy; say if joining pays."""
+    """Should we federate? Popularity, each silo alone, the private global model, both, and no privacy."""
+    flags = run.run_keys(locals())
     from recsys_fed.comparison.compare import Comparison, compare  # noqa: PLC0415
     from recsys_fed.comparison.record import comparison_record  # noqa: PLC0415
-    from recsys_fed.report.comparison import draw_comparison, print_comparison  # noqa: PLC0415
     from recsys_fed.simulation.apps import scenario_path  # noqa: PLC0415
     from recsys_fed.simulation.runner import Simulation  # noqa: PLC0415
 
     keys = read_toml(scenario_path(scenario)) if scenario else {}
-    flags = {"data": data, "silos": silos, "noise": noise}
-    keys |= settings_of(settings or []) | {name: value for name, value in flags.items() if value is not None}
+    keys |= run.settings_of(settings or []) | flags
     simulation = Simulation(
         federation=parse(FederationConfig, keys),
         data=parse(SimulationConfig, keys),
+        engine=str(keys.get("engine", "in-process")),
         declare_users="declared-users" not in keys,
     )
-    comparison = Comparison(
-        simulation=simulation, epsilons=_numbers(epsilons), seeds=tuple(range(seeds)), personal=personal
-    )
+    comparison = Comparison(simulation=simulation, epsilons=_numbers(epsilons), n_seeds=seeds, new_items=new_items)
     console = Console(stderr=True)
-    record = comparison_record(compare(comparison, say=lambda line: console.print(line, style="dim")))
+    compared = compare(comparison, output=output, say=lambda text: console.print(text, style="dim", markup=False))
+    _show(comparison_record(compared), output=output, plot=plot, as_json=as_json)
+
+
+def _show(record: dict[str, Any], *, output: Path | None, plot: Path | None, as_json: bool) -> None:
+    from recsys_fed.comparison.record import write_comparison  # noqa: PLC0415
+    from recsys_fed.report.comparison import draw_comparison, print_comparison  # noqa: PLC0415
+
+    if output is not None:
+        write_comparison(output, record)
     if plot is not None:
         draw_comparison(record, plot)
     if as_json:

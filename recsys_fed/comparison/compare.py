@@ -1,30 +1,29 @@
 """Run every method of the comparison on one simulated federation."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
-import torch
-from scipy import sparse
 
 from recsys_fed import checks
-from recsys_fed.comparison.lines import Line, averaged, measured_by_silo
-from recsys_fed.data.simulated import SimulatedFederation, simulated_federation
-from recsys_fed.evaluation.baselines import ease, popularity
-from recsys_fed.evaluation.scorer import Scorer
+from recsys_fed.comparison.lines import Line, line
+from recsys_fed.comparison.measuring import Floats, Groups, item_groups, measured
+from recsys_fed.comparison.new_items import new_item_record
+from recsys_fed.comparison.personal import fold_in_lines, silo_lines
+from recsys_fed.comparison.pooled import pooled_lines, popularity_line
+from recsys_fed.data.simulated import SimulatedFederation
 from recsys_fed.federation.outcome import EMBEDDINGS
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
-from recsys_fed.personalisation.choice import choose
-from recsys_fed.personalisation.silo_model import Recipe, fit_silo_model, scorer_of
-from recsys_fed.simulation.runner import Simulation, simulate
+from recsys_fed.simulation.runner import Simulation, prepared, simulate
 
-_CHOICE = 31
-LARGEST_EASE = 20_000
-"""Catalogues above this have no ceiling by EASE, which inverts a matrix of that size."""
+_POOLED = 32
+Say = Callable[[str], None]
+Models = Mapping[tuple[float, int], ItemEmbeddings]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,133 +33,101 @@ class Comparison:
     Attributes:
         simulation: data, silos and everything of a run but epsilon and seed.
         epsilons: budgets of the private methods.
-        seeds: of silos, start and noise; every figure is the mean over them, user by user.
-        personal: also what silos get by a model of their own on top.
+        n_seeds: runs of each budget, which differ in start and noise; data and silos stay as they are.
+        new_items: share of the items that further runs train without, to rank them by their public features; 0: none.
     """
 
     simulation: Simulation
     epsilons: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
-    seeds: tuple[int, ...] = (0,)
-    personal: bool = True
+    n_seeds: int = 1
+    new_items: float = 0.0
 
     def __post_init__(self) -> None:
-        checks.at_least(1, n_epsilons=len(self.epsilons), n_seeds=len(self.seeds))
+        checks.at_least(1, n_epsilons=len(self.epsilons), n_seeds=self.n_seeds)
         for epsilon in self.epsilons:
-            checks.positive_or_inf(epsilon=epsilon)
+            checks.positive(epsilon=epsilon)
+        if self.new_items:
+            checks.fraction(new_items=self.new_items)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of the runs."""
+        first = self.simulation.federation.seed
+        return tuple(range(first, first + self.n_seeds))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Compared:
-    """What came out.
+    """What came out: all lines, in the order of the table, and the record of new items, where they were asked for."""
 
-    Attributes:
-        federation: of the first seed.
-        first: lines of the first seed, for what is told silo by silo.
-        lines: of all seeds together, averaged user by user.
-        spreads: by method and budget, the standard deviation over seeds of mean recall@20.
-    """
-
+    comparison: Comparison
     federation: SimulatedFederation
-    first: Sequence[Line]
-    lines: Sequence[Line]
-    spreads: Mapping[tuple[str, float], float]
+    lines: tuple[Line, ...]
+    new_items: Mapping[str, Any] | None = None
 
 
-def compare(comparison: Comparison, *, say: Callable[[str], None] = lambda _: None) -> Compared:
-    """Train, fit and measure everything, seed by seed; silos, start, noise and random splits change with it."""
-    simulation, of_seed = comparison.simulation, []
-    for seed in comparison.seeds:
-        config = replace(simulation.federation, seed=seed)
-        federation = simulated_federation(simulation.data, silos=config.silos, seed=seed)
-        of_this = replace(simulation, federation=config)
-        of_seed.append(list(_lines(of_this, federation, comparison, say=say)))
-    lines = [list(lines) for lines in zip(*of_seed, strict=True)]
-    config = replace(simulation.federation, seed=comparison.seeds[0])
-    return Compared(
-        federation=simulated_federation(simulation.data, silos=config.silos, seed=config.seed),
-        first=of_seed[0],
-        lines=[averaged(group) for group in lines],
-        spreads={
-            (group[0].method, group[0].epsilon): float(np.std([np.nanmean(x.per_user["recall@20"]) for x in group]))
-            for group in lines
-        },
-    )
+def compare(comparison: Comparison, *, output: Path | None = None, say: Say = lambda _: None) -> Compared:
+    """Train, fit and measure everything.
+
+    Every private model is the outcome of a whole simulated run, with its ledgers and certificates.
+
+    Args:
+        comparison: what to compare.
+        output: folder for the runs, each as `simulate` leaves it; they are not kept without it.
+        say: takes a line of progress.
+
+    Raises:
+        RecsysFedError: see `simulate`.
+    """
+    given = comparison.simulation
+    if given.data.data_seed < 0:
+        given = replace(given, data=replace(given.data, data_seed=given.federation.seed))
+    simulation, federation = prepared(given)
+    with ExitStack() as stack:
+        folder = output or Path(stack.enter_context(TemporaryDirectory(prefix="recsys-fed-compare-")))
+        models = dict(_trained(replace(comparison, simulation=simulation), folder, say))
+        new_items = new_item_record(
+            simulation, federation, share=comparison.new_items, epsilons=(*sorted(comparison.epsilons), math.inf),
+            seeds=comparison.seeds, folder=folder, say=say,
+        ) if comparison.new_items else None  # fmt: skip
+    lines = tuple(_lines(comparison, federation, models, say))
+    return Compared(comparison=comparison, federation=federation, lines=lines, new_items=new_items)
 
 
-def _lines(
-    simulation: Simulation, federation: SimulatedFederation, comparison: Comparison, *, say: Callable[[str], None]
-) -> Iterator[Line]:
-    """Every line of one seed, in the order of the table."""
-    yield _same_for_all("popularity", federation, popularity(federation.train), note="not private")
-    models = {}
-    for epsilon in comparison.epsilons:
-        say(f"seed {simulation.federation.seed}, epsilon {epsilon:g}: training")
-        models[epsilon] = _trained(simulation, epsilon=epsilon)
-        per_user, groups = measured_by_silo(federation, partial(_by_bias, models[epsilon]))
-        yield Line(method="private popularity", epsilon=epsilon, per_user=per_user, by_popularity=groups)
-    for epsilon, model in models.items():
-        if comparison.personal:
-            say(f"seed {simulation.federation.seed}, epsilon {epsilon:g}: silos choose")
-        yield from _of_model(model, federation, epsilon=epsilon, seed=simulation.federation.seed,
-                             personal=comparison.personal, local=epsilon == comparison.epsilons[0])  # fmt: skip
-    if federation.train.shape[1] <= LARGEST_EASE:
-        yield _same_for_all("pooled, EASE", federation, ease(federation.train), note="no privacy, all in one place")
-    say(f"seed {simulation.federation.seed}: training without noise")
-    unbounded = _trained(simulation, epsilon=math.inf)
-    per_user, groups = measured_by_silo(federation, partial(_personal, unbounded, Recipe(own_weight=0.0), 0))
-    yield Line(method="global", per_user=per_user, by_popularity=groups, note="no privacy")
+def _trained(comparison: Comparison, folder: Path, say: Say) -> Iterator[tuple[tuple[float, int], ItemEmbeddings]]:
+    """Every budget under every seed, and a run without noise."""
+    wanted = [(epsilon, seed) for epsilon in sorted(comparison.epsilons) for seed in comparison.seeds]
+    for epsilon, seed in [*wanted, (math.inf, comparison.seeds[0])]:
+        say(f"training: epsilon {epsilon:g}, seed {seed}")
+        simulation = comparison.simulation
+        config = replace(simulation.federation, epsilon=epsilon, seed=seed)
+        run = folder / f"epsilon-{epsilon:g}-seed-{seed}"
+        simulate(replace(simulation, federation=config), output=run)
+        yield (epsilon, seed), load_item_embeddings(run / EMBEDDINGS)
 
 
-def _of_model(
-    model: ItemEmbeddings, federation: SimulatedFederation, *, epsilon: float, seed: int, personal: bool, local: bool
-) -> Iterator[Line]:
-    """The released model in every silo, by itself and with what the silo adds; `local`: and the silo alone."""
-    if personal:
-        choices = [
-            choose(federation.train[users], model, rng=np.random.default_rng([seed, _CHOICE, silo]))
-            for silo, users in enumerate(federation.users_of_silo)
-        ]
-        if local:
-            found = measured_by_silo(federation, _chosen(model, [choice.best_local for choice in choices], seed))
-            yield Line(method="local-only", per_user=found[0], by_popularity=found[1], note="nothing is released")
-    per_user, groups = measured_by_silo(federation, partial(_personal, model, Recipe(own_weight=0.0), seed))
-    yield Line(method="global, user-only", epsilon=epsilon, per_user=per_user, by_popularity=groups)
-    if personal:
-        found = measured_by_silo(federation, _chosen(model, [choice.recipe for choice in choices], seed))
-        yield Line(method="global, silo-trusted", epsilon=epsilon, per_user=found[0], by_popularity=found[1])
+def _lines(comparison: Comparison, federation: SimulatedFederation, models: Models, say: Say) -> Iterator[Line]:
+    groups = item_groups(federation.train)
+    private = {key: model for key, model in models.items() if math.isfinite(key[0])}
+    yield popularity_line(federation, groups)
+    yield from _private_popularity(federation, private, groups)
+    local, *personal = silo_lines(federation, private, groups, seed=comparison.seeds[0], say=say)
+    yield local
+    yield from fold_in_lines(federation, private, groups)
+    yield from personal
+    yield from fold_in_lines(federation, {k: m for k, m in models.items() if k not in private}, groups)
+    say("pooled baselines")
+    rng = np.random.default_rng([comparison.seeds[0], _POOLED])
+    yield from pooled_lines(federation, groups, rng=rng, say=say)
 
 
-def _chosen(model: ItemEmbeddings, recipes: Sequence[Recipe], seed: int) -> Callable[..., Scorer]:
-    def score(silo: int, train: sparse.csr_matrix) -> Scorer:
-        return _personal(model, recipes[silo], seed, silo, train)
-
-    return score
-
-
-def _personal(model: ItemEmbeddings, recipe: Recipe, seed: int, silo: int, train: sparse.csr_matrix) -> Scorer:
-    rng = np.random.default_rng([seed, _CHOICE, silo, 1])
-    return scorer_of(fit_silo_model(train, model, recipe, rng=rng), train)
+def _private_popularity(federation: SimulatedFederation, models: Models, groups: Groups) -> Iterator[Line]:
+    """The bias of a model is ordered as the noised counts are, which are a part of its run."""
+    for epsilon in sorted({epsilon for epsilon, _ in models}):
+        found = [_by_bias(federation, model, groups) for (of, _), model in models.items() if of == epsilon]
+        yield line("private popularity", found, epsilon=epsilon, note="noised counts of the same run")
 
 
-def _by_bias(model: ItemEmbeddings, _silo: int, train: sparse.csr_matrix) -> Scorer:
-    """The bias is ordered as the noised counts are."""
-    bias = model.bias.double()
-    return lambda rows: bias.expand(len(range(train.shape[0])[rows]), len(bias))
-
-
-def _same_for_all(method: str, federation: SimulatedFederation, score: Scorer, *, note: str) -> Line:
-    """A scorer of all rows of the federation, asked silo by silo."""
-
-    def of_silo(silo: int, train: sparse.csr_matrix) -> Scorer:
-        users = federation.users_of_silo[silo]
-        return lambda rows: torch.cat([score(slice(row, row + 1)) for row in users[rows].tolist()])
-
-    per_user, groups = measured_by_silo(federation, of_silo)
-    return Line(method=method, per_user=per_user, by_popularity=groups, note=note)
-
-
-def _trained(simulation: Simulation, *, epsilon: float) -> ItemEmbeddings:
-    config = replace(simulation.federation, epsilon=epsilon)
-    with TemporaryDirectory(prefix="recsys-fed-compare-") as folder:
-        simulate(replace(simulation, federation=config, evaluate_users=1), output=Path(folder))
-        return load_item_embeddings(Path(folder) / EMBEDDINGS)
+def _by_bias(federation: SimulatedFederation, model: ItemEmbeddings, groups: Groups) -> Mapping[str, Floats]:
+    bias = model.bias.cpu().double()
+    return measured(lambda rows: bias.expand(rows.stop - rows.start, -1), federation.train, federation.test, groups)

@@ -1,34 +1,29 @@
 """A linear item model of one silo, pulled towards what the released model says of pairs of items.
 
-With X the silo's histories, heavy users scaled down, and V the released item vectors,
+With X the silo's scaled histories, S = X^T X their pairs (see `pairs`), and V the released item vectors,
 
-    G = X^T X + pull * offdiagonal(H),   H = O C O^T,   C = R^T X^T X R,   diag(G) = (1 + pull) diag(X^T X)
+    G = S + pull * offdiagonal(H),   H = O C O^T,   C = R^T S R,   diag(G) = (1 + pull) diag(S)
 
 where R = W Q, O = W^-1 Q, Q an orthonormal basis of V and W the history weights: H is the silo's own second moment
 seen through the released subspace, so it has the silo's scale, and pairs of items that no user of the silo has. Then
 EASE (arXiv 1905.03375) on G: P = (G + regularization I)^-1, B_ij = -P_ij / P_jj. pull = 0 is EASE on the silo alone.
 
-G is diagonal plus F F^T with n_users + embedding_dim columns in F, so with D the diagonal
+Where S has a factor, G is diagonal plus F F^T, with the embedding_dim columns of the pull beside S's own, and
 
     P = D^-1 - D^-1 F (I + F^T D^-1 F)^-1 F^T D^-1            (Woodbury)
 
-and nothing of size n_items x n_items is held. That is the form for silos with fewer users than items, and for
-catalogues above 20,000 items; beyond 20,000 users those keep a random 20,000 of them.
+so that nothing of size n_items x n_items is held.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import linalg, sparse
 
 from recsys_fed import checks
+from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.items import ItemEmbeddings
-
-Floats = npt.NDArray[np.float64]
-# A history of n items counts n^-HEAVY in sums of squares: X has rows scaled by n^(-HEAVY / 2).
-HEAVY = 0.5
-LARGEST_DENSE = 20_000
+from recsys_fed.personalisation.pairs import Floats, SiloPairs, Singles
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,17 +31,17 @@ class ItemModel:
     """Scores of a history x are (x L) R^T, or x L; private to the silo. Items of x have no meaningful score.
 
     Attributes:
-        left: L, float64 [n_items, k].
-        right: R, float64 [n_items, k]; None where L is all, [n_items, n_items].
+        left: L, float32 [n_items, k].
+        right: R, float32 [n_items, k]; None where L is all, [n_items, n_items].
     """
 
-    left: Floats
-    right: Floats | None
+    left: Singles
+    right: Singles | None
 
     def scores(self, histories: sparse.csr_matrix) -> Floats:
         """Float64 [n_users, n_items] for histories of ones."""
-        found = histories @ self.left
-        return np.asarray(found if self.right is None else found @ self.right.T)
+        found = histories.astype(np.float32) @ self.left
+        return np.asarray(found if self.right is None else found @ self.right.T, dtype=np.float64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,63 +62,50 @@ def through(model: ItemEmbeddings) -> Through:
     return Through(seeing=weights[:, None] * basis, back=inverse[:, None] * basis)
 
 
-def fit_item_model(
-    train: sparse.csr_matrix,
-    seen: Through,
-    *,
-    pull: float,
-    regularization: float,
-    largest_dense: int = LARGEST_DENSE,
-    rng: np.random.Generator,
-) -> ItemModel:
+def fit_item_model(pairs: SiloPairs, seen: Through | None, *, pull: float, regularization: float) -> ItemModel:
     """Fit to the users of a silo.
 
     Guarantees: none. The result depends on the silo's users without noise and must never leave the silo.
 
     Args:
-        train: histories of ones, csr [n_users, n_items].
-        seen: the released model.
+        pairs: of the silo's histories.
+        seen: the released model; None is enough without pull.
         pull: how much the released model's view of pairs counts against the silo's own.
-        regularization: of the inverse; about a third to two thirds of n_users.
-        largest_dense: catalogues above it are never held as n_items x n_items.
-        rng: chooses users where there are too many; not used otherwise.
+        regularization: of the inverse, in users.
     """
     checks.non_negative(pull=pull)
     checks.positive(regularization=regularization)
-    n_users, n_items = train.shape
-    if n_items > largest_dense and n_users > largest_dense:
-        train = train[np.sort(rng.choice(n_users, largest_dense, replace=False))]
-    scaled = _without_heavy_rows(train)
-    occurrence = np.asarray(scaled.multiply(scaled).sum(axis=0)).ravel()
-    pulled = _pulled_factor(scaled, seen, pull=pull)
-    diagonal = np.maximum(pull * occurrence - np.square(pulled).sum(axis=1), 0.0) + regularization
-    if train.shape[0] + pulled.shape[1] < n_items or n_items > largest_dense:
-        return _by_woodbury(np.hstack([scaled.toarray().T, pulled]), diagonal)
-    gramian = (scaled.T @ scaled).toarray() + pulled @ pulled.T
-    gramian[np.diag_indices_from(gramian)] += diagonal
-    inverse = linalg.inv(gramian, overwrite_a=True)
-    return ItemModel(left=-inverse / np.diag(inverse), right=None)
+    if pull and seen is None:
+        raise ConfigurationError("Expected a released model for pull > 0, got none.")
+    pulled = _pulled_factor(pairs, seen, pull=pull)
+    if pairs.dense is None:
+        single = pulled.astype(np.float32)
+        factor = np.hstack([pairs.factor, single]) if pairs.factor is not None else single
+        left_over = (1 + pull) * pairs.occurrence - np.square(factor).sum(axis=1, dtype=np.float64)
+        return _by_woodbury(factor, np.maximum(left_over, 0.0) + regularization)
+    gramian = pulled @ pulled.T
+    gramian += pairs.dense
+    missing = np.maximum((1 + pull) * pairs.occurrence - np.diag(gramian), 0.0)
+    gramian[np.diag_indices_from(gramian)] += missing + regularization
+    inverse = linalg.inv(gramian, overwrite_a=True, check_finite=False)
+    inverse /= -np.diag(inverse)
+    return ItemModel(left=inverse.astype(np.float32), right=None)
 
 
-def _without_heavy_rows(train: sparse.csr_matrix) -> sparse.csr_matrix:
-    sizes = np.maximum(np.diff(train.indptr), 1).astype(np.float64)
-    weights = (sizes / sizes.mean()) ** (-HEAVY / 2) if len(sizes) else sizes
-    return sparse.csr_matrix(sparse.diags(weights) @ train, dtype=np.float64)
-
-
-def _pulled_factor(scaled: sparse.csr_matrix, seen: Through, *, pull: float) -> Floats:
+def _pulled_factor(pairs: SiloPairs, seen: Through | None, *, pull: float) -> Floats:
     """F with F F^T = pull * H, [n_items, <= embedding_dim]."""
-    if not pull:
-        return np.zeros((scaled.shape[1], 0))
-    projected = scaled @ seen.seeing
+    if not pull or seen is None:
+        return np.zeros((len(pairs.occurrence), 0))
+    projected = pairs.histories @ seen.seeing
     values, vectors = np.linalg.eigh(projected.T @ projected)
     return np.asarray(seen.back @ (vectors * np.sqrt(pull * np.maximum(values, 0.0))))
 
 
-def _by_woodbury(factor: Floats, diagonal: Floats) -> ItemModel:
+def _by_woodbury(factor: Singles, diagonal: Floats) -> ItemModel:
     """-P_ij / P_jj off the diagonal as left right^T, from P = (diag + F F^T)^-1."""
-    shrunk = factor / diagonal[:, None]
-    core = np.eye(factor.shape[1]) + factor.T @ shrunk
-    left = linalg.cho_solve(linalg.cho_factor(core), shrunk.T).T
-    own = 1 / diagonal - (left * shrunk).sum(axis=1)
-    return ItemModel(left=left, right=shrunk / own[:, None])
+    shrunk = factor / diagonal.astype(np.float32)[:, None]
+    core = factor.T @ shrunk
+    core[np.diag_indices_from(core)] += 1
+    left = linalg.cho_solve(linalg.cho_factor(core, overwrite_a=True), shrunk.T, check_finite=False).T
+    own = 1 / diagonal - np.einsum("ij,ij->i", left, shrunk, dtype=np.float64)
+    return ItemModel(left=left, right=shrunk / own.astype(np.float32)[:, None])

@@ -1,104 +1,135 @@
-"""`recsys-fed compare` on a small federation: every line, the record, the picture, and what the sentences say."""
-
-import json
-import math
-from types import SimpleNamespace
+"""`recsys-fed compare` on a small federation: lines, record, the runs behind it, picture and page."""
 
 import numpy as np
 import pytest
-import torch
-from command_line import run_command
-from scipy import sparse
+from command_line import json_of, run_command
 
-from recsys_fed.comparison.compare import Compared
-from recsys_fed.comparison.lines import Line, averaged, item_groups, measured_by_silo
-from recsys_fed.comparison.record import sentences
+from recsys_fed.comparison.compare import Comparison
+from recsys_fed.config import FederationConfig, SimulationConfig
+from recsys_fed.errors import ConfigurationError
+from recsys_fed.simulation.runner import Simulation
+
+BOTH = [("global, user-only", 4.0), ("global, user-only", 8.0), ("global, silo-trusted", 4.0),
+        ("global, silo-trusted", 8.0)]  # fmt: skip
 
 
-def table(tmp_path, *, n_users=120, n_items=36):
+def table(folder, *, n_users=150, n_items=48):
     rng = np.random.default_rng(0)
     likely = np.where(np.arange(n_items) % 3 == (np.arange(n_users) % 3)[:, None], 0.5, 0.05)
     users, items = np.nonzero(rng.random((n_users, n_items)) < likely)
-    path = tmp_path / "t.csv"
+    path = folder / "t.csv"
     path.write_text("user,item\n" + "".join(f"{u},{i}\n" for u, i in zip(users, items, strict=True)))
     return path
 
 
-def test_the_command_compares_everything(tmp_path):
-    picture = tmp_path / "c.png"
-    code, out, err = run_command("compare", "--data", table(tmp_path), "--silos", 2, "--noise", "central", "--epsilons", "8,4",
-                    "--seeds", 2, "--plot", picture, "--set", "threads=1", "--json")  # fmt: skip
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """The folder, the picture and the record of a comparison of two silos, two budgets and two seeds."""
+    folder = tmp_path_factory.mktemp("compared")
+    arguments = ["compare", "--data", table(folder), "--silos", 2, "--noise", "central", "--epsilons", "8,4",
+                 "--seeds", 2, "--threads", 1, "--test-fraction", 0.25, "--output", folder / "out",
+                 "--plot", folder / "c.png"]  # fmt: skip
+    code, out, err = run_command(*arguments, "--json")
     assert code == 0, err
-    record = json.loads(out)
-    budgets = [(line["method"], line["epsilon"]) for line in record["lines"]]
-    both = [(name, e) for name in ("global, user-only", "global, silo-trusted") for e in (4.0, 8.0)]
-    assert set(budgets) == {
+    return folder, json_of(out)
+
+
+def lines_of(record):
+    return {(line["method"], line["epsilon"]): line for line in record["lines"]}
+
+
+def test_every_method_and_budget_has_a_line(compared):
+    lines = lines_of(compared[1])
+    assert set(lines) == {
         ("popularity", "inf"), ("private popularity", 4.0), ("private popularity", 8.0), ("local-only", "inf"),
-        *both, ("pooled, EASE", "inf"), ("global", "inf"),
+        *BOTH, ("global, user-only", "inf"), ("pooled EASE", "inf"), ("pooled implicit ALS", "inf"),
     }  # fmt: skip
-    lines = dict(zip(budgets, record["lines"], strict=True))
     for line in lines.values():
-        assert line["recall@20"]["low"] <= line["recall@20"]["mean"] <= line["recall@20"]["high"]
-    assert lines["pooled, EASE", "inf"]["ndcg@20"]["mean"] > 1.2 * lines["popularity", "inf"]["ndcg@20"]["mean"]
-    assert [silo["n_users"] for silo in record["silos"]] == [60, 60]
-    assert len(record["sentences"]) == 2
-    assert picture.read_bytes().startswith(b"\x89PNG")
+        for metric in ("recall@20", "ndcg@20"):
+            assert line[metric]["low"] <= line[metric]["mean"] <= line[metric]["high"]
+        assert (line["std_over_seeds"]["ndcg@20"] is not None) == (line["epsilon"] != "inf")
+    assert lines["pooled EASE", "inf"]["ndcg@20"]["mean"] > 1.2 * lines["popularity", "inf"]["ndcg@20"]["mean"]
 
 
-def two_silos():
-    train = sparse.csr_matrix(np.ones((6, 4)))
-    dataset = SimpleNamespace(name="x")
-    users = [np.array([0, 2, 4]), np.array([1, 3, 5])]
-    return SimpleNamespace(train=train, test=train, users_of_silo=users, dataset=dataset)
+def test_silos_groups_and_sentences_are_all_there(compared):
+    record = compared[1]
+    assert [silo["n_users"] for silo in record["silos"]] == [75, 75]
+    assert [text.split(":")[0] for text in record["sentences"]] == ["silo-0", "silo-1"]
+    for key, line in lines_of(record).items():
+        silos = [lines_of(silo)[key]["recall@20"]["mean"] for silo in record["silos"]]
+        assert np.mean(silos) == pytest.approx(line["recall@20"]["mean"], rel=1e-6)
+        activity = [group["mean"] for group in line["by_activity"].values()]
+        assert np.mean(activity) == pytest.approx(line["recall@20"]["mean"], rel=1e-6)
+        assert all(line["by_item_popularity"].values())
+    for silo in record["silos"]:
+        lines = lines_of(silo)
+        alone = lines["local-only", "inf"]["recall@20"]["mean"]
+        for gain in silo["gains"]:
+            joined = lines["global, silo-trusted", gain["epsilon"]]["recall@20"]["mean"]
+            assert gain["mean"] == pytest.approx(joined - alone)
 
 
-def line(method, values, epsilon=math.inf):
-    return Line(method=method, epsilon=epsilon, per_user={"recall@20": np.array(values)}, by_popularity={})
+def test_each_private_model_is_a_whole_run_with_ledgers_and_certificates(compared):
+    folder, record = compared
+    measured = []
+    for seed in (0, 1):
+        run = folder / "out" / f"epsilon-4-seed-{seed}"
+        code, out, err = run_command("privacy", "verify-run", run)
+        assert code == 0, out + err
+        found = json_of((run / "metrics.json").read_text())
+        assert 3.8 < max(found["epsilon_spent"].values()) <= 4.0
+        measured.append(found["metrics"]["recall@20"])
+    assert measured[0] != measured[1]
+    told = lines_of(record)["global, user-only", 4.0]
+    assert told["recall@20"]["mean"] == pytest.approx(np.mean(measured), abs=2e-4)
+    assert told["std_over_seeds"]["recall@20"] == pytest.approx(np.std(measured, ddof=1), abs=2e-4)
 
 
-@pytest.mark.parametrize(
-    ("gain", "said"), [(0.1, "joining pays by +0.1"), (-0.1, "it costs -0.1"), (None, "does not pay for sure")]
-)
-def test_the_sentence_follows_the_paired_interval(gain, said):
-    alone = np.linspace(0.2, 0.8, 6)
-    change = np.array([0.1, 0.1, -0.1, -0.1, 0.05, 0.05]) if gain is None else gain
-    lines = [line("local-only", alone), line("global, silo-trusted", alone + change, 8.0)]
-    compared = Compared(federation=two_silos(), first=lines, lines=lines, spreads={})
-    told = sentences(compared, rng=np.random.default_rng(0))
-    assert [text.split(":")[0] for text in told] == ["silo-0", "silo-1"]
-    assert all(said in text for text in told)
+def test_seeds_differ_in_noise_and_not_in_data(compared):
+    folder, _ = compared
+    settings = [(folder / "out" / f"epsilon-8-seed-{seed}" / "config.toml").read_text() for seed in (0, 1)]
+    assert ["data-seed = 0" in text for text in settings] == [True, True]
+    assert ["\nseed = 1" in text for text in settings] == [False, True]
 
 
-def test_a_silo_without_test_items_says_so():
-    lines = [line("local-only", [np.nan, 0.1] * 3), line("global, user-only", [np.nan, 0.2] * 3, 1.0)]
-    told = sentences(
-        Compared(federation=two_silos(), first=lines, lines=lines, spreads={}), rng=np.random.default_rng(0)
-    )
-    assert "nothing can be said" in told[0]
-    assert "joining pays by +0.1" in told[1]
+def test_the_picture_and_the_page(compared):
+    folder, record = compared
+    assert (folder / "c.png").read_bytes().startswith(b"\x89PNG")
+    code, _, err = run_command("report", folder / "out")
+    assert code == 0, err
+    page = (folder / "out" / "report.html").read_text()
+    assert "Should we federate?" in page
+    assert all(text.replace("+", "+") in page for text in record["sentences"])
+    assert f"{record['lines'][0]['recall@20']['mean']:.4f}" in page
 
 
-def test_users_are_averaged_over_the_seeds_in_which_they_were_measured():
-    found = averaged([line("m", [0.0, np.nan, np.nan]), line("m", [1.0, 0.5, np.nan])])
-    np.testing.assert_array_equal(found.per_user["recall@20"], [0.5, 0.5, np.nan])
+def test_the_table_in_the_terminal_ends_with_the_sentences(compared, monkeypatch):
+    from recsys_fed.report.comparison import print_comparison
+
+    monkeypatch.setenv("COLUMNS", "160")
+    import io
+    from contextlib import redirect_stdout
+
+    text = io.StringIO()
+    with redirect_stdout(text):
+        print_comparison(compared[1])
+    shown = text.getvalue()
+    assert shown.index("popularity") < shown.index("pooled EASE") < shown.index("silo-0:") < shown.index("silo-1:")
+    assert shown.rstrip().endswith(compared[1]["note"])
 
 
-def test_each_group_of_items_has_a_third_of_the_interactions():
-    train = sparse.csr_matrix((np.random.default_rng(0).random((300, 40)) < np.linspace(0.9, 0.02, 40)).astype(float))
-    groups, counts = item_groups(train), np.asarray(train.sum(axis=0)).ravel()
-    assert sum(members.astype(int) for members in groups.values()).tolist() == [1] * 40
-    shares = [counts[members].sum() / counts.sum() for members in groups.values()]
-    assert shares == pytest.approx([1 / 3] * 3, abs=0.08)
-    assert counts[groups["frequent items"]].min() >= counts[groups["rare items"]].max()
+NONSENSE = [["--epsilons", "8,x"], ["--epsilons", "0"], ["--epsilons", "inf"], ["--seeds", 0], ["--new-items", 1]]
 
 
-def test_every_silo_is_scored_by_its_own_scorer():
+@pytest.mark.parametrize("arguments", NONSENSE)
+def test_nonsense_is_refused(arguments):
+    code, _, err = run_command("compare", "--data", "generated:users=60,items=30,interactions=8", *arguments)
+    assert code == 2
+    assert "Expected" in err
 
-    federation = two_silos()
-    federation.train = sparse.csr_matrix((6, 30))
-    federation.test = sparse.csr_matrix(([1.0] * 6, (range(6), [29] * 6)), shape=(6, 30))
-    ranks = {0: torch.arange(30.0), 1: -torch.arange(30.0)}
-    found, _ = measured_by_silo(
-        federation, lambda silo, train: lambda rows: ranks[silo].repeat(len(range(3)[rows]), 1)
-    )
-    np.testing.assert_array_equal(found["recall@20"], [1, 0] * 3)
+
+def test_seeds_follow_each_other():
+    simulation = Simulation(federation=FederationConfig(seed=5), data=SimulationConfig())
+    assert Comparison(simulation=simulation, n_seeds=3).seeds == (5, 6, 7)
+    with pytest.raises(ConfigurationError, match="n_seeds"):
+        Comparison(simulation=simulation, n_seeds=0)

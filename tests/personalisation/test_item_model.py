@@ -1,4 +1,4 @@
-"""The silo's item model: EASE on its own, both forms alike, and nearer to the truth with a released model's help."""
+"""The silo's item model: EASE on its own, all forms alike, and nearer to the truth with a released model's help."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,9 @@ from scipy import sparse
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.evaluation.baselines import ease
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
-from recsys_fed.personalisation import item_model as module
+from recsys_fed.personalisation import pairs as module
 from recsys_fed.personalisation.item_model import fit_item_model, through
+from recsys_fed.personalisation.pairs import silo_pairs
 
 
 def planted(n_users, *, n_items=40, groups=4, seed=0):
@@ -27,9 +28,8 @@ def released(train, *, dim=4):
     )  # fmt: skip
 
 
-def fit(train, seen, *, pull, regularization=3.0, **settings):
-    rng = np.random.default_rng(0)
-    return fit_item_model(train, seen, pull=pull, regularization=regularization, rng=rng, **settings)
+def fit(train, seen, *, pull, regularization=3.0, **form):
+    return fit_item_model(silo_pairs(train, **form), seen, pull=pull, regularization=regularization)
 
 
 def outside(scores, train):
@@ -41,28 +41,59 @@ def test_without_pull_and_with_equal_rows_it_is_ease(monkeypatch):
     monkeypatch.setattr(module, "HEAVY", 0.0)
     found = fit(train, through(released(train)), pull=0.0).scores(train)
     plain = ease(train, regularization=3.0)(slice(0, 60)).numpy()
-    np.testing.assert_allclose(outside(found, train), outside(plain, train), rtol=1e-8)
+    np.testing.assert_allclose(outside(found, train), outside(plain, train), atol=1e-6)
 
 
-@pytest.mark.parametrize("pull", [0.0, 2.0])
-@pytest.mark.parametrize("n_users", [12, 100])
-def test_both_forms_give_the_dense_formula(n_users, pull):
-    """12 users are fewer than the 40 items, 100 are more; a small `largest_dense` forces the slim form."""
-    train, seen = planted(n_users), through(released(planted(500, seed=1)))
+def dense_formula(train, seen, *, pull, regularization=3.0):
     sizes = np.maximum(np.asarray(train.sum(axis=1)).ravel(), 1)
     x = train.toarray() * (sizes / sizes.mean())[:, None] ** -0.25
     gramian, projected = x.T @ x, x @ seen.seeing
     view = seen.back @ (projected.T @ projected) @ seen.back.T
     np.fill_diagonal(view, np.maximum(np.diag(gramian), np.diag(view)))
-    inverse = np.linalg.inv(gramian + pull * view + 3.0 * np.eye(40))
-    plain = outside(train @ (-inverse / np.diag(inverse)), train)
-    model = fit(train, seen, pull=pull)
-    assert (model.right is None) == (n_users == 100)
-    np.testing.assert_allclose(outside(model.scores(train), train), plain, rtol=1e-7)
-    # At most 39 users are kept below this bound, so it is the same users only where they are that few.
-    if n_users == 12:
-        slim = fit(train, seen, pull=pull, largest_dense=39)
-        np.testing.assert_allclose(outside(slim.scores(train), train), plain, rtol=1e-7)
+    inverse = np.linalg.inv(gramian + pull * view + regularization * np.eye(train.shape[1]))
+    return outside(train @ (-inverse / np.diag(inverse)), train)
+
+
+FORMS = [
+    (100, {}, "dense"),  # as many users as items, or more
+    (12, {}, "users"),
+    (12, {"largest_dense": 39}, "users"),  # a large catalogue, few users
+    (100, {"largest_dense": 39, "largest_rank": 100}, "users"),
+]
+
+
+@pytest.mark.parametrize("pull", [0.0, 2.0])
+@pytest.mark.parametrize(("n_users", "form", "held"), FORMS)
+def test_every_form_gives_the_dense_formula(n_users, form, held, pull):
+    train, seen = planted(n_users), through(released(planted(500, seed=1)))
+    pairs = silo_pairs(train, **form)
+    assert (pairs.dense is not None) == (held == "dense")
+    model = fit(train, seen, pull=pull, **form)
+    np.testing.assert_allclose(
+        outside(model.scores(train), train), dense_formula(train, seen, pull=pull), rtol=2e-4, atol=1e-5
+    )
+
+
+def test_the_low_rank_form_keeps_how_often_items_occur_and_nears_the_whole():
+    train, seen = planted(300), through(released(planted(500, seed=1)))
+    whole = dense_formula(train, seen, pull=1.0)
+    likeness = []
+    for rank in (3, 12, 38):
+        form = {"largest_dense": 39, "largest_rank": rank}
+        pairs = silo_pairs(train, **form)
+        assert pairs.dense is None
+        assert pairs.factor.shape == (40, rank)
+        assert (np.square(pairs.factor).sum(axis=1) <= pairs.occurrence + 1e-9).all()
+        found = outside(fit(train, seen, pull=1.0, **form).scores(train), train)
+        likeness.append(np.corrcoef(found, whole)[0, 1])
+    assert 0.7 < likeness[0] < likeness[1] < likeness[2]
+    assert likeness[2] > 0.95
+
+
+def test_the_low_rank_form_is_the_same_each_time():
+    train = planted(300)
+    first, second = (silo_pairs(train, largest_dense=39, largest_rank=5).factor for _ in range(2))
+    np.testing.assert_array_equal(first, second)
 
 
 def test_the_released_view_helps_a_small_silo():
@@ -75,16 +106,16 @@ def test_the_released_view_helps_a_small_silo():
     assert better[1] > better[0] + 0.05
 
 
-def test_large_silos_of_large_catalogues_use_some_users_only():
-    train = planted(200)
-    found = fit(train, through(released(train)), pull=0.0, largest_dense=30)
-    assert found.left.shape == (40, 30)
-    assert np.isfinite(found.scores(train)).all()
-
-
 def test_settings_out_of_range_are_refused():
     train = planted(5)
     with pytest.raises(ConfigurationError, match="pull"):
         fit(train, through(released(train)), pull=-1.0)
     with pytest.raises(ConfigurationError, match="regularization"):
         fit(train, through(released(train)), pull=0.0, regularization=0.0)
+    with pytest.raises(ConfigurationError, match="largest_rank"):
+        silo_pairs(train, largest_rank=0)
+
+
+def test_a_pull_needs_a_released_model():
+    with pytest.raises(ConfigurationError, match="released"):
+        fit_item_model(silo_pairs(planted(5)), None, pull=1.0, regularization=1.0)
