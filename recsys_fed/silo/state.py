@@ -2,6 +2,8 @@
 
     model-HASH.safetensors   the released item embeddings: public
     users-HASH.sealed        pseudonyms, vectors and histories of the silo's users for that model: encrypted
+    personal-HASH.sealed     the silo's own model beside it, for personalisation = "silo-trusted": encrypted
+    residual-HASH.npy        the same as `silo residual` writes it for the silo's service: not encrypted
     current.json             which HASH is in use; replaced last, so a crash leaves the version before
 
 HASH is the SHA-256 of the model's file, 16 digits of it in names. User vectors of one model are never used with
@@ -23,9 +25,11 @@ from recsys_fed.errors import DataFormatError, DataNotFoundError
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
 from recsys_fed.models.users import user_vectors
+from recsys_fed.personalisation.silo_model import SiloModel
 from recsys_fed.signing.canonical import sha256
+from recsys_fed.silo.personal import fitted, packed, residual_of, unpacked
 from recsys_fed.silo.sealing import read_sealed, write_sealed
-from recsys_fed.silo.secret import SiloSecret
+from recsys_fed.silo.secret import OWNER_ONLY, SiloSecret
 
 _PURPOSE, _CURRENT = "stored state", "current.json"
 _DIGITS = 16
@@ -111,6 +115,28 @@ class StateFolder:
         model_hash = self.current()
         return _unpacked(read_sealed(self._users(model_hash), key=self._key, label=model_hash))
 
+    def personal(self) -> SiloModel:
+        """The silo's own model beside the one in use, fitted to all users when it is first asked for, and sealed.
+
+        Private to the silo, and no function of each user's own history alone: for "silo-trusted" only.
+        """
+        model_hash, released = self.current(), self.model()
+        path, label = self._personal(model_hash), f"personal {model_hash}"
+        if path.is_file():
+            return unpacked(read_sealed(path, key=self._key, label=label), released)
+        model = fitted(self.users().histories, released, purpose=label)
+        write_sealed(path, packed(model), key=self._key, label=label)
+        return model
+
+    def write_residual(self) -> Path:
+        """Write the silo's own model as the table that its service reads, mode 0600, whole or not at all."""
+        path = self._folder / f"residual-{self.current()[:_DIGITS]}.npy"
+        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, OWNER_ONLY), "wb") as file:
+            np.save(file, residual_of(self.personal()))
+        partial.replace(path)
+        return path
+
     def _make_current(self, model_hash: str) -> None:
         """Point to a version; those before the last one are removed."""
         before = self.current() if (self._folder / _CURRENT).is_file() else model_hash
@@ -120,16 +146,20 @@ class StateFolder:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self._folder / _CURRENT)
-        kept = {path.name for name in (before, model_hash) for path in (self._model(name), self._users(name))}
-        for path in (*self._folder.glob("model-*.safetensors"), *self._folder.glob("users-*.sealed")):
-            if path.name not in kept:
-                path.unlink(missing_ok=True)
+        kept = {name[:_DIGITS] for name in (before, model_hash)}
+        for pattern in ("model-*.safetensors", "users-*.sealed", "personal-*.sealed", "residual-*.npy"):
+            for path in self._folder.glob(pattern):
+                if path.stem.partition("-")[2] not in kept:
+                    path.unlink(missing_ok=True)
 
     def _model(self, model_hash: str) -> Path:
         return self._folder / f"model-{model_hash[:_DIGITS]}.safetensors"
 
     def _users(self, model_hash: str) -> Path:
         return self._folder / f"users-{model_hash[:_DIGITS]}.sealed"
+
+    def _personal(self, model_hash: str) -> Path:
+        return self._folder / f"personal-{model_hash[:_DIGITS]}.sealed"
 
 
 def _packed(state: UserState) -> bytes:
