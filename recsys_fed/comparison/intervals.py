@@ -72,9 +72,8 @@ def _draws(n_users: int, resamples: int, rng: np.random.Generator) -> Iterator[n
 def _means(values: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Mean of each resample under each seed, [n_chunk, n_seeds]; NaN where nobody was drawn whom it concerns."""
     known = ~np.isnan(values[0])
-    drawn = counts[:, known]
-    weights = drawn.sum(axis=1, keepdims=True)
-    sums = drawn @ values[:, known].T
+    weights = (counts @ known.astype(np.float64))[:, None]
+    sums = counts @ np.where(known, values, 0.0).T
     return np.asarray(np.divide(sums, weights, out=np.full(sums.shape, np.nan), where=weights > 0))
 
 

@@ -20,12 +20,12 @@ def test_the_interval_is_that_of_the_normal_approximation():
     assert found.high == pytest.approx(values.mean() + half, abs=0.1 * half)
 
 
-@pytest.mark.parametrize(("level", "low", "high"), [(0.95, 0.90, 0.98), (0.5, 0.42, 0.58)])
+@pytest.mark.parametrize(("level", "low", "high"), [(0.95, 0.89, 0.985), (0.5, 0.42, 0.58)])
 def test_it_covers_the_truth_as_often_as_it_says(level, low, high):
     rng = np.random.default_rng(2)
     covered = []
-    for seed in range(400):
-        found = interval(rng.standard_normal(100), seed=seed, resamples=300, level=level)
+    for seed in range(200):
+        found = interval(rng.standard_normal(100), seed=seed, resamples=200, level=level)
         covered.append(found.low < 0 < found.high)
     assert low < np.mean(covered) < high
 
