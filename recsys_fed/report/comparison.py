@@ -24,7 +24,7 @@ def print_comparison(record: Mapping[str, Any]) -> None:
     console = Console()
     console.print(
         f"[bold]{record['data']}: {record['n_users']:,} users, {record['n_items']:,} items, "
-        f"{record['n_silos']} silos, {record['n_seeds']} seeds[/]", soft_wrap=True,
+        f"{record['n_silos']} silos; seeds: {record['n_seeds']}[/]", soft_wrap=True,
     )  # fmt: skip
     console.print(_table(record, ("Recall@20", "NDCG@20"), figure_cells))
     console.print(INTERVALS, style="dim")

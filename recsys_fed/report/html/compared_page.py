@@ -36,7 +36,7 @@ def compared_sections(record: Mapping[str, Any]) -> Iterator[Section]:
         ],
         paragraphs=[
             f"{record['data']}: {record['n_users']:,} users, {record['n_items']:,} items, {record['n_silos']} silos, "
-            f"{record['n_seeds']} seeds, noise {record['noise']}. {INTERVALS.capitalize()}.",
+            f"noise {record['noise']}; seeds: {record['n_seeds']}. {INTERVALS.capitalize()}.",
             f"{record['note'].capitalize()}.",
         ],
         charts=[_chart(record)],
