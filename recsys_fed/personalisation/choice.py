@@ -119,8 +119,8 @@ def _measured(
     models: list[tuple[Recipe, ItemModel | None, float]] = [(local, None, local_scores[1])]
     for pull, part in product(PULLS, PULLED_STRENGTHS):
         recipe = Recipe(own_weight=math.inf, pull=pull, regularization=part)
-        model = fit_item_model(fold.pairs, seen, pull=pull, regularization=strength(recipe, fold.n_users))
-        models.append((recipe, model, spread(model.scores(fold.some))))
+        pulled = fit_item_model(fold.pairs, seen, pull=pull, regularization=strength(recipe, fold.n_users))
+        models.append((recipe, pulled, spread(pulled.scores(fold.some))))
     rows = max(1, _CELLS // fold.kept.shape[1])
     for start in range(0, fold.kept.shape[0], rows):
         block = slice(start, start + rows)
