@@ -102,13 +102,14 @@ def choose_on(folds: tuple[Fold, ...], own: Alone, released: ItemEmbeddings) -> 
     for fold, scores in zip(folds, own.scores, strict=True):
         for recipe, found in _measured(fold, own.recipe, scores, released, seen):
             values.setdefault(recipe, []).append(found)
-    per_user = dict(own.per_user) | _joined(values)
+    # Of equal ones the first: the released model as it is, where few users tell nothing apart.
+    per_user = _joined(values) | dict(own.per_user)
     validation = {recipe: float(found.mean()) for recipe, found in per_user.items()}
     best = max(validation, key=validation.__getitem__)
     gain = per_user[best] - per_user[own.recipe]
-    error = float(gain.std(ddof=1)) / math.sqrt(len(gain)) if len(gain) >= _ENOUGH_USERS else 0.0
-    taken = best if gain.mean() > error else own.recipe
-    return Choice(recipe=taken, alone=own.recipe, validation=validation)
+    few = len(gain) < _ENOUGH_USERS
+    better = few or gain.mean() > gain.std(ddof=1) / math.sqrt(len(gain))
+    return Choice(recipe=best if better else own.recipe, alone=own.recipe, validation=validation)
 
 
 def _measured(

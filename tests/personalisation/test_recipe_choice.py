@@ -107,6 +107,11 @@ def test_blocks_of_users_do_not_change_what_is_measured(monkeypatch):
     assert parts.validation == pytest.approx(whole.validation)
 
 
+def test_where_few_users_tell_nothing_apart_the_released_model_is_taken():
+    train = sparse.csr_matrix(([1.0] * 8, ([0, 0, 1, 1, 2, 2, 3, 3], range(8))), shape=(4, 48))
+    assert choose(train, model_of(np.zeros((48, 2))), rng=np.random.default_rng(0)).recipe.name == "user-only"
+
+
 def test_a_gain_within_its_standard_error_is_not_taken(monkeypatch):
     folds = folds_of(planted(80), rng=np.random.default_rng(7))
     own = alone(folds)
