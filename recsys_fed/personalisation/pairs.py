@@ -23,7 +23,7 @@ Singles = npt.NDArray[np.float32]
 # A history of n items counts n^-HEAVY in sums of squares: X has rows scaled by n^(-HEAVY / 2).
 HEAVY = 0.5
 LARGEST_DENSE = 20_000
-LARGEST_RANK = 1_000
+FEW_USERS, LARGEST_RANK = 2_000, 500
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +44,11 @@ class SiloPairs:
 
 
 def silo_pairs(
-    train: sparse.csr_matrix, *, largest_dense: int = LARGEST_DENSE, largest_rank: int = LARGEST_RANK
+    train: sparse.csr_matrix,
+    *,
+    largest_dense: int = LARGEST_DENSE,
+    few_users: int = FEW_USERS,
+    largest_rank: int = LARGEST_RANK,
 ) -> SiloPairs:
     """Count the pairs of a silo's histories, csr [n_users, n_items] of ones.
 
@@ -53,15 +57,16 @@ def silo_pairs(
     Args:
         train: the histories.
         largest_dense: catalogues above it are never held as n_items x n_items.
-        largest_rank: then, columns of F at most; with fewer users than this nothing is left out.
+        few_users: then, so many have a column each in F, and nothing is left out.
+        largest_rank: columns of F with more users.
     """
-    checks.at_least(1, largest_dense=largest_dense, largest_rank=largest_rank)
+    checks.at_least(1, largest_dense=largest_dense, few_users=few_users, largest_rank=largest_rank)
     n_users, n_items = train.shape
     scaled = _without_heavy_rows(train)
     occurrence = np.asarray(scaled.multiply(scaled).sum(axis=0)).ravel()
     if n_items <= largest_dense and n_users >= n_items:
         return SiloPairs(histories=scaled, occurrence=occurrence, dense=(scaled.T @ scaled).toarray(), factor=None)
-    few = n_users <= largest_rank or n_items <= largest_dense
+    few = n_users <= few_users or n_items <= largest_dense
     factor = scaled.astype(np.float32).toarray().T if few else _leading(scaled, largest_rank)
     return SiloPairs(histories=scaled, occurrence=occurrence, dense=None, factor=factor)
 

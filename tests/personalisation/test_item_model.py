@@ -58,7 +58,7 @@ FORMS = [
     (100, {}, "dense"),  # as many users as items, or more
     (12, {}, "users"),
     (12, {"largest_dense": 39}, "users"),  # a large catalogue, few users
-    (100, {"largest_dense": 39, "largest_rank": 100}, "users"),
+    (100, {"largest_dense": 39, "few_users": 100}, "users"),
 ]
 
 
@@ -79,7 +79,7 @@ def test_the_low_rank_form_keeps_how_often_items_occur_and_nears_the_whole():
     whole = dense_formula(train, seen, pull=1.0)
     likeness = []
     for rank in (3, 12, 38):
-        form = {"largest_dense": 39, "largest_rank": rank}
+        form = {"largest_dense": 39, "few_users": 10, "largest_rank": rank}
         pairs = silo_pairs(train, **form)
         assert pairs.dense is None
         assert pairs.factor.shape == (40, rank)
@@ -92,7 +92,7 @@ def test_the_low_rank_form_keeps_how_often_items_occur_and_nears_the_whole():
 
 def test_the_low_rank_form_is_the_same_each_time():
     train = planted(300)
-    first, second = (silo_pairs(train, largest_dense=39, largest_rank=5).factor for _ in range(2))
+    first, second = (silo_pairs(train, largest_dense=39, few_users=10, largest_rank=5).factor for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
