@@ -124,6 +124,8 @@ class SimulationConfig:
         ledgers: folder of the simulated silos' ledgers and keys; what they hold counts. "" is a new one a run.
         epsilon_limit: limit of a new ledger, over all runs that use it; 0 takes the run's epsilon.
         block_interactions: silos with more interactions train from disk, in blocks; 0 holds all in memory.
+        data_seed: of random splits and of who is in which silo; -1 takes the run's seed. With one of its own, runs
+            of several seeds differ in start and noise alone.
     """
 
     data: str = ""
@@ -137,9 +139,11 @@ class SimulationConfig:
     ledgers: str = ""
     epsilon_limit: float = 0.0
     block_interactions: int = 0
+    data_seed: int = -1
 
     def __post_init__(self) -> None:
         checks.at_least(0, block_interactions=self.block_interactions)
+        checks.at_least(-1, data_seed=self.data_seed)
         checks.fraction(test_fraction=self.test_fraction)
         checks.positive(skew=self.skew)
         if self.epsilon_limit:

@@ -69,11 +69,12 @@ def api(  # noqa: PLR0913  (one argument a flag)
     where = replace(
         read.api, host=read.api.host if host is None else host, port=read.api.port if port is None else port
     )
-    read = replace(read, api=where)
     place = ServicePlace(folder=state, store=store)
     place.key()
     if silo is not None:
-        model, catalogue, ledger = _of_silo(silo)
+        model, catalogue, ledger, residual, level = _of_silo(silo, residual)
+        where = replace(where, personalisation=level or where.personalisation)
+    read = replace(read, api=where)
     source = _source(model, catalogue, residual)
     if source is not None:
         _pack(source, state)
@@ -175,15 +176,29 @@ def _source(model: Path | None, catalogue: Path | None, residual: Path | None) -
     if model is None:
         return None
     place = model / MODEL_FILE if (model / MODEL_FILE).is_file() else model
-    return ModelSource(place=place, catalogue=catalogue or place.parent / CATALOGUE_FILE, residual=residual)
+    return ModelSource(place=place, catalogue=catalogue or place.parent / CATALOGUE_FILE, weights=residual)
 
 
-def _of_silo(folder: Path) -> tuple[Path, Path, str]:
-    """State folder, catalogue and ledger of a silo that takes part in training."""
+def _of_silo(folder: Path, residual: Path | None) -> tuple[Path, Path, str, Path | None, str]:
+    """State folder, catalogue, ledger, residual and level of personalisation of a silo that takes part in training.
+
+    Under "silo-trusted" there is one residual a model, in the state folder. The level is "" where silo.toml leaves it
+    to serving.toml and --residual.
+    """
+    from recsys_fed.serving.takeover import ModelSource  # noqa: PLC0415
     from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415
 
     settings = read_silo_settings(folder)
-    return Path(settings.state), Path(settings.catalogue), settings.ledger
+    state, level = Path(settings.state), ""
+    if settings.personalisation == "silo-trusted" and residual is None:
+        residual, level = state, settings.personalisation
+        wanted = ModelSource(place=state, catalogue=state, weights=state).residual
+        if wanted is None or not wanted.is_file():
+            raise ConfigurationError(
+                f"Expected the silo's own model of its newest training at {wanted}. "
+                f"Run recsys-fed silo residual {folder}."
+            )
+    return state, Path(settings.catalogue), settings.ledger, residual, level
 
 
 def _pack(source: Any, state: Path) -> None:

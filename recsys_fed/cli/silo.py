@@ -34,7 +34,8 @@ def init(  # noqa: PLR0913  (one argument a flag)
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     threads: Annotated[int, typer.Option(help="Of the numerical libraries; 0 takes all processors.")] = 0,
     personalisation: Annotated[
-        str, typer.Option(help="user-only: vectors from the model and the own history.")
+        str,
+        typer.Option(help="user-only: from the model and the own history; silo-trusted: also from the silo's users."),
     ] = "user-only",
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE of [data], such as since=2026-01-01.")
@@ -177,6 +178,25 @@ def export(
     say(f"wrote recommendations of {count} users to {output}")
 
 
+@app.command()
+def residual(folder: Folder) -> None:
+    """Write the silo's own model for `silo api --silo DIR`, for personalisation silo-trusted, after each training."""
+    from recsys_fed.errors import ConfigurationError  # noqa: PLC0415
+    from recsys_fed.report.deployment import say  # noqa: PLC0415
+    from recsys_fed.silo.passphrase import passphrase  # noqa: PLC0415
+    from recsys_fed.silo.secret import SiloSecret  # noqa: PLC0415
+    from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415
+    from recsys_fed.silo.state import StateFolder  # noqa: PLC0415
+
+    settings = read_silo_settings(folder)
+    if settings.personalisation != "silo-trusted":
+        raise ConfigurationError(
+            f"Expected personalisation = silo-trusted in silo.toml, got {settings.personalisation}."
+        )
+    secret = SiloSecret.load(Path(settings.secret_key), passphrase=passphrase())
+    say(f"wrote {StateFolder(Path(settings.state), secret).write_residual()}")
+
+
 def _recommender(folder: Path) -> "Recommender":
     from recsys_fed.catalogue.items import Catalogue  # noqa: PLC0415
     from recsys_fed.silo.passphrase import passphrase  # noqa: PLC0415
@@ -189,4 +209,5 @@ def _recommender(folder: Path) -> "Recommender":
     settings = read_silo_settings(folder)
     secret = SiloSecret.load(Path(settings.secret_key), passphrase=passphrase())
     catalogue = Catalogue.load(settings.catalogue)
-    return open_recommender(StateFolder(Path(settings.state), secret), catalogue, Pseudonyms(secret))
+    state = StateFolder(Path(settings.state), secret)
+    return open_recommender(state, catalogue, Pseudonyms(secret), personalisation=settings.personalisation)

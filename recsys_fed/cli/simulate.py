@@ -80,7 +80,7 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics record as JSON.")] = False,
 ) -> None:
     """Train and evaluate a private federation of simulated silos."""
-    flags = _run_keys(locals())
+    flags = run_keys(locals())
     from recsys_fed.report.terminal import simulation_progress  # noqa: PLC0415
     from recsys_fed.simulation import runner  # noqa: PLC0415
     from recsys_fed.simulation.apps import scenario_path  # noqa: PLC0415
@@ -128,7 +128,7 @@ def settings_of(pairs: Sequence[str]) -> dict[str, object]:
     return keys
 
 
-def _run_keys(arguments: dict[str, Any]) -> dict[str, Any]:
+def run_keys(arguments: dict[str, Any]) -> dict[str, Any]:
     """The flags that were given, as keys of a run: embedding_dim=16 is embedding-dim = 16."""
     names = {name: name.replace("_", "-") for name in arguments} | {
         "schedule": "dp-sgd.schedule",

@@ -46,13 +46,19 @@ class SimulatedFederation:
     users_of_silo: list[npt.NDArray[np.int64]]
 
 
-@lru_cache(maxsize=4)
 def simulated_federation(config: SimulationConfig, *, silos: int, seed: int) -> SimulatedFederation:
     """Read, split and spread a data set; the same arguments give the same federation in every process.
+
+    A data seed of the configuration counts in the place of `seed`.
 
     Raises:
         DataError, ConfigurationError: see `open_dataset`, `split` and `partition`.
     """
+    return _federation(config, silos=silos, seed=seed if config.data_seed < 0 else config.data_seed)
+
+
+@lru_cache(maxsize=4)
+def _federation(config: SimulationConfig, *, silos: int, seed: int) -> SimulatedFederation:
     dataset = open_dataset(config.data or None, columns=columns_of(config.columns))
     is_test = split(
         dataset,

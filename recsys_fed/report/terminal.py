@@ -84,7 +84,7 @@ def print_recommendations(result: Mapping[str, Any]) -> None:
         console.print(f"history: {item['item']} {item['title']}", markup=False, highlight=False)
     table = Table("rank", "item", "title", "score")
     for row in result["recommendations"]:
-        table.add_row(str(row["rank"]), row["item"], row["title"], f"{row['score']:.4f}")
+        table.add_row(str(row["rank"]), row["item"], row["title"], f"{row['score']:.4f}" + " new" * row["new"])
     console.print(table)
 
 

@@ -25,29 +25,45 @@ class ModelSource:
     Attributes:
         place: a model's file that is replaced when there is a new one, or the state folder of a silo that takes part
             in training, whose current.json names the newest.
-        catalogue: the public items. residual: see `packing`.
+        catalogue: the public items.
+        weights: the residual's file, see `packing`; or the state folder of a silo, which has one for each model: a
+            model without one is not taken over until it is there. None serves without.
     """
 
     place: Path
     catalogue: Path
-    residual: Path | None = None
+    weights: Path | None = None
 
     @property
     def model(self) -> Path:
         """The newest model's file; it need not be there."""
-        pointer = self.place / "current.json"
-        if not pointer.is_file():
-            return self.place
-        named = str(json.loads(pointer.read_text(encoding="utf-8"))["model"])
-        return self.place / f"model-{named[:DIGITS]}.safetensors"
+        named = _current(self.place)
+        return self.place if named is None else self.place / f"model-{named}.safetensors"
+
+    @property
+    def residual(self) -> Path | None:
+        """The residual of the newest model; it need not be there."""
+        named = None if self.weights is None else _current(self.weights)
+        return self.weights if self.weights is None or named is None else self.weights / f"residual-{named}.npy"
 
     def stamp(self) -> tuple[str, int, int] | None:
-        """Changes when there is a new model; None where there is none."""
+        """Changes when there is a new model; None where there is none, or none that can be served yet."""
         try:
             status = self.model.stat()
         except OSError:
             return None
-        return (self.model.name, status.st_mtime_ns, status.st_size)
+        residual = self.residual
+        return None if residual is not None and not residual.is_file() else (
+            self.model.name, status.st_mtime_ns, status.st_size
+        )  # fmt: skip
+
+
+def _current(folder: Path) -> str | None:
+    """The name of the newest model in a silo's state folder; None for other places."""
+    pointer = folder / "current.json"
+    if not pointer.is_file():
+        return None
+    return str(json.loads(pointer.read_text(encoding="utf-8"))["model"])[:DIGITS]
 
 
 class TakeOver:

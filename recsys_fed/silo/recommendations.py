@@ -16,6 +16,7 @@ from recsys_fed.errors import ConfigurationError, DataFormatError
 from recsys_fed.evaluation.ranking import top_items
 from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.models.users import scores
+from recsys_fed.personalisation.silo_model import SiloModel
 from recsys_fed.silo.pseudonyms import Pseudonyms
 from recsys_fed.silo.state import StateFolder, UserState
 
@@ -25,12 +26,16 @@ _SCHEMA = pa.schema([("user", pa.string()), ("rank", pa.int32()), ("item", pa.st
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recommender:
-    """A silo's users, their model and the catalogue it is about."""
+    """A silo's users, their model and the catalogue it is about.
+
+    `personal` is the silo's own model, where its operator has chosen "silo-trusted".
+    """
 
     model: ItemEmbeddings
     state: UserState
     catalogue: Catalogue
     pseudonyms: Pseudonyms
+    personal: SiloModel | None = None
 
     def __post_init__(self) -> None:
         if self.model.catalogue_hash != self.catalogue.content_hash:
@@ -40,16 +45,30 @@ class Recommender:
 
     def best(self, rows: Sequence[int], k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Items [n, k] of users by row, best first, without what they have interacted with, and their scores."""
-        ranked = scores(self.model, self.state.vectors[list(rows)])
+        if self.personal is None:
+            ranked = scores(self.model, self.state.vectors[list(rows)])
+        else:
+            ranked = torch.from_numpy(self.personal.scores(self.state.histories[list(rows)])).float()
         seen = self.state.histories[list(rows)].nonzero()
         ranked[torch.from_numpy(seen[0].astype(np.int64)), torch.from_numpy(seen[1].astype(np.int64))] = -torch.inf
         best = top_items(ranked, min(k, self.catalogue.n_items))
         return best, ranked.gather(1, best)
 
 
-def open_recommender(folder: StateFolder, catalogue: Catalogue, pseudonyms: Pseudonyms) -> Recommender:
-    """Open the state of a silo for recommendations; see `StateFolder` for what it refuses."""
-    return Recommender(model=folder.model(), state=folder.users(), catalogue=catalogue, pseudonyms=pseudonyms)
+def open_recommender(
+    folder: StateFolder, catalogue: Catalogue, pseudonyms: Pseudonyms, *, personalisation: str = "user-only"
+) -> Recommender:
+    """Open the state of a silo for recommendations; see `StateFolder` for what it refuses.
+
+    Under "silo-trusted" the silo's own model is fitted here, if that was not done since the last training.
+    """
+    return Recommender(
+        model=folder.model(),
+        state=folder.users(),
+        catalogue=catalogue,
+        pseudonyms=pseudonyms,
+        personal=folder.personal() if personalisation == "silo-trusted" else None,
+    )
 
 
 def recommend_user(recommender: Recommender, user: str, *, k: int = 10) -> list[dict[str, Any]]:

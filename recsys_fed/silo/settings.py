@@ -12,7 +12,7 @@ from recsys_fed.config import FederationConfig, flattened, known_key, parse
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 
 FILE = "silo.toml"
-PERSONALISATION = ("user-only",)
+PERSONALISATION = ("user-only", "silo-trusted")
 SOURCES = ("csv", "parquet", "sqlite", "postgresql")
 HOLD_OUT = ("none", "last")
 _FROM_A_DATABASE = ("sqlite", "postgresql")
@@ -78,7 +78,8 @@ class SiloSettings:
 
     Attributes:
         name: public name. folder: of silo.toml.
-        personalisation: "user-only": user vectors follow from the released model and the own history alone.
+        personalisation: "user-only": what a user is shown follows from the released model and the own history alone.
+            "silo-trusted": also from a model of this silo's users, which is never released; see `silo.personal`.
         device, threads: on which this silo computes, see `FederationConfig`.
         address: of the federation, HOST:PORT. root_certificate: of its authority.
         catalogue: the public catalogue that was agreed on.

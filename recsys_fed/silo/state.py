@@ -3,6 +3,8 @@
     model-HASH.safetensors   the released item embeddings: public
     users-HASH.sealed        pseudonyms, vectors and histories of the silo's users for that model: encrypted; of a
                              silo that is read in blocks those of the first block, with .1, .2 ... of the others
+    personal-HASH.sealed     the silo's own model beside it, for personalisation = "silo-trusted": encrypted
+    residual-HASH.npy        the same as `silo residual` writes it for the silo's service: not encrypted
     current.json             which HASH is in use, in how many parts; replaced last: a crash leaves the one before
 
 HASH is the SHA-256 of the model's file, 16 digits of it in names. User vectors of one model are never used with
@@ -25,9 +27,11 @@ from recsys_fed.errors import DataFormatError, DataNotFoundError
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
 from recsys_fed.models.users import user_vectors
+from recsys_fed.personalisation.silo_model import SiloModel
 from recsys_fed.signing.canonical import sha256
+from recsys_fed.silo.personal import fitted, packed, residual_of, unpacked
 from recsys_fed.silo.sealing import read_sealed, write_sealed
-from recsys_fed.silo.secret import SiloSecret
+from recsys_fed.silo.secret import OWNER_ONLY, SiloSecret
 
 _PURPOSE, _CURRENT = "stored state", "current.json"
 _DIGITS = 16
@@ -135,6 +139,28 @@ class StateFolder:
         sealed = read_sealed(self._users(model_hash, number), key=self._key, label=_label(model_hash, number))
         return _unpacked(sealed)
 
+    def personal(self) -> SiloModel:
+        """The silo's own model beside the one in use, fitted to all users when it is first asked for, and sealed.
+
+        Private to the silo, and no function of each user's own history alone: for "silo-trusted" only.
+        """
+        model_hash, released = self.current(), self.model()
+        path, label = self._personal(model_hash), f"personal {model_hash}"
+        if path.is_file():
+            return unpacked(read_sealed(path, key=self._key, label=label), released)
+        model = fitted(self.users().histories, released, purpose=label)
+        write_sealed(path, packed(model), key=self._key, label=label)
+        return model
+
+    def write_residual(self) -> Path:
+        """Write the silo's own model as the table that its service reads, mode 0600, whole or not at all."""
+        path = self._folder / f"residual-{self.current()[:_DIGITS]}.npy"
+        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, OWNER_ONLY), "wb") as file:
+            np.save(file, residual_of(self.personal()))
+        partial.replace(path)
+        return path
+
     def _make_current(self, model_hash: str, *, parts: int) -> None:
         """Point to a version; those before the last one are removed."""
         before = self.current() if (self._folder / _CURRENT).is_file() else model_hash
@@ -144,10 +170,11 @@ class StateFolder:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self._folder / _CURRENT)
-        kept = {before[:_DIGITS], model_hash[:_DIGITS]}
-        for path in (*self._folder.glob("model-*.safetensors"), *self._folder.glob("users-*.sealed")):
-            if path.name.split("-")[1].split(".")[0] not in kept:
-                path.unlink(missing_ok=True)
+        kept = {name[:_DIGITS] for name in (before, model_hash)}
+        for pattern in ("model-*.safetensors", "users-*.sealed", "personal-*.sealed", "residual-*.npy"):
+            for path in self._folder.glob(pattern):
+                if path.name.partition("-")[2].partition(".")[0] not in kept:
+                    path.unlink(missing_ok=True)
 
     def _model(self, model_hash: str) -> Path:
         return self._folder / f"model-{model_hash[:_DIGITS]}.safetensors"
@@ -155,6 +182,9 @@ class StateFolder:
     def _users(self, model_hash: str, number: int) -> Path:
         part = f".{number}" if number else ""
         return self._folder / f"users-{model_hash[:_DIGITS]}{part}.sealed"
+
+    def _personal(self, model_hash: str) -> Path:
+        return self._folder / f"personal-{model_hash[:_DIGITS]}.sealed"
 
 
 def _label(model_hash: str, number: int) -> str:

@@ -79,7 +79,7 @@ def simulate(
             if simulation.engine == "in-process":
                 logging.getLogger("flwr").setLevel(logging.WARNING)
                 load_apps()
-            simulation, federation = _prepared(simulation)
+            simulation, federation = prepared(simulation)
             for line in reading_notes(federation):
                 progress.say(line)
         with timed("train", seconds, progress):
@@ -123,7 +123,7 @@ def _made(folder: Path) -> Path:
     return path
 
 
-def _prepared(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
+def prepared(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
     """Load the data, and settle what depends on it: absolute paths, declared users, a delta small enough."""
     given = simulation.data
     data = replace(given, data=_absolute(given.data), item_catalogue=_absolute(given.item_catalogue))

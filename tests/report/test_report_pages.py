@@ -25,11 +25,14 @@ def places(tmp_path_factory):
         assert run_command("simulate", *DATA, "--epsilon", epsilon, "--output", run)[0] == 0
     code, _, err = run_command("audit", *DATA, "--epsilon", 4, "--canaries", 60, "--output", base / "audit")
     assert code == 0, err
+    code, _, err = run_command("compare", *DATA, "--epsilons", 4, "--new-items", 0.1, "--output", base / "compared")
+    assert code == 0, err
     ledger = base / "runs" / "epsilon-2" / "ledgers" / "silo-0" / "ledger.sqlite"
     run_command("privacy", "export", ledger, "--output", base / "silo.jsonl")
     found = {
         "run": base / "runs" / "epsilon-2",
         "comparison": base / "runs",
+        "compared": base / "compared",
         "audit": base / "audit",
         "ledger": ledger,
         "export": base / "silo.jsonl",
@@ -65,8 +68,8 @@ class Outline(HTMLParser):
             self.ids.append(attributes["id"])
 
 
-NAMES = ["run", "comparison", "audit", "ledger", "export"]
-CHARTS = {"run": 2, "comparison": 1, "audit": 3, "ledger": 1, "export": 0}
+NAMES = ["run", "comparison", "compared", "audit", "ledger", "export"]
+CHARTS = {"run": 2, "comparison": 1, "compared": 2, "audit": 3, "ledger": 1, "export": 0}
 
 
 @pytest.mark.parametrize("name", NAMES)

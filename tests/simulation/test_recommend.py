@@ -112,3 +112,31 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
         recommend_from_run(tmp_path, ["3"])
     with pytest.raises(DataNotFoundError):
         recommend_from_run(tmp_path / "nowhere", ["3"])
+
+
+def test_new_items_are_ranked_by_their_features(tmp_path):
+    run = tmp_path / "run"
+    small_run(run, epsilon=float("inf"), data="generated:users=300,items=40,interactions=15")
+    catalogue = Catalogue.load(run / "catalogue.parquet")
+    kinds = [entry[0] for entry in catalogue.categories]
+    liked = kinds[0]
+    history = [item for item, kind in zip(catalogue.item_ids, kinds, strict=True) if kind == liked][:4]
+    other = next(kind for kind in kinds if kind != liked)
+    path = tmp_path / "new.csv"
+    path.write_text(f"item,title,categories\nnew-1,One,{liked}\nnew-2,Two,{other}\n0,known,{other}\n")
+    found = recommend_from_run(run, history, k=40, new_items=path)["recommendations"]
+    place = {row["item"]: row["rank"] for row in found if row["new"]}
+    assert set(place) == {"new-1", "new-2"}
+    assert place["new-1"] < place["new-2"]
+    before = recommend_from_run(run, history, k=40)["recommendations"]
+    assert [row["item"] for row in found if not row["new"]][:30] == [row["item"] for row in before][:30]
+
+
+def test_new_items_need_features(tmp_path):
+    run = tmp_path / "run"
+    table = tmp_path / "t.csv"
+    table.write_text("user,item\n" + "".join(f"{u},{i}\n" for u in range(40) for i in range(u % 3, 30, 3)))
+    small_run(run, data=str(table))
+    (tmp_path / "new.csv").write_text("item,title\nx,Title\n")
+    with pytest.raises(ConfigurationError, match="ids only"):
+        recommend_from_run(run, ["3"], new_items=tmp_path / "new.csv")

@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from recsys_fed.comparison.record import FILE as COMPARED
+from recsys_fed.comparison.record import KIND as COMPARISON
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 from recsys_fed.report.html.audit_page import audit_sections
+from recsys_fed.report.html.compared_page import compared_sections
 from recsys_fed.report.html.comparison_page import comparison_sections
 from recsys_fed.report.html.ledger_page import ledger_sections
 from recsys_fed.report.html.page import Page, Section, Verdict, render
@@ -17,7 +20,7 @@ _LEDGERS = (".sqlite", ".jsonl")
 
 
 def write_report(place: str, *, output: Path | None = None) -> Path:
-    """Write the page of a run, a comparison (a folder of runs), an audit, or a ledger, and return where it is.
+    """Write the page of a run, of several runs, a comparison, an audit, or a ledger, and return where it is.
 
     Without `output` it goes into the folder, or beside the ledger's file.
 
@@ -55,9 +58,12 @@ def _page_of_folder(folder: Path) -> Page:
         sections += run_sections(folder)
         named.append("run")
     if (folder / AUDIT).is_file():
-        sections += audit_sections(_audit(folder / AUDIT))
+        sections += audit_sections(_record(folder / AUDIT, kind="audit"))
         named.append("audit")
     runs = [] if named else [(path.name, metrics_of(path)) for path in _runs(folder)]
+    if (folder / COMPARED).is_file():
+        sections += compared_sections(_record(folder / COMPARED, kind=COMPARISON))
+        named.append("comparison by silo")
     if runs:
         sections += comparison_sections(runs)
         named.append("comparison")
@@ -73,13 +79,13 @@ def _runs(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"*/{METRICS}"))
 
 
-def _audit(path: Path) -> dict[str, Any]:
+def _record(path: Path, *, kind: str) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if record["kind"] != "audit":
+        if record["kind"] != kind:
             raise ValueError("it is another record")
     except (ValueError, KeyError, TypeError) as error:
-        raise DataFormatError(f"Expected the record of an audit in {path}: {error}.") from error
+        raise DataFormatError(f"Expected a record of kind {kind} in {path}: {error}.") from error
     found: dict[str, Any] = record
     return found
 

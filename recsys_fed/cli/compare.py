@@ -1,0 +1,91 @@
+"""`recsys-fed compare`: should we federate? One table of what each silo gets alone, together, and from both."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from recsys_fed.cli import options
+from recsys_fed.cli import simulate as run
+from recsys_fed.config import FederationConfig, SimulationConfig, parse, read_toml
+from recsys_fed.errors import ConfigurationError
+
+Epsilons = Annotated[str, typer.Option(help="Budgets, with commas between them.")]
+Seeds = Annotated[int, typer.Option(help="Runs of each budget, under seeds one after the other.")]
+Plot = Annotated[Path | None, typer.Option(help="Draw Recall@20 against epsilon into this PNG.")]
+Output = Annotated[Path | None, typer.Option(help="Folder for the record and all runs; `report` makes a page of it.")]
+NewItems = Annotated[
+    float, typer.Option(help="Also train without so large a share of the items, and rank them by their features.")
+]
+DEFAULT_EPSILONS = "1,2,4,8"
+
+
+def compare(  # noqa: PLR0913  (one argument a flag)
+    scenario: run.Scenario = None,
+    *,
+    data: Annotated[str | None, typer.Option(help="Data set: a name, or a path, perhaps with #split.")] = None,
+    columns: Annotated[str | None, typer.Option(help="For tables: user=NAME,item=NAME,value=NAME,time=NAME.")] = None,
+    item_catalogue: run.ItemCatalogue = None,
+    split: run.Split = None,
+    test_fraction: run.TestFraction = None,
+    silos: Annotated[int | None, typer.Option(help="Number of silos.")] = None,
+    partition: Annotated[str | None, typer.Option(help="equal, zipf (sizes), dirichlet (tastes).")] = None,
+    skew: Annotated[float | None, typer.Option(help="Exponent of zipf, concentration of dirichlet.")] = None,
+    trainer: options.TrainerName = None,
+    delta: options.Delta = None,
+    noise: run.Noise = None,
+    secure_aggregation: options.SecureAggregation = None,
+    declared_users: options.DeclaredUsers = None,
+    threads: Annotated[int | None, typer.Option(help="Of the numerical libraries; 0 takes all processors.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of splits and silos, and the first of the runs.")] = None,
+    epsilons: Epsilons = DEFAULT_EPSILONS,
+    seeds: Seeds = 1,
+    new_items: NewItems = 0.0,
+    settings: run.Set = None,
+    output: Output = None,
+    plot: Plot = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
+) -> None:
+    """Should we federate? Popularity, each silo alone, the private global model, both, and no privacy."""
+    flags = run.run_keys(locals())
+    from recsys_fed.comparison.compare import Comparison, compare  # noqa: PLC0415
+    from recsys_fed.comparison.record import comparison_record  # noqa: PLC0415
+    from recsys_fed.simulation.apps import scenario_path  # noqa: PLC0415
+    from recsys_fed.simulation.runner import Simulation  # noqa: PLC0415
+
+    keys = read_toml(scenario_path(scenario)) if scenario else {}
+    keys |= run.settings_of(settings or []) | flags
+    simulation = Simulation(
+        federation=parse(FederationConfig, keys),
+        data=parse(SimulationConfig, keys),
+        engine=str(keys.get("engine", "in-process")),
+        declare_users="declared-users" not in keys,
+    )
+    comparison = Comparison(simulation=simulation, epsilons=_numbers(epsilons), n_seeds=seeds, new_items=new_items)
+    console = Console(stderr=True)
+    compared = compare(comparison, output=output, say=lambda text: console.print(text, style="dim", markup=False))
+    _show(comparison_record(compared), output=output, plot=plot, as_json=as_json)
+
+
+def _show(record: dict[str, Any], *, output: Path | None, plot: Path | None, as_json: bool) -> None:
+    from recsys_fed.comparison.record import write_comparison  # noqa: PLC0415
+    from recsys_fed.report.comparison import draw_comparison, print_comparison  # noqa: PLC0415
+
+    if output is not None:
+        write_comparison(output, record)
+    if plot is not None:
+        draw_comparison(record, plot)
+    if as_json:
+        sys.stdout.write(json.dumps(record, indent=2) + "\n")
+    else:
+        print_comparison(record)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(sorted({float(part) for part in text.split(",")}))
+    except ValueError as error:
+        raise ConfigurationError(f"Expected --epsilons as numbers with commas between them, got {text!r}.") from error

@@ -1,0 +1,133 @@
+"""Run every method of the comparison on one simulated federation."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from recsys_fed import checks
+from recsys_fed.comparison.lines import Line, line
+from recsys_fed.comparison.measuring import Floats, Groups, item_groups, measured
+from recsys_fed.comparison.new_items import new_item_record
+from recsys_fed.comparison.personal import fold_in_lines, silo_lines
+from recsys_fed.comparison.pooled import pooled_lines, popularity_line
+from recsys_fed.data.simulated import SimulatedFederation
+from recsys_fed.federation.outcome import EMBEDDINGS
+from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
+from recsys_fed.simulation.runner import Simulation, prepared, simulate
+
+_POOLED = 32
+Say = Callable[[str], None]
+Models = Mapping[tuple[float, int], ItemEmbeddings]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What to compare.
+
+    Attributes:
+        simulation: data, silos and everything of a run but epsilon and seed.
+        epsilons: budgets of the private methods.
+        n_seeds: runs of each budget, which differ in start and noise; data and silos stay as they are.
+        new_items: share of the items that further runs train without, to rank them by their public features; 0: none.
+    """
+
+    simulation: Simulation
+    epsilons: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    n_seeds: int = 1
+    new_items: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.at_least(1, n_epsilons=len(self.epsilons), n_seeds=self.n_seeds)
+        for epsilon in self.epsilons:
+            checks.positive(epsilon=epsilon)
+        if self.new_items:
+            checks.fraction(new_items=self.new_items)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of the runs."""
+        first = self.simulation.federation.seed
+        return tuple(range(first, first + self.n_seeds))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Compared:
+    """What came out: all lines, in the order of the table, and the record of new items, where they were asked for."""
+
+    comparison: Comparison
+    federation: SimulatedFederation
+    lines: tuple[Line, ...]
+    new_items: Mapping[str, Any] | None = None
+
+
+def compare(comparison: Comparison, *, output: Path | None = None, say: Say = lambda _: None) -> Compared:
+    """Train, fit and measure everything.
+
+    Every private model is the outcome of a whole simulated run, with its ledgers and certificates.
+
+    Args:
+        comparison: what to compare.
+        output: folder for the runs, each as `simulate` leaves it; they are not kept without it.
+        say: takes a line of progress.
+
+    Raises:
+        RecsysFedError: see `simulate`.
+    """
+    given = comparison.simulation
+    if given.data.data_seed < 0:
+        given = replace(given, data=replace(given.data, data_seed=given.federation.seed))
+    simulation, federation = prepared(given)
+    with ExitStack() as stack:
+        folder = output or Path(stack.enter_context(TemporaryDirectory(prefix="recsys-fed-compare-")))
+        models = dict(_trained(replace(comparison, simulation=simulation), folder, say))
+        new_items = new_item_record(
+            simulation, federation, share=comparison.new_items, epsilons=(*sorted(comparison.epsilons), math.inf),
+            seeds=comparison.seeds, folder=folder, say=say,
+        ) if comparison.new_items else None  # fmt: skip
+    lines = tuple(_lines(comparison, federation, models, say))
+    return Compared(comparison=comparison, federation=federation, lines=lines, new_items=new_items)
+
+
+def _trained(comparison: Comparison, folder: Path, say: Say) -> Iterator[tuple[tuple[float, int], ItemEmbeddings]]:
+    """Every budget under every seed, and a run without noise."""
+    wanted = [(epsilon, seed) for epsilon in sorted(comparison.epsilons) for seed in comparison.seeds]
+    for epsilon, seed in [*wanted, (math.inf, comparison.seeds[0])]:
+        say(f"training: epsilon {epsilon:g}, seed {seed}")
+        simulation = comparison.simulation
+        config = replace(simulation.federation, epsilon=epsilon, seed=seed)
+        run = folder / f"epsilon-{epsilon:g}-seed-{seed}"
+        simulate(replace(simulation, federation=config), output=run)
+        yield (epsilon, seed), load_item_embeddings(run / EMBEDDINGS)
+
+
+def _lines(comparison: Comparison, federation: SimulatedFederation, models: Models, say: Say) -> Iterator[Line]:
+    groups = item_groups(federation.train)
+    private = {key: model for key, model in models.items() if math.isfinite(key[0])}
+    yield popularity_line(federation, groups)
+    yield from _private_popularity(federation, private, groups)
+    local, *personal = silo_lines(federation, private, groups, seed=comparison.seeds[0], say=say)
+    yield local
+    yield from fold_in_lines(federation, private, groups)
+    yield from personal
+    yield from fold_in_lines(federation, {k: m for k, m in models.items() if k not in private}, groups)
+    say("pooled baselines")
+    rng = np.random.default_rng([comparison.seeds[0], _POOLED])
+    yield from pooled_lines(federation, groups, rng=rng, say=say)
+
+
+def _private_popularity(federation: SimulatedFederation, models: Models, groups: Groups) -> Iterator[Line]:
+    """The bias of a model is ordered as the noised counts are, which are a part of its run."""
+    for epsilon in sorted({epsilon for epsilon, _ in models}):
+        found = [_by_bias(federation, model, groups) for (of, _), model in models.items() if of == epsilon]
+        yield line("private popularity", found, epsilon=epsilon, note="noised counts of the same run")
+
+
+def _by_bias(federation: SimulatedFederation, model: ItemEmbeddings, groups: Groups) -> Mapping[str, Floats]:
+    bias = model.bias.cpu().double()
+    return measured(lambda rows: bias.expand(rows.stop - rows.start, -1), federation.train, federation.test, groups)

@@ -1,0 +1,152 @@
+"""Which recipe a silo takes: the best on its own users, each measured by models that were fitted to others.
+
+First the strength of the silo's item model on its own, then how much of the released model goes with it. The silo on
+its own is taken unless another recipe is better by more than a standard error of the difference between them, user by
+user (the rule of Breiman et al. 1984): the models that are measured were fitted to three quarters of the users, and
+the silo on its own gains most from the rest. So what is taken is never worse than the silo on its own on
+the same users. All of this stays in the silo and is not released.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import product
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from recsys_fed.evaluation.metrics import ndcg_at
+from recsys_fed.evaluation.ranking import top_items
+from recsys_fed.models.items import ItemEmbeddings
+from recsys_fed.personalisation.folds import Fold, folds_of
+from recsys_fed.personalisation.item_model import ItemModel, Through, fit_item_model, through
+from recsys_fed.personalisation.pairs import Floats, Singles
+from recsys_fed.personalisation.silo_model import Recipe, blended, released_scores, spread, strength
+
+STRENGTHS = (0.3, 0.7, 2.0)
+"""Of the item model on its own, in users of the silo."""
+PULLS = (1.0, 3.0)
+PULLED_STRENGTHS = (0.15, 0.3)
+"""With a pull there is more to lean on, and less strength is best."""
+OWN_WEIGHTS = (1.0, 2.0)
+_USER_ONLY = Recipe(own_weight=0.0)
+# With fewer users a standard error says nothing, and the best is taken as it is.
+_ENOUGH_USERS = 30
+# Scores that are held at once: 32 MB in float64.
+_CELLS = 1 << 22
+_K = 20
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Alone:
+    """The silo on its own: what no released model changes. Private to the silo.
+
+    Attributes:
+        recipe: the best "local-only" one.
+        per_user: ndcg@20 of all validation users, fold after fold, by recipe.
+        scores: its scores of each fold's users, float32 [n_kept, n_items], and their spread.
+    """
+
+    recipe: Recipe
+    per_user: Mapping[Recipe, Floats] = field(repr=False)
+    scores: tuple[tuple[Singles, float], ...] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Choice:
+    """What was taken and why.
+
+    Attributes:
+        recipe: what is taken.
+        alone: the best of the silo on its own.
+        validation: mean of ndcg@20 over all validation users, by recipe. Private to the silo.
+    """
+
+    recipe: Recipe
+    alone: Recipe
+    validation: Mapping[Recipe, float] = field(repr=False)
+
+
+def choose(train: sparse.csr_matrix, released: ItemEmbeddings, *, rng: np.random.Generator) -> Choice:
+    """Measure all recipes on the users of a silo, csr [n_users, n_items] of ones; see `choose_on`."""
+    folds = folds_of(train, rng=rng)
+    return choose_on(folds, alone(folds), released)
+
+
+def alone(folds: tuple[Fold, ...]) -> Alone:
+    """The best strength of the silo's item model without any released one; of equal ones the first."""
+    recipes = [Recipe(own_weight=math.inf, regularization=part) for part in STRENGTHS]
+    values: dict[Recipe, list[Floats]] = {recipe: [] for recipe in recipes}
+    scores: dict[Recipe, list[tuple[Singles, float]]] = {recipe: [] for recipe in recipes}
+    for recipe in recipes:
+        for fold in folds:
+            model = fit_item_model(fold.pairs, None, pull=0.0, regularization=strength(recipe, fold.n_users))
+            found = model.scores(fold.kept).astype(np.float32)
+            scores[recipe].append((found, spread(model.scores(fold.some))))
+            values[recipe].append(_ndcg(found, fold.kept, fold.held))
+    per_user = _joined(values)
+    best = max(recipes, key=lambda recipe: float(per_user[recipe].sum()))
+    return Alone(recipe=best, per_user=per_user, scores=tuple(scores[best]))
+
+
+def choose_on(folds: tuple[Fold, ...], own: Alone, released: ItemEmbeddings) -> Choice:
+    """The recipe of a silo whose folds and own models are known.
+
+    Where there is nobody to measure on, the released model is taken as it is.
+    """
+    if not sum(fold.n_measured for fold in folds):
+        return Choice(recipe=_USER_ONLY, alone=own.recipe, validation={})
+    values: dict[Recipe, list[Floats]] = {}
+    seen = through(released)
+    for fold, scores in zip(folds, own.scores, strict=True):
+        for recipe, found in _measured(fold, own.recipe, scores, released, seen):
+            values.setdefault(recipe, []).append(found)
+    # Of equal ones the first: the released model as it is, where few users tell nothing apart.
+    per_user = _joined(values) | dict(own.per_user)
+    validation = {recipe: float(found.mean()) for recipe, found in per_user.items()}
+    best = max(validation, key=validation.__getitem__)
+    gain = per_user[best] - per_user[own.recipe]
+    few = len(gain) < _ENOUGH_USERS
+    better = few or gain.mean() > gain.std(ddof=1) / math.sqrt(len(gain))
+    return Choice(recipe=best if better else own.recipe, alone=own.recipe, validation=validation)
+
+
+def _measured(
+    fold: Fold, local: Recipe, local_scores: tuple[Singles, float], released: ItemEmbeddings, seen: Through
+) -> Iterator[tuple[Recipe, Floats]]:
+    """ndcg@20 of all that the released model has a part in, block after block of users."""
+    scale = spread(released_scores(released, fold.some))
+    models: list[tuple[Recipe, ItemModel | None, float]] = [(local, None, local_scores[1])]
+    for pull, part in product(PULLS, PULLED_STRENGTHS):
+        recipe = Recipe(own_weight=math.inf, pull=pull, regularization=part)
+        pulled = fit_item_model(fold.pairs, seen, pull=pull, regularization=strength(recipe, fold.n_users))
+        models.append((recipe, pulled, spread(pulled.scores(fold.some))))
+    rows = max(1, _CELLS // fold.kept.shape[1])
+    for start in range(0, fold.kept.shape[0], rows):
+        block = slice(start, start + rows)
+        kept, held = fold.kept[block], fold.held[block]
+        whole = released_scores(released, kept)
+        yield _USER_ONLY, _ndcg(whole, kept, held)
+        for recipe, model, own_scale in models:
+            own = local_scores[0][block].astype(np.float64) if model is None else model.scores(kept)
+            if model is not None:
+                yield recipe, _ndcg(own, kept, held)
+            for weight in OWN_WEIGHTS:
+                together = blended(whole, own, weight, (scale, own_scale))
+                yield replace(recipe, own_weight=weight), _ndcg(together, kept, held)
+
+
+def _joined(values: Mapping[Recipe, list[Floats]]) -> dict[Recipe, Floats]:
+    return {recipe: np.concatenate([np.zeros(0), *parts]) for recipe, parts in values.items()}
+
+
+def _ndcg(values: Floats | Singles, kept: sparse.csr_matrix, held: sparse.csr_matrix) -> Floats:
+    """ndcg@20 of the users with something to be found, as `evaluate_ranking` measures it."""
+    table = torch.from_numpy(values.copy())
+    users, items = kept.nonzero()
+    table[torch.from_numpy(users).long(), torch.from_numpy(items).long()] = -torch.inf
+    best = top_items(table, _K)
+    hits = torch.from_numpy(held.toarray() > 0).gather(1, best)
+    there = torch.from_numpy(np.diff(held.indptr).astype(np.int64))
+    return np.asarray(ndcg_at(hits[there > 0], there[there > 0], _K).numpy())

@@ -1,0 +1,157 @@
+"""The comparison in a terminal and as a picture."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from recsys_fed.comparison.measuring import METRICS, POPULARITY_GROUPS
+from recsys_fed.comparison.new_items import MAPPED
+from recsys_fed.comparison.record import ACTIVITY_GROUPS
+from recsys_fed.errors import ConfigurationError
+
+_COLOURS = ("#2a6f97", "#c1121f", "#6a994e", "#bc6c25")
+_MARKERS = ("s", "o", "D", "^")
+_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+NEW_ITEM_HEADINGS = ("method", "epsilon", "NDCG@20", "Recall@20")
+INTERVALS = "intervals: 95%, over users and, where there are several, seeds"
+
+
+def print_comparison(record: Mapping[str, Any]) -> None:
+    """One table, one of groups, and one sentence a silo."""
+    console = Console()
+    console.print(
+        f"[bold]{record['data']}: {record['n_users']:,} users, {record['n_items']:,} items, "
+        f"{record['n_silos']} silos; seeds: {record['n_seeds']}[/]", soft_wrap=True,
+    )  # fmt: skip
+    console.print(_table(record, ("Recall@20", "NDCG@20"), figure_cells))
+    console.print(INTERVALS, style="dim")
+    console.print("Recall@20 of users by length of history, and of test items by frequency", highlight=False)
+    console.print(_table(record, (*ACTIVITY_GROUPS, *POPULARITY_GROUPS), group_cells))
+    if record["new_items"]:
+        console.print(new_items_heading(record), highlight=False, soft_wrap=True)
+        table = Table(*NEW_ITEM_HEADINGS)
+        for row in new_item_rows(record):
+            table.add_row(*row)
+        console.print(table)
+    for sentence in record["sentences"]:
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    console.print(record["note"], style="dim", soft_wrap=True)
+
+
+def draw_comparison(record: Mapping[str, Any], path: Path) -> None:
+    """Recall@20 against epsilon, with intervals; what has no budget is a horizontal line.
+
+    Raises:
+        ConfigurationError: matplotlib is not installed, or the picture cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415  (optional, and slow to import)
+        from matplotlib.ticker import NullFormatter, ScalarFormatter  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigurationError(
+            'Expected matplotlib for a picture: pip install "recsys-fed[plots]". Without --plot there is a table.'
+        ) from error
+    figure = Figure(figsize=(9.5, 4.8), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    epsilons = _draw_private(axes, record)
+    flat = [line for line in record["lines"] if line["epsilon"] == "inf" and line["recall@20"]]
+    for style, line in zip(_STYLES, flat, strict=False):
+        axes.axhline(line["recall@20"]["mean"], color="#555555", linestyle=style, linewidth=1.2, label=_name(line))
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(epsilons)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("epsilon of every user")
+    axes.set_ylabel("Recall@20")
+    axes.set_ylim(bottom=0)
+    axes.set_title(f"{record['data']}, {record['n_silos']} silos", fontsize=10)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"Expected to write a picture to {path}: {error}.") from error
+
+
+def private_methods(record: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """Methods that have a budget, each with its lines by ascending epsilon."""
+    private = [line for line in record["lines"] if line["epsilon"] != "inf" and line["recall@20"]]
+    names = dict.fromkeys(line["method"] for line in private)
+    return [(name, sorted((x for x in private if x["method"] == name), key=lambda x: x["epsilon"])) for name in names]
+
+
+def rows_of(record: Mapping[str, Any], cells: Callable[[Mapping[str, Any]], list[str]]) -> list[list[str]]:
+    """A row a line: method, budget, and cells."""
+    return [
+        [_name(line), "-" if line["epsilon"] == "inf" else f"{line['epsilon']:g}", *cells(line)]
+        for line in record["lines"]
+    ]
+
+
+def figure_cells(line: Mapping[str, Any]) -> list[str]:
+    """Recall@20 and NDCG@20 with their intervals."""
+    return [_figure(line[name]) for name in METRICS]
+
+
+def group_cells(line: Mapping[str, Any]) -> list[str]:
+    """Recall@20 of all groups of users and items."""
+    groups = [line["by_activity"][name] for name in ACTIVITY_GROUPS]
+    groups += [line["by_item_popularity"][name] for name in POPULARITY_GROUPS]
+    return [f"{group['mean']:.3f}" if group else "-" for group in groups]
+
+
+def new_items_heading(record: Mapping[str, Any]) -> str:
+    """What the table of new items is about."""
+    return (
+        f"New items: {record['new_items']['n_new']:,} items that training did not see, ranked among themselves; "
+        "mean and standard deviation over seeds"
+    )
+
+
+def new_item_rows(record: Mapping[str, Any]) -> list[list[str]]:
+    """A row a method, under `NEW_ITEM_HEADINGS`."""
+    return [
+        [
+            line["method"],
+            "-" if line["method"] != MAPPED else str(line["epsilon"]),
+            *(
+                f"{line[name]['mean']:.4f}" + ("" if line[name]["std"] is None else f" ± {line[name]['std']:.4f}")
+                for name in ("ndcg@20", "recall@20")
+            ),
+        ]
+        for line in record["new_items"]["lines"]
+    ]
+
+
+def _draw_private(axes: Any, record: Mapping[str, Any]) -> list[float]:
+    """Curves of the private methods; returns all budgets."""
+    epsilons: set[float] = set()
+    for (name, points), colour, marker in zip(private_methods(record), _COLOURS, _MARKERS, strict=False):
+        figures = [point["recall@20"] for point in points]
+        means = [value["mean"] for value in figures]
+        errors = [[v["mean"] - v["low"] for v in figures], [v["high"] - v["mean"] for v in figures]]
+        at = [point["epsilon"] for point in points]
+        axes.errorbar(at, means, yerr=errors, color=colour, marker=marker, markersize=5, capsize=3, label=name)
+        epsilons |= set(at)
+    return sorted(epsilons)
+
+
+def _table(
+    record: Mapping[str, Any], headings: Sequence[str], cells: Callable[[Mapping[str, Any]], list[str]]
+) -> Table:
+    table = Table()
+    for heading in ("method", "epsilon", *headings):
+        table.add_column(heading)
+    for row in rows_of(record, cells):
+        table.add_row(*row)
+    return table
+
+
+def _name(line: Mapping[str, Any]) -> str:
+    return f"{line['method']} ({line['note']})" if line["note"] else str(line["method"])
+
+
+def _figure(value: Mapping[str, float] | None) -> str:
+    return f"{value['mean']:.4f} ({value['low']:.4f} to {value['high']:.4f})" if value else "-"

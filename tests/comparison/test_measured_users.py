@@ -1,0 +1,58 @@
+"""What every user gets: the figures of the headline protocol, and by group of items."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from recsys_fed.comparison import measuring
+from recsys_fed.comparison.measuring import METRICS, item_groups, measured
+from recsys_fed.evaluation.protocol import evaluate_ranking
+
+
+def data(n_users=60, n_items=70, seed=0):
+    rng = np.random.default_rng(seed)
+    drawn = rng.random((n_users, n_items)) / np.linspace(1.5, 0.3, n_items)
+    train, test = drawn < 0.12, (drawn >= 0.12) & (drawn < 0.2)
+    test[::7] = False
+    table = torch.from_numpy(rng.integers(12, size=(n_users, n_items)).astype(float))
+    return sparse.csr_matrix(train.astype(np.float32)), sparse.csr_matrix(test.astype(np.float32)), table
+
+
+@pytest.mark.parametrize("cells", [1 << 21, 70 * 8])
+def test_figures_are_those_of_the_headline_protocol(monkeypatch, cells):
+    monkeypatch.setattr(measuring, "_BLOCK_SCORES", cells)
+    train, test, table = data()
+    found = measured(lambda rows: table[rows], train, test, {})
+    expected = evaluate_ranking(lambda rows: table[rows], train=train, test=test, cutoffs=(20,))
+    for name in METRICS:
+        np.testing.assert_allclose(found[name][expected.users], expected.per_user[name])
+        assert np.isnan(np.delete(found[name], expected.users)).all()
+
+
+def test_a_group_counts_its_own_test_items_only():
+    train, test, table = data()
+    groups = item_groups(train)
+    found = measured(lambda rows: table[rows], train, test, groups)
+    for name, members in groups.items():
+        some = sparse.csr_matrix(test.multiply(members[None, :].astype(np.float32)))
+        some.eliminate_zeros()
+        expected = evaluate_ranking(lambda rows: table[rows], train=train, test=some, cutoffs=(20,))
+        np.testing.assert_allclose(found[name][expected.users], expected.per_user["recall@20"])
+        assert np.isnan(np.delete(found[name], expected.users)).all()
+
+
+def test_each_group_of_items_has_a_third_of_the_interactions():
+    train = sparse.csr_matrix((np.random.default_rng(0).random((300, 40)) < np.linspace(0.9, 0.02, 40)).astype(float))
+    groups, counts = item_groups(train), np.asarray(train.sum(axis=0)).ravel()
+    assert sum(members.astype(int) for members in groups.values()).tolist() == [1] * 40
+    shares = [counts[members].sum() / counts.sum() for members in groups.values()]
+    assert shares == pytest.approx([1 / 3] * 3, abs=0.08)
+    assert counts[groups["frequent items"]].min() >= counts[groups["rare items"]].max()
+
+
+def test_scores_that_are_one_row_for_everybody_are_not_written_to():
+    train, test, _ = data()
+    row = torch.arange(70.0)
+    measured(lambda rows: row.expand(rows.stop - rows.start, -1), train, test, {})
+    assert torch.equal(row, torch.arange(70.0))

@@ -1,0 +1,144 @@
+"""The silo's own model: sealed, of one released model, used where the operator says so, the same in its service."""
+
+import stat
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.errors import ConfigurationError, KeyFileError
+from recsys_fed.models.items import FoldIn, ItemEmbeddings, item_embeddings_bytes
+from recsys_fed.personalisation.silo_model import Recipe, fit_silo_model, released_scores
+from recsys_fed.serving.takeover import ModelSource
+from recsys_fed.silo.personal import packed, residual_of, unpacked
+from recsys_fed.silo.pseudonyms import Pseudonyms
+from recsys_fed.silo.recommendations import open_recommender
+from recsys_fed.silo.secret import SiloSecret
+from recsys_fed.silo.settings import SiloSettings
+from recsys_fed.silo.state import StateFolder
+
+N_ITEMS, N_USERS = 40, 60
+CATALOGUE = Catalogue(item_ids=np.array([f"i{item}" for item in range(N_ITEMS)], dtype=object))
+SECRET = SiloSecret.generate()
+PSEUDONYMS = Pseudonyms(SECRET)
+
+
+def histories(seed=0):
+    rng = np.random.default_rng(seed)
+    likely = np.where(np.arange(N_ITEMS) % 4 == (np.arange(N_USERS) % 4)[:, None], 0.5, 0.05)
+    return sparse.csr_matrix((rng.random((N_USERS, N_ITEMS)) < likely).astype(np.float32))
+
+
+def model(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return ItemEmbeddings(
+        vectors=torch.randn(N_ITEMS, 3, generator=generator), bias=torch.randn(N_ITEMS, generator=generator),
+        history_weights=torch.ones(N_ITEMS), fold_in=FoldIn(kind="projection"),
+        catalogue_hash=CATALOGUE.content_hash,
+    )  # fmt: skip
+
+
+def keep(state, seed=0):
+    users = PSEUDONYMS.of_all(np.array([f"u{row}" for row in range(N_USERS)], dtype=object))
+    return state.keep(item_embeddings_bytes(model(seed)), users, histories())
+
+
+@pytest.fixture
+def state(tmp_path):
+    folder = StateFolder(tmp_path / "state", SECRET)
+    keep(folder)
+    return folder
+
+
+def test_it_is_used_where_the_operator_says_so_and_only_there(state, tmp_path):
+    plain = open_recommender(state, CATALOGUE, PSEUDONYMS)
+    assert plain.personal is None
+    assert not list((tmp_path / "state").glob("personal-*"))
+    trusted = open_recommender(state, CATALOGUE, PSEUDONYMS, personalisation="silo-trusted")
+    rows = list(range(N_USERS))
+    known = histories().toarray() > 0
+    hits = []
+    for recommender in (plain, trusted):
+        items = recommender.best(rows, 5)[0].numpy()
+        assert not known[np.arange(N_USERS)[:, None], items].any()
+        hits.append((items % 4 == np.arange(N_USERS)[:, None] % 4).mean())
+    # The released model is noise here; the silo's own users say which items go together.
+    assert hits[0] < 0.4
+    assert hits[1] > 0.6
+
+
+def test_it_is_sealed_fitted_once_and_gone_with_its_released_model(state, tmp_path):
+    first = state.personal()
+    path = next((tmp_path / "state").glob("personal-*.sealed"))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    stamp = path.stat().st_mtime_ns
+    again = state.personal()
+    assert path.stat().st_mtime_ns == stamp
+    np.testing.assert_array_equal(again.scores(histories()), first.scores(histories()))
+    keep(state, seed=1)
+    path.replace(path.with_name(f"personal-{state.current()[:16]}.sealed"))
+    with pytest.raises(KeyFileError, match="sealed"):
+        state.personal()
+    keep(state, seed=2)
+    keep(state, seed=3)
+    assert not list((tmp_path / "state").glob("personal-*"))
+
+
+def test_the_same_state_gives_the_same_model(state, tmp_path):
+    other = StateFolder(tmp_path / "other", SECRET)
+    keep(other)
+    assert other.personal().recipe == state.personal().recipe
+
+
+RECIPES = [
+    Recipe(own_weight=0.0),
+    Recipe(own_weight=2.0, pull=1.0),
+    Recipe(own_weight=float("inf"), regularization=0.3),
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_is_packed_comes_back(recipe):
+    found = fit_silo_model(histories(), model(), recipe)
+    back = unpacked(packed(found), model())
+    assert back.recipe == found.recipe
+    np.testing.assert_array_equal(back.scores(histories()), found.scores(histories()))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("n_users", [60, 10])
+def test_the_services_table_ranks_as_the_silo_does(recipe, n_users):
+    train = histories()[:n_users]
+    found = fit_silo_model(train, model(), recipe)
+    table = residual_of(found)
+    assert (np.diag(table) == 0).all()
+    served = released_scores(model(), train) + train @ table
+    free = train.toarray() == 0
+    for row, scores in enumerate(found.scores(train)):
+        mine, best = scores[free[row]], np.argsort(-served[row][free[row]])[:5]
+        # Items that nobody tells apart may change places.
+        np.testing.assert_allclose(mine[best], np.sort(mine)[::-1][:5], atol=1e-4 * mine.std())
+
+
+def test_the_service_waits_for_the_table_of_the_newest_model(state, tmp_path):
+    folder = tmp_path / "state"
+    plain = ModelSource(place=folder, catalogue=folder)
+    source = replace(plain, weights=folder)
+    assert plain.stamp() is not None
+    assert source.stamp() is None
+    path = state.write_residual()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert source.residual == path
+    assert source.stamp() is not None
+    keep(state, seed=5)
+    assert source.stamp() is None
+    assert plain.residual is None
+
+
+def test_silo_toml_knows_both_levels():
+    assert SiloSettings(name="a", personalisation="silo-trusted").personalisation == "silo-trusted"
+    with pytest.raises(ConfigurationError, match="personalisation"):
+        SiloSettings(name="a", personalisation="everything")
