@@ -31,7 +31,7 @@ from recsys_fed.trainers.estimate import agreeing, smoothed, without_diagonal
 from recsys_fed.trainers.orthonormal import leading_directions, orthonormal, principal_features
 from recsys_fed.trainers.popularity import NoisedPopularity
 from recsys_fed.trainers.power_step import power_step
-from recsys_fed.trainers.spectral_size import check_rounds, size
+from recsys_fed.trainers.spectral_size import Size, check_rounds, size
 
 SUBSPACE = "subspace"
 # The popularity of all items also enters as a bias, so that an empty history has a ranking.
@@ -62,20 +62,30 @@ class SpectralState:
     useful: torch.Tensor | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
 class Spectral:
-    """The trainer; see the module."""
+    """The trainer; see the module.
+
+    Attributes:
+        fixed: dimensions, head items and rounds set by hand in place of the rule, as sweeps do.
+    """
+
+    fixed: Size | None = None
+
+    def _size(self, facts: PublicFacts) -> Size:
+        return self.fixed or size(facts)
 
     def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
         """Counts, then subspace rounds that share what is left of the budget, the first with a smaller part."""
         check_rounds(facts)
-        parts = [1.0, *[LATER_SHARE] * (size(facts).rounds - 2)]
+        parts = [1.0, *[LATER_SHARE] * (self._size(facts).rounds - 2)]
         shares = [(1 - popularity.BUDGET_SHARE) * part / sum(parts) for part in parts]
         releases = [PlannedRelease(released="item embeddings", relative_noise=share**-0.5) for share in shares]
         return (popularity.counts_stage(), *[Stage(name=SUBSPACE, release=release) for release in releases])
 
     def start(self, facts: PublicFacts, rng: np.random.Generator) -> SpectralState:
         """Draw a random start [n_items, dim - 1]; it is not used where public features give a better one."""
-        dim = size(facts).embedding_dim
+        dim = self._size(facts).embedding_dim
         start = torch.from_numpy(rng.standard_normal((facts.n_items, max(dim - 1, 0))))
         return SpectralState(facts=facts, start=start)
 
@@ -119,7 +129,7 @@ class Spectral:
     ) -> SpectralState:
         """Popularity from the counts, or the basis of the estimate; `n_silos` does not matter to directions."""
         if stage.name == popularity.STAGE:
-            known = popularity.noised_popularity(total, noise_std=noise_std, n_head=size(state.facts).n_head)
+            known = popularity.noised_popularity(total, noise_std=noise_std, n_head=self._size(state.facts).n_head)
             return replace(state, popularity=known, subspace=_first_subspace(state, known))
         if state.popularity is None:
             raise ConfigurationError("Expected the counts before a subspace round. Run the plan in order.")

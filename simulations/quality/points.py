@@ -1,0 +1,130 @@
+"""What the quality page measures: each point is one command line, run on several seeds."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import Any
+
+from recsys_fed.config import FederationConfig, SimulationConfig
+from recsys_fed.simulation.runner import Simulation
+
+EPSILONS = (1.0, 2.0, 4.0, 8.0)
+SEEDS = (0, 1, 2, 3, 4)
+# Bars of Recall@20 at EPSILONS, ten silos, noise once on the sum.
+BARS = {"random90": (0.210, 0.235, 0.255, 0.275), "ultragcn": (0.165, 0.195, 0.215, 0.235)}
+DEFAULT_KINDS = "categories,decades,words"
+# Feature kinds beside none and the default, whose points are there anyway.
+KINDS = (
+    "categories", "categories,decades", "words", "vectors", "words,vectors", "categories,decades,vectors",
+    "categories,decades,words,vectors",
+)  # fmt: skip
+ML_100K_DELTA = 1e-5
+# Generated data that had no part in making any rule: few users with little, and many items with much.
+UNSEEN = (
+    "generated:users=2500,items=800,interactions=25,groups=12,seed=101",
+    "generated:users=12000,items=4000,interactions=60,groups=40,seed=102",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One setting. `noise` is "own", "masked" (secure aggregation) or "none"; `kinds` "" means no item features."""
+
+    table: str
+    protocol: str
+    silos: int = 10
+    noise: str = "masked"
+    epsilon: float = math.inf
+    delta: float = 1e-6
+    trainer: str = "auto"
+    kinds: str = DEFAULT_KINDS
+    held_out: str = "test"
+    seeds: tuple[int, ...] = SEEDS
+
+    def command(self) -> str:
+        """The command line that makes a run of it, but for --epsilon and --seed."""
+        words = [f"--protocol {self.protocol}", f"--silos {self.silos}"]
+        words += [f"--delta {self.delta:g}"] if self.delta != 1e-6 else []
+        words += [f"--trainer {self.trainer}"] if self.trainer != FederationConfig().trainer else []
+        words += ["--secure-aggregation"] if self.noise == "masked" else []
+        words += ["--held-out validation"] if self.held_out == "validation" else []
+        if not self.kinds:
+            words.append("--no-item-features")
+        elif self.kinds != DEFAULT_KINDS:
+            words.append(f"--feature-kinds {self.kinds}")
+        if "vectors" in self.kinds:
+            words.append("--item-catalogue catalogue.parquet")
+        return " ".join(["recsys-fed simulate", *words])
+
+    def simulation(self, seed: int, *, catalogue: str = "") -> Simulation:
+        """The same as a value, on one thread; `catalogue` is a file with text vectors."""
+        return Simulation(
+            federation=FederationConfig(
+                trainer=self.trainer, epsilon=self.epsilon, delta=self.delta, silos=self.silos, seed=seed, threads=1,
+                secure_aggregation="on" if self.noise == "masked" else "off",
+                item_features=bool(self.kinds), feature_kinds=self.kinds or DEFAULT_KINDS,
+            ),
+            data=SimulationConfig(
+                protocol=self.protocol, held_out=self.held_out,
+                item_catalogue=catalogue if "vectors" in self.kinds else "",
+            ),
+        )  # fmt: skip
+
+    def record(self) -> dict[str, Any]:
+        """What names it, as JSON can hold it."""
+        return asdict(self) | {"epsilon": "inf" if math.isinf(self.epsilon) else self.epsilon}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Sizes set by hand beside those of the rule: dimensions and head items times what it says, subspace rounds.
+
+    (0, 0, 0) is noised popularity alone.
+    """
+
+    data: str
+    delta: float = 1e-6
+    epsilons: tuple[float, ...] = (1.0, 8.0)
+    seeds: tuple[int, ...] = (0, 1)
+
+    def settings(self) -> list[tuple[float, float, int]]:
+        """Every setting by hand."""
+        return [(0.0, 0.0, 0), *product((0.6, 1.0, 1.6), (0.6, 1.0, 1.6), (1, 2, 3))]
+
+
+GRIDS = (
+    Grid(data="random90"),
+    Grid(data="ultragcn"),
+    Grid(data="ml-100k", delta=ML_100K_DELTA, seeds=SEEDS),
+    *(Grid(data=data) for data in UNSEEN),
+)
+
+
+def all_points() -> list[Point]:
+    """Every point, table by table."""
+    return [*_by_silos(), *_by_kinds(), *_small_data()]
+
+
+def _by_silos() -> Iterator[Point]:
+    for protocol in BARS:
+        for silos, noise in ((1, "own"), (10, "masked"), (10, "own"), (100, "masked"), (100, "own")):
+            for epsilon in EPSILONS:
+                yield Point(table="silos", protocol=protocol, silos=silos, noise=noise, epsilon=epsilon)
+        yield Point(table="silos", protocol=protocol, silos=1, noise="none")
+
+
+def _by_kinds() -> Iterator[Point]:
+    for kinds in ("", *KINDS):
+        for epsilon in EPSILONS:
+            point = Point(table="features", protocol="random90", epsilon=epsilon, kinds=kinds)
+            yield point
+            yield replace(point, held_out="validation", seeds=SEEDS[:2])
+    for epsilon in EPSILONS:
+        yield Point(table="features", protocol="random90", epsilon=epsilon, held_out="validation", seeds=SEEDS[:2])
+
+
+def _small_data() -> Iterator[Point]:
+    for trainer in ("auto", "popularity"):
+        for epsilon in EPSILONS:
+            yield Point(table="ml-100k", protocol="ml-100k", epsilon=epsilon, delta=ML_100K_DELTA, trainer=trainer)

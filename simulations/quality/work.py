@@ -1,0 +1,88 @@
+"""What a job computes: plain arguments in, a JSON record out. Each runs in a worker process of its own."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recsys_fed.catalogue.encoder import PACKAGED, encoded
+from recsys_fed.config import SimulationConfig
+from recsys_fed.data.simulated import simulated_federation
+from recsys_fed.evaluation.baselines import BASELINES
+from recsys_fed.simulation.evaluation import evaluate, fold_in_scorer
+from recsys_fed.simulation.runner import simulate
+from recsys_fed.trainers.popular_items import PopularItems
+from recsys_fed.trainers.spectral import Spectral
+from recsys_fed.trainers.spectral_size import Size, size
+from simulations.quality.alone import federation_of, planned, trained
+from simulations.quality.points import Point
+
+METRICS = ("recall@20", "ndcg@20", "ndcg@10", "hr@10")
+Json = dict[str, Any]
+
+
+def point(*, fields: Json, seed: int, catalogue: str) -> Json:
+    """One run of a point, as its command makes it."""
+    settings = fields | {"epsilon": float(fields["epsilon"]), "seeds": tuple(fields["seeds"])}
+    record: Any = simulate(Point(**settings).simulation(seed, catalogue=catalogue))
+    spent = [float(epsilon) for epsilon in record["epsilon_spent"].values()]
+    return {
+        "metrics": _shown(record["metrics"]),
+        "popularity": _shown(record["popularity"]),
+        "epsilon_spent": max(spent) if math.isfinite(max(spent)) else "inf",
+        "embedding_dim": record["embedding_dim"],
+        "rounds": record["rounds"],
+        "n_users": record["n_users"],
+        "n_items": record["n_items"],
+        "seconds": round(sum(record["seconds"].values()), 2),
+    }
+
+
+def baseline(*, protocol: str, name: str, held_out: str = "test") -> Json:
+    """A baseline on all users in one place, without privacy."""
+    torch.set_num_threads(1)
+    federation = simulated_federation(SimulationConfig(protocol=protocol, held_out=held_out), silos=1, seed=0)
+    negatives = 99 if protocol == "ncf" else 0
+    metrics = evaluate(BASELINES[name](federation.train), federation, sampled_negatives=negatives)
+    return {"metrics": {key: round(metrics[key], 5) for key in metrics if key in METRICS or "sampled" in key}}
+
+
+def tuned(
+    *, data: str, epsilon: float, delta: float, seed: int, held_out: str, dims: float, heads: float, iterations: int
+) -> Json:
+    """All users in one place. `dims` and `heads` times what the rule says and so many rounds after the counts.
+
+    `iterations` -1 is the default trainer as it is, 0 noised popularity.
+    """
+    config = SimulationConfig(**_data(data), held_out=held_out)
+    federation, _ = federation_of(config, seed)
+    schedule = planned(config, epsilon=epsilon, delta=delta, seed=seed)
+    facts = schedule.facts
+    if iterations >= 0:
+        by_rule = size(facts)
+        dim = max(2, min(round(dims * by_rule.embedding_dim), facts.n_items // 2))
+        n_head = max(dim, min(round(heads * by_rule.n_head), facts.n_items))
+        fixed = Size(embedding_dim=dim, n_head=n_head, rounds=1 + iterations)
+        trainer = Spectral(fixed=fixed) if iterations else PopularItems()
+        schedule = planned(config, epsilon=epsilon, delta=delta, seed=seed, trainer=trainer)
+    model = trained(schedule, config, seed=seed)
+    return {"metrics": _shown(evaluate(fold_in_scorer(model, federation, device="cpu"), federation)),
+            "signal": round(facts.signal_to_noise, 1)}  # fmt: skip
+
+
+def catalogue(*, protocol: str, output: str) -> Json:
+    """The protocol's catalogue with text vectors, as `recsys-fed catalogue --encoder minilm` writes it."""
+    torch.set_num_threads(1)
+    federation = simulated_federation(SimulationConfig(protocol=protocol), silos=1, seed=0)
+    items = encoded(federation.catalogue, PACKAGED)
+    items.save(Path(output))
+    return {"content_hash": items.content_hash, "encoder": PACKAGED}
+
+
+def _data(data: str) -> dict[str, str]:
+    return {"data": data} if ":" in data else {"protocol": data}
+
+
+def _shown(metrics: Any) -> Json:
+    return {name: round(metrics[name], 5) for name in METRICS}
