@@ -6,7 +6,7 @@ Sweeps use it: it is several times as fast as a simulated federation, and traine
 from functools import lru_cache
 
 import torch
-from recsys_fed.privacy.sampling import seeded_generator
+from recsys_fed.privacy.noise import seeded_generator
 
 from recsys_fed.config import FederationConfig, SimulationConfig
 from recsys_fed.data.simulated import SimulatedFederation, simulated_federation
