@@ -16,7 +16,7 @@ from recsys_fed.trainers.popular_items import PopularItems
 from recsys_fed.trainers.spectral import Spectral
 
 # Signal to noise below which a subspace is worth less than better counts; see docs/quality.md for the sweep.
-LEAST_SIGNAL, LEAST_SIGNAL_WITH_FEATURES = 100.0, 50.0
+LEAST_SIGNAL, LEAST_SIGNAL_WITH_FEATURES = 200.0, 60.0
 
 
 def chosen(facts: PublicFacts) -> Trainer:

@@ -12,7 +12,6 @@ import torch
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.models.user_blocks import UserHistories
-from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers import popularity
 from recsys_fed.trainers.base import LocalNoise, PublicFacts, Stage, Tables
 
@@ -36,7 +35,7 @@ class PopularItems:
         """
         if facts.rounds > 1:
             raise ConfigurationError(f"Expected rounds = 1 (or 0) for the popularity trainer, got {facts.rounds}.")
-        return (Stage(name=popularity.STAGE, release=PlannedRelease(released="item counts")),)
+        return (popularity.counts_stage(share=1.0),)
 
     def start(self, facts: PublicFacts, rng: np.random.Generator) -> PopularItemsState:
         """Nothing is known, nothing is drawn."""

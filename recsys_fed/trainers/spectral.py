@@ -27,7 +27,7 @@ from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers import popularity
 from recsys_fed.trainers.base import LocalNoise, PublicFacts, Stage, Tables
-from recsys_fed.trainers.estimate import agreeing, smoothed, without_diagonal
+from recsys_fed.trainers.estimate import agreeing, reliability, smoothed, without_diagonal
 from recsys_fed.trainers.orthonormal import leading_directions, orthonormal, principal_features
 from recsys_fed.trainers.popularity import NoisedPopularity
 from recsys_fed.trainers.power_step import power_step
@@ -50,8 +50,8 @@ _PROJECTION = FoldIn(kind="projection")
 class SpectralState:
     """What the server holds between rounds; all of it follows from releases and public facts.
 
-    The next round asks with W = subspace * scales, of which the subspace is orthonormal. Of its directions those that
-    are `useful` are in the model.
+    The next round asks with W = subspace * scales, of which the subspace is orthonormal. Its directions are in the
+    model with the weights `useful`, which are zero for some.
     """
 
     facts: PublicFacts
@@ -78,10 +78,12 @@ class Spectral:
     def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
         """Counts, then subspace rounds that share what is left of the budget, the first with a smaller part."""
         check_rounds(facts)
-        parts = [1.0, *[LATER_SHARE] * (self._size(facts).rounds - 2)]
-        shares = [(1 - popularity.BUDGET_SHARE) * part / sum(parts) for part in parts]
+        chosen = self._size(facts)
+        parts = [1.0, *[LATER_SHARE] * (chosen.rounds - 2)]
+        shares = [(1 - chosen.counts_share) * part / sum(parts) for part in parts]
         releases = [PlannedRelease(released="item embeddings", relative_noise=share**-0.5) for share in shares]
-        return (popularity.counts_stage(), *[Stage(name=SUBSPACE, release=release) for release in releases])
+        counts = popularity.counts_stage(share=chosen.counts_share)
+        return (counts, *[Stage(name=SUBSPACE, release=release) for release in releases])
 
     def start(self, facts: PublicFacts, rng: np.random.Generator) -> SpectralState:
         """Draw a random start [n_items, dim - 1]; it is not used where public features give a better one."""
@@ -143,7 +145,11 @@ class Spectral:
             rows = principal_features(features, weights=occurrence.sqrt(), dim=_SMOOTHING_DIM)
             table = smoothed(table, features=rows, noise_std=noise_std)
         basis = orthonormal(table, against=direction)
-        useful = agreeing(basis, table, asked=_asked(state))
+        useful = agreeing(basis, table, asked=_asked(state)).double()
+        if self._size(state.facts).weighted and noise_std > 0:
+            useful = (
+                useful * reliability((basis.T @ table).norm(dim=1), n_rows=len(table), noise_std=noise_std).sqrt()
+            )
         return replace(state, subspace=basis, scales=_scales(basis, table), useful=useful)
 
     def item_embeddings(self, state: SpectralState) -> ItemEmbeddings:

@@ -5,18 +5,29 @@ from dataclasses import dataclass
 
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.trainers.base import PublicFacts
+from recsys_fed.trainers.popularity import BUDGET_SHARE
 
 _MAX_DIM, _MAX_DIM_WITH_FEATURES = 32, 48
 _MIN_HEAD = 50
+# Below these signals popularity is most of what can be learned: its counts get more, and directions are weighed.
+_FAINT, _FAINT_WITH_FEATURES = 1_000, 500
+_FAINT_COUNTS_SHARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """Dimensions of the released subspace (popularity included), head items, and rounds."""
+    """Dimensions of the released subspace (popularity included), head items, rounds, and what else follows.
+
+    Attributes:
+        counts_share: of the budget, for the counts.
+        weighted: whether directions count by how reliable they are, see `estimate.reliability`.
+    """
 
     embedding_dim: int
     n_head: int
     rounds: int
+    counts_share: float = BUDGET_SHARE
+    weighted: bool = False
 
 
 def size(facts: PublicFacts) -> Size:
@@ -36,7 +47,14 @@ def size(facts: PublicFacts) -> Size:
     # For dim = signal^0.4, 150 signal^0.65 cells are 150 signal^0.25 rows; beyond signal 10^4 the other grows faster.
     entries = max(150 * signal**0.65, cells) if featured else cells
     n_head = int(min(max(entries / dim, _MIN_HEAD), facts.n_items))
-    return Size(embedding_dim=min(dim, n_head), n_head=n_head, rounds=facts.rounds or 1 + _iterations(facts))
+    faint = signal < (_FAINT_WITH_FEATURES if featured else _FAINT)
+    return Size(
+        embedding_dim=min(dim, n_head),
+        n_head=n_head,
+        rounds=facts.rounds or 1 + _iterations(facts),
+        counts_share=_FAINT_COUNTS_SHARE if faint else BUDGET_SHARE,
+        weighted=faint and not featured,
+    )
 
 
 def check_rounds(facts: PublicFacts) -> None:

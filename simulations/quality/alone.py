@@ -6,7 +6,6 @@ Sweeps use it: it is several times as fast as a simulated federation, and traine
 from functools import lru_cache
 
 import torch
-from recsys_fed.privacy.noise import seeded_generator
 
 from recsys_fed.config import FederationConfig, SimulationConfig
 from recsys_fed.data.simulated import SimulatedFederation, simulated_federation
@@ -16,7 +15,7 @@ from recsys_fed.federation.schedule import Schedule, advance, begin, item_embedd
 from recsys_fed.federation.update import Greeting
 from recsys_fed.models.histories import Histories, histories_of
 from recsys_fed.models.items import ItemEmbeddings
-from recsys_fed.privacy.noise import SeededNoise
+from recsys_fed.privacy.noise import SeededNoise, seeded_generator
 from recsys_fed.simulation.runner import one_digit
 from recsys_fed.trainers.base import Trainer
 
