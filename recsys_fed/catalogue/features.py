@@ -5,7 +5,7 @@ server arrive at the same matrix.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +51,7 @@ def public_features(
     at_least(1, max_terms=max_terms)
     non_negative(category_weight=category_weight, decade_weight=decade_weight, text_weight=text_weight)
     non_negative(vector_weight=vector_weight)
-    blocks = {
+    blocks: dict[str, Callable[[], sparse.csr_matrix]] = {
         "categories": lambda: category_weight * _categories(catalogue),
         "decades": lambda: decade_weight * _decades(catalogue),
         "words": lambda: text_weight * tf_idf(documents(catalogue), max_terms=max_terms),

@@ -34,8 +34,6 @@ from recsys_fed.trainers.power_step import power_step
 from recsys_fed.trainers.spectral_size import Size, check_rounds, size
 
 SUBSPACE = "subspace"
-# The popularity of all items also enters as a bias, so that an empty history has a ranking.
-BIAS = 0.05
 # Rounds after the first get this many times its share of the budget: the first one has only to find the space.
 LATER_SHARE = 2.0
 # A round asks with columns scaled by (singular value / largest)^-EVENING: weak directions need the signal most.
@@ -163,7 +161,7 @@ class Spectral:
             learned = torch.zeros(n_items, state.subspace.shape[1], dtype=torch.float64)
             learned[known.head] = state.subspace if state.useful is None else state.subspace * state.useful
             vectors = torch.cat([learned, known.direction[:, None], _public_columns(state.facts, known)], dim=1)
-            counts, weights = BIAS * known.direction, known.damping
+            counts, weights = self._size(state.facts).prior * known.direction, known.damping
         return ItemEmbeddings(
             vectors=vectors.float(),
             bias=counts.float(),

@@ -9,9 +9,12 @@ from recsys_fed.trainers.popularity import BUDGET_SHARE
 
 _MAX_DIM, _MAX_DIM_WITH_FEATURES = 32, 48
 _MIN_HEAD = 50
-# Below these signals popularity is most of what can be learned: its counts get more, and directions are weighed.
+# The popularity of all items also enters as a bias, so that an empty history has a ranking.
+PRIOR = 0.05
+# Below these signals popularity is most of what can be learned: its counts get more of the budget, it counts more
+# in the score, and directions are weighed.
 _FAINT, _FAINT_WITH_FEATURES = 1_000, 500
-_FAINT_COUNTS_SHARE = 0.25
+_FAINT_COUNTS_SHARE, _FAINT_PRIOR = 0.25, 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +24,7 @@ class Size:
     Attributes:
         counts_share: of the budget, for the counts.
         weighted: whether directions count by how reliable they are, see `estimate.reliability`.
+        prior: weight of popularity as a bias, the same for everybody, beside scores of size one.
     """
 
     embedding_dim: int
@@ -28,6 +32,7 @@ class Size:
     rounds: int
     counts_share: float = BUDGET_SHARE
     weighted: bool = False
+    prior: float = PRIOR
 
 
 def size(facts: PublicFacts) -> Size:
@@ -54,6 +59,7 @@ def size(facts: PublicFacts) -> Size:
         rounds=facts.rounds or 1 + _iterations(facts),
         counts_share=_FAINT_COUNTS_SHARE if faint else BUDGET_SHARE,
         weighted=faint and not featured,
+        prior=_FAINT_PRIOR if faint else PRIOR,
     )
 
 

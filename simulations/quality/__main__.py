@@ -89,7 +89,8 @@ def _measured(options: argparse.Namespace, console: Console) -> Json | None:
 def _point_jobs(points: Sequence[Point], encoded: Job) -> list[Job]:
     """All runs; those on the same data and seed follow one another."""
     runs = [(point, seed) for point in points for seed in point.seeds]
-    runs.sort(key=lambda run: (run[0].protocol, run[0].held_out, run[1], run[0].silos))
+    # Most of the page comes first: what takes longest comes last.
+    runs.sort(key=lambda run: (run[0].silos == 100, run[0].table, run[0].protocol, run[0].held_out, run[1]))
     return [_point_job(point, seed, encoded) for point, seed in runs]
 
 
@@ -124,29 +125,25 @@ def _baselines(there: Json) -> Json:
     return found
 
 
-def _tuned_job(grid: Grid, epsilon: float, seed: int, setting: tuple[float, float, int]) -> Job:
-    named = dict(zip(("dims", "heads", "iterations"), setting, strict=True))
-    fixed = {"data": grid.data, "epsilon": epsilon, "delta": grid.delta, "seed": seed, "held_out": "test"}
-    return Job(work="tuned", arguments=fixed | named)
-
-
-_RULE = (1.0, 1.0, -1)
+def _tuned_job(grid: Grid, epsilon: float, seed: int, by_hand: tuple[float, float, int] | None) -> Job:
+    arguments = {"data": grid.data, "epsilon": epsilon, "delta": grid.delta, "seed": seed, "by_hand": by_hand}
+    return Job(work="tuned", arguments=arguments)
 
 
 def _grid_jobs(grid: Grid) -> list[Job]:
-    settings = [_RULE, *grid.settings()]
+    settings = [None, *grid.settings()]
     return [_tuned_job(grid, e, seed, setting) for seed in grid.seeds for e in grid.epsilons for setting in settings]
 
 
 def _cells(grid: Grid, there: Json) -> list[Json]:
     """For each budget the rule, and every setting by hand."""
 
-    def line(epsilon: float, setting: tuple[float, float, int]) -> Json:
+    def line(epsilon: float, setting: tuple[float, float, int] | None) -> Json:
         runs = [there[_tuned_job(grid, epsilon, seed, setting).name] for seed in grid.seeds]
-        return {"setting": list(setting), "metrics": {m: [r["metrics"][m] for r in runs] for m in runs[0]["metrics"]}}
+        return {"setting": setting, "metrics": {m: [r["metrics"][m] for r in runs] for m in runs[0]["metrics"]}}
 
     return [
-        {"data": grid.data, "epsilon": epsilon, "seeds": list(grid.seeds), "rule": line(epsilon, _RULE),
+        {"data": grid.data, "epsilon": epsilon, "seeds": list(grid.seeds), "rule": line(epsilon, None),
          "settings": [line(epsilon, setting) for setting in grid.settings()]}
         for epsilon in grid.epsilons
     ]  # fmt: skip

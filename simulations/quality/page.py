@@ -68,14 +68,17 @@ def _silos(record: Record) -> Iterator[str]:
 
 def _kinds(record: Record) -> Iterator[str]:
     yield from ("", "### Kinds of public item features: random90, 10 silos, masked", "")
-    yield "| features | " + " | ".join(f"epsilon {epsilon:g}" for epsilon in EPSILONS) + " | validation, mean |"
+    yield (
+        "| features | "
+        + " | ".join(f"epsilon {epsilon:g}" for epsilon in EPSILONS)
+        + " | validation, mean of epsilon 1 and 8 |"
+    )
     yield "|---|" + "--:|" * (len(EPSILONS) + 1)
     kinds = dict.fromkeys(line["kinds"] for line in record["points"] if line["table"] == "features")
     for name in kinds:
         table = "silos" if name == DEFAULT_KINDS else "features"
-        wanted = {"protocol": "random90", "silos": 10, "noise": "masked", "kinds": name}
-        found = means_of(record, table=table, held_out="test", **wanted)
-        chosen = means_of(record, table="features", held_out="validation", **wanted)
+        found = means_of(record, table=table, protocol="random90", silos=10, noise="masked", kinds=name)
+        chosen = means_of(record, table="features", held_out="validation", kinds=name)
         validation = statistics.fmean(statistics.fmean(values) for values in chosen.values())
         shown = (name or "none").replace(",", ", ") + (" (default)" if name == DEFAULT_KINDS else "")
         yield f"| {shown} | {_cells(found)} | {validation:.4f} |"
@@ -116,8 +119,9 @@ def _tuned(record: Record) -> Iterator[str]:
     yield "| data | epsilon | metric | rule | best of the grid | its dimensions, head, rounds | ratio |"
     yield "|---|--:|---|--:|--:|---|--:|"
     for row in compared(record):
-        dims, heads, iterations = row["best_setting"]
-        setting = f"{dims:g} x, {heads:g} x, {iterations}" if iterations else "popularity alone"
+        dims, heads, rounds = row["best_setting"]
+        after = "as the rule" if rounds < 0 else f"{rounds} after the counts"
+        setting = f"{dims:g} x, {heads:g} x, {after}" if rounds else "popularity alone"
         yield (
             f"| {row['data']} | {row['epsilon']:g} | {row['metric']} | {row['rule']:.4f} | {row['best']:.4f} "
             f"| {setting} | {row['rule'] / row['best']:.3f} |"

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
@@ -16,8 +16,7 @@ BARS = {"random90": (0.210, 0.235, 0.255, 0.275), "ultragcn": (0.165, 0.195, 0.2
 DEFAULT_KINDS = "categories,decades,words"
 # Feature kinds beside none and the default, whose points are there anyway.
 KINDS = (
-    "categories", "categories,decades", "words", "vectors", "words,vectors", "categories,decades,vectors",
-    "categories,decades,words,vectors",
+    "categories", "words", "vectors", "categories,decades", "words,vectors", "categories,decades,words,vectors",
 )  # fmt: skip
 ML_100K_DELTA = 1e-5
 # Generated data that had no part in making any rule: few users with little, and many items with much.
@@ -80,7 +79,7 @@ class Point:
 class Grid:
     """Sizes set by hand beside those of the rule: dimensions and head items times what it says, subspace rounds.
 
-    (0, 0, 0) is noised popularity alone.
+    Rounds -1 are those of the rule; 0 is noised popularity alone.
     """
 
     data: str
@@ -90,7 +89,8 @@ class Grid:
 
     def settings(self) -> list[tuple[float, float, int]]:
         """Every setting by hand."""
-        return [(0.0, 0.0, 0), *product((0.6, 1.0, 1.6), (0.6, 1.0, 1.6), (1, 2, 3))]
+        sizes = product((0.6, 1.0, 1.6), (0.6, 1.0, 1.6), (-1,))
+        return [(1.0, 1.0, 0), *sizes, *((1.0, 1.0, rounds) for rounds in (1, 2, 3))]
 
 
 GRIDS = (
@@ -110,18 +110,22 @@ def _by_silos() -> Iterator[Point]:
     for protocol in BARS:
         for silos, noise in ((1, "own"), (10, "masked"), (10, "own"), (100, "masked"), (100, "own")):
             for epsilon in EPSILONS:
-                yield Point(table="silos", protocol=protocol, silos=silos, noise=noise, epsilon=epsilon)
+                # A hundred silos take several times as long.
+                seeds = SEEDS if silos < 100 else SEEDS[:3]
+                yield Point(table="silos", protocol=protocol, silos=silos, noise=noise, epsilon=epsilon, seeds=seeds)
         yield Point(table="silos", protocol=protocol, silos=1, noise="none")
 
 
 def _by_kinds() -> Iterator[Point]:
     for kinds in ("", *KINDS):
         for epsilon in EPSILONS:
-            point = Point(table="features", protocol="random90", epsilon=epsilon, kinds=kinds)
-            yield point
-            yield replace(point, held_out="validation", seeds=SEEDS[:2])
-    for epsilon in EPSILONS:
-        yield Point(table="features", protocol="random90", epsilon=epsilon, held_out="validation", seeds=SEEDS[:2])
+            yield Point(table="features", protocol="random90", epsilon=epsilon, kinds=kinds)
+    for kinds in ("", *KINDS, DEFAULT_KINDS):
+        for epsilon in (EPSILONS[0], EPSILONS[-1]):
+            yield Point(
+                table="features", protocol="random90", silos=1, noise="own", epsilon=epsilon, kinds=kinds,
+                held_out="validation", seeds=SEEDS[:2],
+            )  # fmt: skip
 
 
 def _small_data() -> Iterator[Point]:

@@ -1,6 +1,7 @@
 """What a job computes: plain arguments in, a JSON record out. Each runs in a worker process of its own."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from recsys_fed.data.simulated import simulated_federation
 from recsys_fed.evaluation.baselines import BASELINES
 from recsys_fed.simulation.evaluation import evaluate, fold_in_scorer
 from recsys_fed.simulation.runner import simulate
+from recsys_fed.trainers.auto import Auto
+from recsys_fed.trainers.base import PublicFacts
 from recsys_fed.trainers.popular_items import PopularItems
 from recsys_fed.trainers.spectral import Spectral
 from recsys_fed.trainers.spectral_size import Size, size
@@ -48,23 +51,15 @@ def baseline(*, protocol: str, name: str, held_out: str = "test") -> Json:
     return {"metrics": {key: round(metrics[key], 5) for key in metrics if key in METRICS or "sampled" in key}}
 
 
-def tuned(
-    *, data: str, epsilon: float, delta: float, seed: int, held_out: str, dims: float, heads: float, iterations: int
-) -> Json:
-    """All users in one place. `dims` and `heads` times what the rule says and so many rounds after the counts.
-
-    `iterations` -1 is the default trainer as it is, 0 noised popularity.
-    """
-    config = SimulationConfig(**_data(data), held_out=held_out)
+def tuned(*, data: str, epsilon: float, delta: float, seed: int, by_hand: tuple[float, float, int] | None) -> Json:
+    """The test items of all users in one place: under "auto", or with sizes by hand, see `points.Grid`."""
+    name = "" if ":" in data else data
+    config = SimulationConfig(protocol=name, data="" if name else data)
     federation, _ = federation_of(config, seed)
-    schedule = planned(config, epsilon=epsilon, delta=delta, seed=seed)
+    schedule = planned(config, epsilon=epsilon, delta=delta, seed=seed, trainer=Auto())
     facts = schedule.facts
-    if iterations >= 0:
-        by_rule = size(facts)
-        dim = max(2, min(round(dims * by_rule.embedding_dim), facts.n_items // 2))
-        n_head = max(dim, min(round(heads * by_rule.n_head), facts.n_items))
-        fixed = Size(embedding_dim=dim, n_head=n_head, rounds=1 + iterations)
-        trainer = Spectral(fixed=fixed) if iterations else PopularItems()
+    if by_hand is not None:
+        trainer = PopularItems() if by_hand[2] == 0 else Spectral(fixed=_size_by_hand(facts, *by_hand))
         schedule = planned(config, epsilon=epsilon, delta=delta, seed=seed, trainer=trainer)
     model = trained(schedule, config, seed=seed)
     return {"metrics": _shown(evaluate(fold_in_scorer(model, federation, device="cpu"), federation)),
@@ -80,8 +75,11 @@ def catalogue(*, protocol: str, output: str) -> Json:
     return {"content_hash": items.content_hash, "encoder": PACKAGED}
 
 
-def _data(data: str) -> dict[str, str]:
-    return {"data": data} if ":" in data else {"protocol": data}
+def _size_by_hand(facts: PublicFacts, dims: float, heads: float, rounds: int) -> Size:
+    by_rule = size(facts)
+    dim = max(2, min(round(dims * by_rule.embedding_dim), facts.n_items // 2))
+    n_head = max(dim, min(round(heads * by_rule.n_head), facts.n_items))
+    return replace(by_rule, embedding_dim=dim, n_head=n_head, rounds=by_rule.rounds if rounds < 0 else 1 + rounds)
 
 
 def _shown(metrics: Any) -> Json:
