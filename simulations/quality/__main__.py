@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -19,9 +20,9 @@ from recsys_fed.data.locate import open_dataset
 from recsys_fed.data.protocols import PROTOCOLS, followed
 from recsys_fed.errors import DataNotFoundError
 from recsys_fed.versions import versions
-from simulations.quality.page import START, tables
+from simulations.quality.page import START, metric_of, tables
 from simulations.quality.picture import draw
-from simulations.quality.points import GRIDS, Grid, Point, all_points
+from simulations.quality.points import GRIDS, SWEEPS, Grid, Point, Sweep, all_points, variants_of
 from simulations.quality.running import ROOT, Job, kept_folder, results
 from simulations.results.page import replace_between_markers
 
@@ -83,14 +84,14 @@ def _measured(options: argparse.Namespace, console: Console) -> Json | None:
         "points": [_line(point, there, encoded) for point in points],
         "baselines": _baselines(there),
         "tuned": [cell for grid in grids for cell in _cells(grid, there)],
+        "sweep": [row for sweep in SWEEPS for row in _rows(sweep, there)],
     }
 
 
 def _point_jobs(points: Sequence[Point], encoded: Job) -> list[Job]:
     """All runs; those on the same data and seed follow one another."""
     runs = [(point, seed) for point in points for seed in point.seeds]
-    # Most of the page comes first: what takes longest comes last.
-    runs.sort(key=lambda run: (run[0].silos == 100, run[0].table, run[0].protocol, run[0].held_out, run[1]))
+    runs.sort(key=lambda run: (run[0].table != "silos", run[0].protocol, run[0].held_out, run[1]))
     return [_point_job(point, seed, encoded) for point, seed in runs]
 
 
@@ -147,6 +148,32 @@ def _cells(grid: Grid, there: Json) -> list[Json]:
          "settings": [line(epsilon, setting) for setting in grid.settings()]}
         for epsilon in grid.epsilons
     ]  # fmt: skip
+
+
+def _swept_job(sweep: Sweep, epsilon: float, seed: int, variant: str) -> Job:
+    arguments = {"data": sweep.data, "epsilon": epsilon, "delta": sweep.delta, "seed": seed}
+    return Job(work="swept", arguments=arguments | {"features": sweep.features, "variant": variant})
+
+
+def _sweep_jobs() -> list[Job]:
+    return [
+        _swept_job(sweep, epsilon, seed, variant)
+        for sweep in SWEEPS
+        for seed in sweep.seeds
+        for epsilon in sweep.epsilons
+        for variant in variants_of(sweep)
+    ]
+
+
+def _rows(sweep: Sweep, there: Json) -> list[Json]:
+    """For each budget the means of every variant, in the metric of the data."""
+    metric, rows = metric_of(sweep.data), []
+    for epsilon in sweep.epsilons:
+        runs = {v: [there[_swept_job(sweep, epsilon, s, v).name] for s in sweep.seeds] for v in variants_of(sweep)}
+        means = {v: round(fmean(run["metrics"][metric] for run in of_v), 5) for v, of_v in runs.items()}
+        row = {"data": sweep.data, "features": sweep.features, "epsilon": epsilon, "metric": metric, "means": means}
+        rows.append(row | {"signal": runs["popularity"][0]["signal"]})
+    return rows
 
 
 def _data_is_there(console: Console) -> bool:

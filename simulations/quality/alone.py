@@ -31,12 +31,18 @@ def federation_of(data: SimulationConfig, seed: int) -> tuple[SimulatedFederatio
 
 
 def planned(
-    data: SimulationConfig, *, epsilon: float, delta: float, seed: int, trainer: Trainer | None = None
+    data: SimulationConfig,
+    *,
+    epsilon: float,
+    delta: float,
+    seed: int,
+    trainer: Trainer | None = None,
+    features: bool = True,
 ) -> Schedule:
     """The schedule of one silo that adds all of the noise; `trainer` in place of the default one."""
     federation, _ = federation_of(data, seed)
     config = FederationConfig(
-        epsilon=epsilon, delta=delta, silos=1, seed=seed, secure_aggregation="off", threads=1,
+        epsilon=epsilon, delta=delta, silos=1, seed=seed, secure_aggregation="off", threads=1, item_features=features,
         declared_users=one_digit(federation.train.shape[0]),
     )  # fmt: skip
     catalogue = federation.catalogue

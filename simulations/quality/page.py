@@ -33,7 +33,7 @@ def tables(record: Record) -> list[str]:
     packages = ", ".join(f"{name} {record['versions'][name]}" for name in _PACKAGES)
     return [
         f"Measured on {record['measured']} by `make quality` with {packages}; raw figures in quality.json.",
-        *_silos(record), *_kinds(record), *_small(record), *_ceilings(record), *_tuned(record),
+        *_silos(record), *_kinds(record), *_small(record), *_ceilings(record), *_tuned(record), *_sweep(record),
     ]  # fmt: skip
 
 
@@ -128,11 +128,32 @@ def _tuned(record: Record) -> Iterator[str]:
         )
 
 
+def _sweep(record: Record) -> Iterator[str]:
+    for features in (True, False):
+        rows = [row for row in record["sweep"] if row["features"] is features]
+        names = list(rows[0]["means"])
+        yield from (
+            "",
+            f"### Faint signals on validation data, {'with' if features else 'without'} item features",
+            "",
+        )
+        yield "| data | epsilon | s | metric | " + " | ".join(names) + " |"
+        yield "|---|--:|--:|---|" + "--:|" * len(names)
+        for row in rows:
+            values = " | ".join(f"{row['means'][name]:.4f}" for name in names)
+            yield f"| {row['data']} | {row['epsilon']:g} | {row['signal']:.0f} | {row['metric']} | {values} |"
+
+
+def metric_of(data: str) -> str:
+    """What is compared on a data set."""
+    return "ndcg@10" if data == "ml-100k" else "recall@20"
+
+
 def compared(record: Record) -> list[dict[str, Any]]:
     """For each data set and budget of the grid the rule's mean and that of the best setting."""
     rows = []
     for cell in record["tuned"]:
-        metric = "ndcg@10" if cell["data"] == "ml-100k" else "recall@20"
+        metric = metric_of(cell["data"])
         means = [(statistics.fmean(line["metrics"][metric]), line["setting"]) for line in cell["settings"]]
         best, setting = max(means, key=lambda pair: pair[0])
         rule = statistics.fmean(cell["rule"]["metrics"][metric])

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from recsys_fed.evaluation.baselines import BASELINES
 from recsys_fed.simulation.evaluation import evaluate, fold_in_scorer
 from recsys_fed.simulation.runner import simulate
 from recsys_fed.trainers.auto import Auto
-from recsys_fed.trainers.base import PublicFacts
+from recsys_fed.trainers.base import PublicFacts, Trainer
 from recsys_fed.trainers.popular_items import PopularItems
 from recsys_fed.trainers.spectral import Spectral
 from recsys_fed.trainers.spectral_size import Size, size
 from simulations.quality.alone import federation_of, planned, trained
-from simulations.quality.points import Point
+from simulations.quality.points import VARIANTS, Point
 
 METRICS = ("recall@20", "ndcg@20", "ndcg@10", "hr@10")
 Json = dict[str, Any]
@@ -64,6 +65,22 @@ def tuned(*, data: str, epsilon: float, delta: float, seed: int, by_hand: tuple[
     model = trained(schedule, config, seed=seed)
     return {"metrics": _shown(evaluate(fold_in_scorer(model, federation, device="cpu"), federation)),
             "signal": round(facts.signal_to_noise, 1)}  # fmt: skip
+
+
+def swept(*, data: str, epsilon: float, delta: float, seed: int, features: bool, variant: str) -> Json:
+    """The validation items of all users in one place, under a variant of `points.VARIANTS`."""
+    name = "" if ":" in data else data
+    config = SimulationConfig(protocol=name, data="" if name else data, held_out="validation")
+    federation, _ = federation_of(config, seed)
+    plan = partial(planned, config, epsilon=epsilon, delta=delta, seed=seed, features=features)
+    how, facts = VARIANTS[variant], plan(trainer=Spectral()).facts
+    trainer: Trainer = PopularItems()
+    if how is not None:
+        fixed = replace(size(facts), counts_share=how[0], weighted=how[1], prior=how[2])
+        trainer = Spectral(fixed=fixed)
+    model = trained(plan(trainer=trainer), config, seed=seed)
+    metrics = evaluate(fold_in_scorer(model, federation, device="cpu"), federation)
+    return {"metrics": _shown(metrics), "signal": round(facts.signal_to_noise, 1)}
 
 
 def catalogue(*, protocol: str, output: str) -> Json:
