@@ -20,7 +20,12 @@ LEAST_SIGNAL, LEAST_SIGNAL_WITH_FEATURES = 200.0, 60.0
 
 
 def chosen(facts: PublicFacts) -> Trainer:
-    """The trainer for these facts. It reads declared users, noise, and whether there are features, nothing else."""
+    """The trainer for these facts. It reads declared users, noise, and whether there are features, nothing else.
+
+    Dimensions or rounds that were asked for are those of spectral.
+    """
+    if facts.embedding_dim or facts.rounds > 1:
+        return Spectral()
     least = LEAST_SIGNAL if facts.features is None else LEAST_SIGNAL_WITH_FEATURES
     return Spectral() if facts.signal_to_noise >= least else PopularItems()
 

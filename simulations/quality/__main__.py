@@ -8,10 +8,11 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 
@@ -35,6 +36,7 @@ BASELINES = {
     "ml-100k": ("popularity", "ease"),
 }
 Json = dict[str, Any]
+T = TypeVar("T", Point, Grid, Sweep)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,13 +64,14 @@ def _measured(options: argparse.Namespace, console: Console) -> Json | None:
     """The whole record, or None where some of it is still missing."""
     folder = kept_folder(options.kept)
     encoded = Job(work="catalogue", arguments={"protocol": "random90", "output": str(folder / "catalogue.parquet")})
-    points, grids = all_points(), GRIDS
-    jobs = [
-        encoded,
-        *_baseline_jobs(),
-        *(j for grid in grids for j in _grid_jobs(grid)),
-        *_point_jobs(points, encoded),
-    ]
+    points = _capped(all_points(), options.most_seeds)
+    grids, sweeps = _capped(GRIDS, options.most_seeds), _capped(SWEEPS, options.most_seeds)
+    jobs = [*_baseline_jobs(), *_point_jobs(points, encoded)]
+    jobs += [job for grid in grids for job in _grid_jobs(grid)]
+    jobs += [job for sweep in sweeps for job in _sweep_jobs(sweep)]
+    # Seed by seed, and what takes longest comes last.
+    jobs.sort(key=lambda job: (job.arguments.get("seed", 0), job.arguments.get("fields", {}).get("silos") == 100))
+    jobs.insert(0, encoded)
 
     def said(done: int, of: int, line: str) -> None:
         console.print(f"{done}/{of} {line}", markup=False, highlight=False)
@@ -84,8 +87,12 @@ def _measured(options: argparse.Namespace, console: Console) -> Json | None:
         "points": [_line(point, there, encoded) for point in points],
         "baselines": _baselines(there),
         "tuned": [cell for grid in grids for cell in _cells(grid, there)],
-        "sweep": [row for sweep in SWEEPS for row in _rows(sweep, there)],
+        "sweep": [row for sweep in sweeps for row in _rows(sweep, there)],
     }
+
+
+def _capped(measured: Sequence[T], most_seeds: int) -> list[T]:
+    return [replace(one, seeds=one.seeds[:most_seeds]) for one in measured]
 
 
 def _point_jobs(points: Sequence[Point], encoded: Job) -> list[Job]:
@@ -97,7 +104,8 @@ def _point_jobs(points: Sequence[Point], encoded: Job) -> list[Job]:
 
 def _point_job(point: Point, seed: int, encoded: Job) -> Job:
     catalogue = encoded.arguments["output"] if "vectors" in point.kinds else ""
-    return Job(work="point", arguments={"fields": point.record(), "seed": seed, "catalogue": catalogue})
+    fields = replace(point, seeds=()).record()
+    return Job(work="point", arguments={"fields": fields, "seed": seed, "catalogue": catalogue})
 
 
 def _line(point: Point, there: Json, encoded: Job) -> Json:
@@ -155,10 +163,9 @@ def _swept_job(sweep: Sweep, epsilon: float, seed: int, variant: str) -> Job:
     return Job(work="swept", arguments=arguments | {"features": sweep.features, "variant": variant})
 
 
-def _sweep_jobs() -> list[Job]:
+def _sweep_jobs(sweep: Sweep) -> list[Job]:
     return [
         _swept_job(sweep, epsilon, seed, variant)
-        for sweep in SWEEPS
         for seed in sweep.seeds
         for epsilon in sweep.epsilons
         for variant in variants_of(sweep)
@@ -191,6 +198,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m simulations.quality", description=__doc__)
     parser.add_argument("--redraw", action="store_true", help="measure nothing, use the last record")
     parser.add_argument("--minutes", type=float, default=120.0, help="begin no further run after so many")
+    parser.add_argument("--most-seeds", type=int, default=5, help="at most so many seeds a figure")
     parser.add_argument("--kept", type=Path, default=ROOT / "runs" / "quality", help="folder of what is done")
     return parser.parse_args(arguments)
 

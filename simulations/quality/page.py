@@ -50,12 +50,17 @@ def _silos(record: Record) -> Iterator[str]:
     for protocol in ("random90", "ultragcn"):
         for metric, title in (("recall@20", "Recall@20"), ("ndcg@20", "NDCG@20")):
             yield from ("", f"### {title}: {TITLES[protocol]}", "")
-            yield "| silos | noise | " + " | ".join(f"epsilon {epsilon:g}" for epsilon in EPSILONS) + " | command |"
-            yield "|--:|---|" + "--:|" * len(EPSILONS) + "---|"
+            yield (
+                "| silos | noise | "
+                + " | ".join(f"epsilon {epsilon:g}" for epsilon in EPSILONS)
+                + " | runs | command |"
+            )
+            yield "|--:|---|" + "--:|" * len(EPSILONS) + "--:|---|"
             for silos, noise in ((1, "own"), (10, "masked"), (10, "own"), (100, "masked"), (100, "own")):
                 point = Point(table="silos", protocol=protocol, silos=silos, noise=noise)
                 found = means_of(record, metric, table="silos", protocol=protocol, silos=silos, noise=noise)
-                yield f"| {silos} | {noise} | {_cells(found)} | `{point.command()}` |"
+                runs = min(len(values) for values in found.values())
+                yield f"| {silos} | {noise} | {_cells(found)} | {runs} | `{point.command()}` |"
             (without,) = means_of(record, metric, table="silos", protocol=protocol, noise="none").values()
             best = record["baselines"][protocol]
             yield ""
@@ -169,6 +174,6 @@ def _cells(by_epsilon: Mapping[Any, Sequence[float]], *, digits: int = 3) -> str
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
-    if digits == 3:
+    if digits == 3 or len(values) < 2:
         return spread(values)
     return f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"

@@ -41,7 +41,7 @@ def _panel(place: Axes, protocol: str, record: Mapping[str, Any]) -> None:
         found = means_of(record, table="silos", protocol=protocol, silos=silos, noise=noise)
         place.errorbar(
             EPSILONS, [statistics.fmean(found[epsilon]) for epsilon in EPSILONS],
-            [statistics.stdev(found[epsilon]) for epsilon in EPSILONS],
+            [statistics.stdev(found[epsilon]) if len(found[epsilon]) > 1 else 0.0 for epsilon in EPSILONS],
             label=label, color=colour, marker=marker, linestyle=dashes, capsize=3, linewidth=1.6, markersize=5.5,
         )  # fmt: skip
     (without,) = means_of(record, table="silos", protocol=protocol, noise="none").values()

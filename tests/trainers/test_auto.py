@@ -40,6 +40,12 @@ def test_it_is_bit_for_bit_the_trainer_that_it_chooses(level, plain, noise_multi
         assert torch.equal(*(getattr(model, name) for model in models))
 
 
+@pytest.mark.parametrize("asked", [{"rounds": 3}, {"embedding_dim": 4}])
+def test_dimensions_or_rounds_that_are_asked_for_mean_spectral(asked):
+    assert isinstance(chosen(facts_of(20, **NOISY, **asked)), Spectral)
+    assert isinstance(chosen(facts_of(20, **NOISY, rounds=1)), PopularItems)
+
+
 def test_the_choice_is_the_same_whatever_the_users_have():
     """Everything that is released before the end is decided before anything is known."""
     for level in (NOISY, CLEAR):
