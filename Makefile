@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export FLWR_TELEMETRY_ENABLED = 0
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: demo-deployment setup run test check bench soak docs clean
+.PHONY: demo-deployment setup run test check bench soak docs quality clean
 
 setup: $(READY)
 
@@ -42,6 +42,11 @@ soak: $(READY)
 
 docs: $(READY)
 	$(BIN)/python -m simulations.results
+
+# Everything of docs/quality.md: about half an hour on two idle processors; it goes on where it stopped.
+quality: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[text]'
+	$(BIN)/python -m simulations.quality
 
 clean:
 	rm -rf $(VENV) dist build runs

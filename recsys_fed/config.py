@@ -17,8 +17,10 @@ from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundE
 NOISE = ("own", "central")
 SECURE_AGGREGATION = ("auto", "on", "off")
 ROBUST = ("none", "median", "trimmed-mean")
-TRAINER_NAMES = ("spectral", "dp-sgd")
+TRAINER_NAMES = ("auto", "spectral", "dp-sgd", "popularity")
+FEATURE_KINDS = ("categories", "decades", "words", "vectors")
 ENGINES = ("in-process", "flower")
+HELD_OUT = ("test", "validation")
 COLUMN_ROLES = ("user", "item", "value", "time")
 
 Value = bool | int | float | str
@@ -30,7 +32,7 @@ class FederationConfig:
     """What server and silos agree on. All of it is public.
 
     Attributes:
-        trainer: "spectral" or "dp-sgd".
+        trainer: "auto", "spectral", "dp-sgd" or "popularity".
         epsilon, delta: the guarantee of every user, over all rounds of the run; epsilon may be inf (no noise).
         rounds: exchanges of messages that train, counts included; 0 takes the trainer's rule.
         embedding_dim: length of the vectors; 0 takes the trainer's rule.
@@ -45,7 +47,8 @@ class FederationConfig:
         silos: how many silos take part; 0 takes all that are connected at the start.
         max_silos_per_user: in how many silos a user may be; every release then counts so many times.
         declared_users: public order of magnitude of the users of all silos together.
-        item_features: start from public item features where the catalogue has them.
+        item_features: use public item features where the catalogue has them.
+        feature_kinds: which, of categories, decades, words and vectors, with commas; see `catalogue.features`.
         catalogue: path of the public catalogue on the server; "" asks the silos for its hash and size only.
         seed: of the server's start, and of a simulation's noise and samples.
         device: "auto", "cpu", "cuda", ... of the silos.
@@ -74,6 +77,7 @@ class FederationConfig:
     max_silos_per_user: int = 1
     declared_users: int = 10_000
     item_features: bool = True
+    feature_kinds: str = "categories,decades,words"
     catalogue: str = ""
     seed: int = 0
     device: str = "auto"
@@ -107,6 +111,8 @@ class FederationConfig:
             raise ConfigurationError(
                 "Expected noise = own with a robust step: it looks at each silo's message by itself."
             )
+        for kind in self.feature_kinds.split(","):
+            checks.one_of(FEATURE_KINDS, feature_kinds=kind)
         checks.at_least(1, declared_users=self.declared_users, max_silos_per_user=self.max_silos_per_user)
 
 
@@ -116,9 +122,11 @@ class SimulationConfig:
 
     Attributes:
         data: name or path of a data set, see `data.locate`; "" takes the first that can be had.
+        protocol: name of an evaluation protocol, see `data.protocols`, which fixes some keys; "" is none.
         columns: "user=...,item=..." for tables; "" finds the usual names.
         item_catalogue: file of the public catalogue that all silos agreed on; "" takes the items of the data.
         split: method of `data.split`; test_fraction: its share, where it has one.
+        held_out: "test"; or "validation", what to choose settings on: then no test interaction is used for anything.
         partition: method of `data.partition`; skew: exponent of zipf, alpha of dirichlet.
         min_value: keep only interactions of at least this value; -inf keeps all.
         ledgers: folder of the simulated silos' ledgers and keys; what they hold counts. "" is a new one a run.
@@ -129,9 +137,11 @@ class SimulationConfig:
     """
 
     data: str = ""
+    protocol: str = ""
     columns: str = ""
     item_catalogue: str = ""
     split: str = "auto"
+    held_out: str = "test"
     test_fraction: float = 0.1
     partition: str = "equal"
     skew: float = 1.0
@@ -142,6 +152,7 @@ class SimulationConfig:
     data_seed: int = -1
 
     def __post_init__(self) -> None:
+        checks.one_of(HELD_OUT, held_out=self.held_out)
         checks.at_least(0, block_interactions=self.block_interactions)
         checks.at_least(-1, data_seed=self.data_seed)
         checks.fraction(test_fraction=self.test_fraction)

@@ -77,9 +77,11 @@ def place(
     where = replace(
         data,
         data=str(folder),
+        protocol="",
         columns="",
         item_catalogue=str(folder / _CATALOGUE),
         split="given",
+        held_out="test",
         min_value=-np.inf,
     )
     found = simulated_federation(where, silos=silos, seed=seed)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from recsys_fed.catalogue.storage import COLUMNS, read_columns, write_columns
+from recsys_fed.catalogue.storage import COLUMNS, VECTORS, read_columns, write_columns
 from recsys_fed.errors import DataError, DataFormatError
 
 
@@ -25,15 +25,18 @@ class Catalogue:
         titles: a title an item, or None where there are no titles.
         categories: the categories of each item (an item may have none), or None.
         texts: a paragraph an item ("" where there is none), or None.
+        text_vectors: an embedding of each item's title and text, float32 [n_items, n], or None; see `encoder`.
 
     Raises:
-        DataError: no items, an id twice, a column of another length, or something that is not a str.
+        DataError: no items, an id twice, a column of another length, something that is not a str, or vectors
+            that are not finite.
     """
 
     item_ids: npt.NDArray[np.object_]
     titles: tuple[str, ...] | None = None
     categories: tuple[tuple[str, ...], ...] | None = None
     texts: tuple[str, ...] | None = None
+    text_vectors: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         ids = np.array(self.item_ids, dtype=object)
@@ -54,6 +57,8 @@ class Catalogue:
             if len(column) != self.n_items:
                 raise DataError(f"Expected {name} of {self.n_items} items, got {len(column)}.")
             _check_text(name, _flat(column) if name == "categories" else column)
+        if self.text_vectors is not None:
+            object.__setattr__(self, "text_vectors", _checked_vectors(self.text_vectors, self.n_items))
 
     @property
     def n_items(self) -> int:
@@ -83,6 +88,9 @@ class Catalogue:
             encoded = [entry.encode() for entry in column]
             digest.update(_integers((len(encoded),)) + _integers(map(len, encoded)))
             digest.update(b"".join(encoded))
+        if self.text_vectors is not None:
+            digest.update(VECTORS.encode() + b"+" + _integers(self.text_vectors.shape))
+            digest.update(self.text_vectors.astype("<f4").tobytes())
         return digest.hexdigest()
 
     def rows(self, ids: Sequence[str] | npt.NDArray[np.object_]) -> npt.NDArray[np.int64]:
@@ -92,7 +100,7 @@ class Catalogue:
 
     def save(self, path: str | Path) -> None:
         """Write the catalogue as Parquet, with its hash; the file appears whole or not at all."""
-        columns = {name: getattr(self, name) for name in COLUMNS}
+        columns = {name: getattr(self, name) for name in (*COLUMNS, VECTORS)}
         write_columns(Path(path), columns, content_hash=self.content_hash)
 
     @classmethod
@@ -112,6 +120,16 @@ class Catalogue:
                 f"{catalogue.content_hash}: the file was changed. Fetch the catalogue again."
             )
         return catalogue
+
+
+def _checked_vectors(vectors: npt.NDArray[np.float32], n_items: int) -> npt.NDArray[np.float32]:
+    found = np.array(vectors, dtype=np.float32)
+    if found.ndim != 2 or len(found) != n_items or not np.isfinite(found).all():
+        raise DataError(
+            f"Expected finite {VECTORS} of shape ({n_items}, n), got {found.shape} or values that are not."
+        )
+    found.flags.writeable = False
+    return found
 
 
 def _flat(column: Iterable[Sequence[str]]) -> list[str]:

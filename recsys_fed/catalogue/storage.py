@@ -13,12 +13,15 @@ import pyarrow.parquet as pq
 from recsys_fed.errors import DataFormatError, DataNotFoundError
 
 COLUMNS = ("item_ids", "titles", "categories", "texts")
+# A column of numbers, that a catalogue has only where its texts were encoded.
+VECTORS = "text_vectors"
 
 _TYPES = {
     "item_ids": pa.string(),
     "titles": pa.string(),
     "categories": pa.list_(pa.string()),
     "texts": pa.large_string(),
+    VECTORS: pa.list_(pa.float32()),
 }
 _HASH_KEY = b"recsys_fed.content_hash"
 
@@ -30,7 +33,7 @@ def write_columns(path: Path, columns: Mapping[str, Any], *, content_hash: str) 
         [pa.field(name, _TYPES[name], nullable=False) for name in present],
         metadata={_HASH_KEY: content_hash.encode()},
     )
-    arrays = [pa.array(values, type=_TYPES[name]) for name, values in present.items()]
+    arrays = [_array(name, values) for name, values in present.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(descriptor)
@@ -56,8 +59,15 @@ def read_columns(path: Path) -> tuple[dict[str, Any], str]:
             f"Expected {path} to be a catalogue with an item_ids column and a content hash, "
             f"got the columns {', '.join(table.column_names)}. Write it with Catalogue.save."
         )
-    columns = {name: table[name].to_pylist() for name in COLUMNS if name in table.column_names}
+    columns = {name: table[name].to_pylist() for name in (*COLUMNS, VECTORS) if name in table.column_names}
     return _as_fields(columns, path), content_hash.decode(errors="replace")
+
+
+def _array(name: str, values: Any) -> pa.Array:
+    if name == VECTORS:
+        starts = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
+        return pa.ListArray.from_arrays(starts, pa.array(values.ravel(), type=pa.float32()))
+    return pa.array(values, type=_TYPES[name])
 
 
 def _as_fields(columns: dict[str, list[Any]], path: Path) -> dict[str, Any]:
@@ -69,4 +79,9 @@ def _as_fields(columns: dict[str, list[Any]], path: Path) -> dict[str, Any]:
         if not all(isinstance(entry, list) for entry in fields["categories"]):
             raise DataFormatError(f"Expected the categories in {path} to be lists of str.")
         fields["categories"] = tuple(map(tuple, fields["categories"]))
+    if VECTORS in fields:
+        try:
+            fields[VECTORS] = np.array(columns[VECTORS], dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise DataFormatError(f"Expected {VECTORS} in {path} to be lists of equally many numbers.") from error
     return fields

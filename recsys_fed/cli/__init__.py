@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from recsys_fed.cli import audit, compare, federation, privacy, recommend, report, serving, silo, simulate
+from recsys_fed.cli import audit, catalogue, compare, federation, privacy, recommend, report, serving, silo, simulate
 from recsys_fed.errors import BudgetExceededError, LedgerIntegrityError, RecsysFedError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.command("simulate")(simulate.simulate)
 app.command("compare")(compare.compare)
 app.command("recommend")(recommend.recommend)
+app.command("catalogue")(catalogue.catalogue)
 app.command("audit")(audit.audit)
 app.command("report")(report.report)
 app.add_typer(privacy.app, name="privacy")

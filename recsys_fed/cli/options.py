@@ -35,7 +35,7 @@ Delta = Annotated[float | None, typer.Option(help="Below 1 / declared users.")]
 NoiseMultiplier = Annotated[
     float | None, typer.Option(help="The reverse: the base noise multiplier; epsilon follows.")
 ]
-TrainerName = Annotated[str | None, typer.Option(help="spectral or dp-sgd.")]
+TrainerName = Annotated[str | None, typer.Option(help="auto, spectral, dp-sgd or popularity.")]
 Rounds = Annotated[int | None, typer.Option(help="Of training; 0 takes the trainer's rule.")]
 Silos = Annotated[int | None, typer.Option(help="Number of silos.")]
 DeclaredUsers = Annotated[int | None, typer.Option(help="Public order of magnitude of users of all silos.")]

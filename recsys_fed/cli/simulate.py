@@ -5,7 +5,7 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,12 +14,22 @@ from recsys_fed.cli import options
 from recsys_fed.config import FederationConfig, SimulationConfig, known_key, parse, read_toml
 from recsys_fed.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from recsys_fed.simulation.runner import Simulation
+
 Epsilon = Annotated[float | None, typer.Option(help="Privacy budget of every user; inf trains without noise.")]
 Scenario = Annotated[str | None, typer.Argument(help="Scenario TOML: a path, or a name of simulations/scenarios.")]
 ItemCatalogue = Annotated[
     str | None, typer.Option(help="Public catalogue (a catalogue.parquet); without one, the items of the data.")
 ]
-Split = Annotated[str | None, typer.Option(help="auto, given, per-user-random, leave-last-out, global-temporal.")]
+Protocol = Annotated[
+    str | None, typer.Option(help="ultragcn, random90, ncf, ml-100k: data, split and metric of papers.")
+]
+Split = Annotated[
+    str | None, typer.Option(help="auto, given, per-user-random, leave-last-out, leave-two-out, global-temporal.")
+]
+HeldOut = Annotated[str | None, typer.Option(help="test, or validation: to choose settings without a test item.")]
+FeatureKinds = Annotated[str | None, typer.Option(help="Of categories,decades,words,vectors; with commas.")]
 Noise = Annotated[str | None, typer.Option(help="own: each silo adds the whole noise; central: once on the sum.")]
 TestFraction = Annotated[float | None, typer.Option(help="Share of the test items, where the split has one.")]
 SampledNegatives = Annotated[
@@ -43,15 +53,17 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     scenario: Scenario = None,
     *,
     data: Annotated[str | None, typer.Option(help="Data set: a name, or a path, perhaps with #split.")] = None,
+    protocol: Protocol = None,
     columns: Annotated[str | None, typer.Option(help="For tables: user=NAME,item=NAME,value=NAME,time=NAME.")] = None,
     item_catalogue: ItemCatalogue = None,
     split: Split = None,
+    held_out: HeldOut = None,
     silos: Annotated[int | None, typer.Option(help="Number of silos.")] = None,
     test_fraction: TestFraction = None,
     min_value: Annotated[float | None, typer.Option(help="Keep only interactions of at least this value.")] = None,
     partition: Annotated[str | None, typer.Option(help="equal, zipf (sizes), dirichlet (tastes).")] = None,
     skew: Annotated[float | None, typer.Option(help="Exponent of zipf, concentration of dirichlet.")] = None,
-    trainer: Annotated[str | None, typer.Option(help="spectral or dp-sgd.")] = None,
+    trainer: Annotated[str | None, typer.Option(help="auto, spectral, dp-sgd or popularity.")] = None,
     schedule: Annotated[str | None, typer.Option(help="dp-sgd: synchronous or local.")] = None,
     loss: Loss = None,
     epsilon: Epsilon = None,
@@ -65,7 +77,8 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     metrics_epsilon: MetricsEpsilon = None,
     ledgers: Ledgers = None,
     epsilon_limit: EpsilonLimit = None,
-    item_features: Annotated[bool | None, typer.Option(help="Start from public item features.")] = None,
+    item_features: Annotated[bool | None, typer.Option(help="Use public item features.")] = None,
+    feature_kinds: FeatureKinds = None,
     engine: Annotated[str | None, typer.Option(help="in-process or flower.")] = None,
     sampled_negatives: SampledNegatives = 0,
     evaluate_users: Annotated[int, typer.Option(help="Measure on so many random users; 0: on all.")] = 0,
@@ -81,12 +94,9 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
 ) -> None:
     """Train and evaluate a private federation of simulated silos."""
     flags = run_keys(locals())
-    from recsys_fed.report.terminal import simulation_progress  # noqa: PLC0415
     from recsys_fed.simulation import runner  # noqa: PLC0415
-    from recsys_fed.simulation.apps import scenario_path  # noqa: PLC0415
 
-    keys = read_toml(scenario_path(scenario)) if scenario else {}
-    keys |= settings_of(settings or []) | flags
+    keys = _scenario_keys(scenario) | settings_of(settings or []) | flags
     simulation = runner.Simulation(
         federation=parse(FederationConfig, keys),
         data=parse(SimulationConfig, keys),
@@ -96,9 +106,21 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
         evaluate_users=evaluate_users,
         declare_users="declared-users" not in keys,
     )
+    _show(_run(simulation, output), as_json=as_json, output=output)
+
+
+def _scenario_keys(scenario: str | None) -> dict[str, object]:
+    from recsys_fed.simulation.apps import scenario_path  # noqa: PLC0415
+
+    return read_toml(scenario_path(scenario)) if scenario else {}
+
+
+def _run(simulation: "Simulation", output: Path | None) -> dict[str, Any]:
+    from recsys_fed.report.terminal import simulation_progress  # noqa: PLC0415
+    from recsys_fed.simulation import runner  # noqa: PLC0415
+
     with simulation_progress(Console(stderr=True), simulation) as progress:
-        record = runner.simulate(simulation, output=output, progress=progress)
-    _show(record, as_json=as_json, output=output)
+        return runner.simulate(simulation, output=output, progress=progress)
 
 
 def _show(record: dict[str, Any], *, as_json: bool, output: Path | None) -> None:

@@ -23,6 +23,8 @@ class Dataset:
             public catalogue that its federation agreed on, since which items occur in a silo is private.
         report: what validation found and did.
         is_test: the split that comes with the source, bool [len(interactions)], or None.
+        test_negatives: for each user the items that the source publishes as negatives of the test item, codes of the
+            interactions' items or -1, int64 [n_users, n]; or None.
         note: the licence's word, or what the data is.
 
     Raises:
@@ -34,6 +36,7 @@ class Dataset:
     catalogue: Catalogue
     report: ValidationReport
     is_test: npt.NDArray[np.bool_] | None = None
+    test_negatives: npt.NDArray[np.int64] | None = None
     note: str = ""
 
     def __post_init__(self) -> None:

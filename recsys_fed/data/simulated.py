@@ -15,8 +15,9 @@ from recsys_fed.config import SimulationConfig, columns_of
 from recsys_fed.data.dataset import Dataset
 from recsys_fed.data.locate import open_dataset
 from recsys_fed.data.partition import partition
+from recsys_fed.data.parts import parts_of, valued_at_least
+from recsys_fed.data.protocols import followed
 from recsys_fed.data.silo import histories
-from recsys_fed.data.split import split
 from recsys_fed.models.histories import Histories, histories_of
 from recsys_fed.models.stored_histories import HistoryWriter, StoredHistories, stored_histories
 
@@ -36,6 +37,9 @@ class SimulatedFederation:
         unknown_items: interactions of each silo with items that the catalogue lacks; they are left out.
         train, test: csr [n_users, n_items], the same rows.
         users_of_silo: rows of each silo's users.
+        unranked: csr like `train`, what is neither trained on nor a candidate; None for nothing.
+        negatives: rows of the catalogue that a source publishes for the sampled protocol, int64 [n_users, n]; None
+            where it has none, or where others than the test items are held out.
     """
 
     dataset: Dataset
@@ -44,6 +48,13 @@ class SimulatedFederation:
     train: sparse.csr_matrix
     test: sparse.csr_matrix
     users_of_silo: list[npt.NDArray[np.int64]]
+    unranked: sparse.csr_matrix | None = None
+    negatives: npt.NDArray[np.int64] | None = None
+
+    @property
+    def excluded(self) -> sparse.csr_matrix:
+        """What is no candidate for a user: the train items, and those that are unranked; csr [n_users, n_items]."""
+        return self.train if self.unranked is None else self.train + self.unranked
 
 
 def simulated_federation(config: SimulationConfig, *, silos: int, seed: int) -> SimulatedFederation:
@@ -54,22 +65,17 @@ def simulated_federation(config: SimulationConfig, *, silos: int, seed: int) -> 
     Raises:
         DataError, ConfigurationError: see `open_dataset`, `split` and `partition`.
     """
-    return _federation(config, silos=silos, seed=seed if config.data_seed < 0 else config.data_seed)
+    seed = seed if config.data_seed < 0 else config.data_seed
+    return _federation(followed(config), silos=silos, seed=seed)
 
 
 @lru_cache(maxsize=4)
 def _federation(config: SimulationConfig, *, silos: int, seed: int) -> SimulatedFederation:
-    dataset = open_dataset(config.data or None, columns=columns_of(config.columns))
-    is_test = split(
-        dataset,
-        rng=np.random.default_rng([seed, _SPLIT]),
-        method=config.split,
-        test_fraction=config.test_fraction,
-    )
+    dataset = valued_at_least(open_dataset(config.data or None, columns=columns_of(config.columns)), config.min_value)
+    parts = parts_of(dataset, config, rng=np.random.default_rng([seed, _SPLIT]))
     catalogue = Catalogue.load(config.item_catalogue) if config.item_catalogue else dataset.catalogue
-    min_value = None if np.isneginf(config.min_value) else config.min_value
-    matrix = partial(histories, dataset.interactions, catalogue, min_value=min_value)
-    train, test = matrix(~is_test), matrix(is_test)
+    matrix = partial(histories, dataset.interactions, catalogue)
+    train, test = matrix(parts.train), matrix(parts.held_out)
     users = partition(
         train,
         n_silos=silos,
@@ -89,7 +95,17 @@ def _federation(config: SimulationConfig, *, silos: int, seed: int) -> Simulated
         train=train,
         test=test,
         users_of_silo=users,
+        unranked=matrix(parts.unranked) if parts.unranked.any() else None,
+        negatives=_negatives(dataset, catalogue) if config.held_out == "test" else None,
     )
+
+
+def _negatives(dataset: Dataset, catalogue: Catalogue) -> npt.NDArray[np.int64] | None:
+    """The source's negatives as rows of the catalogue; -1 for those that it lacks."""
+    if dataset.test_negatives is None:
+        return None
+    rows = np.append(catalogue.rows(dataset.interactions.item_ids), -1)
+    return np.asarray(rows[dataset.test_negatives], dtype=np.int64)
 
 
 def silo_histories(

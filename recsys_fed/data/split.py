@@ -18,6 +18,8 @@ from recsys_fed.errors import DataError
 
 Mask = npt.NDArray[np.bool_]
 
+LEAVE_TWO_OUT = "leave-two-out"
+
 
 def per_user_random(interactions: Interactions, *, test_fraction: float, rng: np.random.Generator) -> Mask:
     """Hold out a random `test_fraction` of each user's interactions, bool [n].
@@ -42,6 +44,20 @@ def leave_last_out(interactions: Interactions, *, n_last: int = 1) -> Mask:
     newest_first = (-np.arange(len(interactions)), -_times(interactions))
     quota = np.full(interactions.n_users, n_last)
     return _first_of_each_user(interactions, newest_first, quota=quota)
+
+
+def leave_two_out(interactions: Interactions) -> tuple[Mask, Mask]:
+    """Each user's latest interaction (test) and the one before it (validation), two masks bool [n].
+
+    Of equal times the later row is later. Users with fewer than three interactions hold nothing out.
+
+    Raises:
+        DataError: the interactions have no times.
+    """
+    newest_first = (-np.arange(len(interactions)), -_times(interactions))
+    enough = np.bincount(interactions.user, minlength=interactions.n_users) >= 3
+    last, last_two = (_first_of_each_user(interactions, newest_first, quota=n * enough) for n in (1, 2))
+    return last, last_two & ~last
 
 
 def global_temporal(interactions: Interactions, *, test_fraction: float) -> Mask:
@@ -92,6 +108,7 @@ METHODS: dict[str, _Method] = {
         dataset.interactions, test_fraction=share, rng=rng
     ),
     "leave-last-out": lambda dataset, _fraction, last, _rng: leave_last_out(dataset.interactions, n_last=last),
+    LEAVE_TWO_OUT: lambda dataset, _fraction, _last, _rng: leave_two_out(dataset.interactions)[0],
     "global-temporal": lambda dataset, share, _last, _rng: global_temporal(dataset.interactions, test_fraction=share),
 }
 

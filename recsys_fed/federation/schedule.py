@@ -85,16 +85,25 @@ def agree(greetings: Sequence[Greeting], catalogue: Catalogue | None) -> Greetin
     return expected
 
 
-def begin(config: FederationConfig, agreed: Greeting, catalogue: Catalogue | None) -> Schedule:
+def begin(
+    config: FederationConfig, agreed: Greeting, catalogue: Catalogue | None, *, trainer: Trainer | None = None
+) -> Schedule:
     """Plan the rounds and calibrate their noise before anything is asked of anybody.
+
+    Args:
+        config: of the federation.
+        agreed: the catalogue that all silos hold.
+        catalogue: its public columns, where the server has them.
+        trainer: in place of the one that the configuration names, such as one with sizes set by hand.
 
     Raises:
         ConfigurationError: settings that do not go together.
         PrivacyError: delta is not small enough for the declared users, or no noise reaches the target.
     """
     check_delta(config.delta, n_users=config.declared_users)
-    trainer = configured_trainer(config)
-    features = public_features(catalogue) if catalogue is not None and config.item_features else None
+    trainer = trainer or configured_trainer(config)
+    kinds = config.feature_kinds.split(",")
+    features = public_features(catalogue, kinds=kinds) if catalogue is not None and config.item_features else None
     facts = PublicFacts(
         n_items=agreed.n_items,
         catalogue_hash=agreed.catalogue_hash,

@@ -47,11 +47,13 @@ def print_simulation(record: Mapping[str, Any], *, output: Path | None) -> None:
     console = Console()
     console.print(f"[bold]{_title(record)}[/]", soft_wrap=True)
     table = Table()
-    for heading in ("metric", record["trainer"], "popularity"):
+    for heading in ("metric", record["trainer"], "exact popularity"):
         table.add_column(heading, justify="left" if heading == "metric" else "right")
     for name in (*_SHOWN, *sorted(n for n in record["metrics"] if n.startswith("sampled"))):
         table.add_row(name, f"{record['metrics'][name]:.4f}", f"{record['popularity'][name]:.4f}")
     console.print(table)
+    if record["protocol"]["name"]:
+        console.print(_protocol(record["protocol"]), soft_wrap=True)
     if record["private_metrics"]:
         console.print(f"as the silos report it, a noised sum: {_private_metrics(record)}", soft_wrap=True)
     console.print(f"[yellow]{record['note']}[/]; {record['noise_note']}", soft_wrap=True)
@@ -91,6 +93,11 @@ def print_recommendations(result: Mapping[str, Any]) -> None:
 def _private_metrics(record: Mapping[str, Any]) -> str:
     found = record["private_metrics"].items()
     return ", ".join(f"{name} {m['value']:.4f} (noise +- {m['noise']:.4f})" for name, m in sorted(found))
+
+
+def _protocol(protocol: Mapping[str, Any]) -> str:
+    part = "" if protocol["held_out"] == "test" else f", measured on its {protocol['held_out']} part"
+    return f"protocol {protocol['name']} ({', '.join(protocol['metrics'])}){part}: {protocol['note']}"
 
 
 def _title(record: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from recsys_fed.data.simulated import SimulatedFederation
-from recsys_fed.evaluation.negatives import draw_negatives
+from recsys_fed.evaluation.negatives import SampledTrials, draw_negatives
 from recsys_fed.evaluation.protocol import evaluate_ranking
 from recsys_fed.evaluation.sampled import evaluate_sampled
 from recsys_fed.evaluation.scorer import Scorer
@@ -28,7 +28,14 @@ def evaluated(federation: SimulatedFederation, *, n_users: int = 0, seed: int = 
     if not 0 < n_users < len(there):
         return federation
     rows = np.sort(np.random.default_rng([seed, _USERS]).choice(there, n_users, replace=False))
-    return replace(federation, train=federation.train[rows], test=federation.test[rows], users_of_silo=[])
+    return replace(
+        federation,
+        train=federation.train[rows],
+        test=federation.test[rows],
+        users_of_silo=[],
+        unranked=None if federation.unranked is None else federation.unranked[rows],
+        negatives=None if federation.negatives is None else federation.negatives[rows],
+    )
 
 
 def fold_in_scorer(model: ItemEmbeddings, federation: SimulatedFederation, *, device: str = "auto") -> Scorer:
@@ -51,16 +58,24 @@ def evaluate(
     Raises:
         DataError: no user has a test item.
     """
-    train, test = federation.train, federation.test
-    metrics = evaluate_ranking(score, train=train, test=test).means()
+    metrics = evaluate_ranking(score, train=federation.excluded, test=federation.test).means()
     if sampled_negatives:
-        trials = draw_negatives(train, test, n=sampled_negatives, rng=np.random.default_rng([seed, _NEGATIVES]))
+        trials = _trials(federation, n=sampled_negatives, rng=np.random.default_rng([seed, _NEGATIVES]))
         sampled = evaluate_sampled(
             score,
             users=trials.users,
             positives=trials.positives,
             negatives=trials.negatives,
-            n_items=train.shape[1],
+            n_items=federation.train.shape[1],
         )
         metrics |= sampled.means()
     return metrics
+
+
+def _trials(federation: SimulatedFederation, *, n: int, rng: np.random.Generator) -> SampledTrials:
+    """The negatives that the source publishes where it has so many for each test item, else drawn ones."""
+    published = federation.negatives
+    if published is None or published.shape[1] != n or np.diff(federation.test.indptr).max() > 1:
+        return draw_negatives(federation.excluded, federation.test, n=n, rng=rng)
+    users, positives = federation.test.nonzero()
+    return SampledTrials(users=users.astype(np.int64), positives=positives, negatives=published[users])

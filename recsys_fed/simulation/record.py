@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recsys_fed.config import FederationConfig, Value, to_toml
+from recsys_fed.config import FederationConfig, SimulationConfig, Value, to_toml
+from recsys_fed.data.protocols import protocol_of
 from recsys_fed.data.simulated import SimulatedFederation
 from recsys_fed.federation.noise_split import masking_of
 from recsys_fed.models.device import resolve_device
@@ -78,6 +79,15 @@ def metrics_record(
         "popularity": dict(measured.popularity),
         "versions": versions(),
     }
+
+
+def protocol_record(data: SimulationConfig) -> dict[str, object]:
+    """Which part of the data the metrics are of, and where a protocol is named, what it reports and says."""
+    protocol = protocol_of(data)
+    record: dict[str, object] = {"name": data.protocol, "held_out": data.held_out}
+    if protocol is not None:
+        record |= {"metrics": list(protocol.metrics), "note": protocol.note}
+    return record
 
 
 def spent_by_silo(events: str, guarantee: Guarantee) -> dict[str, float]:

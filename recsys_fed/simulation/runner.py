@@ -11,6 +11,7 @@ from pathlib import Path
 
 from recsys_fed import checks
 from recsys_fed.config import ENGINES, FederationConfig, SimulationConfig, Value, flat
+from recsys_fed.data.protocols import protocol_of
 from recsys_fed.data.simulated import SimulatedFederation, simulated_federation
 from recsys_fed.errors import ConfigurationError, DataError
 from recsys_fed.evaluation.baselines import popularity
@@ -24,7 +25,7 @@ from recsys_fed.simulation.apps import app_folder, load_apps
 from recsys_fed.simulation.evaluation import evaluate, evaluated, fold_in_scorer
 from recsys_fed.simulation.flower_engine import run_with_flower
 from recsys_fed.simulation.progress import Progress, ReleaseCounter, timed
-from recsys_fed.simulation.record import METRICS, Measured, metrics_record, write_run
+from recsys_fed.simulation.record import METRICS, Measured, metrics_record, protocol_record, write_run
 
 CATALOGUE, LEDGERS = "catalogue.parquet", "ledgers"
 FLOWER_TIMEOUT = 3_600.0
@@ -87,7 +88,9 @@ def simulate(
         with timed("evaluate", seconds, progress):
             model = load_item_embeddings(folder / EMBEDDINGS)
             some = evaluated(federation, n_users=simulation.evaluate_users, seed=simulation.federation.seed)
-            how = {"sampled_negatives": simulation.sampled_negatives, "seed": simulation.federation.seed}
+            protocol = protocol_of(simulation.data)
+            negatives = simulation.sampled_negatives or (protocol.sampled_negatives if protocol else 0)
+            how = {"sampled_negatives": negatives, "seed": simulation.federation.seed}
             measured = Measured(
                 metrics=evaluate(fold_in_scorer(model, some, device=simulation.federation.device), some, **how),
                 popularity=evaluate(popularity(federation.train), some, **how),
@@ -96,6 +99,7 @@ def simulate(
                 seconds=seconds,
             )
         record = metrics_record(simulation.federation, federation, measured, engine=simulation.engine)
+        record |= {"protocol": protocol_record(simulation.data)}
         if output is not None:
             settings = flat(simulation.federation) | flat(simulation.data) | {"engine": simulation.engine}
             write_run(folder, settings, record)

@@ -5,11 +5,18 @@ from typing import Any
 
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.trainers.auto import Auto
 from recsys_fed.trainers.base import Trainer
 from recsys_fed.trainers.dp_sgd import DPSGD
+from recsys_fed.trainers.popular_items import PopularItems
 from recsys_fed.trainers.spectral import Spectral
 
-TRAINERS: dict[str, Callable[..., Trainer]] = {"spectral": Spectral, "dp-sgd": DPSGD}
+TRAINERS: dict[str, Callable[..., Trainer]] = {
+    "auto": Auto,
+    "spectral": Spectral,
+    "dp-sgd": DPSGD,
+    "popularity": PopularItems,
+}
 
 
 def configured_trainer(config: FederationConfig) -> Trainer:

@@ -51,6 +51,32 @@ def agreeing(basis: torch.Tensor, table: torch.Tensor, *, asked: torch.Tensor) -
     return agrees
 
 
+def reliability(singular: torch.Tensor, *, n_rows: int, noise_std: float) -> torch.Tensor:
+    """Squared cosine between each left singular vector of A and that of its noiseless part, [k], in [0, 1].
+
+    With A [n, k] of noise s, y = sigma / (s sqrt(n)) and b = k / n, large random matrices have (Benaych-Georges and
+    Nadakuditi, arXiv 1103.2221)
+
+        cos^2 = 1 - (b + x) / (x (x + 1)),   x = (t + sqrt(t^2 - 4 b)) / 2,   t = y^2 - 1 - b
+
+    for y > 1 + sqrt(b), and 0 below: there a direction cannot be told from noise. Nothing but the known noise and
+    the released singular values goes in.
+
+    Args:
+        singular: sigma, the singular values of A, [k].
+        n_rows: n.
+        noise_std: s, above zero.
+    """
+    aspect = len(singular) / n_rows
+    squares = (singular / (noise_std * n_rows**0.5)).square()
+    t = squares - 1 - aspect
+    x = (t + (t.square() - 4 * aspect).clamp_min(0).sqrt()) / 2
+    cosines = 1 - (aspect + x) / (x * (x + 1)).clamp_min(1e-300)
+    above = squares > (1 + aspect**0.5) ** 2
+    kept: torch.Tensor = torch.where(above, cosines, 0.0).clamp(0, 1)
+    return kept
+
+
 def smoothed(table: torch.Tensor, *, features: torch.Tensor, noise_std: float) -> torch.Tensor:
     """Posterior mean of the rows of A under the prior of like rows for like features.
 

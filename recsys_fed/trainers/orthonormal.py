@@ -1,12 +1,18 @@
 """Orthonormal bases on the server: of a noised sum, and of public item features. All float64."""
 
+from contextlib import suppress
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import sparse
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
 _MAX_FEATURES = 2_000
 # Rows for each column from which the Gramian pays.
 _TALL = 16
+# A matrix so many times larger than what is asked of it is decomposed in part.
+_FEW = 8
 
 
 def orthonormal(table: torch.Tensor, *, against: torch.Tensor) -> torch.Tensor:
@@ -78,8 +84,24 @@ def principal_features(features: sparse.csr_matrix, *, weights: torch.Tensor, di
     # (S - w m^T)^T (S - w m^T) with S^T w = |w|^2 m
     raw = (scaled.T @ scaled).toarray()
     gramian = raw - float(weight @ weight) * np.outer(mean, mean)
-    values, vectors = torch.linalg.eigh(torch.from_numpy(gramian))
+    values, vectors = _leading_eigenvectors(gramian, dim)
     # Relative to the features before centring: of those that all rows share only rounding is left.
-    kept = int((values > max(float(np.trace(raw)), 1e-300) * 1e-10).sum())
-    right = vectors.flip(1)[:, : min(dim, kept)].numpy()
+    right = vectors[:, values > max(float(np.trace(raw)), 1e-300) * 1e-10]
     return torch.from_numpy(np.asarray(read @ right) - mean @ right)
+
+
+def _leading_eigenvectors(
+    symmetric: npt.NDArray[np.float64], count: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The `count` (or all) largest eigenvalues, descending, and their vectors; the same bits for the same matrix.
+
+    A few of a large matrix by Lanczos' method (ARPACK) from a fixed start, else all by the dense decomposition.
+    """
+    if _FEW * count < len(symmetric) and np.trace(symmetric) > 0:
+        start = np.sqrt(np.abs(np.diag(symmetric)))
+        with suppress(ArpackNoConvergence):
+            values, vectors = eigsh(symmetric, k=count, v0=start)
+            order = np.argsort(-values, kind="stable")
+            return values[order], vectors[:, order]
+    values, vectors = np.linalg.eigh(symmetric)
+    return values[::-1][:count], vectors[:, ::-1][:, :count]

@@ -52,9 +52,9 @@ def unit(vector: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(vector, dim=0)
 
 
-def counts_stage() -> Stage:
-    """The round that releases the counts."""
-    release = PlannedRelease(released="item counts", relative_noise=BUDGET_SHARE**-0.5)
+def counts_stage(*, share: float = BUDGET_SHARE) -> Stage:
+    """The round that releases the counts, for a share of the budget."""
+    release = PlannedRelease(released="item counts", relative_noise=share**-0.5)
     return Stage(name=STAGE, release=release)
 
 

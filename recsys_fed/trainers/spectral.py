@@ -27,15 +27,13 @@ from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers import popularity
 from recsys_fed.trainers.base import LocalNoise, PublicFacts, Stage, Tables
-from recsys_fed.trainers.estimate import agreeing, smoothed, without_diagonal
+from recsys_fed.trainers.estimate import agreeing, reliability, smoothed, without_diagonal
 from recsys_fed.trainers.orthonormal import leading_directions, orthonormal, principal_features
 from recsys_fed.trainers.popularity import NoisedPopularity
 from recsys_fed.trainers.power_step import power_step
-from recsys_fed.trainers.spectral_size import check_rounds, size
+from recsys_fed.trainers.spectral_size import Size, check_rounds, size
 
 SUBSPACE = "subspace"
-# The popularity of all items also enters as a bias, so that an empty history has a ranking.
-BIAS = 0.05
 # Rounds after the first get this many times its share of the budget: the first one has only to find the space.
 LATER_SHARE = 2.0
 # A round asks with columns scaled by (singular value / largest)^-EVENING: weak directions need the signal most.
@@ -50,8 +48,8 @@ _PROJECTION = FoldIn(kind="projection")
 class SpectralState:
     """What the server holds between rounds; all of it follows from releases and public facts.
 
-    The next round asks with W = subspace * scales, of which the subspace is orthonormal. Of its directions those that
-    are `useful` are in the model.
+    The next round asks with W = subspace * scales, of which the subspace is orthonormal. Its directions are in the
+    model with the weights `useful`, which are zero for some.
     """
 
     facts: PublicFacts
@@ -62,20 +60,32 @@ class SpectralState:
     useful: torch.Tensor | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
 class Spectral:
-    """The trainer; see the module."""
+    """The trainer; see the module.
+
+    Attributes:
+        fixed: dimensions, head items and rounds set by hand in place of the rule, as sweeps do.
+    """
+
+    fixed: Size | None = None
+
+    def _size(self, facts: PublicFacts) -> Size:
+        return self.fixed or size(facts)
 
     def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
         """Counts, then subspace rounds that share what is left of the budget, the first with a smaller part."""
         check_rounds(facts)
-        parts = [1.0, *[LATER_SHARE] * (size(facts).rounds - 2)]
-        shares = [(1 - popularity.BUDGET_SHARE) * part / sum(parts) for part in parts]
+        chosen = self._size(facts)
+        parts = [1.0, *[LATER_SHARE] * (chosen.rounds - 2)]
+        shares = [(1 - chosen.counts_share) * part / sum(parts) for part in parts]
         releases = [PlannedRelease(released="item embeddings", relative_noise=share**-0.5) for share in shares]
-        return (popularity.counts_stage(), *[Stage(name=SUBSPACE, release=release) for release in releases])
+        counts = popularity.counts_stage(share=chosen.counts_share)
+        return (counts, *[Stage(name=SUBSPACE, release=release) for release in releases])
 
     def start(self, facts: PublicFacts, rng: np.random.Generator) -> SpectralState:
         """Draw a random start [n_items, dim - 1]; it is not used where public features give a better one."""
-        dim = size(facts).embedding_dim
+        dim = self._size(facts).embedding_dim
         start = torch.from_numpy(rng.standard_normal((facts.n_items, max(dim - 1, 0))))
         return SpectralState(facts=facts, start=start)
 
@@ -119,7 +129,7 @@ class Spectral:
     ) -> SpectralState:
         """Popularity from the counts, or the basis of the estimate; `n_silos` does not matter to directions."""
         if stage.name == popularity.STAGE:
-            known = popularity.noised_popularity(total, noise_std=noise_std, n_head=size(state.facts).n_head)
+            known = popularity.noised_popularity(total, noise_std=noise_std, n_head=self._size(state.facts).n_head)
             return replace(state, popularity=known, subspace=_first_subspace(state, known))
         if state.popularity is None:
             raise ConfigurationError("Expected the counts before a subspace round. Run the plan in order.")
@@ -133,7 +143,11 @@ class Spectral:
             rows = principal_features(features, weights=occurrence.sqrt(), dim=_SMOOTHING_DIM)
             table = smoothed(table, features=rows, noise_std=noise_std)
         basis = orthonormal(table, against=direction)
-        useful = agreeing(basis, table, asked=_asked(state))
+        useful = agreeing(basis, table, asked=_asked(state)).double()
+        if self._size(state.facts).weighted and noise_std > 0:
+            useful = (
+                useful * reliability((basis.T @ table).norm(dim=1), n_rows=len(table), noise_std=noise_std).sqrt()
+            )
         return replace(state, subspace=basis, scales=_scales(basis, table), useful=useful)
 
     def item_embeddings(self, state: SpectralState) -> ItemEmbeddings:
@@ -147,7 +161,7 @@ class Spectral:
             learned = torch.zeros(n_items, state.subspace.shape[1], dtype=torch.float64)
             learned[known.head] = state.subspace if state.useful is None else state.subspace * state.useful
             vectors = torch.cat([learned, known.direction[:, None], _public_columns(state.facts, known)], dim=1)
-            counts, weights = BIAS * known.direction, known.damping
+            counts, weights = self._size(state.facts).prior * known.direction, known.damping
         return ItemEmbeddings(
             vectors=vectors.float(),
             bias=counts.float(),

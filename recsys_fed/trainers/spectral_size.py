@@ -5,18 +5,34 @@ from dataclasses import dataclass
 
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.trainers.base import PublicFacts
+from recsys_fed.trainers.popularity import BUDGET_SHARE
 
 _MAX_DIM, _MAX_DIM_WITH_FEATURES = 32, 48
 _MIN_HEAD = 50
+# The popularity of all items also enters as a bias, so that an empty history has a ranking.
+PRIOR = 0.05
+# Below these signals popularity is most of what can be learned: its counts get more of the budget, it counts more
+# in the score, and directions are weighed.
+_FAINT, _FAINT_WITH_FEATURES = 1_000, 500
+_FAINT_COUNTS_SHARE, _FAINT_PRIOR = 0.25, 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """Dimensions of the released subspace (popularity included), head items, and rounds."""
+    """Dimensions of the released subspace (popularity included), head items, rounds, and what else follows.
+
+    Attributes:
+        counts_share: of the budget, for the counts.
+        weighted: whether directions count by how reliable they are, see `estimate.reliability`.
+        prior: weight of popularity as a bias, the same for everybody, beside scores of size one.
+    """
 
     embedding_dim: int
     n_head: int
     rounds: int
+    counts_share: float = BUDGET_SHARE
+    weighted: bool = False
+    prior: float = PRIOR
 
 
 def size(facts: PublicFacts) -> Size:
@@ -36,7 +52,15 @@ def size(facts: PublicFacts) -> Size:
     # For dim = signal^0.4, 150 signal^0.65 cells are 150 signal^0.25 rows; beyond signal 10^4 the other grows faster.
     entries = max(150 * signal**0.65, cells) if featured else cells
     n_head = int(min(max(entries / dim, _MIN_HEAD), facts.n_items))
-    return Size(embedding_dim=min(dim, n_head), n_head=n_head, rounds=facts.rounds or 1 + _iterations(facts))
+    faint = signal < (_FAINT_WITH_FEATURES if featured else _FAINT)
+    return Size(
+        embedding_dim=min(dim, n_head),
+        n_head=n_head,
+        rounds=facts.rounds or 1 + _iterations(facts),
+        counts_share=_FAINT_COUNTS_SHARE if faint else BUDGET_SHARE,
+        weighted=faint and not featured,
+        prior=_FAINT_PRIOR if faint else PRIOR,
+    )
 
 
 def check_rounds(facts: PublicFacts) -> None:

@@ -16,19 +16,19 @@ HEADLINE = "ml-1m#random90"
 _PACKAGES = ("recsys-fed", "python", "torch", "flwr", "opacus", "dp-accounting", "numpy")
 
 
-def replace_between_markers(path: Path, lines: Sequence[str]) -> None:
+def replace_between_markers(path: Path, lines: Sequence[str], *, start_marker: str = START) -> None:
     """Put `lines` between the markers of a file, everything else stays.
 
     Raises:
         DataFormatError: the file does not have both markers once, in order.
     """
     text = path.read_text(encoding="utf-8")
-    before, start, rest = text.partition(START)
+    before, start, rest = text.partition(start_marker)
     inside, end, after = rest.partition(END)
-    if not start or not end or START in inside + after:
-        raise DataFormatError(f"Expected the markers {START} and {END} once in {path}. Put them back.")
+    if not start or not end or start_marker in inside + after:
+        raise DataFormatError(f"Expected the markers {start_marker} and {END} once in {path}. Put them back.")
     body = "\n".join(["", "", *lines, "", ""])
-    path.write_text(before + START + body + END + after, encoding="utf-8")
+    path.write_text(before + start_marker + body + END + after, encoding="utf-8")
 
 
 def full_tables(record: Mapping[str, Any]) -> list[str]:

@@ -7,8 +7,9 @@ from plain_trainers import facts_of, run
 from plain_trainers import one_thread as _one_thread  # noqa: F401
 from scipy import sparse, stats
 
-from recsys_fed.trainers.estimate import DIAGONAL_SHARE, agreeing, smoothed, without_diagonal
+from recsys_fed.trainers.estimate import DIAGONAL_SHARE, agreeing, reliability, smoothed, without_diagonal
 from recsys_fed.trainers.spectral import Spectral
+from recsys_fed.trainers.spectral_size import size
 
 
 def normal(*shape, seed=0):
@@ -114,3 +115,35 @@ def test_items_outside_the_head_are_ranked_by_their_public_features():
         user = model.vectors[torch.from_numpy(np.flatnonzero(group == kind)[:5])].sum(0)
         public = (model.vectors[rare] @ user).numpy()
         assert public[group[rare] == kind].min() > public[group[rare] != kind].max()
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0, 2.0, 6.0])
+def test_reliability_is_how_near_a_direction_is_to_the_truth(strength):
+    """One planted direction of a large matrix, of a strength relative to the level from which it can be seen."""
+    n_rows, k, noise_std = 3_000, 30, 0.7
+    aspect, found = k / n_rows, []
+    rng = np.random.default_rng(int(10 * strength))
+    for _ in range(10):
+        truth = rng.standard_normal(n_rows)
+        truth /= np.linalg.norm(truth)
+        right = np.zeros(k)
+        right[0] = strength * aspect**0.25 * noise_std * n_rows**0.5
+        noisy = np.outer(truth, right) + noise_std * rng.standard_normal((n_rows, k))
+        left, singular, _ = np.linalg.svd(noisy, full_matrices=False)
+        said = reliability(torch.from_numpy(singular), n_rows=n_rows, noise_std=noise_std)
+        found.append((float(said[0]), float((left[:, 0] @ truth) ** 2)))
+        # What is noise alone is hardly above the edge, if at all.
+        assert float(said[3:].max()) < 0.1
+    said, true = np.mean(found, axis=0)
+    assert abs(said - true) < (0.12 if strength <= 1 else 0.03)
+
+
+def test_where_the_noise_is_large_directions_count_less_and_elsewhere_as_before():
+    matrices = [(np.random.default_rng(0).random((300, 60)) < 0.2).astype(float)]
+    for level, weighted in ((1e-3, False), (2.0, True)):
+        facts = facts_of(60, declared_users=300, noise_level=level)
+        assert size(facts).weighted is weighted
+        useful = run(Spectral(), facts, matrices, noise_multiplier=level)[-1].useful
+        between = (useful > 0) & (useful < 1)
+        assert bool(between.any()) is weighted
+        assert float(useful.max()) <= 1

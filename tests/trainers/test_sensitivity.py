@@ -9,8 +9,10 @@ from plain_trainers import from_dense
 from plain_trainers import one_thread as _one_thread  # noqa: F401
 
 from recsys_fed.trainers import popularity
+from recsys_fed.trainers.auto import Auto
 from recsys_fed.trainers.dp_sgd import DPSGD, GRADIENT
 from recsys_fed.trainers.orthonormal import orthonormal
+from recsys_fed.trainers.popular_items import PopularItems
 from recsys_fed.trainers.rank_one import RankOneContributions, clipped_sum
 from recsys_fed.trainers.spectral import SUBSPACE, Spectral
 
@@ -71,6 +73,9 @@ def gradient_tables(counts, rng):
 
 TRAINERS = {
     "counts": (Spectral(), popularity.STAGE, lambda counts, rng: {}),
+    "popularity": (PopularItems(), popularity.STAGE, lambda counts, rng: {}),
+    "auto, counts": (Auto(), popularity.STAGE, lambda counts, rng: {}),
+    "auto, subspace": (Auto(), SUBSPACE, spectral_tables),
     "spectral": (Spectral(), SUBSPACE, spectral_tables),
     "gradient": (DPSGD(), GRADIENT, gradient_tables),
 }

@@ -38,7 +38,7 @@ def test_settings_that_mean_nothing_are_refused(settings):
 
 
 def test_another_name_and_settings_of_a_trainer_without_any_are_refused():
-    with pytest.raises(ConfigurationError, match="spectral, dp-sgd, got 'als'"):
+    with pytest.raises(ConfigurationError, match="auto, spectral, dp-sgd, popularity, got 'als'"):
         make_trainer("als")
     with pytest.raises(ConfigurationError, match="settings that spectral has"):
         make_trainer("spectral", {"schedule": "local"})

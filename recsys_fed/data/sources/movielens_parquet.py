@@ -14,6 +14,7 @@ from recsys_fed.data.dataset import Dataset
 from recsys_fed.data.sources.item_file import ItemColumns, catalogue_of
 from recsys_fed.data.sources.movielens_1m import read_movies
 from recsys_fed.data.sources.movielens_100k import LICENCE
+from recsys_fed.data.sources.ncf_negatives import read_negatives
 from recsys_fed.data.sources.parquet import column_names, read_columns
 from recsys_fed.data.sources.source import Request, Source
 from recsys_fed.data.validation import validate
@@ -51,6 +52,7 @@ def _read(request: Request) -> Dataset:
         catalogue=catalogue_of(interactions.item_ids, _read_items(path.parent)),
         report=report,
         is_test=None if is_test is None else np.asarray(is_test, dtype=bool),
+        test_negatives=read_negatives(path.parent / "ncf", interactions) if request.split == "ncf" else None,
         note=LICENCE,
     )
 

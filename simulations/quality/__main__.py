@@ -1,0 +1,207 @@
+"""`python -m simulations.quality`: measure what is missing, and write docs/quality.json, its tables and its picture.
+
+What was measured with the same code is kept below runs/quality, so that it can be made in pieces (`--minutes`).
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Any, TypeVar
+
+from rich.console import Console
+
+from recsys_fed.config import SimulationConfig
+from recsys_fed.data.locate import open_dataset
+from recsys_fed.data.protocols import PROTOCOLS, followed
+from recsys_fed.errors import DataNotFoundError
+from recsys_fed.versions import versions
+from simulations.quality.page import START, metric_of, tables
+from simulations.quality.picture import draw
+from simulations.quality.points import GRIDS, SWEEPS, Grid, Point, Sweep, all_points, variants_of
+from simulations.quality.running import ROOT, Job, kept_folder, results
+from simulations.results.page import replace_between_markers
+
+DOCS = ROOT / "docs"
+RECORD, PICTURE, PAGE = "quality.json", "images/quality_by_silos.png", "quality.md"
+BASELINES = {
+    "ultragcn": ("popularity", "pure-svd", "implicit-als", "ease"),
+    "random90": ("popularity", "implicit-als", "ease"),
+    "ncf": ("popularity", "implicit-als", "ease"),
+    "ml-100k": ("popularity", "ease"),
+}
+Json = dict[str, Any]
+T = TypeVar("T", Point, Grid, Sweep)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; the exit code is 2 without the data, and 3 if there is more to measure."""
+    console, options = Console(stderr=True), _options(arguments)
+    if not options.redraw:
+        if not _data_is_there(console):
+            return 2
+        record = _measured(options, console)
+        if record is None:
+            return 3
+        (DOCS / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    publish(DOCS)
+    return 0
+
+
+def publish(docs: Path) -> None:
+    """Write the tables and the picture that follow from the record."""
+    record: Json = json.loads((docs / RECORD).read_text(encoding="utf-8"))
+    draw(record, docs / PICTURE)
+    replace_between_markers(docs / PAGE, tables(record), start_marker=START)
+
+
+def _measured(options: argparse.Namespace, console: Console) -> Json | None:
+    """The whole record, or None where some of it is still missing."""
+    folder = kept_folder(options.kept)
+    encoded = Job(work="catalogue", arguments={"protocol": "random90", "output": str(folder / "catalogue.parquet")})
+    points = _capped(all_points(), options.most_seeds)
+    grids, sweeps = _capped(GRIDS, options.most_seeds), _capped(SWEEPS, options.most_seeds)
+    jobs = [*_baseline_jobs(), *_point_jobs(points, encoded)]
+    jobs += [job for grid in grids for job in _grid_jobs(grid)]
+    jobs += [job for sweep in sweeps for job in _sweep_jobs(sweep)]
+    # Seed by seed, and what takes longest comes last.
+    jobs.sort(key=lambda job: (job.arguments.get("seed", 0), job.arguments.get("fields", {}).get("silos") == 100))
+    jobs.insert(0, encoded)
+
+    def said(done: int, of: int, line: str) -> None:
+        console.print(f"{done}/{of} {line}", markup=False, highlight=False)
+
+    there = results([encoded], folder, minutes=options.minutes, on_done=said)
+    there = results(jobs, folder, minutes=options.minutes, on_done=said) if there else there
+    if any(job.name not in there for job in jobs):
+        console.print(f"{sum(job.name not in there for job in jobs)} of {len(jobs)} runs are left; start again.")
+        return None
+    return {
+        "measured": datetime.now(UTC).date().isoformat(),
+        "versions": versions(),
+        "points": [_line(point, there, encoded) for point in points],
+        "baselines": _baselines(there),
+        "tuned": [cell for grid in grids for cell in _cells(grid, there)],
+        "sweep": [row for sweep in sweeps for row in _rows(sweep, there)],
+    }
+
+
+def _capped(measured: Sequence[T], most_seeds: int) -> list[T]:
+    return [replace(one, seeds=one.seeds[:most_seeds]) for one in measured]
+
+
+def _point_jobs(points: Sequence[Point], encoded: Job) -> list[Job]:
+    """All runs; those on the same data and seed follow one another."""
+    runs = [(point, seed) for point in points for seed in point.seeds]
+    runs.sort(key=lambda run: (run[0].table != "silos", run[0].protocol, run[0].held_out, run[1]))
+    return [_point_job(point, seed, encoded) for point, seed in runs]
+
+
+def _point_job(point: Point, seed: int, encoded: Job) -> Job:
+    catalogue = encoded.arguments["output"] if "vectors" in point.kinds else ""
+    fields = replace(point, seeds=()).record()
+    return Job(work="point", arguments={"fields": fields, "seed": seed, "catalogue": catalogue})
+
+
+def _line(point: Point, there: Json, encoded: Job) -> Json:
+    """A point with what its runs gave."""
+    runs = [there[_point_job(point, seed, encoded).name] for seed in point.seeds]
+    metrics = {name: [run["metrics"][name] for run in runs] for name in runs[0]["metrics"]}
+    same = {name: runs[0][name] for name in ("rounds", "embedding_dim", "n_users", "n_items", "popularity")}
+    spent = max(float(run["epsilon_spent"]) for run in runs)
+    return point.record() | same | {
+        "command": point.command(), "metrics": metrics, "epsilon_spent": spent if math.isfinite(spent) else "inf",
+    }  # fmt: skip
+
+
+def _baseline_jobs() -> list[Job]:
+    return [
+        Job(work="baseline", arguments={"protocol": protocol, "name": name})
+        for protocol, names in BASELINES.items()
+        for name in names
+    ]
+
+
+def _baselines(there: Json) -> Json:
+    found: Json = {protocol: {} for protocol in BASELINES}
+    for job in _baseline_jobs():
+        found[job.arguments["protocol"]][job.arguments["name"]] = there[job.name]["metrics"]
+    return found
+
+
+def _tuned_job(grid: Grid, epsilon: float, seed: int, by_hand: tuple[float, float, int] | None) -> Job:
+    arguments = {"data": grid.data, "epsilon": epsilon, "delta": grid.delta, "seed": seed, "by_hand": by_hand}
+    return Job(work="tuned", arguments=arguments)
+
+
+def _grid_jobs(grid: Grid) -> list[Job]:
+    settings = [None, *grid.settings()]
+    return [_tuned_job(grid, e, seed, setting) for seed in grid.seeds for e in grid.epsilons for setting in settings]
+
+
+def _cells(grid: Grid, there: Json) -> list[Json]:
+    """For each budget the rule, and every setting by hand."""
+
+    def line(epsilon: float, setting: tuple[float, float, int] | None) -> Json:
+        runs = [there[_tuned_job(grid, epsilon, seed, setting).name] for seed in grid.seeds]
+        return {"setting": setting, "metrics": {m: [r["metrics"][m] for r in runs] for m in runs[0]["metrics"]}}
+
+    return [
+        {"data": grid.data, "epsilon": epsilon, "seeds": list(grid.seeds), "rule": line(epsilon, None),
+         "settings": [line(epsilon, setting) for setting in grid.settings()]}
+        for epsilon in grid.epsilons
+    ]  # fmt: skip
+
+
+def _swept_job(sweep: Sweep, epsilon: float, seed: int, variant: str) -> Job:
+    arguments = {"data": sweep.data, "epsilon": epsilon, "delta": sweep.delta, "seed": seed}
+    return Job(work="swept", arguments=arguments | {"features": sweep.features, "variant": variant})
+
+
+def _sweep_jobs(sweep: Sweep) -> list[Job]:
+    return [
+        _swept_job(sweep, epsilon, seed, variant)
+        for seed in sweep.seeds
+        for epsilon in sweep.epsilons
+        for variant in variants_of(sweep)
+    ]
+
+
+def _rows(sweep: Sweep, there: Json) -> list[Json]:
+    """For each budget the means of every variant, in the metric of the data."""
+    metric, rows = metric_of(sweep.data), []
+    for epsilon in sweep.epsilons:
+        runs = {v: [there[_swept_job(sweep, epsilon, s, v).name] for s in sweep.seeds] for v in variants_of(sweep)}
+        means = {v: round(fmean(run["metrics"][metric] for run in of_v), 5) for v, of_v in runs.items()}
+        row = {"data": sweep.data, "features": sweep.features, "epsilon": epsilon, "metric": metric, "means": means}
+        rows.append(row | {"signal": runs["popularity"][0]["signal"]})
+    return rows
+
+
+def _data_is_there(console: Console) -> bool:
+    for name in PROTOCOLS:
+        try:
+            open_dataset(followed(SimulationConfig(protocol=name)).data)
+        except DataNotFoundError as error:
+            console.print("The page needs MovieLens in ../shared/data or $RECSYS_FED_DATA.", style="red")
+            console.print(str(error), markup=False, highlight=False)
+            return False
+    return True
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m simulations.quality", description=__doc__)
+    parser.add_argument("--redraw", action="store_true", help="measure nothing, use the last record")
+    parser.add_argument("--minutes", type=float, default=120.0, help="begin no further run after so many")
+    parser.add_argument("--most-seeds", type=int, default=5, help="at most so many seeds a figure")
+    parser.add_argument("--kept", type=Path, default=ROOT / "runs" / "quality", help="folder of what is done")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

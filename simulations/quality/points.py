@@ -1,0 +1,176 @@
+"""What the quality page measures: each point is one command line, run on several seeds."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+from recsys_fed.config import FederationConfig, SimulationConfig
+from recsys_fed.simulation.runner import Simulation
+
+EPSILONS = (1.0, 2.0, 4.0, 8.0)
+SEEDS = (0, 1, 2, 3, 4)
+# Bars of Recall@20 at EPSILONS, ten silos, noise once on the sum.
+BARS = {"random90": (0.210, 0.235, 0.255, 0.275), "ultragcn": (0.165, 0.195, 0.215, 0.235)}
+DEFAULT_KINDS = "categories,decades,words"
+# Feature kinds beside none and the default, whose points are there anyway.
+KINDS = (
+    "categories", "words", "vectors", "categories,decades", "words,vectors", "categories,decades,words,vectors",
+)  # fmt: skip
+ML_100K_DELTA = 1e-5
+# Generated data that had no part in making any rule: few users with little, and many items with much.
+UNSEEN = (
+    "generated:users=2500,items=800,interactions=25,groups=12,seed=101",
+    "generated:users=12000,items=4000,interactions=60,groups=40,seed=102",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One setting. `noise` is "own", "masked" (secure aggregation) or "none"; `kinds` "" means no item features."""
+
+    table: str
+    protocol: str
+    silos: int = 10
+    noise: str = "masked"
+    epsilon: float = math.inf
+    delta: float = 1e-6
+    trainer: str = "auto"
+    kinds: str = DEFAULT_KINDS
+    held_out: str = "test"
+    seeds: tuple[int, ...] = SEEDS
+
+    def command(self) -> str:
+        """The command line that makes a run of it, but for --epsilon and --seed."""
+        words = [f"--protocol {self.protocol}", f"--silos {self.silos}"]
+        words += [f"--delta {self.delta:g}"] if self.delta != 1e-6 else []
+        words += [f"--trainer {self.trainer}"] if self.trainer != FederationConfig().trainer else []
+        words += ["--secure-aggregation"] if self.noise == "masked" else []
+        words += ["--held-out validation"] if self.held_out == "validation" else []
+        if not self.kinds:
+            words.append("--no-item-features")
+        elif self.kinds != DEFAULT_KINDS:
+            words.append(f"--feature-kinds {self.kinds}")
+        if "vectors" in self.kinds:
+            words.append("--item-catalogue catalogue.parquet")
+        return " ".join(["recsys-fed simulate", *words])
+
+    def simulation(self, seed: int, *, catalogue: str = "") -> Simulation:
+        """The same as a value, on one thread; `catalogue` is a file with text vectors."""
+        return Simulation(
+            federation=FederationConfig(
+                trainer=self.trainer, epsilon=self.epsilon, delta=self.delta, silos=self.silos, seed=seed, threads=1,
+                secure_aggregation="on" if self.noise == "masked" else "off",
+                item_features=bool(self.kinds), feature_kinds=self.kinds or DEFAULT_KINDS,
+            ),
+            data=SimulationConfig(
+                protocol=self.protocol, held_out=self.held_out,
+                item_catalogue=catalogue if "vectors" in self.kinds else "",
+            ),
+        )  # fmt: skip
+
+    def record(self) -> dict[str, Any]:
+        """What names it, as JSON can hold it."""
+        return asdict(self) | {"epsilon": "inf" if math.isinf(self.epsilon) else self.epsilon}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Sizes set by hand beside those of the rule: dimensions and head items times what it says, subspace rounds.
+
+    Rounds -1 are those of the rule; 0 is noised popularity alone.
+    """
+
+    data: str
+    delta: float = 1e-6
+    epsilons: tuple[float, ...] = (1.0, 8.0)
+    seeds: tuple[int, ...] = (0, 1)
+
+    def settings(self) -> list[tuple[float, float, int]]:
+        """Every setting by hand."""
+        sizes = product((0.6, 1.0, 1.6), (0.6, 1.0, 1.6), (-1,))
+        return [(1.0, 1.0, 0), *sizes, *((1.0, 1.0, rounds) for rounds in (1, 2, 3))]
+
+
+GRIDS = (
+    Grid(data="random90"),
+    Grid(data="ultragcn"),
+    Grid(data="ml-100k", delta=ML_100K_DELTA, seeds=SEEDS),
+    *(Grid(data=data) for data in UNSEEN),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Small budgets on validation data, all users in one place, for the rule of faint signals."""
+
+    data: str
+    epsilons: tuple[float, ...]
+    delta: float = 1e-6
+    features: bool = True
+    seeds: tuple[int, ...] = (0, 1)
+
+
+_SWEPT = "generated:users=4000,items=1500,interactions=40,groups=20,seed=5"
+SWEEPS = (
+    Sweep(data="random90", epsilons=(0.06, 0.12, 0.25)),
+    Sweep(data=_SWEPT, epsilons=(0.12, 0.25, 0.5)),
+    Sweep(data="ml-100k", epsilons=(0.5, 1.0, 2.0), delta=ML_100K_DELTA, seeds=SEEDS),
+    Sweep(data="ultragcn", epsilons=(0.12, 0.25, 0.5, 1.0), features=False),
+    Sweep(data=_SWEPT, epsilons=(0.25, 0.5, 1.0), features=False),
+    Sweep(data="ml-100k", epsilons=(0.5, 1.0, 2.0), delta=ML_100K_DELTA, features=False, seeds=SEEDS),
+)
+# Name -> (share of the budget for the counts, directions weighed, weight of popularity); None is popularity alone.
+VARIANTS: dict[str, tuple[float, bool, float] | None] = {
+    "popularity": None,
+    "8%": (0.08, False, 0.05),
+    "25%": (0.25, False, 0.05),
+    "25%, popularity .2": (0.25, False, 0.2),
+    "25%, popularity .4": (0.25, False, 0.4),
+    "25%, weighed": (0.25, True, 0.05),
+    "25%, weighed, .2": (0.25, True, 0.2),
+    "25%, weighed, .4": (0.25, True, 0.4),
+}
+
+
+def variants_of(sweep: Sweep) -> list[str]:
+    """Directions are weighed only where no features smooth them."""
+
+    def fits(how: tuple[float, bool, float] | None) -> bool:
+        return how is None or (not how[1] if sweep.features else how[1] or how[2] == 0.05)
+
+    return [name for name, how in VARIANTS.items() if fits(how)]
+
+
+def all_points() -> list[Point]:
+    """Every point, table by table."""
+    return [*_by_silos(), *_by_kinds(), *_small_data()]
+
+
+def _by_silos() -> Iterator[Point]:
+    for protocol in BARS:
+        for silos, noise in ((1, "own"), (10, "masked"), (10, "own"), (100, "masked"), (100, "own")):
+            for epsilon in EPSILONS:
+                # A hundred silos take several times as long.
+                seeds = SEEDS if silos < 100 else SEEDS[:3]
+                yield Point(table="silos", protocol=protocol, silos=silos, noise=noise, epsilon=epsilon, seeds=seeds)
+        yield Point(table="silos", protocol=protocol, silos=1, noise="none")
+
+
+def _by_kinds() -> Iterator[Point]:
+    for kinds in ("", *KINDS):
+        for epsilon in EPSILONS:
+            yield Point(table="features", protocol="random90", epsilon=epsilon, kinds=kinds)
+    for kinds in ("", *KINDS, DEFAULT_KINDS):
+        for epsilon in (EPSILONS[0], EPSILONS[-1]):
+            yield Point(
+                table="features", protocol="random90", silos=1, noise="own", epsilon=epsilon, kinds=kinds,
+                held_out="validation", seeds=SEEDS[:2],
+            )  # fmt: skip
+
+
+def _small_data() -> Iterator[Point]:
+    for trainer in ("auto", "popularity"):
+        for epsilon in EPSILONS:
+            yield Point(table="ml-100k", protocol="ml-100k", epsilon=epsilon, delta=ML_100K_DELTA, trainer=trainer)
