@@ -1,47 +1,23 @@
-"""Items from a file: a catalogue, or a table with a row an item; and a catalogue that takes in the new ones."""
+"""Items from a file, whatever it is; and a catalogue with more items, or with fewer."""
 
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import numpy.typing as npt
 
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.errors import DataFormatError, DataNotFoundError
-
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
-_COLUMNS = ("item", "title", "categories", "text")
+from recsys_fed.catalogue.tables import TEXT_TABLES, catalogue_of_table
 
 
 def read_items(path: Path) -> Catalogue:
-    """Read a catalogue.parquet, or a .csv or .tsv with the column item and any of title, categories (a|b) and text.
+    """Read a catalogue.parquet, or a .csv or .tsv whose columns are named item, title, categories (a|b) and text.
 
     Raises:
         DataNotFoundError: there is no such file.
         DataFormatError: it cannot be read as one of them.
         DataError: an item twice, or none.
     """
-    separator = _SEPARATORS.get(path.suffix.lower())
-    if separator is None:
-        return Catalogue.load(path)
-    if not path.is_file():
-        raise DataNotFoundError(f"Expected a table of items at {path}, there is no such file.")
-    try:
-        frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8")
-    except (ValueError, OSError) as error:
-        raise DataFormatError(f"Expected a table of items in {path}: {error}.") from error
-    names = [str(name) for name in frame.columns]
-    if "item" not in names or set(names) - set(_COLUMNS):
-        raise DataFormatError(
-            f"Expected the column item and any of {', '.join(_COLUMNS[1:])} in {path}, got {', '.join(names)}."
-        )
-    texts = {name: tuple(frame[name].tolist()) for name in names}
-    categories = [tuple(filter(None, cell.split("|"))) for cell in texts.get("categories", ())]
-    return Catalogue(
-        item_ids=np.array(texts["item"], dtype=object),
-        titles=texts.get("title"),
-        categories=tuple(categories) if "categories" in texts else None,
-        texts=texts.get("text"),
-    )
+    return catalogue_of_table(path) if path.suffix.lower() in TEXT_TABLES else Catalogue.load(path)
 
 
 def extended(catalogue: Catalogue, items: Catalogue) -> Catalogue:
@@ -59,14 +35,28 @@ def extended(catalogue: Catalogue, items: Catalogue) -> Catalogue:
         titles=column("titles", ""),  # type: ignore[arg-type]
         categories=column("categories", ()),  # type: ignore[arg-type]
         texts=column("texts", ""),  # type: ignore[arg-type]
+        text_vectors=_more_vectors(catalogue, items, new),
     )
 
 
-def without(catalogue: Catalogue, rows: np.ndarray) -> Catalogue:
+def _more_vectors(
+    catalogue: Catalogue, items: Catalogue, new: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32] | None:
+    """Vectors of both; zeros, which say nothing, where the new items have none of the same length."""
+    there, more = catalogue.text_vectors, items.text_vectors
+    if there is None:
+        return None
+    if more is None or more.shape[1] != there.shape[1]:
+        more = np.zeros((items.n_items, there.shape[1]), dtype=np.float32)
+    return np.concatenate([there, more[new]])
+
+
+def without(catalogue: Catalogue, rows: npt.NDArray[np.bool_]) -> Catalogue:
     """The catalogue without some of its rows, bool [n_items]."""
     kept = np.flatnonzero(~rows).tolist()
     columns = {
         name: None if (values := getattr(catalogue, name)) is None else tuple(values[row] for row in kept)
         for name in ("titles", "categories", "texts")
     }
-    return Catalogue(item_ids=catalogue.item_ids[kept], **columns)
+    vectors = None if catalogue.text_vectors is None else catalogue.text_vectors[kept]
+    return Catalogue(item_ids=catalogue.item_ids[kept], text_vectors=vectors, **columns)

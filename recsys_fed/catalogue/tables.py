@@ -14,16 +14,18 @@ from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundE
 ROLES = ("item", "title", "categories", "text")
 # Between the categories of an item in a cell of text.
 SEPARATOR = "|"
+TEXT_TABLES = (".csv", ".tsv")
 _PARQUET = {".parquet", ".pq"}
 T = TypeVar("T")
 
 
-def catalogue_of_table(path: Path, columns: Mapping[str, str]) -> Catalogue:
+def catalogue_of_table(path: Path, columns: Mapping[str, str] | None = None) -> Catalogue:
     """The items of a table, in its order.
 
     Args:
         path: of a .csv, .tsv or .parquet file.
         columns: role -> name of its column; `item` is needed. Categories are lists, or text with "|" between them.
+            Without them all columns have the names of roles.
 
     Raises:
         DataNotFoundError: there is no such file.
@@ -31,12 +33,14 @@ def catalogue_of_table(path: Path, columns: Mapping[str, str]) -> Catalogue:
         ConfigurationError: a role that there is not, or no column for `item`.
         DataError: an item occurs twice, or there is none.
     """
+    table = _read(path)
+    if columns is None:
+        columns = _named_by_role(table, path)
     unknown = [role for role in columns if role not in ROLES]
     if unknown or "item" not in columns:
         raise ConfigurationError(
             f"Expected columns for item and perhaps {', '.join(ROLES[1:])}, got {dict(columns)}."
         )
-    table = _read(path)
     missing = [name for name in columns.values() if name not in table.columns]
     if missing:
         there = ", ".join(map(str, table.columns))
@@ -63,6 +67,15 @@ def _read(path: Path) -> pd.DataFrame:
         return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (ValueError, OSError, pa.ArrowException) as error:
         raise DataFormatError(f"Expected a table of items in {path}: {error}.") from error
+
+
+def _named_by_role(table: pd.DataFrame, path: Path) -> dict[str, str]:
+    names = [str(name) for name in table.columns]
+    if "item" not in names or set(names) - set(ROLES):
+        raise DataFormatError(
+            f"Expected the column item and any of {', '.join(ROLES[1:])} in {path}, got {', '.join(names)}."
+        )
+    return {name: name for name in names}
 
 
 def _column(table: pd.DataFrame, name: str | None, read: Callable[[object], T]) -> tuple[T, ...] | None:

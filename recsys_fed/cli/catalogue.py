@@ -1,13 +1,24 @@
 """`recsys-fed catalogue`: write the public catalogue file that a federation agrees on, with encoded text if asked."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from recsys_fed.cli.options import one_of_two
+from recsys_fed.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from recsys_fed.catalogue.items import Catalogue
+
+Table = Annotated[
+    Path | None, typer.Option(help="Take the items of a .csv, .tsv or .parquet table of products, a row an item.")
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(help="Of the table: item=NAME[,title=NAME][,categories=NAME][,text=NAME], where they differ."),
+]
 Data = Annotated[str | None, typer.Option(help="Take the items of this data set: a name, or a path.")]
 Source = Annotated[Path | None, typer.Option("--catalogue", help="Take the items of this catalogue.")]
 Encoder = Annotated[
@@ -21,22 +32,38 @@ Encoder = Annotated[
 def catalogue(
     output: Annotated[Path, typer.Argument(help="File to write, catalogue.parquet.")],
     *,
+    table: Table = None,
+    columns: Columns = None,
     data: Data = None,
     source: Source = None,
     encoder: Encoder = None,
 ) -> None:
     """Write a catalogue: ids, titles, categories, texts, and with --encoder an embedding of each text.
 
-    A data set's items are those that occur in it: fine for a simulation, but which items occur in a silo is private.
+    It is public, so it must not be made from private data. A data set's items are those that occur in it: fine for a
+    simulation, but which items occur in a silo is private.
     """
-    one_of_two(data=data, catalogue=source)
-    from recsys_fed.catalogue.encoder import encoded  # noqa: PLC0415
-    from recsys_fed.catalogue.items import Catalogue  # noqa: PLC0415
-    from recsys_fed.data.locate import open_dataset  # noqa: PLC0415
-
-    items = Catalogue.load(source) if source is not None else open_dataset(data).catalogue
+    one_of_two(table=table, data=data, catalogue=source)
+    if output.exists():
+        raise ConfigurationError(f"Expected no file at {output} yet, there is one.")
+    items = _items(table, columns, data, source)
     if encoder is not None:
+        from recsys_fed.catalogue.encoder import encoded  # noqa: PLC0415
+
         items = encoded(items, encoder)
     items.save(output)
     vectors = "" if items.text_vectors is None else f", text vectors of length {items.text_vectors.shape[1]}"
     Console().print(f"{items.n_items:,} items{vectors}, hash {items.content_hash[:12]}, written to {output}")
+
+
+def _items(table: Path | None, columns: str | None, data: str | None, source: Path | None) -> "Catalogue":
+    from recsys_fed.catalogue.items import Catalogue  # noqa: PLC0415
+    from recsys_fed.catalogue.tables import catalogue_of_table  # noqa: PLC0415
+    from recsys_fed.data.locate import open_dataset  # noqa: PLC0415
+
+    if columns is not None and table is None:
+        raise ConfigurationError("Expected --columns beside --table only. Leave it out.")
+    if table is not None:
+        pairs = [pair.partition("=") for pair in columns.split(",")] if columns else []
+        return catalogue_of_table(table, {role.strip(): name for role, _, name in pairs} or None)
+    return Catalogue.load(source) if source is not None else open_dataset(data).catalogue

@@ -19,26 +19,6 @@ MetricsPort = Annotated[int, typer.Option(help="Figures for Prometheus on this p
 
 
 @app.command()
-def catalogue(
-    table: Annotated[Path, typer.Argument(help="CSV or Parquet, a row an item.")],
-    output: Annotated[Path, typer.Argument(help="The catalogue.parquet to write.")],
-    *,
-    columns: Annotated[str, typer.Option(help="item=NAME[,title=NAME][,categories=NAME][,text=NAME].")],
-) -> None:
-    """Make the public catalogue from a table of products. It must not be made from private data."""
-    from recsys_fed.catalogue.tables import catalogue_of_table  # noqa: PLC0415
-    from recsys_fed.errors import ConfigurationError  # noqa: PLC0415
-    from recsys_fed.report.deployment import say  # noqa: PLC0415
-
-    if output.exists():
-        raise ConfigurationError(f"Expected no file at {output} yet, there is one.")
-    pairs = (pair.partition("=") for pair in columns.split(","))
-    made = catalogue_of_table(table, {role.strip(): name for role, _, name in pairs})
-    made.save(output)
-    say(f"made {output} of {made.n_items} items, {made.content_hash}")
-
-
-@app.command()
 def init(  # noqa: PLR0913  (one argument a flag)
     folder: Folder,
     *,

@@ -57,7 +57,15 @@ def test_what_is_no_product_list_is_refused(tmp_path):
 def test_the_command_writes_it_once(tmp_path):
     TABLE.to_csv(tmp_path / "t.csv", index=False)
     made = tmp_path / "catalogue.parquet"
-    arguments = ("federation", "catalogue", tmp_path / "t.csv", made, "--columns", "item=sku,title=name")
+    arguments = ("catalogue", made, "--table", tmp_path / "t.csv", "--columns", "item=sku,title=name")
     assert run_command(*arguments)[0] == 0
     assert Catalogue.load(made).titles == EXPECTED.titles
     assert run_command(*arguments)[0] == 2
+
+
+def test_options_that_do_not_go_together_are_refused(tmp_path):
+    TABLE.to_csv(tmp_path / "t.csv", index=False)
+    made = tmp_path / "catalogue.parquet"
+    assert run_command("catalogue", made, "--table", tmp_path / "t.csv", "--data", "ml-100k")[0] == 2
+    assert run_command("catalogue", made, "--data", "ml-100k", "--columns", "item=sku")[0] == 2
+    assert not made.exists()

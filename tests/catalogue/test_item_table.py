@@ -61,3 +61,12 @@ def test_without_and_extended_are_inverse():
     assert part.item_ids.tolist() == ["a", "b"]
     assert part.categories is None
     assert extended(part, whole).content_hash == whole.content_hash
+
+
+def test_text_vectors_go_with_their_items():
+    old = catalogue("a", "b", text_vectors=np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32))
+    new = catalogue("b", "c", text_vectors=np.array([[9.0, 9.0], [2.0, 3.0]], dtype=np.float32))
+    assert extended(old, new).text_vectors.tolist() == [[1.0, 0.0], [0.0, 1.0], [2.0, 3.0]]
+    assert extended(old, catalogue("c")).text_vectors.tolist() == [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
+    assert without(old, np.array([True, False])).text_vectors.tolist() == [[0.0, 1.0]]
+    assert extended(catalogue("a"), new).text_vectors is None
