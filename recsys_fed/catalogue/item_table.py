@@ -1,8 +1,10 @@
 """Items from a file: a catalogue, or a table with a row an item; and a catalogue that takes in the new ones."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from recsys_fed.catalogue.items import Catalogue
@@ -45,7 +47,10 @@ def read_items(path: Path) -> Catalogue:
 
 
 def extended(catalogue: Catalogue, items: Catalogue) -> Catalogue:
-    """The catalogue as it is, and after it those of `items` that it lacks; of columns, those that it has."""
+    """The catalogue as it is, and after it those of `items` that it lacks; of columns, those that it has.
+
+    Text vectors stay where both have them, of one length.
+    """
     new = np.flatnonzero(catalogue.rows(items.item_ids) < 0)
 
     def column(name: str, empty: str | tuple[str, ...]) -> tuple[str | tuple[str, ...], ...] | None:
@@ -59,14 +64,25 @@ def extended(catalogue: Catalogue, items: Catalogue) -> Catalogue:
         titles=column("titles", ""),  # type: ignore[arg-type]
         categories=column("categories", ()),  # type: ignore[arg-type]
         texts=column("texts", ""),  # type: ignore[arg-type]
+        text_vectors=_vectors(catalogue, items, new),
     )
 
 
-def without(catalogue: Catalogue, rows: np.ndarray) -> Catalogue:
+def _vectors(catalogue: Catalogue, items: Catalogue, new: npt.NDArray[np.int64]) -> npt.NDArray[np.float32] | None:
+    known, more = catalogue.text_vectors, items.text_vectors
+    if known is None or more is None or known.shape[1] != more.shape[1]:
+        return None
+    return np.concatenate([known, more[new]])
+
+
+def without(catalogue: Catalogue, rows: npt.NDArray[np.bool_]) -> Catalogue:
     """The catalogue without some of its rows, bool [n_items]."""
-    kept = np.flatnonzero(~rows).tolist()
-    columns = {
-        name: None if (values := getattr(catalogue, name)) is None else tuple(values[row] for row in kept)
+    kept = np.flatnonzero(~rows)
+    columns: dict[str, Any] = {
+        name: None if (values := getattr(catalogue, name)) is None else tuple(values[row] for row in kept.tolist())
         for name in ("titles", "categories", "texts")
     }
-    return Catalogue(item_ids=catalogue.item_ids[kept], **columns)
+    vectors = catalogue.text_vectors
+    return Catalogue(
+        item_ids=catalogue.item_ids[kept], text_vectors=None if vectors is None else vectors[kept], **columns
+    )
