@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from recsys_fed import checks
-from recsys_fed.comparison.lines import Line, line
-from recsys_fed.comparison.measuring import Floats, Groups, item_groups, measured
+from recsys_fed.comparison.lines import Line
+from recsys_fed.comparison.measuring import item_groups
 from recsys_fed.comparison.new_items import new_item_record
 from recsys_fed.comparison.personal import fold_in_lines, silo_lines
 from recsys_fed.comparison.pooled import pooled_lines, popularity_line
@@ -22,6 +22,7 @@ from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
 from recsys_fed.simulation.runner import Simulation, prepared, simulate
 
 _POOLED = 32
+POPULARITY = "popularity"
 Say = Callable[[str], None]
 Models = Mapping[tuple[float, int], ItemEmbeddings]
 
@@ -85,32 +86,44 @@ def compare(comparison: Comparison, *, output: Path | None = None, say: Say = la
     simulation, federation = prepared(given)
     with ExitStack() as stack:
         folder = output or Path(stack.enter_context(TemporaryDirectory(prefix="recsys-fed-compare-")))
-        models = dict(_trained(replace(comparison, simulation=simulation), folder, say))
+        ready = replace(comparison, simulation=simulation)
+        models = dict(_trained(ready, folder, say))
+        popular = dict(_trained(_with_popularity(ready), folder, say))
         new_items = new_item_record(
             simulation, federation, share=comparison.new_items, epsilons=(*sorted(comparison.epsilons), math.inf),
             seeds=comparison.seeds, folder=folder, say=say,
         ) if comparison.new_items else None  # fmt: skip
-    lines = tuple(_lines(comparison, federation, models, say))
+    lines = tuple(_lines(comparison, federation, models, popular, say))
     return Compared(comparison=comparison, federation=federation, lines=lines, new_items=new_items)
 
 
 def _trained(comparison: Comparison, folder: Path, say: Say) -> Iterator[tuple[tuple[float, int], ItemEmbeddings]]:
     """Every budget under every seed, and a run without noise."""
+    simulation = comparison.simulation
+    trainer = simulation.federation.trainer
     wanted = [(epsilon, seed) for epsilon in sorted(comparison.epsilons) for seed in comparison.seeds]
-    for epsilon, seed in [*wanted, (math.inf, comparison.seeds[0])]:
-        say(f"training: epsilon {epsilon:g}, seed {seed}")
-        simulation = comparison.simulation
+    wanted += [] if trainer == POPULARITY else [(math.inf, comparison.seeds[0])]
+    for epsilon, seed in wanted:
+        say(f"training, {trainer}: epsilon {epsilon:g}, seed {seed}")
         config = replace(simulation.federation, epsilon=epsilon, seed=seed)
-        run = folder / f"epsilon-{epsilon:g}-seed-{seed}"
+        run = folder / f"{trainer}-epsilon-{epsilon:g}-seed-{seed}"
         simulate(replace(simulation, federation=config), output=run)
         yield (epsilon, seed), load_item_embeddings(run / EMBEDDINGS)
 
 
-def _lines(comparison: Comparison, federation: SimulatedFederation, models: Models, say: Say) -> Iterator[Line]:
+def _with_popularity(comparison: Comparison) -> Comparison:
+    """The same with the whole budget on item counts."""
+    config = replace(comparison.simulation.federation, trainer=POPULARITY, rounds=0, embedding_dim=0, dp_sgd={})
+    return replace(comparison, simulation=replace(comparison.simulation, federation=config))
+
+
+def _lines(
+    comparison: Comparison, federation: SimulatedFederation, models: Models, popular: Models, say: Say
+) -> Iterator[Line]:
     groups = item_groups(federation.train)
     private = {key: model for key, model in models.items() if math.isfinite(key[0])}
     yield popularity_line(federation, groups)
-    yield from _private_popularity(federation, private, groups)
+    yield from fold_in_lines(federation, popular, groups, method="private popularity")
     local, *personal = silo_lines(federation, private, groups, seed=comparison.seeds[0], say=say)
     yield local
     yield from fold_in_lines(federation, private, groups)
@@ -119,15 +132,3 @@ def _lines(comparison: Comparison, federation: SimulatedFederation, models: Mode
     say("pooled baselines")
     rng = np.random.default_rng([comparison.seeds[0], _POOLED])
     yield from pooled_lines(federation, groups, rng=rng, say=say)
-
-
-def _private_popularity(federation: SimulatedFederation, models: Models, groups: Groups) -> Iterator[Line]:
-    """The bias of a model is ordered as the noised counts are, which are a part of its run."""
-    for epsilon in sorted({epsilon for epsilon, _ in models}):
-        found = [_by_bias(federation, model, groups) for (of, _), model in models.items() if of == epsilon]
-        yield line("private popularity", found, epsilon=epsilon, note="noised counts of the same run")
-
-
-def _by_bias(federation: SimulatedFederation, model: ItemEmbeddings, groups: Groups) -> Mapping[str, Floats]:
-    bias = model.bias.cpu().double()
-    return measured(lambda rows: bias.expand(rows.stop - rows.start, -1), federation.train, federation.test, groups)

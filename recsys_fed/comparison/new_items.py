@@ -78,7 +78,7 @@ def new_item_record(
         ConfigurationError: a share outside (0, 1), or a catalogue without public features.
     """
     checks.fraction(share=share)
-    features = public_features(federation.catalogue)
+    features = public_features(federation.catalogue, kinds=simulation.federation.feature_kinds.split(","))
     if features is None:
         raise ConfigurationError("Expected a catalogue with public features for new items, got ids only.")
     found: dict[tuple[str, float], list[dict[str, float]]] = {}

@@ -21,7 +21,7 @@ Key = tuple[float, int]
 
 
 def fold_in_lines(
-    federation: SimulatedFederation, models: Mapping[Key, ItemEmbeddings], groups: Groups
+    federation: SimulatedFederation, models: Mapping[Key, ItemEmbeddings], groups: Groups, *, method: str = GLOBAL
 ) -> Iterator[Line]:
     """Users folded in from the released model: the same in whichever silo they are."""
     train, test = federation.train, federation.test
@@ -31,7 +31,7 @@ def fold_in_lines(
             for (of, _), model in models.items()
             if of == epsilon
         ]
-        yield line(GLOBAL, found, epsilon=epsilon, note="" if math.isfinite(epsilon) else "no privacy")
+        yield line(method, found, epsilon=epsilon, note="" if math.isfinite(epsilon) else "no privacy")
 
 
 def silo_lines(

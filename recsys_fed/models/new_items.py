@@ -101,16 +101,13 @@ def _ridge(
 
 
 def _best(strengths: Floats, projected: Floats, total: float, n_known: int) -> float:
-    """The regularisation of the grid with the least generalised cross-validation.
-
-    With P = Q^T F^T Y the residual is ||Y||^2 - sum_k P_k^2 (s_k + 2 r) / (s_k + r)^2, and tr(A) is
-    1 + sum_k s_k / (s_k + r).
-    """
+    """The regularisation of the grid with the least generalised cross-validation; `projected` is P = Q^T F^T Y."""
     power = np.square(projected).sum(axis=1)
+    return float(min(_GRID, key=lambda r: _criterion(r, strengths, power, total=total, n_known=n_known)))
 
-    def criterion(r: float) -> float:
-        residual = total - float((power * (strengths + 2 * r) / (strengths + r) ** 2).sum())
-        freedom = 1 + float((strengths / (strengths + r)).sum())
-        return max(residual, 0.0) / max(1 - freedom / n_known, 1e-3) ** 2
 
-    return float(min(_GRID, key=criterion))
+def _criterion(r: float, strengths: Floats, power: Floats, *, total: float, n_known: int) -> float:
+    """||Y||^2 - sum_k P_k^2 (s_k + 2 r) / (s_k + r)^2 over (1 - tr(A) / n)^2, tr(A) = 1 + sum_k s_k / (s_k + r)."""
+    residual = total - float((power * (strengths + 2 * r) / (strengths + r) ** 2).sum())
+    freedom = 1 + float((strengths / (strengths + r)).sum())
+    return max(residual, 0.0) / max(1 - freedom / n_known, 1e-3) ** 2

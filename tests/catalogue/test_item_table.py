@@ -56,10 +56,13 @@ def test_known_items_stay_in_place_and_as_they_are():
 
 
 def test_without_and_extended_are_inverse():
-    whole = catalogue("a", "b", "c", titles=("A", "B", "C"), texts=("1", "2", "3"))
+    vectors = np.arange(6, dtype=np.float32).reshape(3, 2)
+    whole = catalogue("a", "b", "c", titles=("A", "B", "C"), texts=("1", "2", "3"), text_vectors=vectors)
     part = without(whole, np.array([False, False, True]))
     assert part.item_ids.tolist() == ["a", "b"]
     assert part.categories is None
+    np.testing.assert_array_equal(part.text_vectors, vectors[:2])
+    assert extended(part, catalogue("z", titles=("Z",))).text_vectors is None
     assert extended(part, whole).content_hash == whole.content_hash
 
 

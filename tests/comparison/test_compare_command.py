@@ -73,7 +73,7 @@ def test_each_private_model_is_a_whole_run_with_ledgers_and_certificates(compare
     folder, record = compared
     measured = []
     for seed in (0, 1):
-        run = folder / "out" / f"epsilon-4-seed-{seed}"
+        run = folder / "out" / f"spectral-epsilon-4-seed-{seed}"
         code, out, err = run_command("privacy", "verify-run", run)
         assert code == 0, out + err
         found = json_of((run / "metrics.json").read_text())
@@ -87,7 +87,7 @@ def test_each_private_model_is_a_whole_run_with_ledgers_and_certificates(compare
 
 def test_seeds_differ_in_noise_and_not_in_data(compared):
     folder, _ = compared
-    settings = [(folder / "out" / f"epsilon-8-seed-{seed}" / "config.toml").read_text() for seed in (0, 1)]
+    settings = [(folder / "out" / f"spectral-epsilon-8-seed-{seed}" / "config.toml").read_text() for seed in (0, 1)]
     assert ["data-seed = 0" in text for text in settings] == [True, True]
     assert ["\nseed = 1" in text for text in settings] == [False, True]
 
