@@ -33,6 +33,8 @@ DOCS = ROOT / "docs"
 
 @pytest.fixture(scope="module")
 def record() -> dict[str, Any]:
+    if not (DOCS / "quality.json").is_file():
+        pytest.skip("docs/quality.json is not measured yet: make quality")
     loaded: dict[str, Any] = json.loads((DOCS / "quality.json").read_text(encoding="utf-8"))
     return loaded
 
