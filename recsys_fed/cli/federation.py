@@ -29,7 +29,7 @@ def init(  # noqa: PLR0913  (one argument a flag)
     listen: Annotated[str, typer.Option(help="Interface to listen on, such as 0.0.0.0.")] = "127.0.0.1",
     host: Annotated[list[str] | None, typer.Option(help="Another name for the certificate; may be repeated.")] = None,
     name: Annotated[str, typer.Option(help="Public name.")] = "federation",
-    trainer: Annotated[str, typer.Option(help="spectral or dp-sgd.")] = "spectral",
+    trainer: Annotated[str, typer.Option(help="auto, spectral, dp-sgd or popularity.")] = "spectral",
     epsilon: Annotated[float, typer.Option(help="The most that one training may cost a user.")] = 8.0,
     delta: Annotated[float, typer.Option(help="Below 1 / declared users.")] = 1e-6,
     settings: Setting = None,

@@ -162,7 +162,11 @@ def federation_toml(settings: FederationSettings) -> str:
         "insecure": settings.insecure,
         "most-message-megabytes": settings.most_message_megabytes,
     }
-    server = {"item-features": settings.training.item_features, "seed": settings.training.seed}
+    server: dict[str, Value] = {
+        "item-features": settings.training.item_features,
+        "feature-kinds": settings.training.feature_kinds,
+        "seed": settings.training.seed,
+    }
     terms = agreed_keys(settings.training) | server
     return f"[federation]\n{to_toml(own)}\n[training]\n{to_toml(terms)}"
 

@@ -97,7 +97,7 @@ def _leading_eigenvectors(
 
     A few of a large matrix by Lanczos' method (ARPACK) from a fixed start, else all by the dense decomposition.
     """
-    if _FEW * count < len(symmetric) and np.trace(symmetric) > 0:
+    if 0 < _FEW * count < len(symmetric) and np.trace(symmetric) > 0:
         start = np.sqrt(np.abs(np.diag(symmetric)))
         with suppress(ArpackNoConvergence):
             values, vectors = eigsh(symmetric, k=count, v0=start)

@@ -7,7 +7,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,13 +64,11 @@ def _measured(options: argparse.Namespace, console: Console) -> Json | None:
     """The whole record, or None where some of it is still missing."""
     folder = kept_folder(options.kept)
     encoded = Job(work="catalogue", arguments={"protocol": "random90", "output": str(folder / "catalogue.parquet")})
-    points = _capped(all_points(), options.most_seeds)
-    grids, sweeps = _capped(GRIDS, options.most_seeds), _capped(SWEEPS, options.most_seeds)
+    points, grids, sweeps = all_points(), list(GRIDS), list(SWEEPS)
     jobs = [*_baseline_jobs(), *_point_jobs(points, encoded)]
     jobs += [job for grid in grids for job in _grid_jobs(grid)]
     jobs += [job for sweep in sweeps for job in _sweep_jobs(sweep)]
-    # Seed by seed, and what takes longest comes last.
-    jobs.sort(key=lambda job: (job.arguments.get("seed", 0), job.arguments.get("fields", {}).get("silos") == 100))
+    jobs.sort(key=_turn)
     jobs.insert(0, encoded)
 
     def said(done: int, of: int, line: str) -> None:
@@ -80,7 +78,11 @@ def _measured(options: argparse.Namespace, console: Console) -> Json | None:
     there = results(jobs, folder, minutes=options.minutes, on_done=said) if there else there
     if any(job.name not in there for job in jobs):
         console.print(f"{sum(job.name not in there for job in jobs)} of {len(jobs)} runs are left; start again.")
-        return None
+        if not options.partial:
+            return None
+        points = _done(points, lambda point, seed: [_point_job(point, seed, encoded)], there)
+        grids = _done(grids, lambda grid, seed: _grid_jobs(replace(grid, seeds=(seed,))), there)
+        sweeps = _done(sweeps, lambda sweep, seed: _sweep_jobs(replace(sweep, seeds=(seed,))), there)
     return {
         "measured": datetime.now(UTC).date().isoformat(),
         "versions": versions(),
@@ -91,8 +93,23 @@ def _measured(options: argparse.Namespace, console: Console) -> Json | None:
     }
 
 
-def _capped(measured: Sequence[T], most_seeds: int) -> list[T]:
-    return [replace(one, seeds=one.seeds[:most_seeds]) for one in measured]
+def _turn(job: Job) -> tuple[int, int]:
+    """References first, then runs seed by seed, grids and sweeps after two seeds; what takes longest comes last."""
+    seed = job.arguments.get("seed", -1)
+    if job.work == "point" and job.arguments["fields"]["silos"] == 100:
+        return 4 * seed + 3, 0
+    return (
+        (4 * seed, 0) if seed < 0 else (4 * max(seed - 1, 0), seed) if job.work == "point" else (4 * seed + 1, seed)
+    )
+
+
+def _done(measured: Sequence[T], jobs_of: Callable[[T, int], list[Job]], there: Json) -> list[T]:
+    """What was measured on one seed at least, with the seeds on which all of it was."""
+    found = []
+    for one in measured:
+        seeds = tuple(seed for seed in one.seeds if all(job.name in there for job in jobs_of(one, seed)))
+        found += [replace(one, seeds=seeds)] if seeds else []
+    return found
 
 
 def _point_jobs(points: Sequence[Point], encoded: Job) -> list[Job]:
@@ -198,7 +215,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m simulations.quality", description=__doc__)
     parser.add_argument("--redraw", action="store_true", help="measure nothing, use the last record")
     parser.add_argument("--minutes", type=float, default=120.0, help="begin no further run after so many")
-    parser.add_argument("--most-seeds", type=int, default=5, help="at most so many seeds a figure")
+    parser.add_argument("--partial", action="store_true", help="write the page from what there is")
     parser.add_argument("--kept", type=Path, default=ROOT / "runs" / "quality", help="folder of what is done")
     return parser.parse_args(arguments)
 

@@ -59,7 +59,7 @@ def _silos(record: Record) -> Iterator[str]:
             for silos, noise in ((1, "own"), (10, "masked"), (10, "own"), (100, "masked"), (100, "own")):
                 point = Point(table="silos", protocol=protocol, silos=silos, noise=noise)
                 found = means_of(record, metric, table="silos", protocol=protocol, silos=silos, noise=noise)
-                runs = min(len(values) for values in found.values())
+                runs = max(map(len, found.values()), default=0)
                 yield f"| {silos} | {noise} | {_cells(found)} | {runs} | `{point.command()}` |"
             (without,) = means_of(record, metric, table="silos", protocol=protocol, noise="none").values()
             best = record["baselines"][protocol]
@@ -136,6 +136,8 @@ def _tuned(record: Record) -> Iterator[str]:
 def _sweep(record: Record) -> Iterator[str]:
     for features in (True, False):
         rows = [row for row in record["sweep"] if row["features"] is features]
+        if not rows:
+            continue
         names = list(rows[0]["means"])
         yield from (
             "",
@@ -170,7 +172,7 @@ def compared(record: Record) -> list[dict[str, Any]]:
 
 
 def _cells(by_epsilon: Mapping[Any, Sequence[float]], *, digits: int = 3) -> str:
-    return " | ".join(_spread(by_epsilon[epsilon], digits) for epsilon in EPSILONS)
+    return " | ".join(_spread(by_epsilon[epsilon], digits) if epsilon in by_epsilon else "-" for epsilon in EPSILONS)
 
 
 def _spread(values: Sequence[float], digits: int) -> str:

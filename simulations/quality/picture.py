@@ -39,9 +39,10 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
 def _panel(place: Axes, protocol: str, record: Mapping[str, Any]) -> None:
     for (silos, noise), (label, colour, marker, dashes) in _LINES.items():
         found = means_of(record, table="silos", protocol=protocol, silos=silos, noise=noise)
+        at = [epsilon for epsilon in EPSILONS if epsilon in found]
         place.errorbar(
-            EPSILONS, [statistics.fmean(found[epsilon]) for epsilon in EPSILONS],
-            [statistics.stdev(found[epsilon]) if len(found[epsilon]) > 1 else 0.0 for epsilon in EPSILONS],
+            at, [statistics.fmean(found[epsilon]) for epsilon in at],
+            [statistics.stdev(found[epsilon]) if len(found[epsilon]) > 1 else 0.0 for epsilon in at],
             label=label, color=colour, marker=marker, linestyle=dashes, capsize=3, linewidth=1.6, markersize=5.5,
         )  # fmt: skip
     (without,) = means_of(record, table="silos", protocol=protocol, noise="none").values()

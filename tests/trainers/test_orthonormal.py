@@ -111,3 +111,20 @@ def test_features_that_all_items_share_lead_nowhere(value):
     features = sparse.csr_matrix(np.full((9, 3), value))
     weights = torch.linspace(0.1, 1.3, 9, dtype=torch.float64)
     assert leading_directions(features, weights=weights, dim=2).shape == (9, 0)
+
+
+@pytest.mark.parametrize("dim", [1, 5, 20])
+def test_a_few_directions_of_many_features_are_those_of_the_whole_decomposition(dim):
+    """200 features: 1, 5 and 20 directions come from Lanczos' method, and are the same bits every time."""
+    rng = np.random.default_rng(dim)
+    features = sparse.csr_matrix(
+        rng.standard_normal((300, 200)) * (rng.random((300, 200)) < 0.2) * 0.97 ** np.arange(200)
+    )
+    weights = torch.from_numpy(rng.random(300) + 0.1)
+    found = leading_directions(features, weights=weights, dim=dim)
+    weight = weights.numpy()
+    dense = features.toarray()
+    centred = weight[:, None] * (dense - (weight**2 @ dense) / (weight**2).sum())
+    expected = np.linalg.svd(centred, full_matrices=False)[0][:, :dim]
+    np.testing.assert_allclose(np.abs(np.diag(expected.T @ found.numpy())), 1, atol=1e-8)
+    assert torch.equal(found, leading_directions(features, weights=weights, dim=dim))
