@@ -62,7 +62,7 @@ def test_without_and_extended_are_inverse():
     assert part.item_ids.tolist() == ["a", "b"]
     assert part.categories is None
     np.testing.assert_array_equal(part.text_vectors, vectors[:2])
-    assert extended(part, catalogue("z", titles=("Z",))).text_vectors is None
+    assert not extended(part, catalogue("z", titles=("Z",))).text_vectors[2].any()
     assert extended(part, whole).content_hash == whole.content_hash
 
 
