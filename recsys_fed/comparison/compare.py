@@ -93,7 +93,7 @@ def compare(comparison: Comparison, *, output: Path | None = None, say: Say = la
             simulation, federation, share=comparison.new_items, epsilons=(*sorted(comparison.epsilons), math.inf),
             seeds=comparison.seeds, folder=folder, say=say,
         ) if comparison.new_items else None  # fmt: skip
-    lines = tuple(_lines(comparison, federation, models, popular, say))
+    lines = tuple(_lines(federation, models, popular, seed=simulation.data.data_seed, say=say))
     return Compared(comparison=comparison, federation=federation, lines=lines, new_items=new_items)
 
 
@@ -118,17 +118,18 @@ def _with_popularity(comparison: Comparison) -> Comparison:
 
 
 def _lines(
-    comparison: Comparison, federation: SimulatedFederation, models: Models, popular: Models, say: Say
+    federation: SimulatedFederation, models: Models, popular: Models, *, seed: int, say: Say
 ) -> Iterator[Line]:
+    """All lines; what is held out to choose follows from `seed`, as the silos do."""
     groups = item_groups(federation.train)
     private = {key: model for key, model in models.items() if math.isfinite(key[0])}
     yield popularity_line(federation, groups)
     yield from fold_in_lines(federation, popular, groups, method="private popularity")
-    local, *personal = silo_lines(federation, private, groups, seed=comparison.seeds[0], say=say)
+    local, *personal = silo_lines(federation, private, groups, seed=seed, say=say)
     yield local
     yield from fold_in_lines(federation, private, groups)
     yield from personal
     yield from fold_in_lines(federation, {k: m for k, m in models.items() if k not in private}, groups)
     say("pooled baselines")
-    rng = np.random.default_rng([comparison.seeds[0], _POOLED])
+    rng = np.random.default_rng([seed, _POOLED])
     yield from pooled_lines(federation, groups, rng=rng, say=say)

@@ -92,6 +92,8 @@ class StateFolder:
             partial.unlink()
             raise
         partial.replace(path)
+        for stale in (self._personal(model_hash), self._residual(model_hash)):
+            stale.unlink(missing_ok=True)
         self._make_current(model_hash, parts=count)
         return model_hash
 
@@ -154,7 +156,7 @@ class StateFolder:
 
     def write_residual(self) -> Path:
         """Write the silo's own model as the table that its service reads, mode 0600, whole or not at all."""
-        path = self._folder / f"residual-{self.current()[:_DIGITS]}.npy"
+        path = self._residual(self.current())
         partial = path.with_name(f".{path.name}.{os.getpid()}.part")
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, OWNER_ONLY), "wb") as file:
             np.save(file, residual_of(self.personal()))
@@ -185,6 +187,9 @@ class StateFolder:
 
     def _personal(self, model_hash: str) -> Path:
         return self._folder / f"personal-{model_hash[:_DIGITS]}.sealed"
+
+    def _residual(self, model_hash: str) -> Path:
+        return self._folder / f"residual-{model_hash[:_DIGITS]}.npy"
 
 
 def _label(model_hash: str, number: int) -> str:

@@ -6,9 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from command_line import json_of, run_command
 from scipy import sparse
 
 from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.cli.serving import _of_silo
 from recsys_fed.errors import ConfigurationError, KeyFileError
 from recsys_fed.models.items import FoldIn, ItemEmbeddings, item_embeddings_bytes
 from recsys_fed.personalisation.silo_model import Recipe, fit_silo_model, released_scores
@@ -78,6 +80,9 @@ def test_it_is_sealed_fitted_once_and_gone_with_its_released_model(state, tmp_pa
     again = state.personal()
     assert path.stat().st_mtime_ns == stamp
     np.testing.assert_array_equal(again.scores(histories()), first.scores(histories()))
+    keep(state)
+    assert not path.exists(), "the same model with new data is fitted anew"
+    state.personal()
     keep(state, seed=1)
     path.replace(path.with_name(f"personal-{state.current()[:16]}.sealed"))
     with pytest.raises(KeyFileError, match="sealed"):
@@ -142,3 +147,30 @@ def test_silo_toml_knows_both_levels():
     assert SiloSettings(name="a", personalisation="silo-trusted").personalisation == "silo-trusted"
     with pytest.raises(ConfigurationError, match="personalisation"):
         SiloSettings(name="a", personalisation="everything")
+
+
+def test_the_operators_commands_follow_silo_toml(state, tmp_path):
+    SECRET.save(tmp_path / "keys" / "secret.key")
+    CATALOGUE.save(tmp_path / "catalogue.parquet")
+    lines = ['name = "north"', 'catalogue = "catalogue.parquet"', "[agreed]", "silos = 2", "[data]", 'path = "x.csv"']
+
+    def settle(level):
+        text = ["[silo]", f'personalisation = "{level}"', *lines]
+        (tmp_path / "silo.toml").write_text("\n".join(text) + "\n")
+
+    settle("user-only")
+    assert _of_silo(tmp_path, None)[3:] == (None, "")
+    code, _, err = run_command("silo", "residual", tmp_path)
+    assert (code, "silo-trusted" in err) == (2, True)
+    plain = json_of(run_command("silo", "recommend", tmp_path, "u0", "--json")[1])
+
+    settle("silo-trusted")
+    with pytest.raises(ConfigurationError, match="silo residual"):
+        _of_silo(tmp_path, None)
+    trusted = json_of(run_command("silo", "recommend", tmp_path, "u0", "--json")[1])
+    assert [row["item"] for row in trusted] != [row["item"] for row in plain]
+    code, _, err = run_command("silo", "residual", tmp_path)
+    assert code == 0, err
+    assert _of_silo(tmp_path, None)[3:] == (tmp_path / "state", "silo-trusted")
+    table = np.load(next((tmp_path / "state").glob("residual-*.npy")))
+    assert table.shape == (N_ITEMS, N_ITEMS)
