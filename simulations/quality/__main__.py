@@ -93,14 +93,11 @@ def _measured(options: argparse.Namespace, console: Console) -> Json | None:
     }
 
 
-def _turn(job: Job) -> tuple[int, int]:
-    """References first, then runs seed by seed, grids and sweeps after two seeds; what takes longest comes last."""
+def _turn(job: Job) -> tuple[int, bool]:
+    """References first, then seed by seed; sweeps and a hundred silos, which take longest, after two seeds of others."""
     seed = job.arguments.get("seed", -1)
-    if job.work == "point" and job.arguments["fields"]["silos"] == 100:
-        return 4 * seed + 3, 0
-    return (
-        (4 * seed, 0) if seed < 0 else (4 * max(seed - 1, 0), seed) if job.work == "point" else (4 * seed + 1, seed)
-    )
+    late = job.work == "swept" or (job.work == "point" and job.arguments["fields"]["silos"] == 100)
+    return seed + 2 * late, job.work != "point"
 
 
 def _done(measured: Sequence[T], jobs_of: Callable[[T, int], list[Job]], there: Json) -> list[T]:
