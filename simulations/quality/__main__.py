@@ -66,7 +66,7 @@ def _measured(options: argparse.Namespace, console: Console) -> Json | None:
     encoded = Job(work="catalogue", arguments={"protocol": "random90", "output": str(folder / "catalogue.parquet")})
     points, grids, sweeps = all_points(), list(GRIDS), list(SWEEPS)
     jobs = [*_baseline_jobs(), *_point_jobs(points, encoded)]
-    jobs += [job for grid in grids for job in _grid_jobs(grid)]
+    jobs += [job for grid in reversed(grids) for job in _grid_jobs(grid)]
     jobs += [job for sweep in sweeps for job in _sweep_jobs(sweep)]
     jobs.sort(key=_turn)
     jobs.insert(0, encoded)
@@ -94,7 +94,7 @@ def _measured(options: argparse.Namespace, console: Console) -> Json | None:
 
 
 def _turn(job: Job) -> tuple[int, bool]:
-    """References first, then seed by seed; sweeps and a hundred silos, which take longest, after two seeds of others."""
+    """References first, then seed by seed; sweeps and a hundred silos two seeds after the others."""
     seed = job.arguments.get("seed", -1)
     late = job.work == "swept" or (job.work == "point" and job.arguments["fields"]["silos"] == 100)
     return seed + 2 * late, job.work != "point"
