@@ -76,8 +76,9 @@ def _measured(options: argparse.Namespace, console: Console) -> Json | None:
 
     there = results([encoded], folder, minutes=options.minutes, on_done=said)
     there = results(jobs, folder, minutes=options.minutes, on_done=said) if there else there
-    if any(job.name not in there for job in jobs):
-        console.print(f"{sum(job.name not in there for job in jobs)} of {len(jobs)} runs are left; start again.")
+    left = sum(job.name not in there for job in jobs)
+    if left:
+        console.print(f"{left} of {len(jobs)} runs are left; start again.")
         if not options.partial:
             return None
         points = _done(points, lambda point, seed: [_point_job(point, seed, encoded)], there)
@@ -86,6 +87,7 @@ def _measured(options: argparse.Namespace, console: Console) -> Json | None:
     return {
         "measured": datetime.now(UTC).date().isoformat(),
         "versions": versions(),
+        "runs_left": left,
         "points": [_line(point, there, encoded) for point in points],
         "baselines": _baselines(there),
         "tuned": [cell for grid in grids for cell in _cells(grid, there)],
