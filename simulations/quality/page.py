@@ -34,7 +34,7 @@ def tables(record: Record) -> list[str]:
     left = record["runs_left"]
     return [
         f"Measured on {record['measured']} by `make quality` with {packages}; raw figures in quality.json.",
-        *([f"**In part: {left:,} runs are left out**, so figures have fewer seeds, and some have none."] if left else []),
+        *([f"**In part: {left:,} runs are left out**; some figures have fewer seeds, or none."] if left else []),
         *_silos(record), *_kinds(record), *_small(record), *_ceilings(record), *_tuned(record), *_sweep(record),
     ]  # fmt: skip
 
