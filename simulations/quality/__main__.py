@@ -66,7 +66,7 @@ def _measured(options: argparse.Namespace, console: Console) -> Json | None:
     encoded = Job(work="catalogue", arguments={"protocol": "random90", "output": str(folder / "catalogue.parquet")})
     points, grids, sweeps = all_points(), list(GRIDS), list(SWEEPS)
     jobs = [*_baseline_jobs(), *_point_jobs(points, encoded)]
-    jobs += [job for grid in grids for job in _grid_jobs(grid)]
+    jobs += [job for grid in reversed(grids) for job in _grid_jobs(grid)]
     jobs += [job for sweep in sweeps for job in _sweep_jobs(sweep)]
     jobs.sort(key=_turn)
     jobs.insert(0, encoded)
@@ -76,8 +76,9 @@ def _measured(options: argparse.Namespace, console: Console) -> Json | None:
 
     there = results([encoded], folder, minutes=options.minutes, on_done=said)
     there = results(jobs, folder, minutes=options.minutes, on_done=said) if there else there
-    if any(job.name not in there for job in jobs):
-        console.print(f"{sum(job.name not in there for job in jobs)} of {len(jobs)} runs are left; start again.")
+    left = sum(job.name not in there for job in jobs)
+    if left:
+        console.print(f"{left} of {len(jobs)} runs are left; start again.")
         if not options.partial:
             return None
         points = _done(points, lambda point, seed: [_point_job(point, seed, encoded)], there)
@@ -86,6 +87,7 @@ def _measured(options: argparse.Namespace, console: Console) -> Json | None:
     return {
         "measured": datetime.now(UTC).date().isoformat(),
         "versions": versions(),
+        "runs_left": left,
         "points": [_line(point, there, encoded) for point in points],
         "baselines": _baselines(there),
         "tuned": [cell for grid in grids for cell in _cells(grid, there)],
@@ -93,14 +95,11 @@ def _measured(options: argparse.Namespace, console: Console) -> Json | None:
     }
 
 
-def _turn(job: Job) -> tuple[int, int]:
-    """References first, then runs seed by seed, grids and sweeps after two seeds; what takes longest comes last."""
+def _turn(job: Job) -> tuple[int, bool]:
+    """References first, then seed by seed; sweeps and a hundred silos two seeds after the others."""
     seed = job.arguments.get("seed", -1)
-    if job.work == "point" and job.arguments["fields"]["silos"] == 100:
-        return 4 * seed + 3, 0
-    return (
-        (4 * seed, 0) if seed < 0 else (4 * max(seed - 1, 0), seed) if job.work == "point" else (4 * seed + 1, seed)
-    )
+    late = job.work == "swept" or (job.work == "point" and job.arguments["fields"]["silos"] == 100)
+    return seed + 2 * late, job.work != "point"
 
 
 def _done(measured: Sequence[T], jobs_of: Callable[[T, int], list[Job]], there: Json) -> list[T]:

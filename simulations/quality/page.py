@@ -31,8 +31,10 @@ Record = Mapping[str, Any]
 def tables(record: Record) -> list[str]:
     """All of the page that is measured."""
     packages = ", ".join(f"{name} {record['versions'][name]}" for name in _PACKAGES)
+    left = record["runs_left"]
     return [
         f"Measured on {record['measured']} by `make quality` with {packages}; raw figures in quality.json.",
+        *([f"**In part: {left:,} runs are left out**; some figures have fewer seeds, or none."] if left else []),
         *_silos(record), *_kinds(record), *_small(record), *_ceilings(record), *_tuned(record), *_sweep(record),
     ]  # fmt: skip
 
@@ -84,9 +86,9 @@ def _kinds(record: Record) -> Iterator[str]:
         table = "silos" if name == DEFAULT_KINDS else "features"
         found = means_of(record, table=table, protocol="random90", silos=10, noise="masked", kinds=name)
         chosen = means_of(record, table="features", held_out="validation", kinds=name)
-        validation = statistics.fmean(statistics.fmean(values) for values in chosen.values())
+        validation = f"{statistics.fmean(map(statistics.fmean, chosen.values())):.4f}" if len(chosen) == 2 else "-"
         shown = (name or "none").replace(",", ", ") + (" (default)" if name == DEFAULT_KINDS else "")
-        yield f"| {shown} | {_cells(found)} | {validation:.4f} |"
+        yield f"| {shown} | {_cells(found)} | {validation} |"
 
 
 def _small(record: Record) -> Iterator[str]:
@@ -120,6 +122,8 @@ def _ceilings(record: Record) -> Iterator[str]:
 
 
 def _tuned(record: Record) -> Iterator[str]:
+    if not record["tuned"]:
+        return
     yield from ("", "### The rule against sizes chosen by hand on the test items themselves", "")
     yield "| data | epsilon | metric | rule | best of the grid | its dimensions, head, rounds | ratio |"
     yield "|---|--:|---|--:|--:|---|--:|"

@@ -65,7 +65,8 @@ def results(
     done, left = len(jobs) - len(missing), iter(missing)
     with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
         # Few are handed out at a time: those are finished, and the others are left for the next call.
-        running = {pool.submit(_finish, job, folder=folder) for job in islice(left, WORKERS + 1)}
+        first = WORKERS + 1 if minutes > 0 else 0
+        running = {pool.submit(_finish, job, folder=folder) for job in islice(left, first)}
         while running:
             finished, running = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:

@@ -33,10 +33,16 @@ DOCS = ROOT / "docs"
 
 @pytest.fixture(scope="module")
 def record() -> dict[str, Any]:
-    if not (DOCS / "quality.json").is_file():
-        pytest.skip("docs/quality.json is not measured yet: make quality")
     loaded: dict[str, Any] = json.loads((DOCS / "quality.json").read_text(encoding="utf-8"))
     return loaded
+
+
+@pytest.fixture(scope="module")
+def whole(record) -> dict[str, Any]:
+    """The record where nothing was left out."""
+    if record["runs_left"]:
+        pytest.skip(f"docs/quality.json leaves {record['runs_left']} runs out: make quality")
+    return record
 
 
 def test_figures_of_the_page_are_those_of_the_record(record):
@@ -44,11 +50,11 @@ def test_figures_of_the_page_are_those_of_the_record(record):
     assert inside.strip().splitlines() == tables(record)
 
 
-def test_every_point_was_measured_within_its_budget(record):
-    measured = {json.dumps(line["command"]) + str(line["epsilon"]) + line["table"]: line for line in record["points"]}
+def test_every_point_was_measured_within_its_budget(whole):
+    measured = {json.dumps(line["command"]) + str(line["epsilon"]) + line["table"]: line for line in whole["points"]}
     for point in all_points():
         line = measured[json.dumps(point.command()) + str(point.record()["epsilon"]) + point.table]
-        assert len(line["metrics"]["recall@20"]) == len(line["seeds"]) <= len(point.seeds)
+        assert len(line["metrics"]["recall@20"]) == len(line["seeds"]) == len(point.seeds)
         assert float(line["epsilon_spent"]) <= float(line["epsilon"])
 
 
@@ -56,7 +62,7 @@ def test_every_point_was_measured_within_its_budget(record):
 def test_ten_masked_silos_reach_the_level_that_is_asked_for(record, protocol):
     found = means_of(record, table="silos", protocol=protocol, silos=10, noise="masked")
     for epsilon, bar in zip(EPSILONS, BARS[protocol], strict=True):
-        assert len(found[epsilon]) >= 2
+        assert len(found[epsilon]) == 5 or record["runs_left"]
         assert statistics.fmean(found[epsilon]) >= bar
 
 
@@ -68,10 +74,10 @@ def test_small_data_is_never_below_noised_popularity_and_clearly_above_it_at_eps
     assert statistics.fmean(auto[8.0]) > 0.0523
 
 
-def test_the_default_kinds_are_what_validation_data_chose(record):
+def test_the_default_kinds_are_what_validation_data_chose(whole):
     by_kind = {
-        line["kinds"]: means_of(record, table="features", held_out="validation", kinds=line["kinds"])
-        for line in record["points"]
+        line["kinds"]: means_of(whole, table="features", held_out="validation", kinds=line["kinds"])
+        for line in whole["points"]
         if line["held_out"] == "validation"
     }
     means = {
@@ -83,7 +89,7 @@ def test_the_default_kinds_are_what_validation_data_chose(record):
 
 def test_the_rule_is_near_the_best_sizes_by_hand(record):
     rows = compared(record)
-    assert {row["data"] for row in rows} >= {"random90", "ultragcn", *UNSEEN}
+    assert {row["data"] for row in rows} >= ({"random90", "ultragcn", *UNSEEN} if not record["runs_left"] else set())
     for row in rows:
         assert row["rule"] >= 0.97 * row["best"], row
 
