@@ -40,6 +40,8 @@ def _panel(place: Axes, protocol: str, record: Mapping[str, Any]) -> None:
     for (silos, noise), (label, colour, marker, dashes) in _LINES.items():
         found = means_of(record, table="silos", protocol=protocol, silos=silos, noise=noise)
         at = [epsilon for epsilon in EPSILONS if epsilon in found]
+        if not at:
+            continue
         place.errorbar(
             at, [statistics.fmean(found[epsilon]) for epsilon in at],
             [statistics.stdev(found[epsilon]) if len(found[epsilon]) > 1 else 0.0 for epsilon in at],

@@ -16,7 +16,8 @@ BARS = {"random90": (0.210, 0.235, 0.255, 0.275), "ultragcn": (0.165, 0.195, 0.2
 DEFAULT_KINDS = "categories,decades,words"
 # Feature kinds beside none and the default, whose points are there anyway.
 KINDS = (
-    "categories", "words", "vectors", "categories,decades", "words,vectors", "categories,decades,words,vectors",
+    "categories", "words", "vectors", "categories,decades", "words,vectors", "categories,decades,vectors",
+    "categories,decades,words,vectors",
 )  # fmt: skip
 ML_100K_DELTA = 1e-5
 # Generated data that had no part in making any rule: few users with little, and many items with much.
