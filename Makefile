@@ -43,7 +43,7 @@ soak: $(READY)
 docs: $(READY)
 	$(BIN)/python -m simulations.results
 
-# Everything of docs/quality.md: about half an hour on two idle processors; it goes on where it stopped.
+# Everything of docs/quality.md: more than an hour on two idle processors; it goes on where it stopped.
 quality: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[text]'
 	$(BIN)/python -m simulations.quality
