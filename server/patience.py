@@ -84,13 +84,14 @@ class PatientGrid(Grid):
         return list(replies.values())
 
     def _received(self, messages: list[Message], until: float) -> list[Message]:
-        numbers = set(self._grid.push_messages(messages))
+        # Flower has no number for a message that it did not take, and none at all where all are too large for it.
+        pushed = zip(self._grid.push_messages(messages), messages, strict=False)
+        waiting = {number: message for number, message in pushed if number}
         found: list[Message] = []
-        while numbers and time.monotonic() < until:
-            replies = list(self._grid.pull_messages(numbers))
-            found += replies
-            numbers -= {reply.metadata.reply_to_message_id for reply in replies}
-            if numbers:
+        while waiting and time.monotonic() < until:
+            for reply in list(self._grid.pull_messages(set(waiting))):
+                found.append(_of_its_node(reply, waiting.pop(reply.metadata.reply_to_message_id)))
+            if waiting:
                 time.sleep(_POLL)
         return found
 
@@ -99,6 +100,13 @@ class PatientGrid(Grid):
         until = min(deadline, time.monotonic() + self._first_wait)
         while time.monotonic() < until and not set(nodes) & set(self._grid.get_node_ids()):
             time.sleep(_POLL)
+
+
+def _of_its_node(reply: Message, asked: Message) -> Message:
+    """The reply as one of the node that was asked: errors that SuperLink itself makes come from no node at all."""
+    if reply.metadata.src_node_id == asked.metadata.dst_node_id or not reply.has_error():
+        return reply
+    return Message(reply.error, reply_to=asked)
 
 
 def _lost(reply: Message) -> bool:

@@ -9,6 +9,7 @@ from simulations.benchmarks.growth import growth_lines
 from simulations.benchmarks.ledger import ledger_lines
 from simulations.benchmarks.line import Line
 from simulations.benchmarks.noise import noise_lines
+from simulations.benchmarks.round_work import round_work_lines
 from simulations.benchmarks.secure_aggregation import secure_aggregation_lines
 from simulations.benchmarks.server_memory import server_memory_lines
 from simulations.benchmarks.serving import serving_lines
@@ -30,5 +31,6 @@ BENCHMARKS: dict[str, Callable[[], list[Line]]] = {
     "noise": noise_lines,
     "secure-aggregation": secure_aggregation_lines,
     "serving": serving_lines,
+    "round-work": round_work_lines,
     "server-memory": server_memory_lines,
 }

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from flwr.app import Error, Message, RecordDict
-from flwr.common.constant import ErrorCode
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import DataNotFoundError, ProtocolError
@@ -42,6 +42,9 @@ class Nodes:
             answer = answers.pop(0) if isinstance(answers, list) else answers
             if answer is not None:
                 self._waiting[number] = Message(answer, reply_to=message)
+            if isinstance(answer, Error) and answer.code == ErrorCode.NODE_UNAVAILABLE:
+                # SuperLink says this in its own name.
+                self._waiting[number].metadata.__dict__["_src_node_id"] = SUPERLINK_NODE_ID
         return numbers
 
     def pull_messages(self, numbers):
@@ -127,13 +130,23 @@ def ask(grid, nodes):
     return grid.send_and_receive([Message(RecordDict(), node, "train") for node in nodes])
 
 
+GONE = Error(code=ErrorCode.NODE_UNAVAILABLE, reason="gone")
+
+
 def test_a_silo_that_was_away_is_asked_again(apps):
-    gone = Error(code=ErrorCode.NODE_UNAVAILABLE, reason="gone")
-    nodes = Nodes({1: [greeting("silo-0")], 2: [None, greeting("silo-1")], 3: [gone, gone, greeting("silo-2")]})
-    replies = ask(patient(apps, nodes), [1, 2, 3])
-    assert sorted(reply.metadata.src_node_id for reply in replies) == [1, 2, 3]
+    nodes = Nodes({11: [greeting("silo-0")], 12: [None, greeting("silo-1")], 13: [GONE, GONE, greeting("silo-2")]})
+    replies = ask(patient(apps, nodes), [11, 12, 13])
+    assert sorted(reply.metadata.src_node_id for reply in replies) == [11, 12, 13]
     assert not any(reply.has_error() for reply in replies)
-    assert sorted(nodes.asked) == [1, 2, 2, 3, 3, 3]
+    assert sorted(nodes.asked) == [11, 12, 12, 13, 13, 13]
+
+
+def test_a_silo_that_stays_away_is_named_by_its_own_node(apps):
+    """Whoever reads replies looks up who they are from: an error of SuperLink's is from the node that was asked."""
+    nodes = Nodes({11: [greeting("silo-0")], 13: [GONE] * 50})
+    replies = {reply.metadata.src_node_id: reply for reply in ask(patient(apps, nodes, timeout=0.6), [11, 13])}
+    assert set(replies) == {11, 13}
+    assert replies[13].error.reason == "gone"
 
 
 def test_a_silo_that_refuses_is_not_asked_again(apps):
