@@ -12,6 +12,7 @@ from small_audit import small_audit
 from recsys_fed.audit.mechanisms.broken import BREAKAGES
 from recsys_fed.audit.statistics.bounds import bounds_of, planned_guesses
 from recsys_fed.audit.statistics.many_runs import many_run_epsilon
+from recsys_fed.privacy.accounting.gaussian import largest_mu
 
 soak = pytest.mark.soak
 DELTA = 1e-6
@@ -63,12 +64,24 @@ def test_a_hundred_replayed_nulls():
 
 
 @pytest.mark.parametrize("epsilon", [2.0, 8.0])
-def test_no_bound_of_the_real_mechanism_exceeds_its_claim(epsilon):
-    audit = small_audit(epsilon)
-    found = np.array([figures_of_bounds(audit.bounds(number)) for number in range(5)])
-    assert found.max() <= epsilon
+def test_bounds_of_the_real_mechanism_exceed_its_claim_as_rarely_as_they_say(epsilon):
+    audits = [small_audit(epsilon).bounds(number) for number in range(60)]
+    found = np.array([figures_of_bounds(bounds) for bounds in audits])
+    # Of 60 right bounds at 95% more than 8 are wrong once in 300 times, of those at 99% more than 3 as rarely.
+    exceeding = (found > epsilon).sum(axis=0)
+    assert (exceeding <= [[8], [3]]).all(), exceeding
     if epsilon == 8:
         assert np.median(found[:, 0, 1]) > 1.5, "ideal canaries reach 3 with 200 of them"
+
+
+@pytest.mark.parametrize("epsilon", [2.0, 8.0])
+def test_canaries_stand_apart_by_no_more_than_the_noise_allows(epsilon):
+    """Much sharper than bounds: the mean over audits of how many standard deviations a canary moves its score."""
+    found = [small_audit(epsilon).bounds(number)[0].gaussian.mu for number in range(60)]
+    error = np.std(found, ddof=1) / len(found) ** 0.5
+    assert np.mean(found) <= largest_mu(epsilon=epsilon, delta=DELTA) + 3 * error
+    if epsilon == 2:
+        assert 3 * error < 0.15 * largest_mu(epsilon=epsilon, delta=DELTA), "noise of 2/3 would be seen"
 
 
 @soak
@@ -81,7 +94,9 @@ def test_fifty_audits_of_the_real_mechanism(epsilon):
     middle, most = np.median(found[:, 0], axis=0), found[:, 0].max(axis=0)
     log.info("epsilon %s: one-run and f-DP bounds at 95%%: median %s, largest %s", epsilon, middle, most)
     log.info("Gaussian estimate: least, median, largest %s", np.percentile(estimates, [0, 50, 100]))
-    assert found.max() <= epsilon
+    # Of 50 right bounds at 95% more than 7 are wrong once in 300 times, of those at 99% more than 3 as rarely.
+    exceeding = (found > epsilon).sum(axis=0)
+    assert (exceeding <= [[7], [3]]).all(), exceeding
     if epsilon == 8:
         assert np.median(found[:, 0, 1]) >= 2.5
         assert np.median(estimates) >= 5.5
