@@ -30,7 +30,7 @@ from recsys_fed.silo.on_disk import StoredSiloData, open_silo_data
 from recsys_fed.silo.passphrase import passphrase
 from recsys_fed.silo.pseudonyms import Pseudonyms
 from recsys_fed.silo.secret import SiloSecret
-from recsys_fed.silo.settings import SiloSettings, read_silo_settings
+from recsys_fed.silo.settings import SiloSettings, read_silo_settings, settings_file
 from recsys_fed.silo.state import StateFolder
 
 _ROUNDING = 1e-9
@@ -84,13 +84,17 @@ class DeployedSilo(Silo):
         self.state.keep_parts(model, self.data.parts())
 
 
-@lru_cache(maxsize=4)
 def open_deployed_silo(path: Path) -> DeployedSilo:
-    """Open a silo by its silo.toml (or the folder of it); once a process.
+    """Open a silo by its silo.toml (or the folder of it); once a process, however the path is written.
 
     Raises:
         RecsysFedError: settings, keys, ledger or data are not as they should be; the text may hold private paths.
     """
+    return _opened(settings_file(path))
+
+
+@lru_cache(maxsize=4)
+def _opened(path: Path) -> DeployedSilo:
     settings = read_silo_settings(path)
     words = passphrase()
     key = SigningKey.load(Path(settings.ledger_key), passphrase=words)
@@ -159,4 +163,4 @@ def check_terms(settings: SiloSettings, ledger: Ledger) -> None:
 
 def forget_silos() -> None:
     """Let the next opening read silo.toml and the data anew."""
-    open_deployed_silo.cache_clear()
+    _opened.cache_clear()

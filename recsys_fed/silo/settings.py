@@ -135,6 +135,11 @@ _PATHS = ("root_certificate", "catalogue", "roster", "node_key", "ledger_key", "
 _TABLES = ("silo", "agreed", "data")
 
 
+def settings_file(path: Path) -> Path:
+    """The one path of a silo's settings, given as the file or as its folder."""
+    return (path / FILE if path.is_dir() else path).resolve()
+
+
 def read_silo_settings(path: Path) -> SiloSettings:
     """Read silo.toml (or the one in a folder).
 
@@ -143,7 +148,7 @@ def read_silo_settings(path: Path) -> SiloSettings:
         DataFormatError: it is not TOML.
         ConfigurationError: a key that nothing reads, or a value that is not allowed.
     """
-    path = path / FILE if path.is_dir() else path
+    path = settings_file(path)
     if not path.is_file():
         raise DataNotFoundError(f"Expected a silo's settings at {path}, there is no such file. See `silo init`.")
     try:
@@ -151,7 +156,7 @@ def read_silo_settings(path: Path) -> SiloSettings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataFormatError(f"Expected TOML in {path}: {error}.") from error
     _known(tables, path)
-    folder = path.resolve().parent
+    folder = path.parent
     silo = tables.get("silo", {})
     settings = replace(
         parse(SiloSettings, silo | {"folder": str(folder)}),

@@ -153,3 +153,9 @@ def test_what_a_silo_keeps_and_logs_names_no_user(tmp_path):
         content = path.read_bytes()
         assert not any(row in content for row in secret), path
     assert SEED == 5
+
+
+def test_a_silo_is_opened_once_whether_its_folder_or_its_file_is_named(tmp_path):
+    silo = deployed(tmp_path).silos[0]
+    assert open_deployed_silo(silo) is open_deployed_silo(silo / "silo.toml")
+    assert open_deployed_silo(silo / ".." / silo.name) is open_deployed_silo(silo)
