@@ -81,7 +81,7 @@ class DeployedSilo(Silo):
 
     def keep(self, model: bytes) -> None:
         """Take in the released model: fold in all users and seal them; see `StateFolder`."""
-        self.state.keep_parts(model, self.data.parts())
+        self.state.keep(model, self.data.parts())
 
 
 def open_deployed_silo(path: Path) -> DeployedSilo:

@@ -11,6 +11,7 @@ import torch
 from scipy import sparse
 
 from recsys_fed.evaluation.metrics import ndcg_at, recall_at
+from recsys_fed.evaluation.protocol import are_among
 from recsys_fed.evaluation.ranking import top_items
 from recsys_fed.evaluation.scorer import Scorer, score_block
 
@@ -55,9 +56,8 @@ def _measured_block(
     scores = scores.cpu().clone(memory_format=torch.contiguous_format)
     scores[_pairs(train)] = -torch.inf
     items = top_items(scores, K)
-    own = items + scores.shape[1] * torch.arange(len(items))[:, None]
     users, relevant = _pairs(test)
-    hits = torch.isin(own, users * scores.shape[1] + relevant)
+    hits = are_among(items, users, relevant, n_items=scores.shape[1])
     there = torch.from_numpy(np.diff(test.indptr).astype(np.int64))
     found = {"recall@20": _known(recall_at(hits, there, K), there), "ndcg@20": _known(ndcg_at(hits, there, K), there)}
     for name, members in groups.items():

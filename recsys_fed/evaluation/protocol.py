@@ -134,7 +134,7 @@ def _rank_block(scores: torch.Tensor, held_out: HeldOut, k: int, *, whole: bool)
     scores[train_users, train_items] = -torch.inf
     relevant = _on_device(held_out.test_pairs(), scores.device)
     items = top_items(scores, k)
-    hits = _are_among(items, *relevant, n_items=held_out.n_items)
+    hits = are_among(items, *relevant, n_items=held_out.n_items)
     return _RankedBlock(
         items=items.cpu(),
         listed=scores.gather(1, items).isfinite().cpu(),
@@ -144,7 +144,7 @@ def _rank_block(scores: torch.Tensor, held_out: HeldOut, k: int, *, whole: bool)
     )
 
 
-def _are_among(items: torch.Tensor, users: torch.Tensor, relevant: torch.Tensor, *, n_items: int) -> torch.Tensor:
+def are_among(items: torch.Tensor, users: torch.Tensor, relevant: torch.Tensor, *, n_items: int) -> torch.Tensor:
     """Whether each of `items` [n_users, k] is one of its user's relevant pairs; no table of users and items."""
     own = items + n_items * torch.arange(len(items), device=items.device)[:, None]
     return torch.isin(own, users * n_items + relevant)

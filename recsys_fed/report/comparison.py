@@ -10,7 +10,7 @@ from rich.table import Table
 from recsys_fed.comparison.measuring import METRICS, POPULARITY_GROUPS
 from recsys_fed.comparison.new_items import MAPPED
 from recsys_fed.comparison.record import ACTIVITY_GROUPS
-from recsys_fed.errors import ConfigurationError
+from recsys_fed.report.picture import new_picture, write_picture
 
 _COLOURS = ("#2a6f97", "#c1121f", "#6a994e", "#bc6c25")
 _MARKERS = ("s", "o", "D", "^")
@@ -47,14 +47,9 @@ def draw_comparison(record: Mapping[str, Any], path: Path) -> None:
     Raises:
         ConfigurationError: matplotlib is not installed, or the picture cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415  (optional, and slow to import)
-        from matplotlib.ticker import NullFormatter, ScalarFormatter  # noqa: PLC0415
-    except ImportError as error:
-        raise ConfigurationError(
-            'Expected matplotlib for a picture: pip install "recsys-fed[plots]". Without --plot there is a table.'
-        ) from error
-    figure = Figure(figsize=(9.5, 4.8), dpi=150, layout="constrained")
+    figure = new_picture(9.5, 4.8)
+    from matplotlib.ticker import NullFormatter, ScalarFormatter  # noqa: PLC0415
+
     axes = figure.subplots()
     epsilons = _draw_private(axes, record)
     flat = [line for line in record["lines"] if line["epsilon"] == "inf" and line["recall@20"]]
@@ -69,10 +64,7 @@ def draw_comparison(record: Mapping[str, Any], path: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.set_title(f"{record['data']}, {record['n_silos']} silos", fontsize=10)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"Expected to write a picture to {path}: {error}.") from error
+    write_picture(figure, path, kind=None)
 
 
 def private_methods(record: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]]]]:

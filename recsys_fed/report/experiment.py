@@ -1,6 +1,5 @@
 """The report of an experiment: a table, and a picture."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from recsys_fed.errors import ConfigurationError
+from recsys_fed.report.picture import new_picture, write_picture
 
 _SURE, _OPEN, _ZERO = "#2a6f97", "#8d99ae", "#444444"
 
@@ -20,8 +19,8 @@ def print_experiment(record: Mapping[str, Any]) -> None:
     for heading in ("variant", "users", "successes", "rate"):
         table.add_column(heading, justify="left" if heading == "variant" else "right")
     for arm in record["variants"]:
-        rate = arm["successes"] / arm["users"] if arm["users"] else math.nan
-        table.add_row(arm["variant"], f"{arm['users']:,}", f"{arm['successes']:,}", f"{rate:.4f}")
+        rate = f"{arm['successes'] / arm['users']:.4f}" if arm["users"] else "-"
+        table.add_row(arm["variant"], f"{arm['users']:,}", f"{arm['successes']:,}", rate)
     console.print(table)
     for pair in record["comparisons"]:
         verdict = "they differ" if pair["significant"] else "no difference shown so far"
@@ -41,28 +40,18 @@ def print_experiment(record: Mapping[str, Any]) -> None:
 
 def draw_experiment(record: Mapping[str, Any], path: Path) -> None:
     """Draw each comparison's interval; raises ConfigurationError without matplotlib or where it cannot be written."""
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415  (optional, and slow to import)
-    except ImportError as error:
-        raise ConfigurationError(
-            'Expected matplotlib for a picture: pip install "recsys-fed[plots]". Without --plot there is a table.'
-        ) from error
     pairs = record["comparisons"]
-    figure = Figure(figsize=(7.0, 1.4 + 0.6 * len(pairs)), dpi=150, layout="constrained")
+    figure = new_picture(7.0, 1.4 + 0.6 * len(pairs))
     axes = figure.subplots()
     for place, pair in enumerate(pairs):
         colour = _SURE if pair["significant"] else _OPEN
         axes.plot([pair["low"], pair["high"]], [place, place], color=colour, linewidth=3, solid_capstyle="butt")
-        observed = pair["means"][1] - pair["means"][0]
-        if math.isfinite(observed):
-            axes.plot([observed], [place], marker="o", color=colour)
+        if None not in pair["means"]:
+            axes.plot([pair["means"][1] - pair["means"][0]], [place], marker="o", color=colour)
     axes.axvline(0.0, color=_ZERO, linestyle="--", linewidth=1.0)
     axes.set_yticks(range(len(pairs)), [f"{pair['treatment']} - {pair['control']}" for pair in pairs])
     axes.set_ylim(-0.6, len(pairs) - 0.4)
     axes.set_xlabel(f"difference of success rates, level {record['level']:g} over all looks")
     axes.set_title(f"{record['experiment']}: {sum(arm['users'] for arm in record['variants']):,} users", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
-    try:
-        figure.savefig(path, format="png")
-    except OSError as error:
-        raise ConfigurationError(f"Expected to write a picture to {path}: {error}.") from error
+    write_picture(figure, path)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recsys_fed.errors import ConfigurationError
+from recsys_fed.report.picture import new_picture, write_picture
 
 _USED, _REFUSED, _LIMIT = "#2a6f97", "#c1121f", "#444444"
 
@@ -15,14 +15,9 @@ def draw_budget(record: Mapping[str, Any], path: Path) -> None:
     Raises:
         ConfigurationError: matplotlib is not installed, or the picture cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415  (optional, and slow to import)
-        from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
-    except ImportError as error:
-        raise ConfigurationError(
-            'Expected matplotlib for a picture: pip install "recsys-fed[plots]". Without --plot there is a table.'
-        ) from error
-    figure = Figure(figsize=(7.0, 4.0), dpi=150, layout="constrained")
+    figure = new_picture(7.0, 4.0)
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
+
     axes = figure.subplots()
     steps = [step for step in record["runs"] if not isinstance(step["epsilon"], str)]
     runs = [0, *(step["run"] for step in steps)]
@@ -60,7 +55,4 @@ def draw_budget(record: Mapping[str, Any], path: Path) -> None:
     axes.set_title(f"Each retraining alone costs epsilon {record['epsilon_of_a_run']:.4g}", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
-    try:
-        figure.savefig(path, format="png")
-    except OSError as error:
-        raise ConfigurationError(f"Expected to write a picture to {path}: {error}.") from error
+    write_picture(figure, path)

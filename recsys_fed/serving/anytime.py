@@ -34,13 +34,15 @@ class Comparison:
     """What is known of the difference between two arms, at any time.
 
     Attributes:
-        users: in both arms. means: mean outcome of control and treatment.
-        p_value: valid at every look. low, high: confidence sequence of the difference; both hold at every look at
-        once. significant: whether the p-value is at most the level.
+        users: in both arms. means: mean outcome of control and treatment, None of an arm without users.
+        p_value: valid at every look; it never rises. significant: whether it is at most the level.
+        low, high: confidence sequence of the difference, which holds at every look at once: all candidates whose
+        wealth is below 1 / level at this look, so that a difference that fades is seen to. Sets of earlier looks
+        are not intersected: that could leave nothing, or an interval beside what is observed.
     """
 
     users: tuple[int, int]
-    means: tuple[float, float]
+    means: tuple[float | None, float | None]
     p_value: float
     low: float
     high: float
@@ -60,17 +62,17 @@ def compare(treated: npt.NDArray[np.bool_], outcomes: Floats64, *, share: float,
     if len(outcomes) and not (outcomes.min() >= 0 and outcomes.max() <= 1):
         raise ConfigurationError("Expected outcomes in [0, 1], got one outside.")
     differences = np.round(np.arange(-1.0, 1.0 + _STEP / 2, _STEP), 6)
-    most = largest_log_wealth(treated, outcomes, differences, share=share, level=level)
-    zero = most[len(differences) // 2]
-    inside = differences[most < math.log(1.0 / level)]
-    means = [float(outcomes[arm].mean()) if arm.any() else math.nan for arm in (~treated, treated)]
-    p_value = min(1.0, math.exp(-zero))
+    now, most = log_wealths(treated, outcomes, differences, share=share, level=level)
+    # log(1 + x) <= x: some difference has no wealth above 1, so that only a coarse grid could leave nothing.
+    inside = differences[now <= max(math.log(1.0 / level), now.min())]
+    means = [float(outcomes[arm].mean()) if arm.any() else None for arm in (~treated, treated)]
+    p_value = min(1.0, math.exp(-most[len(differences) // 2]))
     return Comparison(
         users=(int((~treated).sum()), int(treated.sum())),
         means=(means[0], means[1]),
         p_value=p_value,
-        low=float(inside.min()) if len(inside) else math.nan,
-        high=float(inside.max()) if len(inside) else math.nan,
+        low=float(inside.min()),
+        high=float(inside.max()),
         significant=p_value <= level,
     )
 

@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,9 @@ from recsys_fed.signing.canonical import sha256
 from recsys_fed.silo.personal import fitted, packed, residual_of, unpacked
 from recsys_fed.silo.sealing import read_sealed, write_sealed
 from recsys_fed.silo.secret import OWNER_ONLY, SiloSecret
+
+if TYPE_CHECKING:
+    from recsys_fed.silo.interactions import Part
 
 _PURPOSE, _CURRENT = "stored state", "current.json"
 _DIGITS = 16
@@ -63,11 +67,7 @@ class StateFolder:
     def __init__(self, folder: Path, secret: SiloSecret) -> None:
         self._folder, self._key = folder, secret.derived(_PURPOSE)
 
-    def keep(self, content: bytes, users: npt.NDArray[np.object_], histories: sparse.csr_matrix) -> str:
-        """The same as `keep_parts` for all users at once."""
-        return self.keep_parts(content, [(users, histories)])
-
-    def keep_parts(self, content: bytes, parts: Iterable[tuple[npt.NDArray[np.object_], sparse.csr_matrix]]) -> str:
+    def keep(self, content: bytes, parts: "Iterable[Part]") -> str:
         """Take in a released model: fold in all users, seal them, and make it the current one; returns its hash.
 
         Args:

@@ -1,6 +1,7 @@
 """Runs jobs on two processes of one thread each, and keeps what is done, so that it can go on after a stop.
 
-What is kept counts only for the code that made it: it lies in a folder named by the digest of the library's sources.
+What is kept counts only for the code that made it: it lies in a folder named by the digest of the sources that a run
+reads, and of the versions installed.
 """
 
 import hashlib
@@ -14,8 +15,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from recsys_fed.versions import versions
+
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 2
+# Rooms that no run enters.
+APART = ("audit", "cli", "comparison", "deployment", "report", "serving")
 Json = dict[str, Any]
 
 
@@ -40,10 +45,11 @@ class Job:
 
 def kept_folder(base: Path) -> Path:
     """Where results of the code as it stands are kept."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(json.dumps(versions(), sort_keys=True).encode())
     for room in ("recsys_fed", "server", "client"):
         for path in sorted((ROOT / room).rglob("*.py")):
-            digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+            if path.relative_to(ROOT / room).parts[0] not in APART:
+                digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     folder = base / digest.hexdigest()[:12]
     folder.mkdir(parents=True, exist_ok=True)
     return folder

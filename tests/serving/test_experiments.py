@@ -71,6 +71,29 @@ def test_a_difference_is_found_and_inside_the_interval():
     assert turned.high < 0.0
 
 
+def test_the_interval_holds_at_every_look_and_always_has_what_is_observed():
+    rng = np.random.default_rng(11)
+    looks, missed = (50, 200, 800, 1_800), 0
+    for _ in range(60):
+        treated = rng.uniform(size=looks[-1]) < 0.5
+        outcomes = (rng.uniform(size=looks[-1]) < np.where(treated, 0.4, 0.2)).astype(float)
+        found = [compare(treated[:n], outcomes[:n], share=0.5, level=0.05) for n in looks]
+        missed += not all(pair.low <= 0.2 <= pair.high for pair in found)
+        assert all(pair.low < pair.means[1] - pair.means[0] < pair.high for pair in found)
+    assert missed <= 8  # 3 are expected at most; 9 or more of 60 have a chance of .004 at level .05
+
+
+def test_a_difference_that_faded_is_seen_to_fade():
+    """What a running intersection would leave is an interval that the users since contradict, or nothing."""
+    rng = np.random.default_rng(12)
+    treated = rng.uniform(size=9_000) < 0.5
+    higher = treated & (np.arange(9_000) < 1_000)
+    outcomes = (rng.uniform(size=9_000) < np.where(higher, 0.6, 0.2)).astype(float)
+    early, late = (compare(treated[:n], outcomes[:n], share=0.5, level=0.05) for n in (1_000, 9_000))
+    assert early.low > 0.2 and late.significant and late.low < late.high < 0.2
+    assert late.p_value <= early.p_value
+
+
 def test_unequal_shares_and_outcomes_between_zero_and_one():
     rng = np.random.default_rng(2)
     treated = rng.uniform(size=6_000) < 0.2
@@ -88,7 +111,7 @@ def test_wealth_never_shrinks_with_more_users_and_nothing_is_known_of_nobody():
     most = [largest_log_wealth(treated[:n], outcomes[:n], np.zeros(1), share=0.5, level=0.05)[0] for n in sizes]
     assert most[0] == 0.0 and most == sorted(most)
     nobody = compare(treated[:0], outcomes[:0], share=0.5, level=0.05)
-    assert nobody.p_value == 1.0 and (nobody.low, nobody.high) == (-1.0, 1.0) and math.isnan(nobody.means[0])
+    assert nobody.p_value == 1.0 and (nobody.low, nobody.high) == (-1.0, 1.0) and nobody.means == (None, None)
 
 
 def test_versions_side_by_side_and_the_report_counts_users_once(tmp_path):
@@ -109,6 +132,8 @@ def test_versions_side_by_side_and_the_report_counts_users_once(tmp_path):
 
 def filled(folder, users=3_000):
     """A service whose "new" users succeed twice as often; some lists are younger than the window."""
+    # The key decides who is in which variant: with a new one each time the interval would miss .2 now and then.
+    (folder / "service.key").write_bytes(bytes(32))
     service, rng, now = made_service(folder, experiment=TABLE), np.random.default_rng(8), time.time()
     with service.store.writing() as connection:
         for number in range(users):

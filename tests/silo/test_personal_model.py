@@ -45,7 +45,7 @@ def model(seed=0):
 
 def keep(state, seed=0):
     users = PSEUDONYMS.of_all(np.array([f"u{row}" for row in range(N_USERS)], dtype=object))
-    return state.keep(item_embeddings_bytes(model(seed)), users, histories())
+    return state.keep(item_embeddings_bytes(model(seed)), [(users, histories())])
 
 
 @pytest.fixture

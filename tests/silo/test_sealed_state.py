@@ -45,7 +45,7 @@ def histories() -> sparse.csr_matrix:
 @pytest.fixture
 def folder(tmp_path):
     state = StateFolder(tmp_path / "state", SECRET)
-    state.keep(item_embeddings_bytes(model()), PSEUDONYMS.of_all(np.array(USERS, dtype=object)), histories())
+    state.keep(item_embeddings_bytes(model()), [(PSEUDONYMS.of_all(np.array(USERS, dtype=object)), histories())])
     return state
 
 
@@ -100,7 +100,7 @@ def test_only_the_secret_opens_it(folder, tmp_path):
 
 def test_vectors_of_one_model_are_never_used_with_another(folder, tmp_path):
     first = next((tmp_path / "state").glob("users-*.sealed")).read_bytes()
-    second = folder.keep(item_embeddings_bytes(model(1)), np.array(["x"] * 3, dtype=object), histories())
+    second = folder.keep(item_embeddings_bytes(model(1)), [(np.array(["x"] * 3, dtype=object), histories())])
     assert folder.current() == second
     (tmp_path / "state" / f"users-{second[:16]}.sealed").write_bytes(first)
     with pytest.raises(KeyFileError):
@@ -112,7 +112,7 @@ def test_vectors_of_one_model_are_never_used_with_another(folder, tmp_path):
 
 def test_the_two_newest_versions_are_kept(folder, tmp_path):
     for seed in (1, 2, 3):
-        folder.keep(item_embeddings_bytes(model(seed)), np.array(["x"] * 3, dtype=object), histories())
+        folder.keep(item_embeddings_bytes(model(seed)), [(np.array(["x"] * 3, dtype=object), histories())])
     assert len(list((tmp_path / "state").glob("users-*.sealed"))) == 2
     assert len(list((tmp_path / "state").glob("model-*.safetensors"))) == 2
     assert folder.model().vectors.equal(model(3).vectors)
@@ -126,7 +126,7 @@ def test_a_crash_before_the_end_leaves_the_version_before(folder, tmp_path, monk
 
     monkeypatch.setattr("recsys_fed.silo.state.write_sealed", crash)
     with pytest.raises(KeyboardInterrupt):
-        folder.keep(item_embeddings_bytes(model(1)), np.array(["x"] * 3, dtype=object), histories())
+        folder.keep(item_embeddings_bytes(model(1)), [(np.array(["x"] * 3, dtype=object), histories())])
     assert folder.current() == before
     assert folder.users().users.tolist() == [PSEUDONYMS.of(user) for user in USERS]
 
@@ -134,9 +134,9 @@ def test_a_crash_before_the_end_leaves_the_version_before(folder, tmp_path, monk
 def test_what_is_no_model_of_this_catalogue_is_refused(folder):
     for content in (b"", b"nothing", item_embeddings_bytes(model())[:-4]):
         with pytest.raises(DataFormatError):
-            folder.keep(content, np.array(["x"] * 3, dtype=object), histories())
+            folder.keep(content, [(np.array(["x"] * 3, dtype=object), histories())])
     with pytest.raises(DataFormatError, match="items"):
-        folder.keep(item_embeddings_bytes(model()), np.array(["x"], dtype=object), sparse.csr_matrix((1, 4)))
+        folder.keep(item_embeddings_bytes(model()), [(np.array(["x"], dtype=object), sparse.csr_matrix((1, 4)))])
     assert folder.users().users.tolist() == [PSEUDONYMS.of(user) for user in USERS]
 
 
@@ -144,7 +144,7 @@ def test_an_empty_silo_has_a_state_as_well(tmp_path):
     state = StateFolder(tmp_path, SECRET)
     with pytest.raises(DataNotFoundError):
         state.model()
-    state.keep(item_embeddings_bytes(model()), np.empty(0, dtype=object), sparse.csr_matrix((0, N_ITEMS)))
+    state.keep(item_embeddings_bytes(model()), [(np.empty(0, dtype=object), sparse.csr_matrix((0, N_ITEMS)))])
     assert state.users().vectors.shape == (0, 3)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from simulations.quality.points import (
     all_points,
     variants_of,
 )  # fmt: skip
-from simulations.quality.running import Job, kept_folder, results
+from simulations.quality.running import APART, Job, kept_folder, results
 from simulations.results.page import END
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,6 +138,30 @@ def test_one_run_of_a_point_gives_the_figures_of_the_table(monkeypatch):
     assert found["metrics"].keys() == found["popularity"].keys() == set(work.METRICS)
     assert 7.8 < found["epsilon_spent"] <= 8.0
     assert found["n_users"] == 120
+
+
+def test_a_run_enters_none_of_the_rooms_that_do_not_count():
+    """Else what was measured with other code would be taken for what this code gives."""
+    code = (
+        "import json, sys\n"
+        "from simulations.quality import work\n"
+        "from simulations.quality.points import Point\n"
+        "from recsys_fed.config import FederationConfig, SimulationConfig\n"
+        "from recsys_fed.simulation.runner import Simulation\n"
+        "data = 'generated:users=120,items=40,interactions=12'\n"
+        "federation = FederationConfig(silos=3, epsilon=8.0, delta=1e-5, threads=1, secure_aggregation='on')\n"
+        "small = Simulation(federation=federation, data=SimulationConfig(data=data))\n"
+        "Point.simulation = lambda self, seed, catalogue: small\n"
+        "work.point(fields=Point(table='t', protocol='ncf').record(), seed=0, catalogue='')\n"
+        "common = {'data': data, 'epsilon': 8.0, 'delta': 1e-5, 'seed': 0}\n"
+        "work.tuned(**common, by_hand=None)\n"
+        "work.swept(**common, features=False, variant='8%')\n"
+        "print(json.dumps([name.split('.')[1] for name in sys.modules if name.startswith('recsys_fed.')]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    entered = set(json.loads(done.stdout.splitlines()[-1]))
+    assert {"trainers", "ledger", "evaluation"} <= entered
+    assert not entered & set(APART)
 
 
 def test_what_is_done_is_kept_and_not_done_again(tmp_path):
