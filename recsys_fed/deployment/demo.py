@@ -1,8 +1,9 @@
 """A whole deployment on one machine: `python -m recsys_fed.deployment.demo FOLDER`, or `make demo-deployment`.
 
 It types what docs/deployment.md says: three operators of silos (Parquet, SQLite, CSV) and one of the federation, real
-SuperLink and SuperNode processes on loopback, TLS, node authentication, and recommendations at the end. Users are
-generated; noise, ledgers and secure aggregation are real.
+SuperLink and SuperNode processes on loopback, TLS, node authentication, and recommendations at the end. The silo with
+the CSV file also fits a model of its own users (`silo-trusted`). Users are generated; noise, ledgers and secure
+aggregation are real.
 """
 
 import sqlite3
@@ -83,7 +84,7 @@ def _made_data(root: Path) -> list[list[object]]:
     return [
         ["--source", "parquet", "--path", root / "purchases.parquet"],
         ["--source", "sqlite", "--url", root / "purchases.sqlite", "--query", query],
-        ["--source", "csv", "--path", root / "purchases.csv"],
+        ["--source", "csv", "--path", root / "purchases.csv", "--personalisation", "silo-trusted"],
     ]
 
 

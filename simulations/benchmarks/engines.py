@@ -15,6 +15,7 @@ from simulations.benchmarks import idle_app
 from simulations.benchmarks.line import Line
 
 SILOS, ROUNDS = 10, 20
+TABLE_BYTES = 1_000_000
 # Flower's rounds take much longer: fewer of them.
 FLOWER_ROUNDS = 10
 FLOWER_TIMEOUT = 120.0
@@ -40,6 +41,7 @@ clientapp = "idle.app:client_app"
 [tool.flwr.app.config]
 silos = 0
 rounds = 0
+table-bytes = 0
 output = ""
 """
 
@@ -95,7 +97,7 @@ def write_app(folder: Path) -> Path:
 
 
 def _config(output: Path, *, silos: int, rounds: int) -> dict[str, Value]:
-    return {"silos": silos, "rounds": rounds, "output": str(output)}
+    return {"silos": silos, "rounds": rounds, "table-bytes": TABLE_BYTES, "output": str(output)}
 
 
 def _ms_a_message(output: Path, silos: int) -> float:

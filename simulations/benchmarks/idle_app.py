@@ -14,7 +14,6 @@ from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-TABLE_BYTES = 1_000_000
 SILO_TIMEOUT = 120.0
 
 server_app = ServerApp()
@@ -30,9 +29,9 @@ def idle(message: Message, context: Context) -> Message:
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run one round that does not count, as processes start in it, and then those that do."""
-    silos, rounds = int(context.run_config["silos"]), int(context.run_config["rounds"])
+    silos, rounds, table_bytes = (int(context.run_config[key]) for key in ("silos", "rounds", "table-bytes"))
     nodes = _nodes(grid, silos)
-    table = np.zeros((TABLE_BYTES // 4 // 64, 64), dtype=np.float32)
+    table = np.zeros((table_bytes // 4 // 64, 64), dtype=np.float32)
     seconds = []
     for number in range(rounds + 1):
         start = time.perf_counter()

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from simulations.benchmarks.clipped_sum import clipped_sum_lines
+from simulations.benchmarks.deployed_round import deployed_round_lines
 from simulations.benchmarks.dp_sgd_step import dp_sgd_step_lines
 from simulations.benchmarks.engines import engine_lines
 from simulations.benchmarks.growth import growth_lines
@@ -32,5 +33,6 @@ BENCHMARKS: dict[str, Callable[[], list[Line]]] = {
     "secure-aggregation": secure_aggregation_lines,
     "serving": serving_lines,
     "round-work": round_work_lines,
+    "deployed-round": deployed_round_lines,
     "server-memory": server_memory_lines,
 }

@@ -15,26 +15,23 @@ import numpy.typing as npt
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.config import FederationConfig, flat
-from recsys_fed.deployment.federation import FederationFolder, FederationSettings
-from recsys_fed.deployment.processes import free_port
-from recsys_fed.deployment.provisioning import init_federation, init_silo
-from recsys_fed.deployment.roster import admit, publish_roster
+from recsys_fed.config import flat
+from recsys_fed.deployment.federation import FederationFolder
+from recsys_fed.deployment.roster import publish_roster
 from recsys_fed.federation.inprocess import InProcessGrid, Nodes, _task_identity
 from recsys_fed.simulation.apps import load_apps
 from simulations.benchmarks.line import Line
+from simulations.benchmarks.made_federation import SILOS, made_federation
 
-SILOS, ROUNDS = 3, 12
+ROUNDS = 12
 BAR = 0.1
-_ITEMS, _USERS = 200, 20
 _Clocks = npt.NDArray[np.float64]
 
 
 def round_work_lines() -> list[Line]:
     """Seconds of a round by the wall's clock and the processor's."""
     with TemporaryDirectory(prefix="recsys-fed-bench-") as name:
-        federation, silos = _made(Path(name))
+        federation, silos = made_federation(Path(name), rounds=ROUNDS)
         own = own_work(federation, silos, Path(name) / "own")
     return [
         Line(name="a deployed round's own work, server and a silo", value=own.seconds, unit="s", bar=BAR),
@@ -56,7 +53,7 @@ def own_work(federation: FederationFolder, silos: list[Path], output: Path) -> W
     output.mkdir()
     publish_roster(federation, output / "roster.json")
     roster = str(output / "roster.json")
-    run_config = flat(replace(_terms(), training="own", output=str(output), roster=roster))
+    run_config = flat(replace(federation.settings().training, training="own", output=str(output), roster=roster))
     contexts = {2 + n: Context(1, 2 + n, {"silo": str(p)}, RecordDict(), run_config) for n, p in enumerate(silos)}
     begun, worked = list[_Clocks](), list[_Clocks]()
 
@@ -78,31 +75,6 @@ def own_work(federation: FederationFolder, silos: list[Path], output: Path) -> W
     own = (rounds - of_silos.sum(axis=1) + of_silos.mean(axis=1))[2:]
     seconds, processor_seconds = np.median(own, axis=0).tolist()
     return Work(seconds=seconds, processor_seconds=processor_seconds)
-
-
-def _terms() -> FederationConfig:
-    """Rounds of subspaces over a small catalogue: their arithmetic takes next to nothing."""
-    return FederationConfig(
-        silos=SILOS, rounds=ROUNDS, declared_users=100, embedding_dim=4, metrics_epsilon=0.0, threads=1,
-        secure_aggregation="off",
-    )  # fmt: skip
-
-
-def _made(folder: Path) -> tuple[FederationFolder, list[Path]]:
-    """A federation of three silos with a few users each."""
-    Catalogue(item_ids=np.array([f"{item:03}" for item in range(_ITEMS)], dtype=object)).save(folder / "c.parquet")
-    settings = FederationSettings(address=f"127.0.0.1:{free_port()}", training=_terms())
-    federation = init_federation(folder / "federation", settings, catalogue=folder / "c.parquet")
-    silos = []
-    for index in range(SILOS):
-        silo, table = folder / f"silo-{index}", folder / f"{index}.csv"
-        rows = [f"u{user},{(7 * user + 13 * n) % _ITEMS:03}" for user in range(_USERS) for n in range(10)]
-        table.write_text("\n".join(["user,item", *rows]) + "\n")
-        data = {"source": "csv", "path": str(table), "user": "user", "item": "item"}
-        init_silo(silo, federation=federation.public, name=silo.name, epsilon=1e3, data=data, extra={"threads": 1})
-        admit(federation, silo / f"{silo.name}.pub")
-        silos.append(silo)
-    return federation, silos
 
 
 def _clocks() -> _Clocks:

@@ -4,6 +4,7 @@ import numpy as np
 
 from client.deployed import forget_silos
 from simulations.benchmarks import round_work
+from simulations.benchmarks.made_federation import made_federation
 
 
 def test_a_round_is_the_server_and_one_silo(tmp_path, monkeypatch):
@@ -17,7 +18,7 @@ def test_a_round_is_the_server_and_one_silo(tmp_path, monkeypatch):
 
     monkeypatch.setattr(round_work, "load_apps", lambda: (server, slow))
     forget_silos()
-    federation, silos = round_work._made(tmp_path)
+    federation, silos = made_federation(tmp_path, rounds=round_work.ROUNDS)
     found = round_work.own_work(federation, silos, tmp_path / "own")
     forget_silos()
     # Three silos took seven seconds each by this clock, and the server none.
