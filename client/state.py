@@ -1,7 +1,7 @@
 """What a silo keeps: its users' histories, its ledger, and the streams of its randomness."""
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,8 @@ from recsys_fed.versions import version_of
 
 # Purposes of a simulation's seed: streams that must differ have different numbers.
 _NOISE, _SAMPLING, _NONCE = 1, 2, 3
+# Tensors of simulated silos, by silo, device and size of blocks.
+_KEPT: WeakKeyDictionary[SimulatedFederation, dict[tuple[int, str, int], UserHistories]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -189,7 +191,15 @@ def open_silo(context: Context) -> Silo:
     )
 
 
-@lru_cache(maxsize=1024)
 def _histories(federation: SimulatedFederation, index: int, device: str, block_interactions: int) -> UserHistories:
-    """Tensors of a silo, made once a process: a run asks for them every round."""
-    return share_of(silo_histories(federation, index, device=device, block_interactions=block_interactions))
+    """Tensors of a silo: a run asks for them every round, and they go when their federation does."""
+    kept, asked = _KEPT.setdefault(federation, {}), (index, device, block_interactions)
+    if asked not in kept:
+        made = silo_histories(federation, index, device=device, block_interactions=block_interactions)
+        kept[asked] = share_of(made)
+    return kept[asked]
+
+
+def forget_histories() -> None:
+    """Make tensors anew when they are asked for next."""
+    _KEPT.clear()

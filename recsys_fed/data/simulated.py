@@ -1,6 +1,6 @@
 """A federation out of one data set, for simulations: split into train and test, users spread over silos."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -66,7 +66,9 @@ def simulated_federation(config: SimulationConfig, *, silos: int, seed: int) -> 
         DataError, ConfigurationError: see `open_dataset`, `split` and `partition`.
     """
     seed = seed if config.data_seed < 0 else config.data_seed
-    return _federation(followed(config), silos=silos, seed=seed)
+    # Without what changes no interaction, so that runs which differ in it alone read their data once.
+    read = replace(followed(config), protocol="", ledgers="", epsilon_limit=0.0, block_interactions=0, data_seed=-1)
+    return _federation(read, silos=silos, seed=seed)
 
 
 @lru_cache(maxsize=4)

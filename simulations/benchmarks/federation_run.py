@@ -11,7 +11,7 @@ from implicit.cpu.als import AlternatingLeastSquares
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from client import state
+from client.state import forget_histories
 from recsys_fed.config import FederationConfig, SimulationConfig, flat
 from recsys_fed.data.simulated import simulated_federation
 from recsys_fed.federation.inprocess import run_in_process
@@ -66,7 +66,7 @@ def private_run(federation: Federation) -> None:
     """Everything but the reading of data: the silos' tensors, calibration, clipping, noise, accounting, engine."""
     logging.getLogger("flwr").setLevel(logging.WARNING)
     server_app, client_app = load_apps()
-    state._histories.cache_clear()
+    forget_histories()
     config = flat(federation.agreed) | flat(federation.data)
     run_in_process(server_app, client_app, run_config=config, n_silos=federation.silos)
 
