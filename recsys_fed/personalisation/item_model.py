@@ -7,6 +7,7 @@ With X the silo's scaled histories, S = X^T X their pairs (see `pairs`), and V t
 where R = W Q, O = W^-1 Q, Q an orthonormal basis of V and W the history weights: H is the silo's own second moment
 seen through the released subspace, so it has the silo's scale, and pairs of items that no user of the silo has. Then
 EASE (arXiv 1905.03375) on G: P = (G + regularization I)^-1, B_ij = -P_ij / P_jj. pull = 0 is EASE on the silo alone.
+With few users B leans towards what most of them have, so column j is divided by (S_jj + 5)^DISCOUNT.
 
 Where S has a factor, G is diagonal plus F F^T, with the embedding_dim columns of the pull beside S's own, and
 
@@ -24,6 +25,8 @@ from recsys_fed import checks
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.personalisation.pairs import Floats, SiloPairs, Singles
+
+DISCOUNT, _SMOOTHING = 0.15, 5.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,17 +81,18 @@ def fit_item_model(pairs: SiloPairs, seen: Through | None, *, pull: float, regul
     if pull and seen is None:
         raise ConfigurationError("Expected a released model for pull > 0, got none.")
     pulled = _pulled_factor(pairs, seen, pull=pull)
+    discount = (pairs.occurrence + _SMOOTHING) ** -DISCOUNT
     if pairs.dense is None:
         single = pulled.astype(np.float32)
         factor = np.hstack([pairs.factor, single]) if pairs.factor is not None else single
         left_over = (1 + pull) * pairs.occurrence - np.square(factor).sum(axis=1, dtype=np.float64)
-        return _by_woodbury(factor, np.maximum(left_over, 0.0) + regularization)
+        return _by_woodbury(factor, np.maximum(left_over, 0.0) + regularization, discount=discount)
     gramian = pulled @ pulled.T
     gramian += pairs.dense
     missing = np.maximum((1 + pull) * pairs.occurrence - np.diag(gramian), 0.0)
     gramian[np.diag_indices_from(gramian)] += missing + regularization
     inverse = linalg.inv(gramian, overwrite_a=True, check_finite=False)
-    inverse /= -np.diag(inverse)
+    inverse *= -discount / np.diag(inverse)
     return ItemModel(left=inverse.astype(np.float32), right=None)
 
 
@@ -101,11 +105,11 @@ def _pulled_factor(pairs: SiloPairs, seen: Through | None, *, pull: float) -> Fl
     return np.asarray(seen.back @ (vectors * np.sqrt(pull * np.maximum(values, 0.0))))
 
 
-def _by_woodbury(factor: Singles, diagonal: Floats) -> ItemModel:
-    """-P_ij / P_jj off the diagonal as left right^T, from P = (diag + F F^T)^-1."""
+def _by_woodbury(factor: Singles, diagonal: Floats, *, discount: Floats) -> ItemModel:
+    """-discount_j P_ij / P_jj off the diagonal as left right^T, from P = (diag + F F^T)^-1."""
     shrunk = factor / diagonal.astype(np.float32)[:, None]
     core = factor.T @ shrunk
     core[np.diag_indices_from(core)] += 1
     left = linalg.cho_solve(linalg.cho_factor(core, overwrite_a=True), shrunk.T, check_finite=False).T
     own = 1 / diagonal - np.einsum("ij,ij->i", left, shrunk, dtype=np.float64)
-    return ItemModel(left=left, right=shrunk / own.astype(np.float32)[:, None])
+    return ItemModel(left=left, right=shrunk * (discount / own).astype(np.float32)[:, None])

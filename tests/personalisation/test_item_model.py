@@ -8,6 +8,7 @@ from scipy import sparse
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.evaluation.baselines import ease
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
+from recsys_fed.personalisation import item_model
 from recsys_fed.personalisation import pairs as module
 from recsys_fed.personalisation.item_model import fit_item_model, through
 from recsys_fed.personalisation.pairs import silo_pairs
@@ -39,6 +40,7 @@ def outside(scores, train):
 def test_without_pull_and_with_equal_rows_it_is_ease(monkeypatch):
     train = planted(60)
     monkeypatch.setattr(module, "HEAVY", 0.0)
+    monkeypatch.setattr(item_model, "DISCOUNT", 0.0)
     found = fit(train, through(released(train)), pull=0.0).scores(train)
     plain = ease(train, regularization=3.0)(slice(0, 60)).numpy()
     np.testing.assert_allclose(outside(found, train), outside(plain, train), atol=1e-6)
@@ -51,7 +53,8 @@ def dense_formula(train, seen, *, pull, regularization=3.0):
     view = seen.back @ (projected.T @ projected) @ seen.back.T
     np.fill_diagonal(view, np.maximum(np.diag(gramian), np.diag(view)))
     inverse = np.linalg.inv(gramian + pull * view + regularization * np.eye(train.shape[1]))
-    return outside(train @ (-inverse / np.diag(inverse)), train)
+    discounted = -inverse / np.diag(inverse) / (np.diag(gramian) + 5.0) ** 0.15
+    return outside(train @ discounted, train)
 
 
 FORMS = [
