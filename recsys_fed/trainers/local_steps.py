@@ -140,7 +140,9 @@ def _dense_steps(
         sums.add(_dense_blocks(task, vectors, blocks))
         # This sample's arrays go before the next sample's come.
         blocks.clear()
-        torch.sub(start, sums.finished().to(vectors.device), alpha=rate, out=vectors)
+        # G is turned into floats where the next V will be, which is faster than to mix types.
+        vectors.copy_(sums.finished())
+        torch.sub(start, vectors, alpha=rate, out=vectors)
 
 
 def _dense_blocks(task: Task, vectors: torch.Tensor, blocks: list[Histories]) -> Iterator[tuple[int, torch.Tensor]]:
