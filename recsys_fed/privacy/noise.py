@@ -27,7 +27,7 @@ class NoiseSource(Protocol):
         """Independent draws of the discrete Gaussian N_Z(0, standard_deviation^2); 0 gives zeros."""
 
     def add_to(self, table: npt.NDArray[np.int32], *, standard_deviation: float) -> None:
-        """Add such draws to every entry of a table in one piece, modulo 2^32: faster, and other draws of the stream."""
+        """Add such draws to every entry of a table in one piece, modulo 2^32; not the draws of `integers`."""
 
     def dither(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint16]:
         """Independent uniform draws of 0 to 2^16 - 1, to round with; nothing else uses their bits."""
