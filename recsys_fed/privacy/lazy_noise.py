@@ -46,6 +46,8 @@ class NoisedSums:
             )
         self._sums = np.zeros(shape, dtype=np.int32)
         self._mechanism, self._noise = mechanism, noise
+        # The noise's own tables are made now: between a step's arrays they would split the memory that these leave.
+        noise.add_to(self._sums[:0], standard_deviation=mechanism.standard_deviation)
         self._steps = 0
         # Steps whose noise a row already has.
         self._noised = np.zeros(shape[0], dtype=np.int32)

@@ -40,7 +40,7 @@ class Staircase:
         place_bits: b.
         reach: bars on either side of 0.
         bars: the bar of each cell from -reach to reach - 1, and `reach` for that of the tails, int16 [2^16].
-        floors: the height at which each cell begins, int32 [2^16].
+        floors: the height at which each cell begins, int16 [2^16].
         settled: the bar's first integer modulo 2^32, int32 [2^16], or UNSETTLED where the cell is not all under G.
     """
 
@@ -49,7 +49,7 @@ class Staircase:
     place_bits: int
     reach: int
     bars: npt.NDArray[np.int16]
-    floors: npt.NDArray[np.int32]
+    floors: npt.NDArray[np.int16]
     settled: npt.NDArray[np.int32]
 
 
@@ -73,17 +73,20 @@ def staircase(scale: float) -> Staircase:
     sizes, under = np.concatenate([sizes[::-1], sizes, [1]]), np.concatenate([under[::-1], under, [0]])
     # What is left over heightens a bar: points there are above the curve.
     sizes[reach] += 2**CELL_BITS - sizes.sum()
-    bars = np.repeat(np.arange(2 * reach + 1), sizes)
-    floors = (np.arange(2**CELL_BITS) - (np.cumsum(sizes) - sizes)[bars]).astype(np.int32)
-    first = ((bars - reach) << place_bits).astype(np.int32)
+    # Narrow types: these tables are made where a small round keeps few megabytes itself.
+    bars = np.repeat(np.arange(-reach, reach + 1, dtype=np.int16), sizes)
+    floors = np.arange(2**CELL_BITS, dtype=np.int32)
+    floors -= np.repeat((np.cumsum(sizes) - sizes).astype(np.int32), sizes)
+    settled = np.repeat((np.arange(-reach, reach + 1) << place_bits).astype(np.int32), sizes)
+    settled[floors >= np.repeat(under, sizes)] = UNSETTLED
     return Staircase(
         scale=scale,
         peak=float(peak),
         place_bits=place_bits,
         reach=reach,
-        bars=(bars - reach).astype(np.int16),
-        floors=floors,
-        settled=np.where(floors < under[bars], first, UNSETTLED).astype(np.int32),
+        bars=bars,
+        floors=floors.astype(np.int16),
+        settled=settled,
     )
 
 
