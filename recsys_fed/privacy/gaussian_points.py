@@ -64,7 +64,8 @@ def _add_settled(stairs: Staircase, block: npt.NDArray[np.int32], first: int, bi
     """A point for every entry of a block: those whose cells are settled are added, the others returned."""
     words = bits.uint32(len(block))
     cells = words.view(np.uint16)[_HIGH::2] if stairs.place_bits <= 16 else bits.uint16(len(block))
-    drawn = np.take(stairs.settled, cells, mode="clip")
+    # Sixteen bits are never out of range; "wrap" is the fastest way to say so.
+    drawn = np.take(stairs.settled, cells, mode="wrap")
     unsettled = np.flatnonzero(drawn == UNSETTLED)
     chosen = cells[unsettled]
     words &= np.uint32((1 << stairs.place_bits) - 1)
