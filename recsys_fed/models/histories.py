@@ -56,8 +56,10 @@ class Histories:
         """Interactions sorted by item, those of one item by user, int64 [n_interactions]."""
         if self.items.is_cuda or len(self.items) > _INT32.max:
             return torch.argsort(self.items, stable=True)
-        places = np.arange(len(self.items), dtype=np.int32)
-        return torch.from_numpy(self._scipy(places).tocsc().data).long()
+        by_item = self._scipy(np.arange(len(self.items), dtype=np.int32)).tocsc()
+        # Both are found in one pass.
+        self.__dict__.setdefault("users_by_item", torch.from_numpy(by_item.indices))
+        return torch.from_numpy(by_item.data).long()
 
     @cached_property
     def users_by_item(self) -> torch.Tensor:
@@ -110,6 +112,8 @@ class Histories:
 
     def restricted(self, rows: torch.Tensor) -> "Histories":
         """The same users over the items `rows` [n_rows] (ascending) only; column k is then item rows[k]."""
+        if len(rows) == self.n_items:
+            return self
         column = positions(rows, self.n_items, dtype=self.items.dtype)
         columns = column[self.items]
         kept = columns >= 0

@@ -27,8 +27,9 @@ def long_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """
     total = torch.zeros(left.shape[1], right.shape[1], dtype=torch.float64, device=left.device)
     for start in range(0, len(left), _LONG_ROWS):
-        rows = slice(start, start + _LONG_ROWS)
-        total.addmm_(left[rows].double().T, right[rows].double())
+        rows = left[start : start + _LONG_ROWS].double()
+        others = rows if right is left else right[start : start + _LONG_ROWS].double()
+        total.addmm_(rows.T, others)
     return total
 
 

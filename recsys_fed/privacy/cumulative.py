@@ -45,8 +45,8 @@ def _weights(scale: Fraction, carried: int) -> list[int]:
     Products are cut off to integers and factors are at most 1, so q(v) is too small by less than 3 v + 3 units and
     w(v) by less than 2 (v + 1)^2.
     """
-    ratio = _exponential(-1 / scale**2, carried)
-    quotient = _exponential(-1 / (2 * scale**2), carried)
+    ratio = exponential(-1 / scale**2, carried)
+    quotient = exponential(-1 / (2 * scale**2), carried)
     weights = [1 << carried]
     while weights[-1] or len(weights) <= scale:
         weights.append(weights[-1] * quotient >> carried)
@@ -54,8 +54,11 @@ def _weights(scale: Fraction, carried: int) -> list[int]:
     return weights
 
 
-def _exponential(exponent: Fraction, carried: int) -> int:
-    """2^carried e^exponent for exponent <= 0, too small by less than two units: Decimal rounds exp correctly."""
+def exponential(exponent: Fraction, carried: int) -> int:
+    """2^carried e^exponent for exponent <= 0, never too large and by less than two units too small.
+
+    Decimal rounds exp correctly.
+    """
     if exponent < -carried:
         return 0
     context = Context(prec=carried)

@@ -47,7 +47,7 @@ def grid_step(
     return 2.0 ** (math.floor(math.log2(fine)) if fine > 2 * fits else math.ceil(math.log2(fits)))
 
 
-def to_grid(values: npt.NDArray[np.float64], *, step: float, dither: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
+def to_grid(values: npt.NDArray[np.float64], *, step: float, dither: npt.NDArray[np.uint16]) -> npt.NDArray[np.int32]:
     """floor(value / step + r) with r = dither / 2^16, as integers within int32.
 
     Guarantees, for a dither that is uniform and independent of `values`:
@@ -57,17 +57,22 @@ def to_grid(values: npt.NDArray[np.float64], *, step: float, dither: npt.NDArray
           itself and move no two entries apart, so they do not add to the sensitivity.
     """
     flat, dithers = np.ravel(values), np.ravel(dither)
-    rounded = np.empty(flat.shape, dtype=np.int64)
+    rounded = np.empty(flat.shape, dtype=np.int32)
+    scaled = np.empty(min(len(flat), _BLOCK))
     for start in range(0, len(flat), _BLOCK):
         part = slice(start, start + _BLOCK)
+        block = scaled[: len(flat) - start]
         with np.errstate(over="ignore"):
-            scaled = flat[part] * (2.0**DITHER_BITS / step)
-        np.clip(np.floor(scaled, out=scaled), *_ENDS, out=scaled)
-        np.copyto(scaled, 0.0, where=np.isnan(scaled))
-        whole = rounded[part]
-        whole[:] = scaled
-        whole += dithers[part]
-        whole >>= DITHER_BITS
+            np.multiply(flat[part], 2.0**DITHER_BITS / step, out=block)
+        np.floor(block, out=block)
+        if not (block.min() >= _ENDS[0] and block.max() <= _ENDS[1]):
+            np.clip(block, *_ENDS, out=block)
+            np.copyto(block, 0.0, where=np.isnan(block))
+        # Whole numbers below 2^48, and their 2^-16 parts: all of it exact in float64.
+        block += dithers[part]
+        block *= 2.0**-DITHER_BITS
+        np.floor(block, out=block)
+        rounded[part] = block
     return rounded.reshape(values.shape)
 
 

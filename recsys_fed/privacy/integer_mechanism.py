@@ -111,5 +111,6 @@ def noised(
         - No floating-point number is computed from the noise, and none after rounding.
     """
     rounded = to_grid(total, step=mechanism.grid_step, dither=noise.dither(total.shape))
-    rounded += noise.integers(total.shape, standard_deviation=mechanism.standard_deviation)
-    return rounded
+    drawn = noise.integers(total.shape, standard_deviation=mechanism.standard_deviation)
+    drawn += rounded
+    return drawn

@@ -20,8 +20,8 @@ from recsys_fed.privacy.grid import to_grid
 from recsys_fed.privacy.integer_mechanism import IntegerMechanism
 from recsys_fed.privacy.noise import NoiseSource
 
-# Rows whose noise is drawn at a time: the draws are held as int64 before they are added.
-_ROWS = 1 << 12
+# Entries of rows here and there whose noise is drawn at a time: they are copied out and back.
+_ENTRIES = 1 << 19
 
 
 class NoisedSums:
@@ -46,6 +46,8 @@ class NoisedSums:
             )
         self._sums = np.zeros(shape, dtype=np.int32)
         self._mechanism, self._noise = mechanism, noise
+        # The noise's own tables are made now: between a step's arrays they would split the memory that these leave.
+        noise.add_to(self._sums[:0], standard_deviation=mechanism.standard_deviation)
         self._steps = 0
         # Steps whose noise a row already has.
         self._noised = np.zeros(shape[0], dtype=np.int32)
@@ -56,18 +58,14 @@ class NoisedSums:
         A sum over all rows gets its noise at once, one over some rows when they are read.
         """
         chosen = None if rows is None else rows.cpu().numpy()
-        if chosen is None:
-            self._draw_missing(np.arange(len(self._sums)))
         self._steps += 1
         for start, block in blocks:
             exact = block.cpu().numpy()
             grid = to_grid(exact, step=self._mechanism.grid_step, dither=self._noise.dither(exact.shape))
-            if chosen is None:
-                grid += self._noise.integers(exact.shape, standard_deviation=self._mechanism.standard_deviation)
-                self._sums[start : start + len(grid)] += grid.astype(np.int32)
-                self._noised[start : start + len(grid)] = self._steps
-            else:
-                self._sums[chosen[start : start + len(grid)]] += grid.astype(np.int32)
+            part = slice(start, start + len(grid))
+            self._sums[part if chosen is None else chosen[part]] += grid
+        if chosen is None:
+            self._draw_missing(None)
 
     def read(self, rows: torch.Tensor) -> torch.Tensor:
         """These rows after all steps so far, noise included: int32 [len(rows), dim]; no row twice."""
@@ -77,16 +75,25 @@ class NoisedSums:
 
     def finished(self) -> torch.Tensor:
         """The whole table after all steps so far, noise included: int32 [n_rows, dim], not a copy."""
-        self._draw_missing(np.arange(len(self._sums)))
+        self._draw_missing(None)
         return torch.from_numpy(self._sums)
 
-    def _draw_missing(self, rows: np.ndarray) -> None:
-        missing = self._steps - self._noised[rows]
-        for steps in np.unique(missing[missing > 0]).tolist():
-            late = rows[missing == steps]
+    def _draw_missing(self, rows: np.ndarray | None) -> None:
+        """Draw the noise that these rows (None: all) have not had yet."""
+        missing = self._steps - (self._noised if rows is None else self._noised[rows])
+        for steps in (np.flatnonzero(np.bincount(missing, minlength=1)[1:]) + 1).tolist():
             deviation = self._mechanism.standard_deviation * steps**0.5
-            for start in range(0, len(late), _ROWS):
-                part = late[start : start + _ROWS]
-                drawn = self._noise.integers((len(part), self._sums.shape[1]), standard_deviation=deviation)
-                self._sums[part] += drawn.astype(np.int32)
-            self._noised[late] = self._steps
+            late = np.flatnonzero(missing == steps)
+            if len(late) == len(self._sums):
+                self._noise.add_to(self._sums, standard_deviation=deviation)
+            else:
+                self._draw_here_and_there(late if rows is None else rows[late], deviation)
+        self._noised[slice(None) if rows is None else rows] = self._steps
+
+    def _draw_here_and_there(self, rows: np.ndarray, deviation: float) -> None:
+        step = max(1, _ENTRIES // max(1, self._sums.shape[1]))
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            part = self._sums[some]
+            self._noise.add_to(part, standard_deviation=deviation)
+            self._sums[some] = part

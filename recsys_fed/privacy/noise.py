@@ -1,4 +1,4 @@
-"""Where a silo's noise comes from: one sampler, and two kinds of key for its stream of random bits.
+"""Where a silo's noise comes from: one law, and two kinds of key for its stream of random bits.
 
 A deployed silo's key comes from the operating system and is known to nobody. A simulation's key follows from
 (purpose, seed, silo, release), so that runs can be repeated: who knows the seed can take the noise away.
@@ -11,7 +11,9 @@ import numpy.typing as npt
 import torch
 
 from recsys_fed.privacy.discrete_gaussian import discrete_gaussian
+from recsys_fed.privacy.gaussian_points import add_gaussian
 from recsys_fed.privacy.random_bits import RandomBits, secret_key, simulation_key
+from recsys_fed.privacy.staircase import LARGEST, SMALLEST
 
 
 class NoiseSource(Protocol):
@@ -24,12 +26,15 @@ class NoiseSource(Protocol):
     def integers(self, shape: tuple[int, ...], *, standard_deviation: float) -> npt.NDArray[np.int64]:
         """Independent draws of the discrete Gaussian N_Z(0, standard_deviation^2); 0 gives zeros."""
 
+    def add_to(self, table: npt.NDArray[np.int32], *, standard_deviation: float) -> None:
+        """Add such draws to every entry of a table in one piece, modulo 2^32; not the draws of `integers`."""
+
     def dither(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint16]:
         """Independent uniform draws of 0 to 2^16 - 1, to round with; nothing else uses their bits."""
 
 
 class _KeyedNoise:
-    """The sampler on the streams of one key."""
+    """The samplers on the stream of one key."""
 
     def __init__(self, key: bytes) -> None:
         self._bits = RandomBits(key)
@@ -37,6 +42,13 @@ class _KeyedNoise:
     def integers(self, shape: tuple[int, ...], *, standard_deviation: float) -> npt.NDArray[np.int64]:
         """Independent draws of the discrete Gaussian N_Z(0, standard_deviation^2); 0 gives zeros."""
         return discrete_gaussian(shape, standard_deviation=standard_deviation, bits=self._bits)
+
+    def add_to(self, table: npt.NDArray[np.int32], *, standard_deviation: float) -> None:
+        """Add such draws to every entry of a table in one piece, modulo 2^32."""
+        if SMALLEST <= standard_deviation <= LARGEST:
+            add_gaussian(table.reshape(-1, copy=False), standard_deviation=standard_deviation, bits=self._bits)
+        else:
+            table += self.integers(table.shape, standard_deviation=standard_deviation).astype(np.int32)
 
     def dither(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint16]:
         """Independent uniform draws of 0 to 2^16 - 1, to round with."""

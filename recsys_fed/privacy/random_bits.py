@@ -16,6 +16,7 @@ from recsys_fed.errors import ConfigurationError
 KEY_BYTES = 32
 # Bytes that are asked for at once.
 _CHUNK = 1 << 18
+_ZEROS = memoryview(bytes(_CHUNK))
 _LABEL = b"recsys-fed noise, version 1"
 
 
@@ -27,13 +28,13 @@ class RandomBits:
             raise ConfigurationError(f"Expected a key of {KEY_BYTES} bytes, got {len(key)}.")
         # A key is used for one stream only, so the counter may start at zero.
         self._encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
-        self._zeros = b""
 
     def bytes_into(self, buffer: bytearray | memoryview) -> None:
         """Fill a writable buffer with the next bytes of the stream."""
-        if len(self._zeros) < len(buffer):
-            self._zeros = bytes(len(buffer))
-        self._encryptor.update_into(memoryview(self._zeros)[: len(buffer)], buffer)
+        view = memoryview(buffer)
+        for start in range(0, len(view), _CHUNK):
+            part = view[start : start + _CHUNK]
+            self._encryptor.update_into(_ZEROS[: len(part)], part)
 
     def uint16(self, count: int) -> npt.NDArray[np.uint16]:
         """The next `count` numbers, uniform on 0 to 2^16 - 1."""
@@ -45,9 +46,7 @@ class RandomBits:
 
     def _numbers(self, count: int, kind: np.dtype[np.unsignedinteger]) -> npt.NDArray[np.unsignedinteger]:
         numbers = np.empty(count, dtype=kind)
-        view = numbers.view(np.uint8).data
-        for start in range(0, len(view), _CHUNK):
-            self.bytes_into(view[start : start + _CHUNK])
+        self.bytes_into(numbers.view(np.uint8).data)
         return numbers
 
 

@@ -114,12 +114,18 @@ def _samples(histories: UserHistories, head: torch.Tensor, noise: LocalNoise) ->
     in_memory = isinstance(histories, Histories)
     users: UserHistories = histories.restricted(head) if isinstance(histories, Histories) else histories
     for _ in range(noise.steps):
-        sample = users
-        if noise.sampling_probability < 1:
-            chosen = poisson_sample(users.n_users, noise.sampling_probability, noise.sampling)
-            sample = users.subset(chosen.to(users.device))
-        blocks = (block if in_memory else block.restricted(head) for block in sample.blocks())
-        yield [part for block in blocks for part in _parts(block)]
+        # Nothing here keeps a sample: who takes it decides when it goes.
+        yield [
+            part
+            for block in _sample(users, noise).blocks()
+            for part in _parts(block if in_memory else block.restricted(head))
+        ]
+
+
+def _sample(users: UserHistories, noise: LocalNoise) -> UserHistories:
+    if noise.sampling_probability == 1:
+        return users
+    return users.subset(poisson_sample(users.n_users, noise.sampling_probability, noise.sampling).to(users.device))
 
 
 def _parts(block: Histories) -> list[Histories]:
@@ -140,7 +146,9 @@ def _dense_steps(
         sums.add(_dense_blocks(task, vectors, blocks))
         # This sample's arrays go before the next sample's come.
         blocks.clear()
-        torch.sub(start, sums.finished().to(vectors.device), alpha=rate, out=vectors)
+        # G is turned into floats where the next V will be, which is faster than to mix types.
+        vectors.copy_(sums.finished())
+        torch.sub(start, vectors, alpha=rate, out=vectors)
 
 
 def _dense_blocks(task: Task, vectors: torch.Tensor, blocks: list[Histories]) -> Iterator[tuple[int, torch.Tensor]]:

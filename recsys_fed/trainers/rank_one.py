@@ -145,14 +145,14 @@ def clipped_sum(batch: RankOneContributions, *, l2_clip_norm: float, mode: str =
 
 def _squares(batch: RankOneContributions) -> tuple[torch.Tensor, torch.Tensor]:
     """||r_u||^2 and a bound on how far rounding may have put it too low, both float64 [n_users]."""
-    values, coefficients = batch.values.double(), batch.coefficients.double()
-    sparse = batch.histories.per_user(values.square())
+    coefficients = batch.coefficients.double()
+    sparse = batch.histories.per_user(_copied(batch.values).square_())
     gramian = gramian_of(batch.basis) if batch.gramian is None else batch.gramian
     dense = ((coefficients @ gramian) * coefficients).sum(1)
     reads = batch.reads
     if reads is None:
         reads = observed_scores(batch.histories, coefficients, batch.basis)
-    cross = batch.histories.per_user(values * reads)
+    cross = batch.histories.per_user(_copied(batch.values).mul_(reads))
     # |s| |e| |D|_F bounds |s^T D e|, and |e|^2 |D|_F^2 the quadratic form, term by term.
     most = coefficients.square().sum(1).sqrt() * gramian.trace().sqrt()
     dim = batch.basis.shape[1]
@@ -160,3 +160,8 @@ def _squares(batch: RankOneContributions) -> tuple[torch.Tensor, torch.Tensor]:
     rounding = 2 * rounding_of(reads, dim=dim) * sparse.sqrt() * most + float64 * (sparse.sqrt() + most).square()
     # The sum of the three is a square; rounding can leave it just below zero.
     return (sparse + 2 * cross + dense).clamp_min(0), rounding
+
+
+def _copied(values: torch.Tensor) -> torch.Tensor:
+    """In float64, to be overwritten: one such array at a time is held."""
+    return values.to(torch.float64, copy=True)

@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import sys
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -35,15 +36,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("flwr").setLevel(logging.WARNING)
     before = circumstances()
     lines: list[Line] = []
+    seconds: dict[str, float] = {}
+    failed: list[str] = []
     console = Console(stderr=True)
     for name in (name for name in BENCHMARKS if name in names):
-        with console.status(name):
-            lines += BENCHMARKS[name]()
+        start = time.perf_counter()
+        try:
+            with console.status(name):
+                lines += BENCHMARKS[name]()
+        except Exception:  # noqa: BLE001  (one that fails must not take the figures of the others with it)
+            console.print_exception()
+            failed.append(name)
+        seconds[name] = round(time.perf_counter() - start, 1)
+        # After each: what was measured stays if the next one is interrupted.
+        _write({**before, "seconds": seconds, "failed": failed, "lines": [line.to_dict() for line in lines]})
     Console().print(table_of(lines))
+    for name in failed:
+        console.print(f"{name} failed after {seconds[name]:.0f} s; see above.")
+    return int(bool(failed) or any(line.holds is False for line in lines))
+
+
+def _write(record: dict[str, object]) -> None:
     LATEST.parent.mkdir(exist_ok=True)
-    record = {**before, "lines": [line.to_dict() for line in lines]}
     LATEST.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    return int(any(line.holds is False for line in lines))
 
 
 def circumstances() -> dict[str, object]:

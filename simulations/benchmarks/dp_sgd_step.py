@@ -1,6 +1,6 @@
 """A local step of dp-sgd with and without privacy: processor time and peak memory, over sizes of the catalogue.
 
-Twenty steps on the same Poisson samples of the same users, one thread: `local_steps` as the trainer runs them
+Twenty steps on the same Poisson samples of the same users, both with one thread: `local_steps` as the trainer runs it
 (sampling, fold-in, clipping, rounding, noise of all rows included), and `plain_round`, the same steps without
 privacy as one would write them in torch (float32, the same sparse products, no factors, no noise). Alternating
 rounds, median of the ratios. Smaller catalogues train on implicit ALS, which reads every row; large ones on bce,

@@ -42,6 +42,10 @@ def _one_thread() -> list[Line]:
     ways: dict[str, Callable[[], object]] = {"torch.randn": lambda: torch.randn(SHAPE)}
     for scale in SCALES:
         ways[_named(scale)] = lambda scale=scale: source.integers(SHAPE, standard_deviation=scale)  # type: ignore[misc]
+    table = np.zeros(SHAPE, dtype=np.int32)
+    ways[f"{_NOISE} of local steps, scale {SCALES[1]:,.0f}"] = lambda: source.add_to(
+        table, standard_deviation=SCALES[1]
+    )
     ways["rounding a sum to the grid, with its noise"] = lambda: noised(total, mechanism=mechanism, noise=source)
     ways["adding torch.randn to a float64 sum"] = lambda: torch.from_numpy(total) + torch.randn(SHAPE)
     seconds = alternating(ways)

@@ -103,9 +103,9 @@ def test_rows_that_nobody_reads_cost_no_draws_before_the_end():
     class Counting(SeededNoise):
         drawn = 0
 
-        def integers(self, shape, *, standard_deviation):
-            self.drawn += shape[0] * shape[1]
-            return super().integers(shape, standard_deviation=standard_deviation)
+        def add_to(self, table, *, standard_deviation):
+            self.drawn += table.size
+            super().add_to(table, standard_deviation=standard_deviation)
 
     noise = Counting(0)
     sums, rows = NoisedSums((ROWS, DIM), mechanism=MECHANISM, noise=noise), torch.arange(4)

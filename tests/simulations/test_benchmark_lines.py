@@ -62,3 +62,20 @@ def test_the_command_writes_all_lines_and_fails_on_a_broken_bar(
     assert {"date", "machine", "versions"} < written.keys()
     assert written["machine"]["cores"] >= 1
     assert [(line["name"], line["holds"]) for line in written["lines"]] == [("a", True), ("b", False), ("c", None)]
+
+
+def test_one_that_fails_is_named_and_takes_no_figures_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> list[Line]:
+        raise TimeoutError("after 5 s")
+
+    good: dict[str, Any] = {name: lambda name=name: [Line(name=name, value=1.0, unit="s")] for name in "ac"}
+    monkeypatch.setattr(command, "BENCHMARKS", {"a": good["a"], "b": broken, "c": good["c"]})
+    monkeypatch.setattr(command, "LATEST", tmp_path / "latest.json")
+    assert command.main([]) == 1
+    written = json.loads((tmp_path / "latest.json").read_text(encoding="utf-8"))
+    assert [line["name"] for line in written["lines"]] == ["a", "c"]
+    assert written["failed"] == ["b"]
+    assert written["seconds"].keys() == {"a", "b", "c"}
+    assert "b failed after" in capsys.readouterr().err
