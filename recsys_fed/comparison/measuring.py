@@ -35,26 +35,31 @@ def item_groups(train: sparse.csr_matrix) -> dict[str, npt.NDArray[np.bool_]]:
     return {name: group == k for k, name in enumerate(POPULARITY_GROUPS)}
 
 
-def measured(score: Scorer, train: sparse.csr_matrix, test: sparse.csr_matrix, groups: Groups) -> dict[str, Floats]:
-    """Metric or group -> float64 [n_users]; NaN where a user has no test item (of the group)."""
-    n_users, n_items = train.shape
+def measured(
+    score: Scorer, excluded: sparse.csr_matrix, test: sparse.csr_matrix, groups: Groups
+) -> dict[str, Floats]:
+    """Metric or group -> float64 [n_users]; NaN where a user has no test item (of the group).
+
+    `excluded` are each user's items that are no candidates, csr [n_users, n_items]: `SimulatedFederation.excluded`.
+    """
+    n_users, n_items = excluded.shape
     found = {name: np.full(n_users, np.nan) for name in (*METRICS, *groups)}
     rows = max(1, _BLOCK_SCORES // n_items)
     for start in range(0, n_users, rows):
         block = slice(start, min(start + rows, n_users))
         if test[block].nnz:
-            values = _measured_block(score_block(score, block, n_items), train[block], test[block], groups)
+            values = _measured_block(score_block(score, block, n_items), excluded[block], test[block], groups)
             for name, part in values.items():
                 found[name][block] = part
     return found
 
 
 def _measured_block(
-    scores: torch.Tensor, train: sparse.csr_matrix, test: sparse.csr_matrix, groups: Groups
+    scores: torch.Tensor, excluded: sparse.csr_matrix, test: sparse.csr_matrix, groups: Groups
 ) -> dict[str, Floats]:
     # A copy is written to: scores may be one row for everybody.
     scores = scores.cpu().clone(memory_format=torch.contiguous_format)
-    scores[_pairs(train)] = -torch.inf
+    scores[_pairs(excluded)] = -torch.inf
     items = top_items(scores, K)
     users, relevant = _pairs(test)
     hits = are_among(items, users, relevant, n_items=scores.shape[1])

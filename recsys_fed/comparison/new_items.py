@@ -45,6 +45,7 @@ class HeldOutItems:
         new: which of them are held out, bool [n_items].
         known: train histories without them, csr [n_users, n_items].
         asked: all interactions with them, csr [n_users, n_new].
+        unranked: those with them that the protocol neither trains on nor ranks, csr like `asked`.
     """
 
     catalogue: Catalogue
@@ -52,6 +53,7 @@ class HeldOutItems:
     new: npt.NDArray[np.bool_]
     known: sparse.csr_matrix
     asked: sparse.csr_matrix
+    unranked: sparse.csr_matrix
 
 
 def new_item_record(
@@ -85,14 +87,14 @@ def new_item_record(
     for seed in seeds:
         rng = np.random.default_rng([seed, _HELD_OUT])
         items = _held_out(federation, features, share=share, rng=rng)
-        found.setdefault((RANDOM, np.inf), []).append(_quality(rng.random(items.asked.shape), items.asked))
-        found.setdefault((FEATURES, np.inf), []).append(_quality(_by_features(items), items.asked))
+        found.setdefault((RANDOM, np.inf), []).append(_quality(rng.random(items.asked.shape), items))
+        found.setdefault((FEATURES, np.inf), []).append(_quality(_by_features(items), items))
         for epsilon in epsilons:
             say(f"new items: epsilon {epsilon:g}, seed {seed}")
             config = replace(simulation.federation, epsilon=epsilon, seed=seed)
             run = folder / f"new-items-epsilon-{epsilon:g}-seed-{seed}"
             scores = _by_mapped(replace(simulation, federation=config), items, run)
-            found.setdefault((MAPPED, epsilon), []).append(_quality(scores, items.asked))
+            found.setdefault((MAPPED, epsilon), []).append(_quality(scores, items))
     return {
         "share": share,
         "n_new": int(items.new.sum()),
@@ -108,8 +110,15 @@ def _held_out(
     new[rng.choice(catalogue.n_items, max(1, round(share * catalogue.n_items)), replace=False)] = True
     known = sparse.csr_matrix(federation.train @ sparse.diags((~new).astype(np.float32)))
     known.eliminate_zeros()
-    asked = sparse.csr_matrix((federation.train + federation.test)[:, np.flatnonzero(new)])
-    return HeldOutItems(catalogue=catalogue, features=features, new=new, known=known, asked=asked)
+    columns = np.flatnonzero(new)
+    return HeldOutItems(
+        catalogue=catalogue,
+        features=features,
+        new=new,
+        known=known,
+        asked=sparse.csr_matrix((federation.train + federation.test)[:, columns]),
+        unranked=sparse.csr_matrix((federation.excluded - federation.train)[:, columns]),
+    )
 
 
 def _by_features(items: HeldOutItems) -> Floats:
@@ -135,11 +144,10 @@ def _by_mapped(simulation: Simulation, items: HeldOutItems, run: Path) -> Floats
     return released_scores(mapped, items.known)[:, items.new]
 
 
-def _quality(scores: Floats, asked: sparse.csr_matrix) -> dict[str, float]:
+def _quality(scores: Floats, items: HeldOutItems) -> dict[str, float]:
     table = torch.from_numpy(np.ascontiguousarray(scores))
-    nothing = sparse.csr_matrix(asked.shape, dtype=asked.dtype)
     means = evaluate_ranking(
-        lambda rows: table[rows], train=nothing, test=asked, cutoffs=(20,), whole_ranking=False
+        lambda rows: table[rows], train=items.unranked, test=items.asked, cutoffs=(20,), whole_ranking=False
     ).means()
     return {name: means[name] for name in _METRICS}
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
-from scipy import sparse
+import numpy.typing as npt
 
 from recsys_fed.comparison.lines import Line, line
 from recsys_fed.comparison.measuring import Floats, Groups, measured
@@ -24,10 +24,10 @@ def fold_in_lines(
     federation: SimulatedFederation, models: Mapping[Key, ItemEmbeddings], groups: Groups, *, method: str = GLOBAL
 ) -> Iterator[Line]:
     """Users folded in from the released model: the same in whichever silo they are."""
-    train, test = federation.train, federation.test
+    train, excluded, test = federation.train, federation.excluded, federation.test
     for epsilon, _ in _by_budget(models):
         found = [
-            measured(scorer_of(fit_silo_model(train, model, _USER_ONLY), train), train, test, groups)
+            measured(scorer_of(fit_silo_model(train, model, _USER_ONLY), train), excluded, test, groups)
             for (of, _), model in models.items()
             if of == epsilon
         ]
@@ -50,9 +50,7 @@ def silo_lines(
     n_users = federation.train.shape[0]
     for silo, users in enumerate(federation.users_of_silo):
         say(f"silo-{silo}: choosing on its own users")
-        of_silo = _of_silo(
-            federation.train[users], federation.test[users], models, groups, seed=[seed, _CHOICE, silo]
-        )
+        of_silo = _of_silo(federation, users, models, groups, seed=[seed, _CHOICE, silo])
         for key, values in of_silo:
             for name, value in values.items():
                 found.setdefault(key, {}).setdefault(name, np.full(n_users, np.nan))[users] = value
@@ -62,22 +60,23 @@ def silo_lines(
 
 
 def _of_silo(
-    train: sparse.csr_matrix,
-    test: sparse.csr_matrix,
+    federation: SimulatedFederation,
+    users: npt.NDArray[np.int64],
     models: Mapping[Key, ItemEmbeddings],
     groups: Groups,
     *,
     seed: list[int],
 ) -> Iterator[tuple[Key | None, dict[str, Floats]]]:
     """What the users of one silo get: under None alone, else with the model of that key."""
+    train, excluded, test = federation.train[users], federation.excluded[users], federation.test[users]
     folds = folds_of(train, rng=np.random.default_rng(seed))
     own = alone(folds)
     for number, (key, model) in enumerate(models.items()):
         if not number:
             # A recipe without pull and with all weight on the silo reads nothing of the model: any will do.
-            yield None, measured(scorer_of(fit_silo_model(train, model, own.recipe), train), train, test, groups)
+            yield None, measured(scorer_of(fit_silo_model(train, model, own.recipe), train), excluded, test, groups)
         choice = choose_on(folds, own, model)
-        yield key, measured(scorer_of(fit_silo_model(train, model, choice.recipe), train), train, test, groups)
+        yield key, measured(scorer_of(fit_silo_model(train, model, choice.recipe), train), excluded, test, groups)
 
 
 def _by_budget(models: Mapping[Key, ItemEmbeddings]) -> list[tuple[float, list[Key]]]:

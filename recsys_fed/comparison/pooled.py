@@ -26,24 +26,24 @@ Fit = Callable[[sparse.csr_matrix, float], Scorer]
 def popularity_line(federation: SimulatedFederation, groups: Groups) -> Line:
     """Exact counts of all silos: not private."""
     score = popularity(federation.train)
-    return line("popularity", [measured(score, federation.train, federation.test, groups)], note="not private")
+    return line("popularity", [measured(score, federation.excluded, federation.test, groups)], note="not private")
 
 
 def pooled_lines(
     federation: SimulatedFederation, groups: Groups, *, rng: np.random.Generator, say: Callable[[str], None]
 ) -> Iterator[Line]:
     """EASE, and implicit ALS where its library is installed; their strength is chosen on a tenth of train."""
-    train, test = federation.train, federation.test
+    train, excluded, test = federation.train, federation.excluded, federation.test
     kept, held = held_out(train, share=_HELD_OUT, rng=rng)
     if train.shape[1] <= LARGEST_EASE:
         strength = best_strength(_ease, _OF_EASE, kept, held)
-        yield line("pooled EASE", [measured(_ease(train, strength), train, test, groups)], note=NOTE)
+        yield line("pooled EASE", [measured(_ease(train, strength), excluded, test, groups)], note=NOTE)
     try:
         strength = best_strength(_als, _OF_ALS, kept, held)
     except ConfigurationError as error:
         say(f"without pooled implicit ALS: {error}")
         return
-    yield line("pooled implicit ALS", [measured(_als(train, strength), train, test, groups)], note=NOTE)
+    yield line("pooled implicit ALS", [measured(_als(train, strength), excluded, test, groups)], note=NOTE)
 
 
 def best_strength(fit: Fit, strengths: tuple[float, ...], kept: sparse.csr_matrix, held: sparse.csr_matrix) -> float:
