@@ -23,18 +23,12 @@ from recsys_fed.errors import DataNotFoundError
 from recsys_fed.versions import versions
 from simulations.quality.page import START, metric_of, tables
 from simulations.quality.picture import draw
-from simulations.quality.points import GRIDS, SWEEPS, Grid, Point, Sweep, all_points, variants_of
+from simulations.quality.points import BASELINES, GRIDS, SWEEPS, Grid, Point, Sweep, all_points, variants_of
 from simulations.quality.running import ROOT, Job, kept_folder, results
 from simulations.results.page import replace_between_markers
 
 DOCS = ROOT / "docs"
 RECORD, PICTURE, PAGE = "quality.json", "images/quality_by_silos.png", "quality.md"
-BASELINES = {
-    "ultragcn": ("popularity", "pure-svd", "implicit-als", "ease"),
-    "random90": ("popularity", "implicit-als", "ease"),
-    "ncf": ("popularity", "implicit-als", "ease"),
-    "ml-100k": ("popularity", "ease"),
-}
 Json = dict[str, Any]
 T = TypeVar("T", Point, Grid, Sweep)
 
@@ -137,9 +131,9 @@ def _line(point: Point, there: Json, encoded: Job) -> Json:
 
 def _baseline_jobs() -> list[Job]:
     return [
-        Job(work="baseline", arguments={"protocol": protocol, "name": name})
-        for protocol, names in BASELINES.items()
-        for name in names
+        Job(work="baseline", arguments={"protocol": protocol, "name": name, "settings": settings})
+        for protocol, baselines in BASELINES.items()
+        for name, settings in baselines.items()
     ]
 
 

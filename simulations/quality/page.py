@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from simulations.quality.points import DEFAULT_KINDS, EPSILONS, ML_100K_DELTA, Point
+from simulations.quality.points import BASELINES, DEFAULT_KINDS, EPSILONS, ML_100K_DELTA, Point
 from simulations.results.page import spread
 
 START = "<!-- measured: begin, written by `make quality` -->"
@@ -118,7 +118,8 @@ def _ceilings(record: Record) -> Iterator[str]:
         shown = ("sampled_hr@10", "sampled_ndcg@10") if protocol == "ncf" else ("recall@20", "ndcg@20")
         for name, metrics in record["baselines"][protocol].items():
             measured = ", ".join(f"{_SHORT[metric]} {metrics[metric]:.4f}".replace(" 0.", " .") for metric in shown)
-            yield f"| {protocol} | {name} | {measured} | {PUBLISHED.get((protocol, name), '')} |"
+            set_to = "".join(f", {key} {value:g}" for key, value in BASELINES[protocol][name].items())
+            yield f"| {protocol} | {name}{set_to} | {measured} | {PUBLISHED.get((protocol, name), '')} |"
 
 
 def _tuned(record: Record) -> Iterator[str]:

@@ -19,6 +19,8 @@ from recsys_fed.versions import versions
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 2
+# Then a worker starts afresh, so that its memory stays what a few runs need.
+_TASKS = 40
 # Rooms that no run enters.
 APART = ("audit", "cli", "comparison", "deployment", "report", "serving")
 Json = dict[str, Any]
@@ -69,7 +71,7 @@ def results(
     deadline = time.monotonic() + 60 * minutes
     missing = [job for job in jobs if not (folder / job.name).is_file()]
     done, left = len(jobs) - len(missing), iter(missing)
-    with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn"), max_tasks_per_child=_TASKS) as pool:
         # Few are handed out at a time: those are finished, and the others are left for the next call.
         first = WORKERS + 1 if minutes > 0 else 0
         running = {pool.submit(_finish, job, folder=folder) for job in islice(left, first)}

@@ -43,12 +43,12 @@ def point(*, fields: Json, seed: int, catalogue: str) -> Json:
     }
 
 
-def baseline(*, protocol: str, name: str, held_out: str = "test") -> Json:
-    """A baseline on all users in one place, without privacy."""
+def baseline(*, protocol: str, name: str, settings: Json, held_out: str = "test") -> Json:
+    """A baseline with these settings on all users in one place, without privacy."""
     torch.set_num_threads(1)
     federation = simulated_federation(SimulationConfig(protocol=protocol, held_out=held_out), silos=1, seed=0)
     negatives = 99 if protocol == "ncf" else 0
-    metrics = evaluate(BASELINES[name](federation.train), federation, sampled_negatives=negatives)
+    metrics = evaluate(BASELINES[name](federation.train, **settings), federation, sampled_negatives=negatives)
     return {"metrics": {key: round(metrics[key], 5) for key in metrics if key in METRICS or "sampled" in key}}
 
 
