@@ -96,7 +96,9 @@ def test_a_deployed_silo_trains_the_same_model_from_disk(tmp_path, monkeypatch):
         opened = open_deployed_silo(there.silos[0])
         assert isinstance(opened.data, SiloData) == (name == "memory")
         states.append(opened.state.users())
-        assert len(list((there.silos[0] / "state").glob("users-*.sealed"))) == (1 if name == "memory" else 3)
+        # How many blocks the users fill depends on their order, which the silo's secret decides.
+        sealed = len(list((there.silos[0] / "state").glob("users-*.sealed")))
+        assert sealed == 1 if name == "memory" else sealed >= 3
     assert models[0] == models[1]
     (one, other) = (state.vectors.numpy() for state in states)
     # Secrets, hence pseudonyms and the order of users, are each silo's own.
