@@ -7,17 +7,17 @@ authentication, a gate before its SuperLink, ledgers, checkpoints and logs; Flow
 
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from recsys_fed.deployment.flower_commands import environment, tool
-from recsys_fed.deployment.processes import free_port, healthy, running
+from recsys_fed.deployment.processes import Process, free_port, healthy, running, wait_until
 from recsys_fed.deployment.roster import nodes
 from recsys_fed.deployment.serving import served_federation
 from recsys_fed.deployment.training import new_training, run_training
@@ -57,7 +57,8 @@ def deployed(folder: Path) -> tuple[list[float], list[float]]:
         link = stack.enter_context(served_federation(federation, insecure=False, say=_nothing))
         for silo in silos:
             stack.enter_context(_started([*_COMMAND, "silo", "serve", str(silo)], silo / "serve.log"))
-        _until(lambda: [node.status for node in nodes(federation)] == ["online"] * SILOS)
+        online = ["online"] * SILOS
+        wait_until(lambda: [n.status for n in nodes(federation)] == online, link, seconds=_PATIENCE, what="silos")
         training = new_training(federation, overrides={"rounds": ROUNDS})
 
         def look(_: object) -> None:
@@ -79,17 +80,18 @@ def idle_seconds(folder: Path) -> list[float]:
         f'silos = {SILOS}\nrounds = {ROUNDS}\ntable-bytes = {4 * N_ITEMS * DIM}\noutput = "{output}"\n'
     )
     link = [tool("flower-superlink"), "--insecure", "--host", "127.0.0.1", "--port", str(port)]
+    link += ["--disable-runtime-dependency-installation"]
     with ExitStack() as stack:
-        link += ["--disable-runtime-dependency-installation"]
-        stack.enter_context(_started(link, folder / "superlink.log", around=around))
-        _until(lambda: not healthy("127.0.0.1", port, authority=None))
+        served = stack.enter_context(_started(link, folder / "superlink.log", around=around))
+        there = partial(healthy, "127.0.0.1", port, authority=None)
+        wait_until(lambda: not there(), served, seconds=_PATIENCE, what="a SuperLink")
         for index in range(SILOS):
             node = [tool("flower-supernode"), "--insecure", "--superlink", f"127.0.0.1:{port}"]
             node += ["--host", "127.0.0.1", "--port", str(free_port())]
             stack.enter_context(_started(node, folder / f"{index}.log", around=around))
         run = [tool("flwr"), "run", str(write_app(folder / "app")), "idle", "--run-config", str(folder / "run.toml")]
         stack.enter_context(_started([*run, "--stream"], folder / "run.log", around=around))
-        _until(output.is_file)
+        wait_until(output.is_file, served, seconds=_PATIENCE, what="the seconds of idle rounds")
     found: list[float] = json.loads(output.read_text())
     return found
 
@@ -102,18 +104,10 @@ def _begun(training: Path) -> list[float]:
 
 
 @contextmanager
-def _started(command: list[str], log: Path, *, around: Mapping[str, str] | None = None) -> Iterator[None]:
+def _started(command: list[str], log: Path, *, around: Mapping[str, str] | None = None) -> Iterator[Process]:
     around = {**(around or environment(log.parent)), "OMP_NUM_THREADS": "1"}
-    with log.open("wb") as output, running(command, environment=around, output=output):
-        yield
-
-
-def _until(there: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while not there():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"Expected Flower's processes to be ready within {_PATIENCE:.0f} s.")
-        time.sleep(0.2)
+    with log.open("wb") as output, running(command, environment=around, output=output) as process:
+        yield process
 
 
 def _nothing(_: str) -> None:
