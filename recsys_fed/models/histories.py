@@ -53,19 +53,21 @@ class Histories:
 
     @cached_property
     def order(self) -> torch.Tensor:
-        """Interactions sorted by item, those of one item by user, int64 [n_interactions]."""
-        if self.items.is_cuda or len(self.items) > _INT32.max:
+        """Interactions sorted by item, those of one item by user: int32 (int64 beyond its range) [n_interactions]."""
+        if len(self.items) > _INT32.max:
             return torch.argsort(self.items, stable=True)
+        if self.items.is_cuda:
+            return torch.argsort(self.items, stable=True).int()
         by_item = self._scipy(np.arange(len(self.items), dtype=np.int32)).tocsc()
         # Both are found in one pass.
         self.__dict__.setdefault("users_by_item", torch.from_numpy(by_item.indices))
-        return torch.from_numpy(by_item.data).long()
+        return torch.from_numpy(by_item.data)
 
     @cached_property
     def users_by_item(self) -> torch.Tensor:
         """Row of each interaction in the order by item, [n_interactions] of the type of `items`."""
         if "order" in self.__dict__ or self.items.is_cuda:
-            return self.users[self.order].to(self.items.dtype)
+            return self.users.index_select(0, self.order).to(self.items.dtype)
         return torch.from_numpy(self._scipy(np.ones(len(self.items), dtype=np.int8)).tocsc().indices)
 
     @cached_property
@@ -90,7 +92,7 @@ class Histories:
     def transposed_times(self, values: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
         """X^T Y with `values` [n_interactions] as the entries of X: [n_items, k] for Y [n_users, k]."""
         shape, columns = (self.n_items, self.n_users), self.users_by_item
-        return _product(shape, self.item_starts, columns, values=values[self.order], table=table)
+        return _product(shape, self.item_starts, columns, values=values.index_select(0, self.order), table=table)
 
     def per_user(self, values: torch.Tensor) -> torch.Tensor:
         """Sum of `values` [n_interactions] over each user's interactions: [n_users]."""
@@ -123,8 +125,8 @@ class Histories:
     def _kept(self, kept: torch.Tensor, part: "Histories") -> "Histories":
         """Give `part` its order by item from this one's: dropping interactions keeps the order of the others."""
         if "order" in self.__dict__:
-            order = self.order[kept[self.order]]
-            part.__dict__["order"] = _cumulative(kept)[order]
+            order = self.order[kept.index_select(0, self.order)]
+            part.__dict__["order"] = _cumulative(kept).index_select(0, order).to(order.dtype)
         return part
 
     def _scipy(self, data: np.ndarray) -> sparse.csr_matrix:

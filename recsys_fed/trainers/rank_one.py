@@ -70,58 +70,70 @@ class ClippedSum:
     mixed: torch.Tensor
     within: torch.Tensor
 
-    def into(self, rows: torch.Tensor, *, start: int) -> torch.Tensor:
-        """Write rows start to start + len(rows) - 1 of the sum into `rows`, float64 [n_rows, k], and return it."""
+    def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """All rows in order, as the first row of each block and the block, which lasts until the next."""
+        # Memory that is new to a process costs more than the sums themselves: one buffer serves all blocks.
+        buffer = self._buffer(self.scaled.shape[1])
+        basis = self._buffer(self.basis.shape[1])
+        for start in range(0, len(self.basis), max(len(buffer), 1)):
+            rows = buffer[: len(self.basis) - start]
+            self._form(rows, start=start, basis=basis)
+            yield start, rows
+
+    def into(self, total: torch.Tensor) -> torch.Tensor:
+        """Write all rows into `total`, float64 [n_items, k], and return it."""
+        basis = self._buffer(self.basis.shape[1])
+        for start in range(0, len(total), max(len(basis), 1)):
+            self._form(total[start : start + len(basis)], start=start, basis=basis)
+        return total
+
+    def _buffer(self, dim: int) -> torch.Tensor:
+        rows = min(len(self.basis), max(1, _BLOCK_FLOATS // max(1, self.scaled.shape[1])))
+        return torch.empty(rows, dim, dtype=torch.float64, device=self.scaled.device)
+
+    def _form(self, rows: torch.Tensor, *, start: int, basis: torch.Tensor) -> None:
+        """Overwrite `rows` by the rows from `start` on; `basis` [>= n_rows, m] is room for theirs of D in float64."""
         starts, users, values = self.transposed
         part = starts[start : start + len(rows) + 1]
         first, last = int(part[0]), int(part[-1])
-        rows.zero_()
         if last > first and rows.numel():
             matrix = torch.sparse_csr_tensor(
                 (part - first).to(users.dtype),
                 users[first:last],
-                values[first:last],
+                values[first:last].double(),
                 size=(len(rows), len(self.scaled)),
                 check_invariants=False,
             )
-            torch.addmm(rows, matrix, self.scaled, out=rows)
+            torch.addmm(rows, matrix, self.scaled, beta=0.0, out=rows)
+        else:
+            rows.zero_()
         if self.mixed.numel():
-            rows.addmm_(self.basis[start : start + len(rows)].double(), self.mixed)
-        return rows
-
-    def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """All rows in order, as the first row of each block and the block, which lasts until the next."""
-        (n_items, _), dim = self.basis.shape, self.scaled.shape[1]
-        step = min(n_items, max(1, _BLOCK_FLOATS // max(1, dim)))
-        # Memory that is new to a process costs more than the sums themselves: one buffer serves all blocks.
-        buffer = torch.empty(step, dim, dtype=torch.float64, device=self.scaled.device)
-        for start in range(0, n_items, max(step, 1)):
-            yield start, self.into(buffer[: min(step, n_items - start)], start=start)
+            rows.addmm_(basis[: len(rows)].copy_(self.basis[start : start + len(rows)]), self.mixed)
 
 
 def contribution_norms(batch: RankOneContributions) -> torch.Tensor:
     """Frobenius norms ||r_u y_u^T||, float64 [n_users]; equal to those of the matrices to rounding."""
     left, _ = _squares(batch)
-    return (left * batch.right.double().square().sum(1)).sqrt()
+    return left.sqrt_().mul_(_lengths(batch.right))
 
 
 def clip(batch: RankOneContributions, *, l2_clip_norm: float, mode: str = "flat") -> ClippedSum:
     """The clipped sum of `clipped_sum`, with the same guarantees, to be formed in blocks of rows."""
     left, rounding = _squares(batch)
-    bounds = ((left + rounding) * batch.right.double().square().sum(1)).sqrt()
+    bounds = (left + rounding).sqrt_().mul_(_lengths(batch.right))
     factors = clip_factors(bounds, l2_clip_norm=l2_clip_norm, mode=mode)
-    usable = bounds.isfinite()[:, None]
+    overflown = ~bounds.isfinite()[:, None]
     # In float64 no product of float32 parts overflows, however a bounded contribution falls into parts. Where a
     # user's entries are not finite, neither is the bound: the row of `scaled` is zero, and zeros stand for them.
-    scaled = torch.where(usable, batch.right.double(), 0.0) * factors[:, None]
-    coefficients = torch.where(usable, batch.coefficients.double(), 0.0)
+    scaled = _copied(batch.right).masked_fill_(overflown, 0.0).mul_(factors[:, None])
+    mixed = long_product(batch.coefficients.masked_fill(overflown, 0.0), scaled)
     histories = batch.histories
-    values = batch.values.index_select(0, histories.order).double().nan_to_num_(0.0, posinf=0.0, neginf=0.0)
+    values = batch.values.index_select(0, histories.order).nan_to_num_(0.0, posinf=0.0, neginf=0.0)
     return ClippedSum(
         transposed=(histories.item_starts, histories.users_by_item, values),
         scaled=scaled,
         basis=batch.basis,
-        mixed=long_product(coefficients, scaled),
+        mixed=mixed,
         within=bounds <= l2_clip_norm,
     )
 
@@ -140,26 +152,32 @@ def clipped_sum(batch: RankOneContributions, *, l2_clip_norm: float, mode: str =
     """
     total = clip(batch, l2_clip_norm=l2_clip_norm, mode=mode)
     rows = torch.empty(len(batch.basis), total.scaled.shape[1], dtype=torch.float64, device=total.scaled.device)
-    return total.into(rows, start=0)
+    return total.into(rows)
 
 
 def _squares(batch: RankOneContributions) -> tuple[torch.Tensor, torch.Tensor]:
     """||r_u||^2 and a bound on how far rounding may have put it too low, both float64 [n_users]."""
     coefficients = batch.coefficients.double()
-    sparse = batch.histories.per_user(_copied(batch.values).square_())
     gramian = gramian_of(batch.basis) if batch.gramian is None else batch.gramian
-    dense = ((coefficients @ gramian) * coefficients).sum(1)
+    dense = torch.linalg.vecdot(coefficients @ gramian, coefficients)
     reads = batch.reads
     if reads is None:
         reads = observed_scores(batch.histories, coefficients, batch.basis)
+    sparse = batch.histories.per_user(_copied(batch.values).square_())
     cross = batch.histories.per_user(_copied(batch.values).mul_(reads))
     # |s| |e| |D|_F bounds |s^T D e|, and |e|^2 |D|_F^2 the quadratic form, term by term.
-    most = coefficients.square().sum(1).sqrt() * gramian.trace().sqrt()
+    own, most = sparse.sqrt(), _lengths(coefficients) * gramian.trace().sqrt()
     dim = batch.basis.shape[1]
     float64 = torch.finfo(torch.float64).eps * (len(batch.basis) + dim * dim + 2.0)
-    rounding = 2 * rounding_of(reads, dim=dim) * sparse.sqrt() * most + float64 * (sparse.sqrt() + most).square()
+    rounding = 2 * rounding_of(reads, dim=dim) * own * most + float64 * (own + most).square()
     # The sum of the three is a square; rounding can leave it just below zero.
-    return (sparse + 2 * cross + dense).clamp_min(0), rounding
+    return (sparse + 2 * cross + dense).clamp_min_(0), rounding
+
+
+def _lengths(rows: torch.Tensor) -> torch.Tensor:
+    """L2 norm of every row, float64 [n_rows]."""
+    found: torch.Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    return found
 
 
 def _copied(values: torch.Tensor) -> torch.Tensor:

@@ -4,8 +4,9 @@ Twenty steps on the same Poisson samples of the same users, both with one thread
 (sampling, fold-in, clipping, rounding, noise of all rows included), and `plain_round`, the same steps without
 privacy as one would write them in torch (float32, the same sparse products, no factors, no noise). Alternating
 rounds, median of the ratios. Smaller catalogues train on implicit ALS, which reads every row; large ones on bce,
-whose untouched rows get their noise at the end. Memory is the peak of a child process above what it held before
-the round.
+whose untouched rows get their noise at the end. Memory is the resident peak of a child process above what it held
+before the round; it counts the holes that an allocator leaves between arrays, which differ from process to process by
+a few megabytes, so that small catalogues take the median of several.
 """
 
 import ctypes
@@ -37,18 +38,19 @@ from simulations.benchmarks.plain_steps import plain_round
 
 DIM, HISTORY, NEGATIVES, STEPS = 64, 100, 64, 20
 NOISE_MULTIPLIER, PROBABILITY = 8.0, 0.5
-REPETITIONS = 3
 TIME_BAR, MEMORY_BAR = 1.5, 1.2
 CHILD_TIMEOUT = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A size: users expected in a step, items, and the loss."""
+    """A size: users expected in a step, items and loss; how often it is timed, and weighed in processes."""
 
     n_items: int
     batch: int
     loss: str
+    rounds: int = 3
+    processes: int = 1
 
     @property
     def label(self) -> str:
@@ -57,8 +59,8 @@ class Case:
 
 
 CASES = (
-    Case(n_items=3_706, batch=1_024, loss="implicit-als"),
-    Case(n_items=27_000, batch=1_024, loss="implicit-als"),
+    Case(n_items=3_706, batch=1_024, loss="implicit-als", rounds=9, processes=9),
+    Case(n_items=27_000, batch=1_024, loss="implicit-als", rounds=9, processes=3),
     Case(n_items=27_000, batch=8_192, loss="implicit-als"),
     Case(n_items=100_000, batch=8_192, loss="bce"),
     Case(n_items=1_000_000, batch=8_192, loss="bce"),
@@ -83,12 +85,13 @@ def dp_sgd_step_lines() -> list[Line]:
 def _case_lines(case: Case) -> list[Line]:
     problem = problem_of(case)
     seconds: dict[str, list[float]] = {"private": [], "plain": []}
-    for repetition in range(REPETITIONS):
+    for repetition in range(case.rounds):
         for name, measured in seconds.items():
             measured.append(_timed(ROUNDS[name], problem, seed=repetition))
     private, plain = (statistics.median(values) / STEPS for values in seconds.values())
     ratio = statistics.median(a / b for a, b in zip(seconds["private"], seconds["plain"], strict=True))
-    memory = {name: peak_megabytes(case, name) for name in ROUNDS}
+    peaks = [{name: peak_megabytes(case, name) for name in ROUNDS} for _ in range(case.processes)]
+    memory = {name: statistics.median(found[name] for found in peaks) for name in ROUNDS}
     return [
         Line(name=f"private step ({case.label})", value=1e3 * private, unit="ms"),
         Line(name="the same without privacy", value=1e3 * plain, unit="ms"),
