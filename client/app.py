@@ -32,6 +32,7 @@ from recsys_fed.federation.wire import (
     update_to_records,
 )
 from recsys_fed.ledger.certify import certify
+from recsys_fed.models.allocator import return_large_arrays
 from recsys_fed.models.device import use_threads
 from recsys_fed.signing.canonical import sha256
 
@@ -89,6 +90,7 @@ def train(message: Message, context: Context) -> Message:
     """Answer a request: the budget first, then the computation, then the charge, then the release."""
     silo = open_silo(context)
     use_threads(silo.config.threads)
+    return_large_arrays()
     if "delivery" in message.content:
         request, delivery = masked_request_from_records(message.content)
         silo.check_request(request)

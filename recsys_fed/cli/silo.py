@@ -127,8 +127,8 @@ def serve(folder: Folder, *, metrics_port: MetricsPort = 0, insecure: Insecure =
     from contextlib import ExitStack  # noqa: PLC0415
 
     from recsys_fed.deployment.metrics import served_metrics, silo_metrics  # noqa: PLC0415
-    from recsys_fed.deployment.processes import ended_by_signals  # noqa: PLC0415
     from recsys_fed.deployment.serving import serve_silo  # noqa: PLC0415
+    from recsys_fed.flower.processes import ended_by_signals  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
     from recsys_fed.silo.passphrase import passphrase  # noqa: PLC0415
     from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415

@@ -6,21 +6,22 @@ the CSV file also fits a model of its own users (`silo-trusted`). Users are gene
 aggregation are real.
 """
 
+import os
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from recsys_fed.data.generate import generate
 from recsys_fed.deployment.federation import AUTHORITY, FederationFolder
-from recsys_fed.deployment.processes import end, free_port, healthy
 from recsys_fed.deployment.roster import nodes
 from recsys_fed.errors import EngineError
+from recsys_fed.flower.processes import Process, free_port, healthy, running, wait_until
 
 _USERS, _ITEMS, _SILOS = 3_000, 400, 3
 _PATIENCE = 600.0
@@ -47,16 +48,16 @@ def main(arguments: list[str]) -> int:
     for silo in silos:
         _run("silo", "roster", silo, federation / "public" / "roster.json")
         _run("silo", "check", silo, "--offline")
-    with _started(root / "server.log", "federation", "serve", federation):
-        authority = federation / "public" / AUTHORITY
-        _until("the server", lambda: not healthy("127.0.0.1", port, authority=authority))
+    with _started(root / "server.log", "federation", "serve", federation) as server:
+        there = partial(healthy, "127.0.0.1", port, authority=federation / "public" / AUTHORITY)
+        wait_until(lambda: not there(), server, seconds=_PATIENCE, what="the server")
         with (
             _started(root / "silo-0.log", "silo", "serve", silos[0]),
             _started(root / "silo-1.log", "silo", "serve", silos[1]),
             _started(root / "silo-2.log", "silo", "serve", silos[2]),
         ):
-            folder = FederationFolder(federation)
-            _until("three silos", lambda: [node.status for node in nodes(folder)] == ["online"] * _SILOS)
+            folder, online = FederationFolder(federation), ["online"] * _SILOS
+            wait_until(lambda: _states(folder) == online, server, seconds=_PATIENCE, what="three silos")
             _run("federation", "train", federation, "--epsilon", 6)
             _run("federation", "status", federation)
     (training,) = (federation / "trainings").iterdir()
@@ -95,23 +96,16 @@ def _run(*arguments: object) -> None:
         raise EngineError(f"Expected the command to succeed, it ended with {done.returncode}.")
 
 
+def _states(folder: FederationFolder) -> list[str]:
+    return [node.status for node in nodes(folder)]
+
+
 @contextmanager
-def _started(log: Path, *arguments: object) -> Iterator[None]:
+def _started(log: Path, *arguments: object) -> Iterator[Process]:
     sys.stderr.write(f"\n$ recsys-fed {' '.join(map(str, arguments))} &    (output in {log})\n")
-    with log.open("wb") as output:
-        process = subprocess.Popen([*_COMMAND, *map(str, arguments)], stdout=output, stderr=output)
-        try:
-            yield
-        finally:
-            end(process)
-
-
-def _until(what: str, there: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while not there():
-        if time.monotonic() > deadline:
-            raise EngineError(f"Expected {what} within {_PATIENCE:.0f} s.")
-        time.sleep(1.0)
+    command = [*_COMMAND, *map(str, arguments)]
+    with log.open("wb") as output, running(command, environment=os.environ, output=output) as process:
+        yield process
 
 
 if __name__ == "__main__":

@@ -1,22 +1,17 @@
 """The plain Flower commands that this project runs: what to type to do the same by hand.
 
-All get FLWR_HOME in the operator's own folder, no telemetry, no look for updates and no installation at run time.
+They run in the environment of `recsys_fed.flower.tools`, with FLWR_HOME in the operator's own folder.
 """
 
-import os
 import shlex
-import shutil
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from recsys_fed.deployment.federation import AUTHORITY, FederationFolder, FederationSettings, split_address
-from recsys_fed.errors import EngineError
+from recsys_fed.flower.tools import tool
 from recsys_fed.silo.settings import SiloSettings
 
 CONNECTION = "federation"
-# Flower asks for work this often (seconds); its own default is 1.
-TASK_POLL = "0.1"
 
 
 def superlink_command(folder: FederationFolder, settings: FederationSettings) -> list[str]:
@@ -71,35 +66,10 @@ def flower_config(folder: FederationFolder, settings: FederationSettings) -> str
     return "\n".join(lines) + "\n"
 
 
-def environment(home: Path, *, first_on_path: Path | None = None) -> Mapping[str, str]:
-    """The environment of a Flower process."""
-    folders = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
-    if first_on_path is not None:
-        folders.insert(0, str(first_on_path))
-    return {
-        **os.environ,
-        "PATH": os.pathsep.join(folders),
-        "FLWR_HOME": str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": os.environ.get("FLWR_SUPEREXEC_TASK_POLL_INTERVAL", TASK_POLL),
-    }
-
-
 def printed(command: Sequence[str], home: Path) -> str:
     """The command as a shell takes it."""
     plain = shlex.join([Path(command[0]).name, *command[1:]])
     return f"FLWR_HOME={shlex.quote(str(home))} FLWR_TELEMETRY_ENABLED=0 {plain}"
-
-
-def tool(name: str) -> str:
-    """The command beside this interpreter, else on the PATH; raises EngineError."""
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.is_file() else shutil.which(name)
-    if found is None:
-        raise EngineError(f"Expected the command {name}, it is not installed: pip install flwr.")
-    return found
 
 
 def _quoted(text: str) -> str:

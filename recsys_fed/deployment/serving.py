@@ -9,19 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from recsys_fed.deployment.federation import AUTHORITY, FederationFolder, FederationSettings, split_address
-from recsys_fed.deployment.flower_commands import (
-    environment,
-    flower_config,
-    printed,
-    superlink_command,
-    supernode_command,
-)
+from recsys_fed.deployment.flower_commands import flower_config, printed, superlink_command, supernode_command
 from recsys_fed.deployment.gated_superlink import LOG, MOST_BYTES
 from recsys_fed.deployment.node_key import plain_node_key
-from recsys_fed.deployment.processes import Process, free_port, healthy, running, wait_until
 from recsys_fed.deployment.roster import synchronise
 from recsys_fed.deployment.warm_clientapp import SOCKET, write_program
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.flower.processes import Process, free_port, healthy, running, wait_until
+from recsys_fed.flower.tools import environment
 from recsys_fed.logs import EventLog
 from recsys_fed.silo.on_disk import clear_blocks
 from recsys_fed.silo.settings import DataSettings, SiloSettings

@@ -4,10 +4,10 @@ from typing import Any
 
 from recsys_fed.deployment.authority import expiry
 from recsys_fed.deployment.federation import AUTHORITY, FederationFolder, split_address
-from recsys_fed.deployment.processes import healthy
 from recsys_fed.deployment.roster import admitted, nodes
 from recsys_fed.deployment.serving import prepare_flower
 from recsys_fed.deployment.training import RUN_CONFIG, progress_of
+from recsys_fed.flower.processes import healthy
 
 _NEWEST = 10
 

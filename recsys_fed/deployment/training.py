@@ -11,12 +11,13 @@ from pathlib import Path
 
 from recsys_fed.config import FederationConfig, Value, flat, parse, to_toml
 from recsys_fed.deployment.federation import AUTHORITY, CATALOGUE, ROSTER, FederationFolder, split_address
-from recsys_fed.deployment.flower_commands import environment, printed, run_command
-from recsys_fed.deployment.processes import end, healthy
+from recsys_fed.deployment.flower_commands import printed, run_command
 from recsys_fed.deployment.roster import admitted, publish_roster
 from recsys_fed.deployment.serving import prepare_flower
 from recsys_fed.errors import ConfigurationError, EngineError
 from recsys_fed.federation.outcome import EMBEDDINGS
+from recsys_fed.flower.processes import end, healthy
+from recsys_fed.flower.tools import environment
 from recsys_fed.simulation.apps import app_folder
 
 RUN_CONFIG, FLOWER_LOG = "run.toml", "flower.log"

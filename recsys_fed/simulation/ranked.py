@@ -17,6 +17,7 @@ import torch
 from recsys_fed.config import FederationConfig, SimulationConfig, parse, read_toml
 from recsys_fed.data.simulated import simulated_federation
 from recsys_fed.federation.ranks import joined_ranks, share_of
+from recsys_fed.models.allocator import return_large_arrays
 from recsys_fed.models.device import resolve_device, use_threads
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.user_blocks import UserHistories
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     use_threads(federation.threads)
+    return_large_arrays()
 
     @lru_cache(maxsize=1024)
     def open_share(silo: str) -> tuple[Trainer, UserHistories]:

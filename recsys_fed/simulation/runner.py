@@ -18,6 +18,7 @@ from recsys_fed.evaluation.baselines import popularity
 from recsys_fed.federation.inprocess import run_in_process
 from recsys_fed.federation.noise_split import settled
 from recsys_fed.federation.outcome import EMBEDDINGS, EVENTS, FEDERATION
+from recsys_fed.models.allocator import return_large_arrays
 from recsys_fed.models.device import resolve_device, use_threads
 from recsys_fed.models.items import load_item_embeddings
 from recsys_fed.privacy.guarantee import check_delta
@@ -72,6 +73,7 @@ def simulate(
     progress = progress or Progress()
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     use_threads(simulation.federation.threads)
+    return_large_arrays()
     seconds: dict[str, float] = {}
     with ExitStack() as stack:
         scratch = output or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recsys-fed-")))

@@ -157,17 +157,19 @@ def clipped_sum(batch: RankOneContributions, *, l2_clip_norm: float, mode: str =
 
 def _squares(batch: RankOneContributions) -> tuple[torch.Tensor, torch.Tensor]:
     """||r_u||^2 and a bound on how far rounding may have put it too low, both float64 [n_users]."""
+    sparse = batch.histories.per_user(_copied(batch.values).square_())
+    dim = batch.basis.shape[1]
+    if not dim:
+        return sparse, torch.finfo(torch.float64).eps * (len(batch.basis) + 2.0) * sparse
     coefficients = batch.coefficients.double()
     gramian = gramian_of(batch.basis) if batch.gramian is None else batch.gramian
     dense = torch.linalg.vecdot(coefficients @ gramian, coefficients)
     reads = batch.reads
     if reads is None:
         reads = observed_scores(batch.histories, coefficients, batch.basis)
-    sparse = batch.histories.per_user(_copied(batch.values).square_())
     cross = batch.histories.per_user(_copied(batch.values).mul_(reads))
     # |s| |e| |D|_F bounds |s^T D e|, and |e|^2 |D|_F^2 the quadratic form, term by term.
     own, most = sparse.sqrt(), _lengths(coefficients) * gramian.trace().sqrt()
-    dim = batch.basis.shape[1]
     float64 = torch.finfo(torch.float64).eps * (len(batch.basis) + dim * dim + 2.0)
     rounding = 2 * rounding_of(reads, dim=dim) * own * most + float64 * (own + most).square()
     # The sum of the three is a square; rounding can leave it just below zero.

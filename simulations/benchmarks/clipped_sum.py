@@ -1,246 +1,154 @@
-"""The per-user clipped sum of gradients: rank one, Opacus' per-sample hooks, its ghost clipping, and unclipped.
+"""The per-user clipped sum by rank one against Opacus' ways to it: time and peak memory, over sizes of the catalogue.
 
-All compute sum_u c_u r_u u^T for the same users and the same loss, with the vectors u given, and are compared
-before they are timed. Two losses: implicit ALS over the whole catalogue (r_u = unobserved_weight V u - s_u), where
-Opacus works on a linear layer whose weight is V, the form that suits it best; and matrix factorisation with one
-interaction a sample (r_u = s - 1 at one item), where it works on nn.Embedding.
+See `ways_to_clip` for what is computed. The ways are compared before they are timed; each runs several times in a
+row, they take turns, and figures are medians. A way that cannot run in a machine's memory is left out.
 """
 
+import json
 import statistics
+import sys
 import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
 import torch
-from opacus import GradSampleModule
-from opacus.grad_sample import GradSampleModuleFastGradientClipping
-from scipy import sparse
 
+from recsys_fed.models.allocator import return_large_arrays
 from recsys_fed.models.device import use_threads
-from recsys_fed.models.histories import Histories, histories_of
-from recsys_fed.models.observed import observed_scores
-from recsys_fed.privacy.clipping import clip_factors
-from recsys_fed.trainers.rank_one import RankOneContributions, clipped_sum
 from simulations.benchmarks.line import Line
+from simulations.benchmarks.peak_memory import peak_megabytes, print_peak
+from simulations.benchmarks.ways_to_clip import (
+    Problem,
+    Way,
+    embedding_ghost,
+    embedding_hooks,
+    one_interaction,
+    random_problem,
+    rank_one,
+    with_ghost,
+    with_hooks,
+    without_clipping,
+)
 
-ITEMS, USERS, DIM, HISTORY = 3_706, 1_024, 64, 100
-REPETITIONS, OPACUS_REPETITIONS = 9, 3
-UNOBSERVED_WEIGHT, CLIP = 0.3, 1.0
-# By how much the rank-one form must beat the others: the bars are on time over theirs.
-HOOKS_BAR, GHOST_BAR = 1 / 100, 1 / 20
+DIM, HISTORY = 64, 100
+# By how much the rank-one form must beat the others at the smallest size: the bars are on time over theirs.
+BARS = {"hooks": 1 / 100, "ghost": 1 / 20}
+_LABELS = {
+    "ours": "rank one",
+    "hooks": "Opacus' per-sample hooks",
+    "ghost": "Opacus' ghost clipping",
+    "unclipped": "the unclipped sum",
+}
+# Calls in a row that are timed together: the steps of a round; Opacus' ways take long enough with fewer.
+_STEPS = {"ours": 20, "unclipped": 20, "ghost": 3, "hooks": 1}
+_CATALOGUE: dict[str, Way] = {
+    "ours": rank_one,
+    "hooks": with_hooks,
+    "ghost": with_ghost,
+    "unclipped": without_clipping,
+}
+_INTERACTION: dict[str, Way] = {"ours": one_interaction, "hooks": embedding_hooks, "ghost": embedding_ghost}
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Problem:
-    """V [n_items, dim], u as rows [n_users, dim], and who interacted with what."""
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A size and its loss; `ways` that can run, how often they take turns, and whether the bars are on it."""
 
-    vectors: torch.Tensor
-    users: torch.Tensor
-    histories: Histories
+    n_items: int
+    n_users: int
+    history: int = HISTORY
+    ways: tuple[str, ...] = ("ours", "ghost", "unclipped")
+    turns: int = 3
+    bars: bool = False
+
+    @property
+    def label(self) -> str:
+        """What is measured."""
+        loss = "implicit ALS" if self.history > 1 else "one interaction a sample"
+        return f"{loss}, {self.n_items:,} items, {self.n_users:,} users, d={DIM}"
+
+    @property
+    def by_name(self) -> Mapping[str, Way]:
+        """The ways of the loss."""
+        known = _CATALOGUE if self.history > 1 else _INTERACTION
+        return {name: known[name] for name in self.ways}
+
+    def problem(self) -> Problem:
+        """The users and the catalogue."""
+        return random_problem(n_items=self.n_items, n_users=self.n_users, dim=DIM, history=self.history)
 
 
-Way = Callable[[Problem], torch.Tensor]
+# Hooks hold a gradient [n_items, dim] of every user, several times over: 7 GB for each of 27,000 items and 256 users.
+CASES = (
+    Case(n_items=3_706, n_users=1_024, ways=("ours", "hooks", "ghost", "unclipped"), turns=9, bars=True),
+    Case(n_items=3_706, n_users=1_024, history=1, ways=("ours", "hooks", "ghost"), turns=9, bars=True),
+    Case(n_items=27_000, n_users=256, ways=("ours", "hooks", "ghost", "unclipped")),
+    Case(n_items=100_000, n_users=1_024),
+    Case(n_items=1_000_000, n_users=256),
+)
 
 
 def clipped_sum_lines() -> list[Line]:
-    """Median processor times on one thread, alternating in one process, and their ratios.
+    """Processor times on one thread and peak memory, and what they are of the others'.
 
     Raises:
         ArithmeticError: the ways do not agree, so that there is nothing to compare.
     """
     use_threads(1)
-    catalogue = random_problem(n_items=ITEMS, n_users=USERS, dim=DIM, history=HISTORY)
-    single = random_problem(n_items=ITEMS, n_users=USERS, dim=DIM, history=1)
-    return [
-        *_lines("implicit ALS", catalogue, {"hooks": with_hooks, "ghost": with_ghost, "unclipped": without_clipping}),
-        *_lines(
-            "one interaction a sample",
-            single,
-            {"hooks": embedding_hooks, "ghost": embedding_ghost},
-            ours=one_interaction,
-        ),
-    ]
+    return_large_arrays()
+    return [line for case in CASES for line in _lines(case)]
 
 
-def _lines(loss: str, problem: Problem, others: dict[str, Way], *, ours: Way | None = None) -> list[Line]:
-    ours = ours or rank_one
-    expected = ours(problem)
-    for name, way in others.items():
-        if name != "unclipped" and not torch.allclose(expected.float(), way(problem), rtol=1e-3, atol=1e-4):
-            raise ArithmeticError(f"Expected the clipped sum of {loss} by rank one to equal that of Opacus' {name}.")
-    seconds: dict[str, list[float]] = {name: [] for name in ("ours", *others)}
-    for repetition in range(REPETITIONS):
-        seconds["ours"].append(_timed(ours, problem))
-        for name, way in others.items():
-            if name == "unclipped" or repetition < OPACUS_REPETITIONS:
-                seconds[name].append(_timed(way, problem))
-    median = {name: statistics.median(values) for name, values in seconds.items()}
-    size = f"{loss}, {ITEMS:,} items, {USERS:,} users, d={DIM}"
-    bars = {"hooks": HOOKS_BAR, "ghost": GHOST_BAR, "unclipped": None}
-    labels = {
-        "hooks": "Opacus' per-sample hooks",
-        "ghost": "Opacus' ghost clipping",
-        "unclipped": "the unclipped sum",
-    }
-    times = [Line(name=f"clipped sum by rank one ({size})", value=1e3 * median["ours"], unit="ms")]
-    times += [Line(name=f"the same by {labels[name]}", value=1e3 * median[name], unit="ms") for name in others]
-    return times + [
-        Line(
-            name=f"rank one over {labels[name]}, {loss}",
-            value=median["ours"] / median[name],
-            unit="times",
-            bar=bars[name],
+def _lines(case: Case) -> list[Line]:
+    seconds = _seconds(case)
+    memory = {name: peak_megabytes(__spec__.name, json.dumps([CASES.index(case), name])) for name in case.ways}
+    found = []
+    for name in case.ways:
+        found.append(
+            Line(name=f"clipped sum by {_LABELS[name]} ({case.label})", value=1e3 * seconds[name], unit="ms")
         )
-        for name in others
-    ]
+        found.append(Line(name="the same: peak memory above the data", value=memory[name], unit="MB"))
+    for name in case.ways[1:]:
+        ratio, bar = seconds["ours"] / seconds[name], BARS.get(name) if case.bars else None
+        found.append(
+            Line(name=f"rank one over {_LABELS[name]}: time ({case.label})", value=ratio, unit="times", bar=bar)
+        )
+        found.append(Line(name="the same: memory", value=memory["ours"] / memory[name], unit="times"))
+    return found
 
 
-def random_problem(*, n_items: int, n_users: int, dim: int, history: int) -> Problem:
-    """Random vectors and histories of `history` items a user."""
-    rng = np.random.default_rng(0)
-    columns = np.concatenate([rng.choice(n_items, history, replace=False) for _ in range(n_users)])
-    rows = np.repeat(np.arange(n_users), history)
-    matrix = sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(n_users, n_items))
-    generator = torch.Generator().manual_seed(0)
-    return Problem(
-        vectors=torch.randn(n_items, dim, generator=generator) / dim**0.5,
-        users=torch.randn(n_users, dim, generator=generator),
-        histories=histories_of(matrix),
-    )
+def _seconds(case: Case) -> dict[str, float]:
+    """Median of the processor seconds of every way."""
+    problem, ways = case.problem(), case.by_name
+    expected = ways["ours"](problem).float()
+    for name, way in ways.items():
+        if name != "unclipped" and not torch.allclose(expected, way(problem).float(), rtol=1e-3, atol=1e-4):
+            raise ArithmeticError(f"Expected the sum by rank one to equal that by {_LABELS[name]} ({case.label}).")
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(case.turns):
+        for name, way in ways.items():
+            seconds[name].append(_timed(way, problem, steps=_STEPS[name]))
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def contributions(problem: Problem) -> RankOneContributions:
-    """Every user's gradient as a rank-one matrix."""
-    fitted = observed_scores(problem.histories, problem.users, problem.vectors)
-    return RankOneContributions(
-        histories=problem.histories,
-        values=fitted - 1.0,
-        basis=problem.vectors,
-        coefficients=UNOBSERVED_WEIGHT * problem.users,
-        right=problem.users,
-        reads=UNOBSERVED_WEIGHT * fitted,
-    )
-
-
-def rank_one(problem: Problem) -> torch.Tensor:
-    """The library's way."""
-    return clipped_sum(contributions(problem), l2_clip_norm=CLIP)
-
-
-def one_interaction(problem: Problem) -> torch.Tensor:
-    """The library's way, for (1 - s)^2 / 2 at one item a user."""
-    nothing = problem.vectors.new_zeros(ITEMS, 0), problem.vectors.new_zeros(len(problem.users), 0)
-    fitted = observed_scores(problem.histories, problem.users, problem.vectors)
-    batch = RankOneContributions(
-        histories=problem.histories,
-        values=fitted - 1.0,
-        basis=nothing[0],
-        coefficients=nothing[1],
-        right=problem.users,
-        reads=torch.zeros_like(fitted),
-    )
-    return clipped_sum(batch, l2_clip_norm=CLIP)
-
-
-def without_clipping(problem: Problem) -> torch.Tensor:
-    """The same products with every factor 1, in float32: what training without privacy does."""
-    histories, vectors, users = problem.histories, problem.vectors, problem.users
-    pattern = torch.sparse_csr_tensor(
-        histories.starts.to(histories.items.dtype),
-        histories.items,
-        torch.zeros(len(histories.items)),
-        size=(len(users), len(vectors)),
-    )
-    fitted = torch.sparse.sampled_addmm(pattern, users, vectors.T, beta=0.0).values()
-    return histories.transposed_times(fitted - 1.0, users) + vectors @ (UNOBSERVED_WEIGHT * (users.T @ users))
-
-
-def with_hooks(problem: Problem) -> torch.Tensor:
-    """Opacus' stock hooks: a gradient [n_items, dim] of every user, then clipped and summed."""
-    layer = _linear(problem)
-    module = GradSampleModule(layer, loss_reduction="sum")
-    _quietly_backward(_catalogue_losses(problem, module(problem.users)).sum())
-    return _clipped_samples(layer)
-
-
-def with_ghost(problem: Problem) -> torch.Tensor:
-    """Opacus' ghost clipping: norms without gradients of single users, then a second pass backward."""
-    layer = _linear(problem)
-    module = GradSampleModuleFastGradientClipping(layer, loss_reduction="sum", max_grad_norm=CLIP)
-    return _ghost(module, layer, _catalogue_losses(problem, module(problem.users)))
-
-
-def embedding_hooks(problem: Problem) -> torch.Tensor:
-    """Opacus' stock hooks on nn.Embedding: a gradient [n_items, dim] of every interaction."""
-    layer = _embedding(problem)
-    module = GradSampleModule(layer, loss_reduction="sum")
-    _quietly_backward(_interaction_losses(problem, module(problem.histories.items.long()[:, None])).sum())
-    return _clipped_samples(layer)
-
-
-def embedding_ghost(problem: Problem) -> torch.Tensor:
-    """Opacus' ghost clipping on nn.Embedding."""
-    layer = _embedding(problem)
-    module = GradSampleModuleFastGradientClipping(layer, loss_reduction="sum", max_grad_norm=CLIP)
-    return _ghost(module, layer, _interaction_losses(problem, module(problem.histories.items.long()[:, None])))
-
-
-def _linear(problem: Problem) -> torch.nn.Module:
-    layer = torch.nn.Linear(problem.vectors.shape[1], len(problem.vectors), bias=False)
-    with torch.no_grad():
-        layer.weight.copy_(problem.vectors)
-    return layer
-
-
-def _embedding(problem: Problem) -> torch.nn.Module:
-    layer = torch.nn.Embedding(*problem.vectors.shape)
-    with torch.no_grad():
-        layer.weight.copy_(problem.vectors)
-    return layer
-
-
-def _catalogue_losses(problem: Problem, scores: torch.Tensor) -> torch.Tensor:
-    """The loss of every user, [n_users]."""
-    histories = problem.histories
-    misses = (1 - scores[histories.users, histories.items.long()]).square()
-    observed = torch.zeros(len(problem.users)).index_add(0, histories.users, misses)
-    return (observed + UNOBSERVED_WEIGHT * scores.square().sum(1)) / 2
-
-
-def _interaction_losses(problem: Problem, rows: torch.Tensor) -> torch.Tensor:
-    """The loss of every user's one interaction, [n_users], from v_i [n_users, 1, dim]."""
-    return (1 - (rows[:, 0] * problem.users).sum(1)).square() / 2
-
-
-def _clipped_samples(layer: torch.nn.Module) -> torch.Tensor:
-    gradients: torch.Tensor = layer.weight.grad_sample  # type: ignore[assignment, union-attr]
-    factors = clip_factors(gradients.flatten(1).norm(dim=1).double(), l2_clip_norm=CLIP).float()
-    return torch.einsum("u,uij->ij", factors, gradients)
-
-
-def _ghost(
-    module: GradSampleModuleFastGradientClipping, layer: torch.nn.Module, losses: torch.Tensor
-) -> torch.Tensor:
-    """The two passes of Opacus' DPLossFastGradientClipping."""
-    _quietly_backward(losses.sum(), retain_graph=True)
-    factors = module.get_clipping_coef()
-    module.zero_grad()
-    module.disable_hooks()
-    _quietly_backward((factors * losses).sum())
-    gradient: torch.Tensor = layer.weight.grad  # type: ignore[assignment]
-    return gradient
-
-
-def _quietly_backward(loss: torch.Tensor, *, retain_graph: bool = False) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
-        loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]
-
-
-def _timed(way: Way, problem: Problem) -> float:
-    """Processor seconds: on one thread they hardly depend on what else the machine does."""
+def _timed(way: Way, problem: Problem, *, steps: int) -> float:
+    """Processor seconds a call: on one thread they hardly depend on what else the machine does."""
     start = time.process_time()
-    way(problem)
-    return time.process_time() - start
+    for _ in range(steps):
+        way(problem)
+    return (time.process_time() - start) / steps
+
+
+def _child(argument: str) -> None:
+    place, name = json.loads(argument)
+    use_threads(1)
+    return_large_arrays()
+    case = CASES[place]
+    way, problem = case.by_name[name], case.problem()
+    small = random_problem(n_items=500, n_users=10, dim=DIM, history=case.history)
+    print_peak(partial(way, problem), warm=partial(way, small))
+
+
+if __name__ == "__main__":
+    _child(sys.argv[1])

@@ -16,12 +16,12 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from recsys_fed.deployment.flower_commands import environment, tool
-from recsys_fed.deployment.processes import Process, free_port, healthy, running, wait_until
 from recsys_fed.deployment.roster import nodes
 from recsys_fed.deployment.serving import served_federation
 from recsys_fed.deployment.training import new_training, run_training
 from recsys_fed.federation.outcome import LOG
+from recsys_fed.flower.processes import Process, free_port, healthy, running, wait_until
+from recsys_fed.flower.tools import environment, tool
 from simulations.benchmarks.engines import write_app
 from simulations.benchmarks.line import Line
 from simulations.benchmarks.made_federation import SILOS, made_federation

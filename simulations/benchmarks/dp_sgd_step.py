@@ -9,20 +9,19 @@ before the round; it counts the holes that an allocator leaves between arrays, w
 a few megabytes, so that small catalogues take the median of several.
 """
 
-import ctypes
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
 from scipy import sparse
 
+from recsys_fed.models.allocator import return_large_arrays
 from recsys_fed.models.device import use_threads
 from recsys_fed.models.histories import Histories, histories_of
 from recsys_fed.privacy.engine import poisson_sample
@@ -34,12 +33,12 @@ from recsys_fed.trainers.local_steps import Task, local_steps
 from recsys_fed.trainers.losses import loss_of
 from recsys_fed.trainers.losses.loss import Clipping
 from simulations.benchmarks.line import Line
+from simulations.benchmarks.peak_memory import peak_megabytes, print_peak
 from simulations.benchmarks.plain_steps import plain_round
 
 DIM, HISTORY, NEGATIVES, STEPS = 64, 100, 64, 20
 NOISE_MULTIPLIER, PROBABILITY = 8.0, 0.5
 TIME_BAR, MEMORY_BAR = 1.5, 1.2
-CHILD_TIMEOUT = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +78,7 @@ class Problem:
 def dp_sgd_step_lines() -> list[Line]:
     """Time and memory of every case, private over plain."""
     use_threads(1)
+    return_large_arrays()
     return [line for case in CASES for line in _case_lines(case)]
 
 
@@ -90,7 +90,7 @@ def _case_lines(case: Case) -> list[Line]:
             measured.append(_timed(ROUNDS[name], problem, seed=repetition))
     private, plain = (statistics.median(values) / STEPS for values in seconds.values())
     ratio = statistics.median(a / b for a, b in zip(seconds["private"], seconds["plain"], strict=True))
-    peaks = [{name: peak_megabytes(case, name) for name in ROUNDS} for _ in range(case.processes)]
+    peaks = [{name: _megabytes(case, name) for name in ROUNDS} for _ in range(case.processes)]
     memory = {name: statistics.median(found[name] for found in peaks) for name in ROUNDS}
     return [
         Line(name=f"private step ({case.label})", value=1e3 * private, unit="ms"),
@@ -178,34 +178,16 @@ def task_of(case: Case) -> Task:
     )
 
 
-def peak_megabytes(case: Case, name: str) -> float:
-    """Peak memory of one round above what its process held before, in a process of its own."""
-    record = json.dumps([case.n_items, case.batch, case.loss, name])
-    command = [sys.executable, "-m", "simulations.benchmarks.dp_sgd_step", record]
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_TIMEOUT, check=True, cwd=root)
-    return float(done.stdout)
+def _megabytes(case: Case, name: str) -> float:
+    return peak_megabytes(__spec__.name, json.dumps([case.n_items, case.batch, case.loss, name]))
 
 
 def _child(record: str) -> None:
     n_items, batch, loss, name = json.loads(record)
     use_threads(1)
-    problem = problem_of(Case(n_items=n_items, batch=batch, loss=loss))
-    # Imports, tables of the sampler and threads belong to the process, not to the round.
-    small = problem_of(Case(n_items=500, batch=50, loss=loss))
-    ROUNDS[name](small, seed=0)
-    # What was freed while the data was made must not serve the round for nothing.
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    before = _high_water()
-    ROUNDS[name](problem, seed=0)
-    sys.stdout.write(f"{(_high_water() - before) / 1e3}\n")
-
-
-def _high_water() -> float:
-    """Peak resident memory since it was last cleared, kB."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return float(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+    return_large_arrays()
+    work = partial(ROUNDS[name], problem_of(Case(n_items=n_items, batch=batch, loss=loss)), seed=0)
+    print_peak(work, warm=partial(ROUNDS[name], problem_of(Case(n_items=500, batch=50, loss=loss)), seed=0))
 
 
 def _timed(way: Callable[..., torch.Tensor], problem: Problem, *, seed: int) -> float:

@@ -16,9 +16,9 @@ from killing import MID_ROUND, charges, complete, events_of, round_events, under
 from real_federation import RealFederation, wait_for
 
 from recsys_fed.certificates.run import verify_run
-from recsys_fed.deployment.processes import free_port
 from recsys_fed.deployment.training import last_training
 from recsys_fed.federation.outcome import CERTIFICATES, EMBEDDINGS, EVENTS
+from recsys_fed.flower.processes import free_port
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.verification import verify_ledger
 from recsys_fed.silo.settings import read_silo_settings

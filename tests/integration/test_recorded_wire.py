@@ -9,8 +9,8 @@ import pytest
 from deployment_kit import CONFIG, USER, deployed
 from real_federation import RealFederation
 
-from recsys_fed.deployment.processes import free_port
 from recsys_fed.federation.outcome import EMBEDDINGS
+from recsys_fed.flower.processes import free_port
 from recsys_fed.silo.pseudonyms import Pseudonyms
 from recsys_fed.silo.secret import SiloSecret
 from recsys_fed.silo.settings import read_silo_settings

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from simulations.benchmarks import __main__ as command
-from simulations.benchmarks.clipped_sum import Problem, random_problem, rank_one, with_hooks, without_clipping
 from simulations.benchmarks.engines import in_process_ms, write_app
 from simulations.benchmarks.line import Line
+from simulations.benchmarks.ways_to_clip import Problem, random_problem, rank_one, with_hooks, without_clipping
 
 
 @pytest.fixture

@@ -73,15 +73,12 @@ def clipped_touched(
     values = torch.empty(len(scores.pattern.items), dtype=torch.float64, device=users.device)
     values[scores.of_history] = positive.double()
     values[scores.of_negatives] = negative.double()
-    n_items, nothing = scores.pattern.n_items, torch.zeros(0, 0, dtype=torch.float64, device=users.device)
     batch = RankOneContributions(
         histories=scores.pattern,
         values=values,
-        basis=users.new_zeros(n_items, 0),
+        basis=users.new_zeros(scores.pattern.n_items, 0),
         coefficients=users.new_zeros(len(users), 0),
         right=users,
-        reads=torch.zeros_like(values),
-        gramian=nothing,
     )
     return clip(batch, l2_clip_norm=clipping.l2_clip_norm, mode=clipping.mode)
 

@@ -1,0 +1,1 @@
+"""Flower's own commands and processes, as every part of this project that starts some starts them."""
