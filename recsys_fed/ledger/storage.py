@@ -92,6 +92,10 @@ _POSTGRESQL_DURABLE = (
 )
 
 
+# All ledgers of a process make the same few statements: what SQLAlchemy compiles for one serves the others.
+_OPTIONS: dict[str, Any] = {"compiled_cache": {}}
+
+
 class Storage:
     """An open database of one ledger. It knows tables and transactions, nothing of what entries mean."""
 
@@ -212,9 +216,14 @@ def _url(text: str) -> sa.URL:
 def _engine(url: sa.URL, *, durable: bool) -> Engine:
     try:
         if url.get_backend_name() != "sqlite":
-            return sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
-        arguments = {"timeout": _LOCK_SECONDS}
-        engine = sa.create_engine(_readable(url), connect_args=arguments, poolclass=sa.NullPool, hide_parameters=True)
+            return sa.create_engine(url, pool_pre_ping=True, hide_parameters=True, execution_options=_OPTIONS)
+        engine = sa.create_engine(
+            _readable(url),
+            connect_args={"timeout": _LOCK_SECONDS},
+            poolclass=sa.NullPool,
+            hide_parameters=True,
+            execution_options=_OPTIONS,
+        )
     except (SQLAlchemyError, ImportError) as error:
         raise LedgerError(
             f"Expected a database that is supported (SQLite, PostgreSQL): {error}. "

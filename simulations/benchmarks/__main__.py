@@ -16,7 +16,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from recsys_fed.models.allocator import return_large_arrays
 from recsys_fed.models.device import use_threads
 from simulations.benchmarks.line import Line
 from simulations.benchmarks.registry import BENCHMARKS
@@ -34,7 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"Expected names of {', '.join(BENCHMARKS)}, got {', '.join(unknown)}.")
     use_threads(0)
-    return_large_arrays()
     logging.getLogger("flwr").setLevel(logging.WARNING)
     before = circumstances()
     lines: list[Line] = []

@@ -10,9 +10,10 @@ from plain_trainers import one_thread as _one_thread  # noqa: F401
 
 from recsys_fed.models.items import FoldIn
 from recsys_fed.models.ridge import gramian_of
+from recsys_fed.trainers import rank_one
 from recsys_fed.trainers.losses.implicit_als import ImplicitALS
 from recsys_fed.trainers.losses.loss import Batch
-from recsys_fed.trainers.rank_one import RankOneContributions, clipped_sum, contribution_norms
+from recsys_fed.trainers.rank_one import RankOneContributions, clip, clipped_sum, contribution_norms
 
 HOW = FoldIn(kind="ridge", unobserved_weight=0.3, regularization=0.8)
 
@@ -52,6 +53,20 @@ def batches(draw, dtype=torch.float64):
 def test_norms_are_those_of_the_matrices(batch):
     expected = contributions(batch).flatten(1).norm(dim=1)
     torch.testing.assert_close(contribution_norms(batch), expected, rtol=1e-7, atol=1e-9)
+
+
+@settings(max_examples=150, deadline=None)
+@given(batches(), st.integers(1, 30))
+def test_the_sum_is_the_same_in_blocks_of_any_size_over_whatever_was_there(batch, floats):
+    expected = plain_clipped_sum(batch, l2_clip_norm=1.0, mode="flat")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(rank_one, "_BLOCK_FLOATS", floats)
+        total = clip(batch, l2_clip_norm=1.0)
+        table = torch.full(expected.shape, torch.nan, dtype=torch.float64)
+        torch.testing.assert_close(total.into(table), expected, rtol=1e-5, atol=1e-5)
+        found = [(start, rows.clone()) for start, rows in total.blocks()]
+    torch.testing.assert_close(torch.cat([rows for _, rows in found]), expected, rtol=1e-5, atol=1e-5)
+    assert [start for start, _ in found] == np.cumsum([0, *(len(rows) for _, rows in found[:-1])]).tolist()
 
 
 @settings(max_examples=150, deadline=None)
