@@ -60,7 +60,7 @@ class Case:
 
 CASES = (
     Case(n_items=3_706, batch=1_024, loss="implicit-als", rounds=9, processes=9),
-    Case(n_items=27_000, batch=1_024, loss="implicit-als", rounds=5, processes=3),
+    Case(n_items=27_000, batch=1_024, loss="implicit-als", rounds=9, processes=3),
     Case(n_items=27_000, batch=8_192, loss="implicit-als"),
     Case(n_items=100_000, batch=8_192, loss="bce"),
     Case(n_items=1_000_000, batch=8_192, loss="bce"),
