@@ -78,7 +78,7 @@ class Case:
         return random_problem(n_items=self.n_items, n_users=self.n_users, dim=DIM, history=self.history)
 
 
-# Hooks hold a gradient [n_items, dim] of every user, several times over: 7 GB for each of 27,000 items and 256 users.
+# Hooks hold a gradient [n_items, dim] of every user, twice: 3.6 GB for 27,000 items and 256 users.
 CASES = (
     Case(n_items=3_706, n_users=1_024, ways=("ours", "hooks", "ghost", "unclipped"), turns=9, bars=True),
     Case(n_items=3_706, n_users=1_024, history=1, ways=("ours", "hooks", "ghost"), turns=9, bars=True),

@@ -43,5 +43,10 @@ def test_large_blocks_are_mapped_anew_where_it_was_asked_for() -> None:
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    asked: list[None] = []
+    for name in allocator._VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    # An object without mallopt.
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: asked.append(name) or object())
     allocator.return_large_arrays.__wrapped__()
+    assert asked == [None]
