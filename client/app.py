@@ -20,6 +20,8 @@ from client.opening import open_silo
 from client.state import Silo
 from client.training import training_of
 from recsys_fed.errors import BudgetExceededError, ProtocolError
+from recsys_fed.federation.plan import check_plan_version
+from recsys_fed.federation.release import OnFailure
 from recsys_fed.federation.signed_greeting import signed_greeting
 from recsys_fed.federation.update import Greeting
 from recsys_fed.federation.wire import (
@@ -28,6 +30,7 @@ from recsys_fed.federation.wire import (
     greeting_to_records,
     masked_request_from_records,
     masked_to_records,
+    plan_of_invitation,
     request_from_records,
     update_to_records,
 )
@@ -41,6 +44,16 @@ _RAISED = 1
 _Handler = Callable[[Message, Context], Message]
 
 app = ClientApp()
+
+
+def _operators_note(asked: str, message: Message, context: Context) -> OnFailure:
+    """Tell the silo's operator, and nobody else, why an answer holds nobody's data."""
+
+    def note(error: Exception) -> None:
+        message_log(context).failed(asked, error, **public_facts(message, context))
+        log(ERROR, "This silo answers for nobody:\n%s", "".join(traceback.format_exception(error)))
+
+    return note
 
 
 def _guarded(asked: str) -> Callable[[_Handler], _Handler]:
@@ -72,7 +85,9 @@ def _guarded(asked: str) -> Callable[[_Handler], _Handler]:
 @app.query()
 @_guarded("greet")
 def greet(message: Message, context: Context) -> Message:
-    """Say which public catalogue this silo holds; nothing about its users."""
+    """Say which public catalogue this silo holds; nothing about its users, who are not looked at."""
+    if message.has_content() and len(message.content):
+        check_plan_version(plan_of_invitation(message.content))
     silo = open_silo(context)
     greeting = Greeting(
         silo=silo.name,
@@ -87,18 +102,18 @@ def greet(message: Message, context: Context) -> Message:
 @app.train()
 @_guarded("train")
 def train(message: Message, context: Context) -> Message:
-    """Answer a request: the budget first, then the computation, then the charge, then the release."""
+    """Answer a request: what it is first, then the charge, then the computation, then the release."""
     silo = open_silo(context)
+    failed = _operators_note("train", message, context)
     use_threads(silo.config.threads)
     return_large_arrays()
     if "delivery" in message.content:
         request, delivery = masked_request_from_records(message.content)
-        silo.check_request(request)
-        masked = masked_rounds.masked_release(silo, context, request, delivery)
+        masked = masked_rounds.masked_release(silo, context, request, delivery, on_failure=failed)
         return Message(masked_to_records(masked), reply_to=message)
     request = request_from_records(message.content)
-    silo.check_request(request)
-    return Message(update_to_records(silo.release(request, run=training_of(context))), reply_to=message)
+    update = silo.release(request, run=training_of(context), on_failure=failed)
+    return Message(update_to_records(update), reply_to=message)
 
 
 # The exchanges of a masked round, around `train`: which message is asked, which one answers, and what is done.
@@ -129,6 +144,11 @@ def conclude(message: Message, context: Context) -> Message:
     silo = open_silo(context)
     model = blob_from_records("conclusion", message.content)
     if isinstance(silo, DeployedSilo):
-        silo.keep(model)
+        silo.check_model(model)
     certificate = certify(silo.ledger, silo.key, run=training_of(context), model=sha256(model))
+    if isinstance(silo, DeployedSilo):
+        try:
+            silo.keep(model)
+        except Exception as error:  # noqa: BLE001  (it may depend on users: the answer must not)
+            _operators_note("conclude", message, context)(error)
     return Message(blob_to_records("certificate", certificate), reply_to=message)

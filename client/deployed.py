@@ -5,7 +5,7 @@ The path of silo.toml comes from the SuperNode's own command line (--node-config
 
 import secrets
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -13,15 +13,15 @@ import torch
 from client.state import Silo
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
-from recsys_fed.errors import BudgetExceededError, ConfigurationError, ProtocolError
+from recsys_fed.errors import ConfigurationError, DataFormatError, ProtocolError
 from recsys_fed.federation.noise_split import masking_of, settled
-from recsys_fed.federation.release import Randomness
+from recsys_fed.federation.plan import derive_plan
+from recsys_fed.federation.release import Randomness, SiloUsers
 from recsys_fed.federation.roster import read_roster
 from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms
-from recsys_fed.federation.update import Request
+from recsys_fed.ledger.budget import Allowance
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.models.device import resolve_device
-from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.guarantee import check_delta
 from recsys_fed.privacy.noise import SystemNoise
 from recsys_fed.signing.keys import SigningKey
@@ -33,62 +33,77 @@ from recsys_fed.silo.secret import SiloSecret
 from recsys_fed.silo.settings import SiloSettings, read_silo_settings, settings_file
 from recsys_fed.silo.state import StateFolder
 
-_ROUNDING = 1e-9
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DeployedSilo(Silo):
     """A silo as its operator has set it up.
 
     Attributes:
-        settings: silo.toml. data: what was read under it.
-        state: what the silo keeps of finished trainings.
+        settings: silo.toml.
+        secret: keys of pseudonyms and of what is sealed.
     """
 
     settings: SiloSettings
-    data: SiloData | StoredSiloData
-    state: StateFolder
+    secret: SiloSecret
+
+    @property
+    def allowance(self) -> Allowance:
+        """The agreed epsilon for one training, and as many trainings as silo.toml says."""
+        return Allowance(epsilon=self.config.epsilon, trainings=self.settings.trainings, days=self.settings.per_days)
+
+    @cached_property
+    def data(self) -> SiloData | StoredSiloData:
+        """What [data] of silo.toml says, read when it is first asked for; a failure is tried again."""
+        return open_silo_data(self.settings.data, self.catalogue, Pseudonyms(self.secret))
+
+    def prepare(self) -> None:
+        """Read the data and derive the plan, which the first request would do; raises what reading them raises."""
+        derive_plan(self.config, self.catalogue)
+        self.users()
+
+    def users(self) -> SiloUsers:
+        """The users, read under silo.toml."""
+        return self._users
+
+    @cached_property
+    def _users(self) -> SiloUsers:
+        histories = self.data.histories(resolve_device(self.settings.device))
+        return SiloUsers(histories=histories, test=self.data.test)
 
     def randomness(self, release: int) -> Randomness:
         """Streams from the operating system; from the seed only where silo.toml and the ledger say "simulated"."""
         if self.settings.simulated:
             return super().randomness(release)
-        return Randomness(
-            noise=SystemNoise(),
-            sampling=torch.Generator().manual_seed(secrets.randbits(63)),
-            nonce=secrets.token_hex(16),
-        )
+        return Randomness(noise=SystemNoise(), sampling=torch.Generator().manual_seed(secrets.randbits(63)))
 
-    def charge(self, request: Request, event: ReleaseEvent, payload: bytes, *, run: str, keep: bool = True) -> None:
-        """As every silo; besides, one training may not cost more than the epsilon that was agreed on.
-
-        Raises:
-            BudgetExceededError: it would exceed the ledger's limit or the agreed epsilon; nothing leaves.
-        """
-        spent = self.ledger.would_spend((event,), run=run)
-        if spent > self.config.epsilon * (1 + _ROUNDING):
-            raise BudgetExceededError(
-                f"Expected a training of at most the agreed epsilon {self.config.epsilon:g}, this one would have "
-                f"cost {spent:.4f}."
-            )
-        super().charge(request, event, payload, run=run, keep=keep)
-
-    def check_request(self, request: Request) -> None:
-        """Refuse what this silo has not agreed to, whatever the server asks; raises ProtocolError."""
-        super().check_request(request)
-        if request.trainer != self.config.trainer:
-            raise ProtocolError(f"Expected the agreed trainer {self.config.trainer}, got {request.trainer!r}.")
+    def check_model(self, model: bytes) -> None:
+        """Refuse what is no model of this catalogue; raises ProtocolError."""
+        try:
+            self.state.check(model, self.catalogue)
+        except DataFormatError as error:
+            raise ProtocolError(str(error)) from error
 
     def keep(self, model: bytes) -> None:
         """Take in the released model: fold in all users and seal them; see `StateFolder`."""
         self.state.keep(model, self.data.parts())
 
+    @property
+    def state(self) -> StateFolder:
+        """What the silo keeps of finished trainings."""
+        return StateFolder(Path(self.settings.state), self.secret)
+
+    def _server_has_features(self) -> bool:
+        """The server of a deployed federation has the same catalogue file."""
+        return True
+
 
 def open_deployed_silo(path: Path) -> DeployedSilo:
     """Open a silo by its silo.toml (or the folder of it); once a process, however the path is written.
 
+    Its data is not read: see `DeployedSilo.data`.
+
     Raises:
-        RecsysFedError: settings, keys, ledger or data are not as they should be; the text may hold private paths.
+        RecsysFedError: settings, keys, ledger or catalogue are not as they should be; the text may hold paths.
     """
     return _opened(settings_file(path))
 
@@ -101,25 +116,19 @@ def _opened(path: Path) -> DeployedSilo:
     secret = SiloSecret.load(Path(settings.secret_key), passphrase=words)
     ledger = Ledger.open(settings.ledger, key=key, witness=Path(settings.witness) if settings.witness else None)
     check_terms(settings, ledger)
-    catalogue = Catalogue.load(settings.catalogue)
-    data = open_silo_data(settings.data, catalogue, Pseudonyms(secret))
-    if len(data.users):
-        check_delta(settings.agreed.delta, n_users=len(data.users))
+    check_delta(settings.agreed.delta, n_users=settings.agreed.declared_users)
     agreed = replace(settings.agreed, device=settings.device, threads=settings.threads)
     config = settled(replace(agreed, seed=max(settings.simulated_seed, 0)), simulated=settings.simulated)
     silo = DeployedSilo(
         name=settings.name,
         index=settings.simulated_index,
         config=config,
-        catalogue=catalogue,
-        histories=data.histories(resolve_device(settings.device)),
-        test=data.test,
+        catalogue=Catalogue.load(settings.catalogue),
         ledger=ledger,
         key=key,
         accepted=_accepted(settings, config),
         settings=settings,
-        data=data,
-        state=StateFolder(Path(settings.state), secret),
+        secret=secret,
     )
     # No connection is held: a fork must not share one.
     ledger.close()

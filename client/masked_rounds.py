@@ -10,6 +10,7 @@ from flwr.app import ConfigRecord, Context
 from client.state import Silo
 from client.training import training_of
 from recsys_fed.federation.masked_request import check_terms_of
+from recsys_fed.federation.release import OnFailure
 from recsys_fed.federation.secure_aggregation import silo as protocol
 from recsys_fed.federation.secure_aggregation.errors import TermsError
 from recsys_fed.federation.secure_aggregation.silo_states import Advertised, Confirmed, Masked, Shared
@@ -19,6 +20,8 @@ from recsys_fed.federation.update import MaskedUpdate, Request
 from recsys_fed.signing.canonical import sha256
 
 _RECORD, _KEY = "masked-round", "state"
+# Before the bytes of a state that is used up, while the answer to it is computed.
+_CLAIMED = b"claimed"
 
 
 def advertise(silo: Silo, context: Context, terms_message: bytes) -> bytes:
@@ -48,26 +51,36 @@ def share(silo: Silo, context: Context, roster: bytes) -> bytes:
     return message
 
 
-def masked_release(silo: Silo, context: Context, request: Request, delivery: bytes) -> MaskedUpdate:
+def masked_release(
+    silo: Silo, context: Context, request: Request, delivery: bytes, *, on_failure: OnFailure
+) -> MaskedUpdate:
     """Open the neighbours' shares, and answer the request with masked integers.
 
-    Guarantees: nothing private is read before the shares have opened and the budget was asked; the state is used and
-    the release is charged before this returns. The integers are masked once and kept nowhere: whoever asks again,
-    with keys of another attempt, gets other noise, which is charged again.
+    Guarantees: nothing private is read before the shares have opened and the release is charged; from then on there
+    is an answer, whatever the private data is; the state is used before this returns. The integers are masked once
+    and kept nowhere: whoever asks again, with keys of another attempt, gets other noise, which is charged again.
 
     Raises:
         SecureAggregationError: the shares or the request do not hold; nothing is charged.
         BudgetExceededError: it would exceed the ledger's limit; nothing is charged.
     """
+    silo.check_request(request)
     used = _taken(context)
     ready = protocol.receive(state_of(used, Shared), silo.key, delivery)
     check_terms_of(request, ready.roster.terms)
-    integers, event = silo.noised(request)
-    state, message = protocol.mask(ready, silo.key, integers)
-    content = _turn(silo, context, used, state)
-    silo.charge(request, event, message, run=training_of(context), keep=False)
-    _keep(context, content)
-    return MaskedUpdate(silo=silo.name, content=message, event=event, catalogue_hash=request.catalogue_hash)
+    # The state is used up before the charge: of two processes with a copy of it one is charged.
+    claim = _CLAIMED + used
+    silo.ledger.take_turn(run=training_of(context), used=sha256(used), after=sha256(claim))
+    masked = silo.noised(request, run=training_of(context), on_failure=on_failure)
+    state, message = protocol.mask(ready, silo.key, masked.integers)
+    _keep(context, _turn(silo, context, claim, state))
+    return MaskedUpdate(
+        silo=silo.name,
+        content=message,
+        event=masked.event,
+        catalogue_hash=request.catalogue_hash,
+        nonce=masked.nonce,
+    )
 
 
 def confirm(silo: Silo, context: Context, survivors: bytes) -> bytes:

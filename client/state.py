@@ -1,4 +1,7 @@
-"""What a silo keeps: its users' histories, its ledger, and the streams of its randomness."""
+"""A silo that answers: it checks a request against its own plan, charges it, computes, and only then looks at users.
+
+check_request (public) -> ledger.charge (durable) -> users, sum, noise (cannot fail outwards) -> settle -> leaves
+"""
 
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
@@ -6,50 +9,62 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 from flwr.app import Context
-from scipy import sparse
 
 from client.simulated_ledger import accepted_terms, label_of, simulated_ledger
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig, SimulationConfig, parse
 from recsys_fed.data.simulated import SimulatedFederation, silo_histories, simulated_federation
 from recsys_fed.errors import ConfigurationError, ProtocolError
-from recsys_fed.federation.noise_split import settled, share_of_silo
+from recsys_fed.federation.noise_split import settled
+from recsys_fed.federation.plan import check_request
 from recsys_fed.federation.ranks import over_ranks, rows_of_share, share_of
-from recsys_fed.federation.release import Randomness, answer, noised_integers, release_event
-from recsys_fed.federation.secure_aggregation.noise_share import noise_share
+from recsys_fed.federation.release import (
+    OnFailure,
+    Randomness,
+    SiloUsers,
+    answer,
+    noised_integers,
+    release_event,
+)
 from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms
 from recsys_fed.federation.update import Request, Update, payload_of, request_digest, update_of
-from recsys_fed.ledger.entries import Release
+from recsys_fed.ledger.budget import Allowance
+from recsys_fed.ledger.entries import Entry, Release
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.models.device import resolve_device
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.events import ReleaseEvent
-from recsys_fed.privacy.guarantee import check_delta
 from recsys_fed.privacy.noise import SeededNoise, seeded_generator
-from recsys_fed.signing.canonical import sha256
 from recsys_fed.signing.keys import SigningKey
 from recsys_fed.trainers import configured_trainer
 from recsys_fed.trainers.base import Trainer
 from recsys_fed.versions import version_of
 
 # Purposes of a simulation's seed: streams that must differ have different numbers.
-_NOISE, _SAMPLING, _NONCE = 1, 2, 3
+_NOISE, _SAMPLING = 1, 2
 # Tensors of simulated silos, by silo, device and size of blocks.
 _KEPT: WeakKeyDictionary[SimulatedFederation, dict[tuple[int, str, int], UserHistories]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class MaskedInput:
+    """What a silo puts into a masked round: its integers, the event that pays for their sum, the draw's name."""
+
+    integers: npt.NDArray[np.int64]
+    event: ReleaseEvent
+    nonce: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Silo:
-    """One silo, opened.
+    """One silo, opened: all that it decides with before it looks at private data.
 
     Attributes:
         name: public label.
         index: number of the silo in its federation; part of a simulation's noise keys.
         config: what the silo itself accepts.
         catalogue: public items.
-        histories: the private data; of one rank, where the silo has several.
-        test: csr, what its users hold out to measure models on.
-        ledger: charged before anything leaves; key: signs its entries and certificates.
+        ledger: charged before anything is computed; key: signs its entries and certificates.
         accepted: with whom, and on which terms, this silo takes part in secure aggregation; None: it does not.
     """
 
@@ -57,8 +72,6 @@ class Silo:
     index: int
     config: FederationConfig
     catalogue: Catalogue
-    histories: UserHistories
-    test: sparse.csr_matrix
     ledger: Ledger
     key: SigningKey
     accepted: AcceptedTerms | None = None
@@ -68,89 +81,108 @@ class Silo:
         """The trainer whose silo half this silo is willing to run."""
         return over_ranks(configured_trainer(self.config), silo=self.name)
 
+    @property
+    def allowance(self) -> Allowance:
+        """What one training may cost, and how many there may be; a simulated silo leaves it to its ledger's limit."""
+        return Allowance()
+
+    def users(self) -> SiloUsers:
+        """The private data; of one rank, where the silo has several. Reading it may fail."""
+        raise NotImplementedError
+
     def randomness(self, release: int) -> Randomness:
         """The streams of the silo's release of that number; a simulation repeats them from its seed."""
         key = self.config.seed, self.index, release
-        return Randomness(
-            noise=SeededNoise(_NOISE, *key),
-            sampling=seeded_generator(_SAMPLING, *key),
-            nonce=np.random.SeedSequence((_NONCE, *key)).generate_state(4).tobytes().hex(),
-        )
+        return Randomness(noise=SeededNoise(_NOISE, *key), sampling=seeded_generator(_SAMPLING, *key))
 
-    def release(self, request: Request, *, run: str) -> Update:
-        """Compute, charge and return the answer; a request that was answered before gets the same bytes.
-
-        Guarantees: the event is in the ledger, and durable there, before this returns. Nothing is computed
-        for a release that the ledger would refuse.
+    def check_request(self, request: Request) -> None:
+        """Refuse what is not part of the plan that this silo derives, before anything private is touched.
 
         Raises:
-            BudgetExceededError: it would exceed the ledger's limit; the ledger is unchanged.
-            ProtocolError: the request does not fit the trainer, or its answer must be masked.
+            ProtocolError: it names what differs; see `federation.plan.check_request`.
+        """
+        check_request(request, self.config, self.catalogue, with_features=self._server_has_features())
+
+    def release(self, request: Request, *, run: str, on_failure: OnFailure) -> Update:
+        """Charge, compute and return the answer; a request that was answered before gets the same bytes.
+
+        Guarantees: the event is in the ledger, and durable there, before anything private is read. From then on there
+        is an answer of one shape, whatever the private data is: see `noised_integers`. Under one charge one draw
+        leaves and never two.
+
+        Raises:
+            ProtocolError: the request is not part of the plan, goes back to an earlier round, or must be masked.
+            BudgetExceededError: it would exceed the ledger's limit or the allowance; the ledger is unchanged.
         """
         if request.masked:
             raise ProtocolError("Expected the keys and shares of a masked round before its request, got none.")
+        self.check_request(request)
         digest = request_digest(request)
         kept = self.ledger.kept_payload(run=run, request=digest)
         if kept is not None:
             return update_of(kept)
-        randomness = self._asked(request)
-        update = answer(request, self.trainer, self.histories, silo=self.name, randomness=randomness, test=self.test)
-        self.charge(request, update.event, payload_of(update), run=run)
-        return update
+        entry = self._charged(request, run=run, keep=True)
+        update = answer(
+            request,
+            self.trainer,
+            self.users,
+            silo=self.name,
+            nonce=name_of_draw(entry),
+            randomness=self.randomness(entry.number - 1),
+            on_failure=on_failure,
+        )
+        return update_of(self.ledger.settle(run=run, request=digest, payload=payload_of(update)))
 
-    def noised(self, request: Request) -> tuple[npt.NDArray[np.int64], ReleaseEvent]:
-        """Compute the integers that answer a masked request, and what they cost. They must be masked and charged.
+    def noised(self, request: Request, *, run: str, on_failure: OnFailure) -> MaskedInput:
+        """Charge a masked request and compute the integers that answer it, which must be masked.
+
+        Guarantees: those of `release`.
 
         Raises:
-            BudgetExceededError: they would exceed the ledger's limit; nothing is computed.
-            ProtocolError: the request does not fit the trainer.
+            ProtocolError, BudgetExceededError: as `release`; nothing is charged.
         """
-        randomness = self._asked(request)
-        integers = noised_integers(request, self.trainer, self.histories, randomness=randomness, test=self.test)
-        return integers, release_event(request, noise_source=randomness.noise.name)
+        self.check_request(request)
+        entry = self._charged(request, run=run, keep=False)
+        randomness = self.randomness(entry.number - 1)
+        integers = noised_integers(request, self.trainer, self.users, randomness=randomness, on_failure=on_failure)
+        event = release_event(request, noise_source=randomness.noise.name)
+        return MaskedInput(integers=integers, event=event, nonce=name_of_draw(entry))
 
-    def charge(self, request: Request, event: ReleaseEvent, payload: bytes, *, run: str, keep: bool = True) -> None:
-        """Charge the bytes that answer a request; they may leave when this returns, see `Ledger.charge`."""
-        release = Release(
-            event=event,
+    def _charged(self, request: Request, *, run: str, keep: bool) -> Entry:
+        return self.ledger.charge(
+            release_event(request, noise_source=self.randomness(0).noise.name),
             run=run,
             request=request_digest(request),
-            payload=sha256(payload),
             code_version=version_of("recsys-fed"),
+            allowance=self.allowance,
+            keep=keep,
         )
-        self.ledger.charge(release, payload, keep=keep)
 
-    def _asked(self, request: Request) -> Randomness:
-        """The randomness of the next release, once the budget was asked whether it may be."""
-        randomness = self.randomness(self.ledger.releases())
-        self.ledger.check(release_event(request, noise_source=randomness.noise.name))
-        return randomness
+    def _server_has_features(self) -> bool:
+        """Whether the server plans with the public columns of the catalogue: where the settings give it the file."""
+        return bool(self.config.catalogue)
 
-    def check_request(self, request: Request) -> None:
-        """Refuse what this silo has not agreed to, whatever the server asks.
 
-        Raises:
-            ProtocolError: another catalogue, whose rows would mean other items, or a smaller share of the
-                noise than this silo adds.
-        """
-        if request.catalogue_hash != self.catalogue.content_hash:
-            raise ProtocolError(
-                f"Expected a request about the catalogue {self.catalogue.content_hash[:12]}, got "
-                f"{request.catalogue_hash[:12]}. Agree on one catalogue."
-            )
-        least = self._least_share(request)
-        if request.noise_share < least:
-            raise ProtocolError(f"Expected a noise share of at least {least}, got {request.noise_share}.")
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SimulatedSilo(Silo):
+    """A silo of a simulation.
 
-    def _least_share(self, request: Request) -> float:
-        """Of a masked request it follows from the terms, which `secure_aggregation` checks against `accepted`."""
-        if request.masked:
-            return noise_share(
-                threshold=request.threshold,
-                colluding=request.colluding,
-                max_silos_per_user=self.config.max_silos_per_user,
-            )
-        return share_of_silo(self.config) if self.config.noise == "central" else 1.0
+    Attributes:
+        private: its users.
+    """
+
+    private: SiloUsers
+
+    def users(self) -> SiloUsers:
+        """The users, which are in memory."""
+        return self.private
+
+
+def name_of_draw(entry: Entry) -> str:
+    """The name under which a charged release leaves."""
+    if not isinstance(entry.body, Release):
+        raise ProtocolError(f"Expected the entry of a release, got one of kind {entry.kind}.")
+    return entry.body.payload
 
 
 def open_silo(context: Context) -> Silo:
@@ -159,7 +191,6 @@ def open_silo(context: Context) -> Silo:
     Raises:
         ConfigurationError: the node is not a simulated one. Simulated silos draw their noise from a seed that
             the server knows, so nothing else may be opened this way.
-        PrivacyError: delta is too large for the number of users of this silo.
     """
     if "partition-id" not in context.node_config:
         raise ConfigurationError(
@@ -172,19 +203,20 @@ def open_silo(context: Context) -> Silo:
     simulation = parse(SimulationConfig, context.run_config)
     federation = simulated_federation(simulation, silos=config.silos, seed=config.seed)
     index = int(context.node_config["partition-id"])
-    users = federation.users_of_silo[index]
-    if len(users):
-        check_delta(config.delta, n_users=len(users))
-    name = label_of(index)
+    rows, name = federation.users_of_silo[index], label_of(index)
     ledger, key = simulated_ledger(name, config, simulation, run=str(context.run_id))
-    return Silo(
+    return SimulatedSilo(
         name=name,
         index=index,
         config=config,
         catalogue=federation.catalogue,
-        histories=_histories(federation, index, str(resolve_device(config.device)), simulation.block_interactions),
-        # Of several ranks the first measures its own users.
-        test=federation.test[users[rows_of_share(len(users))]],
+        private=SiloUsers(
+            histories=_histories(
+                federation, index, str(resolve_device(config.device)), simulation.block_interactions
+            ),
+            # Of several ranks the first measures its own users.
+            test=federation.test[rows[rows_of_share(len(rows))]],
+        ),
         ledger=ledger,
         key=key,
         accepted=accepted_terms(config, simulation, run=str(context.run_id)),

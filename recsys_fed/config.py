@@ -36,12 +36,13 @@ class FederationConfig:
         epsilon, delta: the guarantee of every user, over all rounds of the run; epsilon may be inf (no noise).
         rounds: exchanges of messages that train, counts included; 0 takes the trainer's rule.
         embedding_dim: length of the vectors; 0 takes the trainer's rule.
-        noise: "own", every silo adds all of the noise; "central", the silos' noise adds up to it once and nothing
+        noise: "own", every silo adds all of the noise; "central", the silos' noise adds up to it and nothing
             hides their messages: what secure aggregation would reach, private only against those who see the sum.
         secure_aggregation: "on", the server learns sums of silos only, and their noise adds up to once; "off";
             "auto", on for three or more deployed silos, see `federation.noise_split`.
         secure_aggregation_threshold: silos that must stay to the end of a round; 0 takes the rule.
-        secure_aggregation_colluders: silos that may tell the server what they know; their noise counts for nothing.
+        secure_aggregation_colluders: silos whose noise counts for nothing, because they tell the server what they
+            know, or listen: a silo knows its own share of a noise that is split. Also with noise = "central".
         metrics_epsilon: part of epsilon that pays for the metrics which the silos report as a noised sum at the end;
             0 means that no metric leaves a silo, -1 takes a twentieth of epsilon.
         silos: how many silos take part; 0 takes all that are connected at the start.
@@ -71,7 +72,7 @@ class FederationConfig:
     noise: str = "own"
     secure_aggregation: str = "auto"
     secure_aggregation_threshold: int = 0
-    secure_aggregation_colluders: int = 0
+    secure_aggregation_colluders: int = 1
     metrics_epsilon: float = -1.0
     silos: int = 10
     max_silos_per_user: int = 1

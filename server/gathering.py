@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from logging import WARNING
 from pathlib import Path
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
@@ -17,8 +17,8 @@ from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ProtocolError
 from recsys_fed.federation.roster import read_roster
 from recsys_fed.federation.signed_greeting import check_greeting
-from recsys_fed.federation.update import Greeting
-from recsys_fed.federation.wire import greeting_from_records
+from recsys_fed.federation.update import PLAN, Greeting
+from recsys_fed.federation.wire import greeting_from_records, invitation_to_records
 
 # Seconds to wait for all silos to be connected.
 CONNECT_TIMEOUT = 60.0
@@ -45,7 +45,7 @@ def gather(grid: Grid, config: FederationConfig, *, run: str) -> Gathered:
     """
     roster = read_roster(Path(config.roster)) if config.roster else None
     nodes = _connected(grid, config)
-    messages = [Message(RecordDict(), node, "query") for node in nodes]
+    messages = [Message(invitation_to_records(), node, "query") for node in nodes]
     found = Gathered(greetings={})
     timeout = _GREETING_TIMEOUT if roster is not None else None
     replies = sorted(grid.send_and_receive(messages, timeout=timeout), key=lambda reply: reply.metadata.src_node_id)
@@ -103,4 +103,9 @@ def _greeting_of(reply: Message, *, run: str) -> Greeting:
         raise ProtocolError(f"Expected a greeting of a silo, got an error: {reply.error.reason}")
     greeting = greeting_from_records(reply.content)
     check_greeting(greeting, run=run, node=reply.metadata.src_node_id)
+    if greeting.plan != PLAN:
+        raise ProtocolError(
+            f"Expected silos that compute plan {PLAN}, as this server does, got {greeting.silo!r:.80}, which "
+            f"computes plan {greeting.plan!r:.40}. Install the same version of recsys-fed everywhere."
+        )
     return greeting

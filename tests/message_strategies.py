@@ -1,5 +1,7 @@
 """Hypothesis: any greeting, request and update that the types allow."""
 
+import math
+
 import numpy as np
 import torch
 from hypothesis import strategies as st
@@ -43,6 +45,8 @@ def requests(draw) -> Request:
         threshold=0 if inside else draw(counts),
         colluding=draw(counts),
         attempt=draw(counts),
+        epsilon=draw(positive | st.just(math.inf)),
+        plan=draw(names),
     )
 
 
@@ -61,6 +65,6 @@ _events = st.builds(
 )
 _totals = hnp.arrays(np.int32, hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=5))
 masked_updates = st.builds(
-    MaskedUpdate, silo=names, content=st.binary(max_size=60), event=_events, catalogue_hash=names
+    MaskedUpdate, silo=names, content=st.binary(max_size=60), event=_events, catalogue_hash=names, nonce=names
 )
 updates = st.builds(Update, silo=names, total=_totals, event=_events, catalogue_hash=names, nonce=names)

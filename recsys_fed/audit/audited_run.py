@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from recsys_fed.audit.canaries import crafted_canaries
-from recsys_fed.audit.mechanisms.mechanism import Mechanism, SiloInput
+from recsys_fed.audit.mechanisms.mechanism import Mechanism
 from recsys_fed.audit.placement import Placed, place
 from recsys_fed.audit.transcript import Round, Wiretap
 from recsys_fed.catalogue.items import Catalogue
@@ -20,6 +20,7 @@ from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
 from recsys_fed.federation.noise_split import settled
 from recsys_fed.federation.outcome import EMBEDDINGS
 from recsys_fed.federation.planning import PublicCatalogue, planned_schedule, stages_of
+from recsys_fed.federation.release import SiloUsers
 from recsys_fed.federation.schedule import begin
 from recsys_fed.federation.update import Greeting
 from recsys_fed.models.histories import histories_of
@@ -50,11 +51,11 @@ class AuditedRun:
     model: ItemEmbeddings
     folder: Path
 
-    def users(self, *, canaries: bool) -> list[SiloInput]:
+    def users(self, *, canaries: bool) -> list[SiloUsers]:
         """Every silo's users, with the canaries that are in or without any."""
         train, test = self.placed.federation.train, self.placed.federation.test
         rows = self.placed.federation.users_of_silo if canaries else self.placed.others
-        return [SiloInput(histories=histories_of(train[some]), test=test[some]) for some in rows]
+        return [SiloUsers(histories=histories_of(train[some]), test=test[some]) for some in rows]
 
 
 def canary_data(

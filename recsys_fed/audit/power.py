@@ -18,7 +18,6 @@ from recsys_fed.audit.mechanisms.broken import SIMULATION_NOISE, Breakage
 from recsys_fed.audit.mechanisms.mechanism import (
     SUM,
     Mechanism,
-    SiloInput,
     label,
     only_the_sum,
     promised_deviation,
@@ -27,6 +26,7 @@ from recsys_fed.audit.mechanisms.mechanism import (
 from recsys_fed.audit.scores import Directions, round_scores
 from recsys_fed.audit.statistics.bounds import Bounds
 from recsys_fed.audit.transcript import Round
+from recsys_fed.federation.release import SiloUsers
 from recsys_fed.federation.update import Request
 
 Integers = npt.NDArray[np.int64]
@@ -50,8 +50,8 @@ class Replay:
 
     name: str
     mechanism: Mechanism
-    users: Sequence[SiloInput]
-    others: Sequence[SiloInput]
+    users: Sequence[SiloUsers]
+    others: Sequence[SiloUsers]
     silo_of_canary: npt.NDArray[np.int64]
     loses_silos: bool = False
     scores: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
@@ -109,8 +109,8 @@ def replays(
     deployed: Mechanism,
     breakages: Iterable[Breakage],
     *,
-    users: Sequence[SiloInput],
-    others: Sequence[SiloInput],
+    users: Sequence[SiloUsers],
+    others: Sequence[SiloUsers],
     silo_of_canary: npt.NDArray[np.int64],
 ) -> list[Replay]:
     """The null (canaries never used), the deployed mechanism and its broken copies, before their first round."""
@@ -160,7 +160,7 @@ def _predicted(view: str, request: Request, *, silos: int, seed: int) -> Integer
 
 
 def known_sums(
-    mechanism: Mechanism, request: Request, silos: Sequence[SiloInput], *, lost: Collection[int] = ()
+    mechanism: Mechanism, request: Request, silos: Sequence[SiloUsers], *, lost: Collection[int] = ()
 ) -> Mapping[str, Integers]:
     """What the server would see of these users without noise, by view."""
     asked = quiet(request)

@@ -24,7 +24,7 @@ DEFAULT_PORT = 9092
 AGREED = (
     "trainer", "epsilon", "delta", "rounds", "embedding-dim", "noise", "metrics-epsilon", "silos",
     "max-silos-per-user", "declared-users", "secure-aggregation", "secure-aggregation-threshold",
-    "secure-aggregation-colluders",
+    "secure-aggregation-colluders", "robust", "item-features", "feature-kinds",
 )  # fmt: skip
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(?P<port>\d{1,5})")
 _PLAIN = ("name", "address", "listen", "insecure", "most-message-megabytes")
@@ -162,12 +162,7 @@ def federation_toml(settings: FederationSettings) -> str:
         "insecure": settings.insecure,
         "most-message-megabytes": settings.most_message_megabytes,
     }
-    server: dict[str, Value] = {
-        "item-features": settings.training.item_features,
-        "feature-kinds": settings.training.feature_kinds,
-        "seed": settings.training.seed,
-    }
-    terms = agreed_keys(settings.training) | server
+    terms = agreed_keys(settings.training) | {"seed": settings.training.seed}
     return f"[federation]\n{to_toml(own)}\n[training]\n{to_toml(terms)}"
 
 

@@ -10,7 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from recsys_fed.config import FederationConfig, Value, flat, parse, to_toml
-from recsys_fed.deployment.federation import AUTHORITY, CATALOGUE, ROSTER, FederationFolder, split_address
+from recsys_fed.deployment.federation import (
+    AUTHORITY,
+    CATALOGUE,
+    ROSTER,
+    FederationFolder,
+    agreed_keys,
+    split_address,
+)
 from recsys_fed.deployment.flower_commands import printed, run_command
 from recsys_fed.deployment.roster import admitted, publish_roster
 from recsys_fed.deployment.serving import prepare_flower
@@ -30,7 +37,7 @@ def new_training(folder: FederationFolder, *, overrides: Mapping[str, Value]) ->
 
     Args:
         folder: of the federation.
-        overrides: keys of a run; epsilon may be lower than agreed, rounds and the server's own settings are free.
+        overrides: keys of a run; epsilon may be lower than agreed, and what silos do not agree to is free.
 
     Raises:
         ConfigurationError: epsilon above the agreed one, another of the agreed terms, or too few admitted silos.
@@ -40,10 +47,11 @@ def new_training(folder: FederationFolder, *, overrides: Mapping[str, Value]) ->
     config = parse(FederationConfig, flat(terms) | dict(overrides))
     if config.epsilon > terms.epsilon:
         raise ConfigurationError(f"Expected at most the agreed epsilon {terms.epsilon:g}, got {config.epsilon:g}.")
-    for name in ("trainer", "delta", "noise", "silos", "max_silos_per_user", "declared_users", "dp_sgd"):
-        if getattr(config, name) != getattr(terms, name):
+    agreed, asked = agreed_keys(terms), agreed_keys(config)
+    for name in sorted(agreed.keys() | asked.keys()):
+        if name != "epsilon" and agreed.get(name) != asked.get(name):
             raise ConfigurationError(
-                f"Expected {name} = {getattr(terms, name)}, as silos agreed, got {getattr(config, name)}. "
+                f"Expected {name} = {agreed.get(name)}, as silos agreed, got {asked.get(name)}. "
                 "They refuse anything else: new terms need new silos' settings."
             )
     there = len(admitted(folder))

@@ -82,10 +82,19 @@ def load(silo: Path) -> None:
 
     forget_silos()
     try:
-        _opened.append(open_deployed_silo(silo))
+        opened = open_deployed_silo(silo)
+        _opened.append(opened)
     except RecsysFedError as error:
         # Each message will say so too; the SuperNode stays connected meanwhile.
         sys.stderr.write(f"This silo is not ready: {error}\n")
+        return
+    try:
+        opened.prepare()
+    except Exception as error:  # noqa: BLE001  (whatever is wrong with the data, the server must not learn of it)
+        sys.stderr.write(
+            f"This silo cannot read its data, and will answer for nobody until it can: {error}\n"
+            "Its answers are charged nevertheless. See `recsys-fed silo check`.\n"
+        )
 
 
 def run_installed_app(arguments: list[str]) -> None:

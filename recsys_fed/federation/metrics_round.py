@@ -15,7 +15,7 @@ from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.calibration import SMALLEST_EPSILON
 from recsys_fed.privacy.events import PlannedRelease
-from recsys_fed.trainers.base import Stage, Tables
+from recsys_fed.trainers.base import Layout, Stage, TableLayout, Tables
 
 STAGE = "metrics"
 SHAPE = (1 + len(METRICS), 1)
@@ -51,14 +51,20 @@ def metrics_stage(*, relative_noise: float) -> Stage:
     return Stage(name=STAGE, release=metrics_release(relative_noise))
 
 
+def metrics_layout(n_items: int) -> Layout:
+    """The shapes of the round: the model's length of vectors is free, as public features may decide it."""
+    vectors = TableLayout(dtype=torch.float32, shape=(n_items, None))
+    column = TableLayout(dtype=torch.float32, shape=(n_items,))
+    return Layout(shape=SHAPE, tables={"vectors": vectors, "bias": column, "history_weights": column})
+
+
 def model_tables(model: ItemEmbeddings) -> Tables:
     """Server: the model as the tables of a request."""
     return {name: getattr(model, name) for name in sorted(_TABLES)}
 
 
-def model_settings(model: ItemEmbeddings) -> dict[str, float]:
-    """Server: the model's fold-in as the settings of a request."""
-    how = model.fold_in
+def fold_in_settings(how: FoldIn) -> dict[str, float]:
+    """The model's fold-in as the settings of a request."""
     return {
         "ridge": float(how.kind == "ridge"),
         "unobserved_weight": how.unobserved_weight,

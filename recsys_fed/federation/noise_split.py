@@ -1,11 +1,12 @@
 """How the noise of a round is split over silos: whole in each, once over all, or once under secure aggregation.
 
     noise = own            each silo adds all of it                           n times on the sum
-    noise = central        variance 1 / n each, unprotected on the way        once
+    noise = central        variance 1 / (n - c) each, unprotected on the way  n / (n - c) times
     secure aggregation     variance 1 / (t - c) each, only sums are seen      n / (t - c) times if all n stay
 
-t is the least number of silos with which a sum is unmasked, c the number of those that may collude with the server,
-whose noise counts for nothing (see `secure_aggregation.noise_share`).
+t is the least number of silos with which a sum is unmasked, c the number of those whose noise counts for nothing (see
+`secure_aggregation.noise_share`): silos that tell the server what they know, and silos that listen, since a silo
+knows its own share of the noise and can take it off whatever is published. By default c is 1.
 
 A user who may be in k silos changes the sum by up to k terms at once, so its noise has k times the variance, or the
 whole in each silo. The sum is then a post-processing of k silos' releases with whole noise each, which is what is
@@ -93,4 +94,5 @@ def share_of_silo(config: FederationConfig) -> float:
         return noise_share(threshold=masking.threshold, colluding=masking.colluding, max_silos_per_user=k)
     if config.noise == "own":
         return 1.0
-    return noise_share(threshold=config.silos, max_silos_per_user=k)
+    listening = min(config.secure_aggregation_colluders, config.silos - 1)
+    return noise_share(threshold=config.silos, colluding=listening, max_silos_per_user=k)

@@ -7,17 +7,14 @@ import math
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-import torch
-
 from recsys_fed import checks
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import CalibrationError
 from recsys_fed.federation.aggregation import noise_on_total
-from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
 from recsys_fed.federation.noise_split import settled
 from recsys_fed.federation.release import release_event
-from recsys_fed.federation.schedule import Schedule, begin, request
+from recsys_fed.federation.schedule import Schedule, begin, planned_request
 from recsys_fed.federation.update import Greeting, Request
 from recsys_fed.privacy.accounting import epsilon_of_history
 from recsys_fed.privacy.accounting.kinds import repeated
@@ -43,7 +40,7 @@ class PlannedStage:
     """Equal rounds that follow each other.
 
     Attributes:
-        asked: what a silo would be asked for in the first of them, without tables of real releases.
+        asked: what a silo would be asked for in the first of them, without its tables.
         rounds: how many there are.
         noise_of_silo: standard deviation of the noise of one silo's release, on each entry; of local steps, of
             their sum.
@@ -143,21 +140,13 @@ def schedule_of_equal_runs(config: FederationConfig, catalogue: PublicCatalogue,
 
 
 def stages_of(schedule: Schedule) -> list[PlannedStage]:
-    """The rounds with shapes and noise: the server's half is driven with empty sums to where shapes are known."""
+    """The rounds with shapes and noise."""
     stages = []
     numbered = list(enumerate(schedule.stages))
     for _, group in groupby(numbered, key=lambda pair: (pair[1].name, pair[1].release, pair[1].l2_clip_norm)):
         rounds = list(group)
-        first, stage = rounds[0]
-        schedule = replace(schedule, round=first)
-        asked = request(schedule)
+        asked = planned_request(schedule, rounds[0][0])
         stages.append(_planned(asked, schedule.config, rounds=len(rounds), declared=schedule.facts.declared_users))
-        if stage.name != METRICS_STAGE:
-            nothing = torch.zeros(asked.shape, dtype=torch.float64)
-            state = schedule.trainer.step(
-                schedule.state, stage, nothing, noise_std=stages[-1].noise_on_sum, n_silos=schedule.config.silos
-            )
-            schedule = replace(schedule, state=state)
     return stages
 
 

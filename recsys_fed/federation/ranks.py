@@ -21,7 +21,7 @@ from recsys_fed.models.histories import Histories
 from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.models.stored_histories import StoredHistories
 from recsys_fed.models.user_blocks import UserHistories
-from recsys_fed.trainers.base import LocalNoise, PublicFacts, Stage, Tables, Trainer
+from recsys_fed.trainers.base import Layout, LocalNoise, PublicFacts, Stage, Tables, Trainer
 
 # Between two rounds ranks wait for the server, however long it takes.
 _PATIENCE = timedelta(days=7)
@@ -108,9 +108,9 @@ class SharedTrainer:
         """As the trainer."""
         return self.trainer.tables(state, stage)
 
-    def shape(self, state: Any, stage: Stage) -> tuple[int, int]:
+    def layout(self, facts: PublicFacts, stage: Stage) -> Layout:
         """As the trainer."""
-        return self.trainer.shape(state, stage)
+        return self.trainer.layout(facts, stage)
 
     def step(self, state: Any, stage: Stage, total: torch.Tensor, *, noise_std: float, n_silos: int) -> Any:
         """As the trainer."""

@@ -1,5 +1,6 @@
 """A silo's half of a round: contribution, clip, noise, event. The one place where data becomes a release."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,14 +24,27 @@ from recsys_fed.trainers.base import LocalNoise, Trainer
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Randomness:
-    """A silo's own randomness for one release; noise and sampling never share a stream.
-
-    `nonce` names the draw, see `Update`.
-    """
+    """A silo's own randomness for one release; noise and sampling never share a stream."""
 
     noise: NoiseSource
     sampling: torch.Generator
-    nonce: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SiloUsers:
+    """The private data of a silo: histories, and what is held out to measure models on (None: nothing)."""
+
+    histories: UserHistories
+    test: sparse.csr_matrix | None = None
+
+
+# Gets what went wrong inside the silo, for its operator alone.
+OnFailure = Callable[[Exception], None]
+
+
+def raise_it(error: Exception) -> None:
+    """What to do where no private data is at stake: an auditor's or a test's own users."""
+    raise error
 
 
 def release_event(request: Request, *, noise_source: str) -> ReleaseEvent:
@@ -55,32 +69,40 @@ def release_event(request: Request, *, noise_source: str) -> ReleaseEvent:
 def answer(
     request: Request,
     trainer: Trainer,
-    histories: UserHistories,
+    users: Callable[[], SiloUsers],
     *,
     silo: str,
+    nonce: str,
     randomness: Randomness,
-    test: sparse.csr_matrix | None = None,
+    on_failure: OnFailure = raise_it,
 ) -> Update:
     """Compute what the silo releases for a request that is not masked; see `noised_integers`."""
-    grid = noised_integers(request, trainer, histories, randomness=randomness, test=test)
+    grid = noised_integers(request, trainer, users, randomness=randomness, on_failure=on_failure)
     return Update(
         silo=silo,
         total=to_int32(grid),
         event=release_event(request, noise_source=randomness.noise.name),
         catalogue_hash=request.catalogue_hash,
-        nonce=randomness.nonce,
+        nonce=nonce,
     )
 
 
 def noised_integers(
     request: Request,
     trainer: Trainer,
-    histories: UserHistories,
+    users: Callable[[], SiloUsers],
     *,
     randomness: Randomness,
-    test: sparse.csr_matrix | None = None,
+    on_failure: OnFailure = raise_it,
 ) -> npt.NDArray[np.int64]:
-    """The silo's part of a round on the integer grid; `test` is what it holds out to measure models on.
+    """The silo's part of a round on the integer grid; the release must have been charged.
+
+    Args:
+        request: part of the plan that the silo derived, see `federation.plan`.
+        trainer: of the plan.
+        users: reads the private data; it may fail.
+        randomness: the silo's own.
+        on_failure: is told why the sum is that of nobody.
 
     Guarantees:
         - Unit: one user with all interactions in this silo; neighbouring relation: add or remove one user.
@@ -88,22 +110,38 @@ def noised_integers(
           integer grid plus integer noise, see `privacy.integer_mechanism`; with a smaller share the guarantee is
           that of the sum over the silos that count and holds against those who see only the sum.
         - A silo without users, and an empty Poisson sample, give noise of the same scale.
-
-    Raises:
-        ProtocolError: the request does not fit this silo's catalogue or the trainer's shape.
+        - Whatever happens to the private data, there are integers of the same shape and number, with all of the
+          noise: where it cannot be read or computed with, they are those of a silo without users.
     """
-    if request.stage == METRICS_STAGE:
-        total = _metrics(request, histories, test)
-    else:
-        total = _contribution(request, trainer, histories, randomness)
-    if tuple(total.shape) != tuple(request.shape):
-        raise ProtocolError(
-            f"Expected a contribution of shape {request.shape} to be asked for, it has {tuple(total.shape)}."
-        )
+    try:
+        total = bounded_sum(request, trainer, users(), randomness=randomness)
+    except Exception as error:  # noqa: BLE001  (whatever it is, it may depend on private data)
+        on_failure(error)
+        return _of_nobody(request, randomness.noise)
     if request.noise_inside:
         # Integers of the request's grid already, with the noise of all steps.
         return np.asarray(total.long().cpu())
     return noised(np.asarray(total.double().cpu()), mechanism=request.mechanism, noise=randomness.noise)
+
+
+def bounded_sum(request: Request, trainer: Trainer, users: SiloUsers, *, randomness: Randomness) -> torch.Tensor:
+    """The sum over users that a request asks for, before its noise: sensitivity request.l2_clip_norm.
+
+    With `noise_inside` it is the sum over the local steps, in grid steps, noise included.
+    """
+    if request.stage == METRICS_STAGE:
+        total = _metrics(request, users)
+    else:
+        total = _contribution(request, trainer, users.histories, randomness)
+    if tuple(total.shape) != tuple(request.shape):
+        raise ProtocolError(f"Expected a contribution of shape {request.shape}, got {tuple(total.shape)}.")
+    return total
+
+
+def _of_nobody(request: Request, noise: NoiseSource) -> npt.NDArray[np.int64]:
+    """The noise alone: of k local steps it is one draw of k times the variance, see `privacy.lazy_noise`."""
+    steps = request.steps if request.noise_inside else 1
+    return noise.integers(request.shape, standard_deviation=request.mechanism.standard_deviation * steps**0.5)
 
 
 def _slack_of_sum(request: Request) -> float:
@@ -139,14 +177,15 @@ def _contribution(
     return trainer.contribution(request.stage, tables, histories, settings=settings)
 
 
-def _metrics(request: Request, histories: UserHistories, test: sparse.csr_matrix | None) -> torch.Tensor:
+def _metrics(request: Request, users: SiloUsers) -> torch.Tensor:
     """All users are measured, with the noise on the sum: an event that says otherwise would be too cheap."""
     if request.sampling_probability < 1 or request.noise_inside:
         raise ProtocolError("Expected metrics of all users with noise on their sum, got a request for a sample.")
+    histories = users.histories
     return contribute_metrics(
         {name: table.to(histories.device) for name, table in request.tables.items()},
         histories,
-        test,
+        users.test,
         settings={**request.settings, "l2_clip_norm": request.l2_clip_norm},
         catalogue_hash=request.catalogue_hash,
     )

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import sparse
 
 from recsys_fed.catalogue.features import public_features
 from recsys_fed.catalogue.items import Catalogue
@@ -14,26 +16,28 @@ from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError, PrivacyError, ProtocolError
 from recsys_fed.evaluation.metric_sums import noised_metrics
 from recsys_fed.federation.aggregation import in_unit_of, noise_on_total, total_of
-from recsys_fed.federation.metrics_round import SHAPE as METRICS_SHAPE
 from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
 from recsys_fed.federation.metrics_round import (
+    fold_in_settings,
     metrics_epsilon,
+    metrics_layout,
     metrics_release,
     metrics_stage,
-    model_settings,
     model_tables,
 )
 from recsys_fed.federation.noise_split import masking_of, share_of_silo
 from recsys_fed.federation.robust import noise_factor, robust_total
 from recsys_fed.federation.update import Greeting, Request, Update, check_update
-from recsys_fed.models.items import ItemEmbeddings
+from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.privacy.calibration import calibrate_noise_multiplier
 from recsys_fed.privacy.events import PlannedRelease, events_of
 from recsys_fed.privacy.grid import grid_step
 from recsys_fed.privacy.guarantee import check_delta, guarantee_of
 from recsys_fed.privacy.integer_mechanism import ROUNDING_SLACK
 from recsys_fed.trainers import configured_trainer
-from recsys_fed.trainers.base import PublicFacts, Stage, Tables, Trainer
+from recsys_fed.trainers.base import Layout, PublicFacts, Stage, Trainer
+
+_FEATURES: WeakKeyDictionary[Catalogue, dict[str, sparse.csr_matrix | None]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,6 +51,7 @@ class Schedule:
         stages: one a round.
         noise_multiplier: base of the plan, calibrated for all rounds together; 0 for epsilon = inf.
         state: of the trainer.
+        fold_in: how the model folds in users; the trainer's settings decide it, not what is released.
         round: the next one, from 0.
         metrics: what the silos measured on the model, as noised means over all silos' users.
     """
@@ -57,6 +62,7 @@ class Schedule:
     stages: tuple[Stage, ...]
     noise_multiplier: float
     state: Any
+    fold_in: FoldIn
     round: int = 0
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
@@ -102,8 +108,7 @@ def begin(
     """
     check_delta(config.delta, n_users=config.declared_users)
     trainer = trainer or configured_trainer(config)
-    kinds = config.feature_kinds.split(",")
-    features = public_features(catalogue, kinds=kinds) if catalogue is not None and config.item_features else None
+    features = None if catalogue is None or not config.item_features else _features(catalogue, config.feature_kinds)
     facts = PublicFacts(
         n_items=agreed.n_items,
         catalogue_hash=agreed.catalogue_hash,
@@ -126,31 +131,45 @@ def begin(
     if metrics_noise is not None:
         relative = metrics_noise / noise_multiplier if noise_multiplier else 1.0
         stages = (*stages, metrics_stage(relative_noise=relative))
-    rng = np.random.default_rng([config.seed, 0])
+    state = trainer.start(facts, np.random.default_rng([config.seed, 0]))
     return Schedule(
         config=config,
         trainer=trainer,
         facts=facts,
         stages=stages,
         noise_multiplier=noise_multiplier,
-        state=trainer.start(facts, rng),
+        state=state,
+        fold_in=trainer.item_embeddings(state).fold_in,
     )
 
 
 def request(schedule: Schedule) -> Request:
     """What every silo is asked for in the next round."""
     stage = schedule.stages[schedule.round]
-    config = schedule.config
+    if stage.name == METRICS_STAGE:
+        tables = model_tables(item_embeddings(schedule))
+    else:
+        tables = schedule.trainer.tables(schedule.state, stage)
+    return replace(planned_request(schedule, schedule.round), tables=tables)
+
+
+def planned_request(schedule: Schedule, number: int) -> Request:
+    """The request of round `number` without its tables: it follows from public facts alone, whatever was released."""
+    stage, config = schedule.stages[number], schedule.config
     noise_multiplier = schedule.noise_multiplier * stage.release.relative_noise
-    tables, settings, shape = _asked_for(schedule, stage)
+    shape = layout_of(schedule, number).shape
+    metrics = stage.name == METRICS_STAGE
     share, masking = share_of_silo(config), masking_of(config)
     return Request(
-        round=schedule.round,
+        epsilon=config.epsilon,
+        round=number,
         trainer=config.trainer,
         stage=stage.name,
         released=stage.release.released,
-        tables=tables,
-        settings=settings,
+        tables={},
+        settings=fold_in_settings(schedule.fold_in)
+        if metrics
+        else {name: float(value) for name, value in stage.settings.items()},
         shape=shape,
         noise_multiplier=noise_multiplier,
         l2_clip_norm=stage.l2_clip_norm,
@@ -169,6 +188,14 @@ def request(schedule: Schedule) -> Request:
         threshold=masking.threshold if masking else 0,
         colluding=masking.colluding if masking else 0,
     )
+
+
+def layout_of(schedule: Schedule, number: int) -> Layout:
+    """The public shapes of round `number`."""
+    stage = schedule.stages[number]
+    if stage.name == METRICS_STAGE:
+        return metrics_layout(schedule.facts.n_items)
+    return schedule.trainer.layout(schedule.facts, stage)
 
 
 def advance(schedule: Schedule, asked: Request, updates: Sequence[Update]) -> Schedule:
@@ -213,13 +240,12 @@ def item_embeddings(schedule: Schedule) -> ItemEmbeddings:
     return schedule.trainer.item_embeddings(schedule.state)
 
 
-def _asked_for(schedule: Schedule, stage: Stage) -> tuple[Tables, Mapping[str, float], tuple[int, int]]:
-    """Tables, settings and shape of a stage's request."""
-    if stage.name == METRICS_STAGE:
-        model = item_embeddings(schedule)
-        return model_tables(model), model_settings(model), METRICS_SHAPE
-    trainer, state = schedule.trainer, schedule.state
-    return trainer.tables(state, stage), stage.settings, trainer.shape(state, stage)
+def _features(catalogue: Catalogue, kinds: str) -> sparse.csr_matrix | None:
+    """The public features of a catalogue, made once for as long as it is held."""
+    kept = _FEATURES.setdefault(catalogue, {})
+    if kinds not in kept:
+        kept[kinds] = public_features(catalogue, kinds=kinds.split(","))
+    return kept[kinds]
 
 
 def _calibrated(

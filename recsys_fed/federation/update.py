@@ -3,6 +3,7 @@
 Both are plain data without Flower; `wire` turns them into messages.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
@@ -16,7 +17,9 @@ from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.integer_mechanism import IntegerMechanism
 from recsys_fed.signing.canonical import canonical, exactly, read_json, sha256, text_of
 
-PROTOCOL = 1
+PROTOCOL = 2
+# Version of the rules by which a server and its silos derive one plan from the same settings; it must be the same.
+PLAN = "2.0"
 # A round with more local steps than this is a mistake or an attack on the silo's time.
 MOST_STEPS = 100_000
 
@@ -26,6 +29,7 @@ class Greeting:
     """A silo's answer before training: which public catalogue it holds, its public name, and its ledger's key.
 
     `simulated` silos draw their noise from a seed, and their rounds are not masked unless somebody asks for it.
+    `plan` is the version of the rules by which the silo derives what it will answer.
     `signature` is that of the ledger's key, see `federation.signed_greeting`.
     """
 
@@ -34,6 +38,7 @@ class Greeting:
     n_items: int
     public_key: str = ""
     simulated: bool = True
+    plan: str = PLAN
     signature: str = ""
 
 
@@ -41,7 +46,12 @@ class Greeting:
 class Request:
     """What the server asks for in one round. Everything in it is public.
 
+    A silo derives all of it by itself but for the tables, the epsilon of the training, and the attempt, and answers
+    nothing else: see `federation.plan`.
+
     Attributes:
+        plan: version of the rules that it follows from.
+        epsilon: of the whole training; at most what the silos agreed to.
         round: from 0.
         trainer, stage: which silo half of which trainer.
         released: what the contribution is, for the ledger.
@@ -77,8 +87,11 @@ class Request:
     threshold: int = 0
     colluding: int = 0
     attempt: int = 0
+    epsilon: float = math.inf
+    plan: str = PLAN
 
     def __post_init__(self) -> None:
+        checks.positive_or_inf(epsilon=self.epsilon)
         checks.at_least(0, round=self.round, attempt=self.attempt)
         checks.at_least(0, threshold=self.threshold, colluding=self.colluding)
         checks.at_least(1, steps=self.steps)
@@ -111,8 +124,7 @@ class Request:
 class Update:
     """What a silo releases in one round: a noised sum on the integer grid, and the event that pays for it.
 
-    `nonce` is drawn with the noise, so that two updates with the same bytes are one draw, never two that
-    happen to agree.
+    `nonce` names the draw: it is the one in the silo's ledger, under which one answer leaves and never two.
     """
 
     silo: str
@@ -124,17 +136,21 @@ class Update:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaskedUpdate:
-    """What a silo sends in a masked round: its signed, masked integers, and the event that pays for their sum."""
+    """What a silo sends in a masked round: its signed, masked integers, and the event that pays for their sum.
+
+    `nonce` names the draw, as that of an `Update`.
+    """
 
     silo: str
     content: bytes
     event: ReleaseEvent
     catalogue_hash: str
+    nonce: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Released:
-    """What is kept of one silo's release: whose, the digest of its bytes, and what it cost."""
+    """What is kept of one silo's release: whose, the name of its draw, and what it cost."""
 
     silo: str
     payload: str
@@ -142,9 +158,8 @@ class Released:
 
 
 def released_of(update: Update | MaskedUpdate) -> Released:
-    """The same digest as in the silo's own ledger."""
-    content = update.content if isinstance(update, MaskedUpdate) else payload_of(update)
-    return Released(silo=update.silo, payload=sha256(content), event=update.event)
+    """The same name as in the silo's own ledger."""
+    return Released(silo=update.silo, payload=update.nonce, event=update.event)
 
 
 def request_digest(request: Request) -> str:
@@ -153,7 +168,8 @@ def request_digest(request: Request) -> str:
     facts = {
         f.name: getattr(request, f.name) for f in fields(request) if f.name not in ("tables", "settings", "shape")
     }
-    # Settings are any floats, also infinite ones, which JSON does not have.
+    # Settings and epsilon are any floats, also infinite ones, which JSON does not have.
+    facts |= {"epsilon": float(request.epsilon).hex()}
     facts |= {"settings": {name: float(value).hex() for name, value in request.settings.items()}}
     facts |= {"shape": list(request.shape)}
     facts |= {"tables": {name: [str(t.dtype), list(t.shape), sha256(t.tobytes())] for name, t in tables.items()}}
@@ -161,7 +177,7 @@ def request_digest(request: Request) -> str:
 
 
 def payload_of(update: Update) -> bytes:
-    """The bytes of an update that a ledger charges: one line of canonical JSON, then the integers, little-endian."""
+    """The bytes of an update that a ledger keeps: one line of canonical JSON, then the integers, little-endian."""
     facts = {
         "silo": update.silo,
         "event": update.event.to_dict(),

@@ -2,6 +2,7 @@
 
     request   tables: ArrayRecord of released tables;  request: ConfigRecord of public numbers
     update    total: ArrayRecord with one int32 table;  update: ConfigRecord, the release event and the silo's name
+    invitation  invitation: ConfigRecord with the version of the server's plan, to which a greeting is the answer
     greeting  greeting: ConfigRecord with the catalogue's hash and size, the silo's name and its ledger's key
     conclusion    conclusion: ConfigRecord with the released item embeddings, the bytes of their file
     certificate   certificate: ConfigRecord with the silo's signed certificate of the run
@@ -23,7 +24,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from recsys_fed.errors import DataFormatError, ProtocolError
-from recsys_fed.federation.update import PROTOCOL, Greeting, MaskedUpdate, Request, Update
+from recsys_fed.federation.update import PLAN, PROTOCOL, Greeting, MaskedUpdate, Request, Update
 from recsys_fed.privacy.events import ReleaseEvent
 
 _TABLE_TYPES = ("float32", "int64")
@@ -34,6 +35,7 @@ _SETTING = "settings."
 _RECORDS = {
     "request": {"tables", "request"},
     "update": {"total", "update"},
+    "invitation": {"invitation"},
     "greeting": {"greeting"},
     "conclusion": {"conclusion"},
     "certificate": {"certificate"},
@@ -100,7 +102,7 @@ def masked_request_from_records(records: RecordDict) -> tuple[Request, bytes]:
 def masked_to_records(update: MaskedUpdate) -> RecordDict:
     """Encode a masked update."""
     config: dict[str, Any] = {**update.event.to_dict(), "silo": update.silo, "content": update.content}
-    config |= {"catalogue_hash": update.catalogue_hash}
+    config |= {"catalogue_hash": update.catalogue_hash, "nonce": update.nonce}
     return RecordDict({"masked": ConfigRecord({"protocol": PROTOCOL, **config})})
 
 
@@ -112,7 +114,7 @@ def masked_from_records(records: RecordDict) -> MaskedUpdate:
     """
     config = _config(records, "masked")
     try:
-        silo, catalogue_hash = (str(config.pop(name)) for name in ("silo", "catalogue_hash"))
+        silo, catalogue_hash, nonce = (str(config.pop(name)) for name in ("silo", "catalogue_hash", "nonce"))
         config.pop("protocol")
         content = config.pop("content")
         event = ReleaseEvent.from_dict(config)
@@ -120,7 +122,7 @@ def masked_from_records(records: RecordDict) -> MaskedUpdate:
         raise ProtocolError(f"Expected a masked update of protocol {PROTOCOL}: {error}.") from error
     if not isinstance(content, bytes):
         raise ProtocolError(f"Expected the bytes of a masked update, got {type(content).__name__}.")
-    return MaskedUpdate(silo=silo, content=content, event=event, catalogue_hash=catalogue_hash)
+    return MaskedUpdate(silo=silo, content=content, event=event, catalogue_hash=catalogue_hash, nonce=nonce)
 
 
 def update_to_records(update: Update) -> RecordDict:
@@ -148,6 +150,20 @@ def update_from_records(records: RecordDict) -> Update:
     except (KeyError, DataFormatError) as error:
         raise ProtocolError(f"Expected an update of protocol {PROTOCOL}: {error}.") from error
     return Update(silo=silo, total=total, event=event, catalogue_hash=catalogue_hash, nonce=nonce)
+
+
+def invitation_to_records() -> RecordDict:
+    """Encode what a server sends to be greeted."""
+    return RecordDict({"invitation": ConfigRecord({"protocol": PROTOCOL, "plan": PLAN})})
+
+
+def plan_of_invitation(records: RecordDict) -> str:
+    """Decode the version of the plan that the server computes; raises ProtocolError for anything else."""
+    config = _config(records, "invitation")
+    _only({"protocol", "plan"}, config)
+    if type(config.get("plan")) is not str:
+        raise ProtocolError("Expected an invitation with the version of the server's plan.")
+    return str(config["plan"])
 
 
 def greeting_to_records(greeting: Greeting) -> RecordDict:

@@ -17,6 +17,23 @@ ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
+class Allowance:
+    """What a silo allows beside its ledger's limit: to one training, and how many of them in what time.
+
+    A server that calls its requests by another training's name gets another training, not more of this one.
+
+    Attributes:
+        epsilon: of one training.
+        trainings: that may begin in any `days` days; 0 is any number.
+        days: see `trainings`.
+    """
+
+    epsilon: float = math.inf
+    trainings: int = 0
+    days: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Spending:
     """What a history has spent of a guarantee.
 

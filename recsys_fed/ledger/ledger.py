@@ -1,9 +1,12 @@
 """The ledger of one silo: it is asked before a release, and holds the event before the bytes leave.
 
-    with the write lock:  known payload? -> limit? -> next entry, signed -> commit (durable) -> the payload may leave
+    with the write lock:  witness -> order -> limit -> allowance -> next entry, signed -> commit (durable)
+    then, without it:     the release is computed
+    with the write lock:  the payload is kept -> commit (durable) -> it may leave
 
-A crash before the commit has released nothing and charged nothing; after it the release is charged, and the
-payload is kept, so that the same request gets the same bytes and is not charged again.
+A crash before the first commit has charged nothing and looked at nothing. After it the release is charged, whatever
+comes: if nothing was kept, nothing has left, and the same request is computed anew under the same charge; what was
+kept leaves again as it is.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +21,7 @@ from recsys_fed.certificates.certificate import Head
 from recsys_fed.certificates.terms import Terms
 from recsys_fed.errors import ClockError, ConfigurationError, KeyFileError, LedgerIntegrityError, PrivacyError
 from recsys_fed.ledger import turns
-from recsys_fed.ledger.budget import ROUNDING, Spending, check_budget, spending, would_spend
+from recsys_fed.ledger.budget import ROUNDING, Allowance, Spending, check_budget, spending, would_spend
 from recsys_fed.ledger.entries import (
     NOTHING_BEFORE,
     Body,
@@ -29,6 +32,7 @@ from recsys_fed.ledger.entries import (
     moment_of,
     utc_text,
 )
+from recsys_fed.ledger.payloads import begin_payload, payload_of_request, pending, settle_payload
 from recsys_fed.ledger.queries import (
     entry_at,
     kinds_charged,
@@ -38,10 +42,11 @@ from recsys_fed.ledger.queries import (
     runs_charged,
     terms_now,
 )
-from recsys_fed.ledger.storage import Storage, entries_table, payloads_table
+from recsys_fed.ledger.storage import Storage, entries_table
+from recsys_fed.ledger.trainings import check_allowance, check_order
 from recsys_fed.ledger.witness import Witness
 from recsys_fed.privacy.events import PrivacyEvent, ReleaseEvent
-from recsys_fed.signing.canonical import sha256
+from recsys_fed.signing.canonical import canonical, sha256
 from recsys_fed.signing.keys import SigningKey
 
 Clock = Callable[[], datetime]
@@ -49,6 +54,7 @@ Clock = Callable[[], datetime]
 CLOCK_TOLERANCE = timedelta(seconds=2)
 _PAGE = 1_000
 _columns = entries_table.c
+_UNLIMITED = Allowance()
 
 
 def now() -> datetime:
@@ -189,53 +195,78 @@ class Ledger:
         with self._storage.reading() as connection:
             return would_spend(kinds_charged(connection, run=run), planned, terms_now(connection).guarantee)
 
-    def check(self, planned: PrivacyEvent) -> None:
-        """Ask before the computation; `charge` asks again.
+    def charge(
+        self,
+        event: ReleaseEvent,
+        *,
+        run: str,
+        request: str,
+        code_version: str,
+        allowance: Allowance = _UNLIMITED,
+        keep: bool = True,
+    ) -> Entry:
+        """Charge a release; when this returns, it may be computed, and never before.
+
+        The entry's `payload` names the draw under which the release leaves. With `keep`, what is computed must be
+        given to `settle`, and what that returns is what leaves. A charge whose answer was never settled, as the
+        process died, is not charged again for the same request: nothing has left under it.
+
+        Args:
+            event: what the release costs.
+            run: of the training.
+            request: SHA-256 of the request that is answered.
+            code_version: of this library.
+            allowance: what the silo allows beside the ledger's limit.
+            keep: False for what is never sent again, as in masked rounds.
+
+        Guarantees, under the write lock: the ledger is the one whose head the witness has noted; its limit and the
+        allowance hold with the entry; rounds of a run never go back; a round is answered once (with `keep`).
 
         Raises:
-            BudgetExceededError: the release would exceed the limit.
-        """
-        with self._storage.reading() as connection:
-            check_budget(kinds_charged(connection), planned, terms_now(connection).guarantee)
-
-    def charge(self, release: Release, payload: bytes, *, keep: bool = True) -> Entry:
-        """Charge a release; when this returns, the payload may leave, and never before.
-
-        A payload that is in the ledger already is not charged again: its bytes hold the release's nonce, so
-        the same bytes are the same draw of the noise. It is kept until the run's next one, unless `keep` is False:
-        what a masked round sends is never sent again.
-
-        Raises:
-            BudgetExceededError: it would exceed the limit; the ledger is unchanged.
+            BudgetExceededError: it would exceed the limit or the allowance; the ledger is unchanged.
+            ProtocolError: the round is over for this silo; the ledger is unchanged.
             PrivacyError: noise from a seed, and the ledger is not a simulation's.
+            LedgerIntegrityError: an older copy of the ledger was put in its place.
             LedgerError: it could not be written; the ledger is unchanged. If only the witness could not be, the
                 release is charged, and the text says so.
             ClockError: the clock is behind the last entry.
         """
-        if release.payload != sha256(payload):
-            raise ConfigurationError("Expected the digest of the payload that is charged, got another one.")
         with self._storage.writing() as connection:
+            self._check_witness(connection)
             terms = terms_now(connection)
-            _check_noise_source(release.event, terms)
-            known = connection.execute(sa.select(_columns.number).where(_columns.payload == release.payload)).scalar()
-            if known is not None:
-                return entry_at(connection, known)
-            check_budget(kinds_charged(connection), release.event, terms.guarantee)
+            _check_noise_source(event, terms)
+            newest = newest_entries(connection, newest=1, run=run)
+            if newest and keep and pending(connection, run=run, request=request):
+                return newest[0]
+            check_order(newest, event, keep=keep)
+            check_budget(kinds_charged(connection), event, terms.guarantee)
+            check_allowance(
+                connection, event, run=run, allowance=allowance, guarantee=terms.guarantee, now=self._clock()
+            )
+            number = last_entry(connection).number + 1
+            name = sha256(canonical({"silo": terms.silo, "number": number, "request": request}))
+            release = Release(event=event, run=run, request=request, payload=name, code_version=code_version)
             entry = self._append(connection, "release", release)
-            connection.execute(payloads_table.delete().where(payloads_table.c.run == release.run))
-            if keep:
-                row = {"run": release.run, "request": release.request, "content": payload}
-                connection.execute(payloads_table.insert().values(**row))
+            begin_payload(connection, run=run, request=request if keep else None)
         self._note(entry)
         return entry
 
+    def settle(self, *, run: str, request: str, payload: bytes) -> bytes:
+        """Keep what was computed for a charge, and return the bytes that may leave, durable when this returns.
+
+        If another process has settled the same charge before, its bytes are returned and these are thrown away:
+        under one charge one draw leaves.
+
+        Raises:
+            ProtocolError: there is no such charge.
+        """
+        with self._storage.writing() as connection:
+            return settle_payload(connection, run=run, request=request, payload=payload)
+
     def kept_payload(self, *, run: str, request: str) -> bytes | None:
         """Return the run's newest payload if it answers this request: charged already, so it may leave again."""
-        table = payloads_table.c
         with self._storage.reading() as connection:
-            query = sa.select(table.content).where(table.run == run, table.request == request)
-            found = connection.execute(query).scalar()
-        return None if found is None else bytes(found)
+            return payload_of_request(connection, run=run, request=request) or None
 
     def begin_turns(self, *, run: str, state: str) -> None:
         """Note the first state of a masked round; see `turns`."""

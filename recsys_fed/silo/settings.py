@@ -87,6 +87,7 @@ class SiloSettings:
         node_key, ledger_key, secret_key: the silo's three key files.
         ledger: path or URL. witness: file that notes the ledger's head; "" is none.
         state: folder of what the silo keeps.
+        trainings, per_days: how many trainings may begin in so many days; 0 trainings is any number.
         agreed: the terms of training that this silo accepts.
         data: its interactions.
         simulated_seed, simulated_index: noise from this seed, as the silo of this number in a simulation; -1 in
@@ -108,6 +109,8 @@ class SiloSettings:
     ledger: str = "ledger.sqlite"
     witness: str = "ledger.witness"
     state: str = "state"
+    trainings: int = 3
+    per_days: float = 7.0
     simulated_seed: int = -1
     simulated_index: int = -1
     agreed: FederationConfig = field(default_factory=FederationConfig)
@@ -115,7 +118,8 @@ class SiloSettings:
 
     def __post_init__(self) -> None:
         checks.one_of(PERSONALISATION, personalisation=self.personalisation)
-        checks.at_least(0, threads=self.threads)
+        checks.at_least(0, threads=self.threads, trainings=self.trainings)
+        checks.positive(per_days=self.per_days)
         checks.at_least(-1, simulated_seed=self.simulated_seed, simulated_index=self.simulated_index)
         if not self.name or not self.name.isprintable() or len(self.name) > 64:
             raise ConfigurationError(f"Expected a silo name of 1 to 64 printable characters, got {self.name!r}.")

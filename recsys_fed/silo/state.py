@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,7 @@ import torch
 from safetensors.numpy import load, save
 from scipy import sparse
 
+from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.errors import DataFormatError, DataNotFoundError
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
@@ -66,6 +68,23 @@ class StateFolder:
 
     def __init__(self, folder: Path, secret: SiloSecret) -> None:
         self._folder, self._key = folder, secret.derived(_PURPOSE)
+
+    def check(self, content: bytes, catalogue: Catalogue) -> None:
+        """Refuse what is no released model of this catalogue; nothing private is read.
+
+        Raises:
+            DataFormatError: it is something else, or a model of other items.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with NamedTemporaryFile(dir=self._folder, suffix=".part") as file:
+            file.write(content)
+            file.flush()
+            try:
+                model = load_item_embeddings(Path(file.name))
+            except DataFormatError as error:
+                raise DataFormatError("Expected the released item embeddings, got something else.") from error
+        if (model.catalogue_hash, model.n_items) != (catalogue.content_hash, catalogue.n_items):
+            raise DataFormatError("Expected item embeddings of the agreed catalogue, got those of another.")
 
     def keep(self, content: bytes, parts: "Iterable[Part]") -> str:
         """Take in a released model: fold in all users, seal them, and make it the current one; returns its hash.

@@ -11,7 +11,7 @@ import torch
 
 from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.models.user_blocks import UserHistories
-from recsys_fed.trainers.base import LocalNoise, PublicFacts, Stage, Tables, Trainer
+from recsys_fed.trainers.base import Layout, LocalNoise, PublicFacts, Stage, Tables, Trainer
 from recsys_fed.trainers.popular_items import PopularItems
 from recsys_fed.trainers.spectral import Spectral
 
@@ -45,9 +45,9 @@ class Auto:
         """What the chosen trainer needs in the silos."""
         return chosen(state.facts).tables(state, stage)
 
-    def shape(self, state: Any, stage: Stage) -> tuple[int, int]:
-        """What the chosen trainer asks for."""
-        return chosen(state.facts).shape(state, stage)
+    def layout(self, facts: PublicFacts, stage: Stage) -> Layout:
+        """The shapes of the chosen trainer."""
+        return chosen(facts).layout(facts, stage)
 
     def contribution(
         self, stage: str, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float]

@@ -105,6 +105,32 @@ class LocalNoise:
     sampling: torch.Generator
 
 
+@dataclass(frozen=True, kw_only=True)
+class TableLayout:
+    """A released table that a stage reads.
+
+    Attributes:
+        dtype: float32; or int64 for rows of the catalogue, which are then strictly ascending and within it.
+        shape: exact; None where the columns are free.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What a stage asks for and what it reads; public.
+
+    Attributes:
+        shape: rows and columns of the contribution.
+        tables: by name, all that the silo half reads.
+    """
+
+    shape: tuple[int, int]
+    tables: Mapping[str, TableLayout] = field(default_factory=dict)
+
+
 class Trainer(Protocol):
     """Both halves of one algorithm. Every contribution is a table over item rows, and is aggregated by adding."""
 
@@ -117,8 +143,11 @@ class Trainer(Protocol):
     def tables(self, state: Any, stage: Stage) -> Tables:
         """Server: the released tables that the silos need for this stage."""
 
-    def shape(self, state: Any, stage: Stage) -> tuple[int, int]:
-        """Server: rows and columns of the contribution that this stage asks for."""
+    def layout(self, facts: PublicFacts, stage: Stage) -> Layout:
+        """Return the shapes of the stage's contribution and tables: they follow from public facts alone.
+
+        A silo computes them by itself, and answers nothing that looks different.
+        """
 
     def contribution(
         self, stage: str, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float]

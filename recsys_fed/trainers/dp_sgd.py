@@ -23,7 +23,7 @@ from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.adaptive_clipping import JointRelease, count_share
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers import popularity
-from recsys_fed.trainers.base import LocalNoise, PublicFacts, Stage, Tables
+from recsys_fed.trainers.base import Layout, LocalNoise, PublicFacts, Stage, TableLayout, Tables
 from recsys_fed.trainers.local_steps import Task, local_steps, summed
 from recsys_fed.trainers.losses import loss_of
 from recsys_fed.trainers.losses.loss import Clipping, Loss
@@ -141,7 +141,7 @@ class DPSGD:
 
     def start(self, facts: PublicFacts, rng: np.random.Generator) -> DPSGDState:
         """Draw small random vectors; the first column will be the noised popularity."""
-        dim = min(facts.embedding_dim or 16, facts.n_items)
+        dim = _embedding_dim(facts)
         start = torch.from_numpy(rng.standard_normal((facts.n_items, dim))) * 0.1 / dim**0.5
         return DPSGDState(facts=facts, start=start.float())
 
@@ -152,12 +152,19 @@ class DPSGD:
         tables = {"head": state.popularity.head, "vectors": state.vectors}
         return tables | ({"clip": torch.tensor([state.clip_norm])} if self.clipping == "adaptive" else {})
 
-    def shape(self, state: DPSGDState, stage: Stage) -> tuple[int, int]:
+    def layout(self, facts: PublicFacts, stage: Stage) -> Layout:
         """Counts [n_items, 1], then V's shape on the head; adaptive clipping has one more row."""
-        if stage.name == popularity.STAGE or state.vectors is None:
-            return state.facts.n_items, 1
-        counts = 1 if self.clipping == "adaptive" else 0
-        return state.vectors.shape[0] + counts, state.vectors.shape[1]
+        if stage.name == popularity.STAGE:
+            return Layout(shape=(facts.n_items, 1))
+        dim = _embedding_dim(facts)
+        n_head = _n_head(facts, dim)
+        tables = {
+            "head": TableLayout(dtype=torch.int64, shape=(n_head,)),
+            "vectors": TableLayout(dtype=torch.float32, shape=(n_head, dim)),
+        }
+        if self.clipping != "adaptive":
+            return Layout(shape=(n_head, dim), tables=tables)
+        return Layout(shape=(n_head + 1, dim), tables=tables | {"clip": TableLayout(dtype=torch.float32, shape=(1,))})
 
     def contribution(
         self, stage: str, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float]
@@ -245,6 +252,10 @@ class DPSGD:
 
 def _joint(settings: Mapping[str, float]) -> JointRelease:
     return JointRelease(l2_clip_norm=settings["l2_clip_norm"], count_share=settings["count_share"])
+
+
+def _embedding_dim(facts: PublicFacts) -> int:
+    return min(facts.embedding_dim or 16, facts.n_items)
 
 
 def _n_head(facts: PublicFacts, dim: int) -> int:

@@ -13,7 +13,7 @@ from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.trainers import popularity
-from recsys_fed.trainers.base import LocalNoise, PublicFacts, Stage, Tables
+from recsys_fed.trainers.base import Layout, LocalNoise, PublicFacts, Stage, Tables
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,9 +45,9 @@ class PopularItems:
         """The silos need nothing."""
         return {}
 
-    def shape(self, state: PopularItemsState, stage: Stage) -> tuple[int, int]:
-        """[n_items, 1]."""
-        return state.facts.n_items, 1
+    def layout(self, facts: PublicFacts, stage: Stage) -> Layout:
+        """Counts [n_items, 1]."""
+        return Layout(shape=(facts.n_items, 1))
 
     def contribution(
         self, stage: str, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float]

@@ -26,7 +26,7 @@ from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers import popularity
-from recsys_fed.trainers.base import LocalNoise, PublicFacts, Stage, Tables
+from recsys_fed.trainers.base import Layout, LocalNoise, PublicFacts, Stage, TableLayout, Tables
 from recsys_fed.trainers.estimate import agreeing, reliability, smoothed, without_diagonal
 from recsys_fed.trainers.orthonormal import leading_directions, orthonormal, principal_features
 from recsys_fed.trainers.popularity import NoisedPopularity
@@ -101,11 +101,19 @@ class Spectral:
             "subspace": _asked(state).float(),
         }
 
-    def shape(self, state: SpectralState, stage: Stage) -> tuple[int, int]:
+    def layout(self, facts: PublicFacts, stage: Stage) -> Layout:
         """Counts [n_items, 1], then the subspace [n_head, dim - 1]."""
-        if stage.name == popularity.STAGE or state.subspace is None:
-            return state.facts.n_items, 1
-        return state.subspace.shape[0], state.subspace.shape[1]
+        if stage.name == popularity.STAGE:
+            return Layout(shape=(facts.n_items, 1))
+        chosen = self._size(facts)
+        n_head, dim = min(chosen.n_head, facts.n_items), max(chosen.embedding_dim - 1, 0)
+        tables = {
+            "head": TableLayout(dtype=torch.int64, shape=(n_head,)),
+            "damping": TableLayout(dtype=torch.float32, shape=(n_head,)),
+            "direction": TableLayout(dtype=torch.float32, shape=(n_head,)),
+            "subspace": TableLayout(dtype=torch.float32, shape=(n_head, dim)),
+        }
+        return Layout(shape=(n_head, dim), tables=tables)
 
     def contribution(
         self, stage: str, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float]

@@ -3,14 +3,14 @@
 Sweeps use it: it is several times as fast as a simulated federation, and trainers may have sizes set by hand.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 
 from recsys_fed.config import FederationConfig, SimulationConfig
 from recsys_fed.data.simulated import SimulatedFederation, simulated_federation
 from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
-from recsys_fed.federation.release import Randomness, answer
+from recsys_fed.federation.release import Randomness, SiloUsers, answer
 from recsys_fed.federation.schedule import Schedule, advance, begin, item_embeddings, request
 from recsys_fed.federation.update import Greeting
 from recsys_fed.models.histories import Histories, histories_of
@@ -61,8 +61,8 @@ def trained(schedule: Schedule, data: SimulationConfig, *, seed: int) -> ItemEmb
         randomness = Randomness(
             noise=SeededNoise(seed, number),
             sampling=seeded_generator(_SAMPLING, seed, number),
-            nonce=f"{number:032x}",
         )
-        update = answer(asked, schedule.trainer, histories, silo=_SILO, randomness=randomness)
+        users = partial(SiloUsers, histories=histories)
+        update = answer(asked, schedule.trainer, users, silo=_SILO, nonce=f"{number}", randomness=randomness)
         schedule = advance(schedule, asked, [update])
     return item_embeddings(schedule)

@@ -33,6 +33,7 @@ def drive(main: Callable[[Ask], Any], config: FederationConfig = CONFIG, *, node
         def ask(kind: str, records: RecordDict | None = None) -> Message:
             return client(Message(records or RecordDict(), 2, kind), context)
 
+        ask.context = context
         ask.ledger = lambda: open_silo(context).ledger
         ask.spent = lambda: tuple(entry.body.event for entry in ask.ledger().entries() if entry.kind == "release")
 

@@ -90,10 +90,10 @@ def masked_run(
 
     noised, advance = silo_module.Silo.noised, strategy_module.advance_by_sum
 
-    def keeping(silo, request):
-        integers, event = noised(silo, request)
-        outcome.inputs[request.round][silo.index, request.attempt] = integers
-        return integers, event
+    def keeping(silo, request, **more):
+        masked = noised(silo, request, **more)
+        outcome.inputs[request.round][silo.index, request.attempt] = masked.integers
+        return masked
 
     def stepping(schedule, asked, integers, *, n_silos):
         outcome.sums[asked.round] = integers, n_silos

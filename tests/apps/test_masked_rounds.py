@@ -26,7 +26,7 @@ def test_without_dropouts_the_server_gets_the_plain_sums_and_every_silo_pays_onc
         assert [body.event.round for body in charged] == [0, 1]
         sent = [event["payload"] for event in outcome.events if event["silo"] == f"silo-{silo}"]
         assert [body.payload for body in charged] == sent
-        assert {body.event.noise_share for body in charged} == {1 / 3}
+        assert {body.event.noise_share for body in charged} == {1 / 2}
         assert not outcome.contexts[silo].state
 
 

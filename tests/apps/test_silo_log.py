@@ -58,8 +58,8 @@ def test_refusals_and_failures_are_told_apart_and_repeat_nothing(there):
     (silo / "ledger.sqlite").rename(silo / "away")
     assert ask(silo, RecordDict(), kind="query").error.reason.endswith("in its own log")
     counts = message_counts(silo)
-    assert counts.refused == {"ProtocolError": 2}
-    assert counts.failed.total() == 2
+    assert counts.refused == {"ProtocolError": 3}
+    assert counts.failed.total() == 1
     assert SMUGGLED not in (silo / FILE).read_text()
     assert str(silo) not in (silo / FILE).read_text()
 

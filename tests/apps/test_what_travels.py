@@ -13,7 +13,7 @@ from recsys_fed.certificates.certificate import Certificate, read_certificate
 from recsys_fed.config import SimulationConfig
 from recsys_fed.data.simulated import simulated_federation
 from recsys_fed.federation.metrics_round import SHAPE as METRICS_SHAPE
-from recsys_fed.federation.update import PROTOCOL, Greeting, Request
+from recsys_fed.federation.update import PLAN, PROTOCOL, Greeting, Request
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import load_item_embeddings
 from recsys_fed.models.users import user_vectors
@@ -97,9 +97,10 @@ def test_certificates_hold_nothing_but_what_was_public_before(run):
         assert not private_counts(federation) & set(numbers)
 
 
-def test_the_first_question_is_empty_and_its_answer_a_greeting(run):
+def test_the_first_question_names_the_plan_and_its_answer_is_a_greeting(run):
     recorder, federation, _ = run
-    assert all(not message.content for message in of_type(recorder.sent, "query"))
+    for message in of_type(recorder.sent, "query"):
+        assert dict(message.content.config_records["invitation"]) == {"protocol": PROTOCOL, "plan": PLAN}
     for reply in of_type(recorder.replies, "query"):
         assert set(reply.content) == {"greeting"}
         greeting = reply.content.config_records["greeting"]

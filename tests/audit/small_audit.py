@@ -12,12 +12,12 @@ from scipy import sparse
 from recsys_fed.audit.audit import stand
 from recsys_fed.audit.audited_run import canary_data, deployed, run_with_canaries
 from recsys_fed.audit.instruments.conformance import conformance
-from recsys_fed.audit.mechanisms.mechanism import SiloInput
 from recsys_fed.audit.power import Outcome, Replay
 from recsys_fed.audit.scores import attackable, directions
 from recsys_fed.audit.settings import AuditSettings
 from recsys_fed.audit.statistics.bounds import bounds_of, planned_guesses
 from recsys_fed.config import FederationConfig, SimulationConfig
+from recsys_fed.federation.release import SiloUsers
 from recsys_fed.models.histories import histories_of
 
 DATA = "generated:users=400,items=400,interactions=15"
@@ -90,7 +90,7 @@ class SmallAudit:
             joined = placed.canaries.histories[np.flatnonzero(included & (placed.silo_of_canary == index))]
             histories = sparse.vstack([train[rows], joined], format="csr")
             held = sparse.vstack([test[rows], sparse.csr_matrix(joined.shape, dtype=np.float32)], format="csr")
-            users.append(SiloInput(histories=histories_of(histories), test=held))
+            users.append(SiloUsers(histories=histories_of(histories), test=held))
         return users
 
 

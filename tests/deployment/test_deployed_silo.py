@@ -13,6 +13,7 @@ from client.opening import open_silo
 from recsys_fed.certificates.run import verify_run
 from recsys_fed.errors import BudgetExceededError, ConfigurationError, PrivacyError, ProtocolError
 from recsys_fed.federation.outcome import CERTIFICATES, EMBEDDINGS, EVENTS
+from recsys_fed.federation.release import raise_it
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.verification import verify_ledger
 from recsys_fed.models.items import load_item_embeddings
@@ -68,7 +69,7 @@ def test_real_silos_draw_from_the_operating_system_and_keep_ledgers(tmp_path, mo
 
 
 def test_a_real_ledger_refuses_seeded_noise(tmp_path):
-    there = deployed(tmp_path)
+    there = deployed(tmp_path, config=replace(CONFIG, secure_aggregation="off"))
     path = there.silos[0] / "silo.toml"
     path.write_text(
         path.read_text().replace('name = "silo-0"', 'name = "silo-0"\nsimulated-seed = 1\nsimulated-index = 0')
@@ -79,11 +80,12 @@ def test_a_real_ledger_refuses_seeded_noise(tmp_path):
     path.write_text(path.read_text().replace("simulated-seed = 1\nsimulated-index = 0\n", ""))
     silo = open_deployed_silo(there.silos[0])
     assert isinstance(silo.randomness(0).noise, SystemNoise)
-    assert silo.randomness(0).nonce != silo.randomness(0).nonce
+    first, second = (silo.randomness(0).noise.integers((8,), standard_deviation=1e6) for _ in range(2))
+    assert not np.array_equal(first, second)
     seeded = replace(silo, settings=replace(silo.settings, simulated_seed=1, simulated_index=0), index=0)
     asked = requests_of(there, tmp_path)[0]
     with pytest.raises(PrivacyError, match="operating system"):
-        seeded.release(asked, run="another")
+        seeded.release(asked, run="another", on_failure=raise_it)
 
 
 def test_a_node_is_simulated_or_deployed_never_both(tmp_path):
@@ -119,20 +121,35 @@ def test_what_was_not_agreed_to_is_refused_and_charges_nothing(tmp_path):
     first = requests_of(there, tmp_path)[0]
     silo = open_deployed_silo(there.silos[0])
     before = silo.ledger.releases()
-    with pytest.raises(ProtocolError, match="agreed trainer"):
+    with pytest.raises(ProtocolError, match="trainer 'spectral' of the agreed plan"):
         silo.check_request(replace(first, trainer="dp-sgd"))
     with pytest.raises(ProtocolError, match="catalogue"):
         silo.check_request(replace(first, catalogue_hash="0" * 64))
-    with pytest.raises(ProtocolError, match="noise share"):
+    with pytest.raises(ProtocolError, match="noise_share"):
         silo.check_request(replace(first, noise_share=0.5))
     # Less noise than the agreed epsilon allows: within the ledger's limit of 20, above the 6 of a training.
-    with pytest.raises(BudgetExceededError, match="agreed epsilon 6"):
-        silo.release(replace(first, noise_multiplier=0.4), run="cheap")
+    with pytest.raises(ProtocolError, match="noise_multiplier"):
+        silo.release(replace(first, noise_multiplier=0.4), run="cheap", on_failure=raise_it)
+    with pytest.raises(ProtocolError, match="agreed epsilon 6"):
+        silo.release(replace(first, epsilon=9.0), run="dear", on_failure=raise_it)
     assert silo.ledger.releases() == before
     # The same request again is the same bytes, and no charge.
-    one, other = (silo.release(first, run="again") for _ in range(2))
+    one, other = (silo.release(first, run="again", on_failure=raise_it) for _ in range(2))
     assert np.array_equal(one.total, other.total)
     assert silo.ledger.releases() == before + 1
+
+
+def test_a_server_cannot_evade_the_price_of_a_training_by_naming_another(tmp_path):
+    """As many trainings begin in a week as silo.toml says, whatever they are called."""
+    there = deployed(tmp_path, config=replace(CONFIG, secure_aggregation="off"))
+    first = requests_of(there, tmp_path)[0]
+    silo = open_deployed_silo(there.silos[0])
+    assert (silo.settings.trainings, silo.settings.per_days) == (3, 7.0)
+    for name in ("second", "third"):
+        silo.release(first, run=name, on_failure=raise_it)
+    with pytest.raises(BudgetExceededError, match=r"at most 3 trainings to begin in 7 days.*per-days"):
+        silo.release(first, run="fourth", on_failure=raise_it)
+    assert [entry.body.run for entry in silo.ledger.entries() if entry.kind == "release"][-2:] == ["second", "third"]
 
 
 def test_what_a_silo_keeps_and_logs_names_no_user(tmp_path):

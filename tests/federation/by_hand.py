@@ -1,10 +1,11 @@
 """A federation without Flower: every round asked, answered and summed in a loop."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
-from recsys_fed.federation.release import Randomness, answer
+from recsys_fed.federation.release import Randomness, SiloUsers, answer
 from recsys_fed.federation.schedule import Schedule, advance, begin, request
 from recsys_fed.federation.update import Greeting, Update
 from recsys_fed.models.histories import Histories
@@ -24,12 +25,12 @@ def answers(schedule: Schedule, silos: Sequence[Histories]) -> list[Update]:
         answer(
             asked,
             schedule.trainer,
-            histories,
+            partial(SiloUsers, histories=histories),
             silo=f"silo-{index}",
+            nonce=f"{index}-{asked.round}",
             randomness=Randomness(
                 noise=SeededNoise(1, index, asked.round),
                 sampling=seeded_generator(3, index, asked.round),
-                nonce=f"{index}-{asked.round}",
             ),
         )
         for index, histories in enumerate(silos)

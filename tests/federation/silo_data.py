@@ -1,9 +1,11 @@
 """Silos' histories and randomness, small and repeatable."""
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy import sparse
 
-from recsys_fed.federation.release import Randomness
+from recsys_fed.federation.release import Randomness, SiloUsers
 from recsys_fed.models.histories import Histories, histories_of
 from recsys_fed.privacy.noise import SeededNoise, seeded_generator
 
@@ -19,5 +21,9 @@ def randomness(silo: int = 0, round_number: int = 0) -> Randomness:
     return Randomness(
         noise=SeededNoise(1, silo, round_number),
         sampling=seeded_generator(3, silo, round_number),
-        nonce=f"{silo}-{round_number}",
     )
+
+
+def held(histories: Histories, test: sparse.csr_matrix | None = None) -> Callable[[], SiloUsers]:
+    """How a silo reads these users."""
+    return lambda: SiloUsers(histories=histories, test=test)

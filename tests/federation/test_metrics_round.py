@@ -8,7 +8,7 @@ import pytest
 import torch
 from by_hand import begun, run_by_hand
 from scipy import sparse
-from silo_data import make_histories, randomness
+from silo_data import held, make_histories, randomness
 
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError, ProtocolError
@@ -76,10 +76,10 @@ def asked_for_metrics():
 def test_the_answer_holds_the_sums_on_the_silos_own_held_out_interactions(asked_for_metrics):
     schedule, asked, silo, test = asked_for_metrics
     bare = replace(asked, noise_multiplier=0.0)
-    given = answer(bare, schedule.trainer, silo, silo="s", randomness=randomness(), test=test)
+    given = answer(bare, schedule.trainer, held(silo, test), silo="s", nonce="", randomness=randomness())
     users = given.total[0, 0] * asked.grid_step * 3**0.5
     assert users == pytest.approx((np.diff(test.indptr) > 0).sum(), abs=2 * asked.grid_step)
-    without = answer(bare, schedule.trainer, silo, silo="s", randomness=randomness())
+    without = answer(bare, schedule.trainer, held(silo), silo="s", nonce="", randomness=randomness())
     assert not without.total.any()
 
 
@@ -87,7 +87,9 @@ def test_the_answer_holds_the_sums_on_the_silos_own_held_out_interactions(asked_
 def test_a_request_whose_event_is_too_cheap_for_metrics_is_refused(asked_for_metrics, change):
     schedule, asked, silo, test = asked_for_metrics
     with pytest.raises(ProtocolError, match="metrics of all users"):
-        answer(replace(asked, **change), schedule.trainer, silo, silo="s", randomness=randomness(), test=test)
+        answer(
+            replace(asked, **change), schedule.trainer, held(silo, test), silo="s", nonce="", randomness=randomness()
+        )
 
 
 def test_tables_that_are_no_model_are_refused(asked_for_metrics):
@@ -99,5 +101,10 @@ def test_tables_that_are_no_model_are_refused(asked_for_metrics):
     ):
         with pytest.raises(ProtocolError):
             answer(
-                replace(asked, tables=tables), schedule.trainer, silo, silo="s", randomness=randomness(), test=test
+                replace(asked, tables=tables),
+                schedule.trainer,
+                held(silo, test),
+                silo="s",
+                nonce="",
+                randomness=randomness(),
             )

@@ -38,7 +38,7 @@ def test_auto_is_on_for_three_or_more_deployed_silos_whose_noise_can_be_split():
     assert mode(silos(10, trainer="spectral", dp_sgd=local)) == "on"
 
 
-@pytest.mark.parametrize(("n", "deployed"), [(3, 2), (4, 3), (5, 4), (10, 9), (19, 18), (20, 18), (100, 90)])
+@pytest.mark.parametrize(("n", "deployed"), [(3, 3), (4, 3), (5, 4), (10, 9), (19, 18), (20, 18), (100, 90)])
 def test_by_the_rule_one_deployed_silo_in_ten_may_drop_out_and_no_simulated_one(n, deployed):
     assert masking_of(settled(silos(n), simulated=False)).threshold == deployed
     assert masking_of(settled(silos(n), simulated=True)).threshold == n
@@ -56,17 +56,21 @@ def test_settling_twice_changes_nothing():
     ("changes", "share"),
     [
         ({"secure_aggregation": "off"}, 1.0),
-        ({"secure_aggregation": "off", "noise": "central"}, 1 / 10),
-        ({}, 1 / 10),
-        ({"secure_aggregation_threshold": 8}, 1 / 8),
+        ({"secure_aggregation": "off", "noise": "central"}, 1 / 9),
+        ({"secure_aggregation": "off", "noise": "central", "secure_aggregation_colluders": 0}, 1 / 10),
+        ({"secure_aggregation": "off", "noise": "central", "silos": 1}, 1.0),
+        ({"secure_aggregation": "off", "noise": "central", "silos": 2}, 1.0),
+        ({}, 1 / 9),
+        ({"secure_aggregation_colluders": 0}, 1 / 10),
+        ({"secure_aggregation_threshold": 8}, 1 / 7),
         ({"secure_aggregation_threshold": 8, "secure_aggregation_colluders": 2}, 1 / 6),
-        ({"max_silos_per_user": 3}, 3 / 10),
-        ({"max_silos_per_user": 3, "secure_aggregation": "off", "noise": "central"}, 3 / 10),
+        ({"max_silos_per_user": 3}, 3 / 9),
+        ({"max_silos_per_user": 3, "secure_aggregation": "off", "noise": "central"}, 3 / 9),
         ({"max_silos_per_user": 9, "secure_aggregation_threshold": 7}, 1.0),
     ],
 )
 def test_the_share_of_a_silo(changes, share):
-    config = settled(silos(10, **changes), simulated=True)
+    config = settled(replace(silos(10), **changes), simulated=True)
     assert share_of_silo(config) == pytest.approx(share, rel=1e-12)
 
 

@@ -92,7 +92,7 @@ def test_shapes_and_noise_are_those_that_a_run_asks_for():
 
 def test_the_silos_share_of_central_noise():
     first = stages_of(planned_schedule(FederationConfig(silos=4, noise="central"), ITEMS))[0]
-    assert first.noise_of_silo == pytest.approx(first.noise_if_once / 2, rel=1e-3)
+    assert first.noise_of_silo == pytest.approx(first.noise_if_once / 3**0.5, rel=1e-3)
 
 
 def test_local_steps_have_no_noise_that_could_be_split():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sample_messages import REQUEST
 from scipy import stats
-from silo_data import make_histories, randomness
+from silo_data import held, make_histories, randomness
 
 from recsys_fed.errors import ProtocolError
 from recsys_fed.federation.release import answer, release_event
@@ -21,7 +21,7 @@ SPECTRAL = make_trainer("spectral")
 
 def released(request, histories, streams):
     """The release in the unit of the contribution."""
-    update = answer(request, SPECTRAL, histories, silo="silo-0", randomness=streams)
+    update = answer(request, SPECTRAL, held(histories), silo="silo-0", nonce="", randomness=streams)
     return update.total[:, 0] * request.grid_step
 
 
@@ -108,7 +108,7 @@ def test_local_steps_add_their_own_noise(n_users):
     )
     histories = make_histories(n_users, N_ITEMS, density=0.01)
     trainer = make_trainer("dp-sgd", {"schedule": "local"})
-    update = answer(request, trainer, histories, silo="silo-0", randomness=randomness())
+    update = answer(request, trainer, held(histories), silo="silo-0", nonce="", randomness=randomness())
     noise = (update.total * request.grid_step).ravel()
     scale = request.noise_multiplier * request.l2_clip_norm * steps**0.5
     assert noise.std() == pytest.approx(scale, rel=0.1 if n_users else 0.05)
@@ -116,10 +116,38 @@ def test_local_steps_add_their_own_noise(n_users):
 
 
 def test_the_event_says_what_was_asked():
-    update = answer(COUNTS, SPECTRAL, make_histories(3, N_ITEMS), silo="silo-7", randomness=randomness())
+    update = answer(
+        COUNTS, SPECTRAL, held(make_histories(3, N_ITEMS)), silo="silo-7", nonce="", randomness=randomness()
+    )
     assert update.event == release_event(COUNTS, noise_source="seeded-simulation")
     assert (update.event.mechanism, update.event.slack) == ("discrete-gaussian", ROUNDING_SLACK)
     assert release_event(replace(COUNTS, steps=7), noise_source="operating-system").slack == 7 * ROUNDING_SLACK
     assert (update.silo, update.catalogue_hash) == ("silo-7", COUNTS.catalogue_hash)
     assert update.event.noise_multiplier == COUNTS.noise_multiplier
     assert update.event.round == COUNTS.round
+
+
+def failing():
+    """Users that cannot be read."""
+    raise OSError("patient 910005 is on a disk that is gone")
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_failure_inside_the_silo_gives_the_noise_of_nobody(inside):
+    """All of the noise, the same shape, and the reason for the operator alone."""
+    request = replace(COUNTS, noise_inside=inside, steps=4 if inside else 1)
+    heard = []
+    update = answer(request, SPECTRAL, failing, silo="s", nonce="", randomness=randomness(), on_failure=heard.append)
+    assert [type(error) for error in heard] == [OSError]
+    assert update.total.shape == request.shape
+    scale = request.noise_multiplier * request.l2_clip_norm * (2 if inside else 1)
+    noise = update.total[:, 0] * request.grid_step
+    assert fits(noise, scale)
+    assert not fits(noise, scale * 2 / 3)
+    assert not fits(noise, scale * 3 / 2)
+    assert update.event == release_event(request, noise_source="seeded-simulation")
+
+
+def test_who_holds_no_private_data_hears_of_failures():
+    with pytest.raises(OSError, match="910005"):
+        answer(COUNTS, SPECTRAL, failing, silo="s", nonce="", randomness=randomness())

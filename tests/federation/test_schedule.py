@@ -59,7 +59,7 @@ def test_every_silo_pays_for_every_round_alike(whole_run):
     for number, events in enumerate(rounds):
         assert events == [events[0]] * N_SILOS
         assert events[0].round == number
-        assert events[0].noise_share == (1.0 if config.noise == "own" else 1 / N_SILOS)
+        assert events[0].noise_share == (1.0 if config.noise == "own" else 1 / (N_SILOS - 1))
 
 
 def test_a_whole_run_gives_a_usable_model(whole_run):

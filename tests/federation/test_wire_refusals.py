@@ -15,7 +15,7 @@ from sample_messages import GREETING, REQUEST, honest_update
 
 from recsys_fed.errors import ProtocolError
 from recsys_fed.federation import wire
-from recsys_fed.federation.update import MOST_STEPS
+from recsys_fed.federation.update import MOST_STEPS, PROTOCOL
 
 DECODE = {
     "request": wire.request_from_records,
@@ -112,13 +112,13 @@ def test_a_total_is_a_table_of_int32(values):
 
 
 @pytest.mark.parametrize("kind", DECODE)
-@pytest.mark.parametrize("protocol", [0, 2, "1", None])
+@pytest.mark.parametrize("protocol", [0, PROTOCOL - 1, PROTOCOL + 1, "1", None])
 def test_another_protocol_is_refused(kind, protocol):
     records = ENCODED[kind]()
     config = dict(records.config_records[kind])
     config.pop("protocol")
     records[kind] = ConfigRecord(config if protocol is None else config | {"protocol": protocol})
-    with pytest.raises(ProtocolError, match=r"Expected protocol 1, got .* same version"):
+    with pytest.raises(ProtocolError, match=rf"Expected protocol {PROTOCOL}, got .* same version"):
         DECODE[kind](records)
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from recsys_fed.certificates.terms import Terms
-from recsys_fed.ledger.entries import Entry, Release
+from recsys_fed.ledger.budget import Allowance
+from recsys_fed.ledger.entries import Entry
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.guarantee import Guarantee
 from recsys_fed.signing.keys import SigningKey
 
 KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(b"\7" * 32))
+UNLIMITED = Allowance()
 OTHER_KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(b"\x0b" * 32))
 
 
@@ -51,16 +53,21 @@ def digest(content: bytes | str) -> str:
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
 
-def release(payload: bytes, *, run: str = "run", request: str = "request", **fields: object) -> Release:
-    """The release of a payload; `fields` are those of `event`."""
-    return Release(
-        event=event(**fields), run=run, request=digest(request), payload=digest(payload), code_version="1.0"
+def charge(ledger: Ledger, name: str, *, run: str = "run", keep: bool = True, allowance=UNLIMITED, **fields) -> Entry:
+    """Charge a release for the request of this name: the run's next round, unless `fields` say another."""
+    if "round" not in fields:
+        done = [entry.body.event.round for entry in ledger.releases_of(run)]
+        fields["round"] = max(done, default=-1) + 1
+    return ledger.charge(
+        event(**fields), run=run, request=digest(name), code_version="1.0", allowance=allowance, keep=keep
     )
 
 
-def charged(ledger: Ledger, name: str, **fields: object) -> Entry:
-    """Charge the payload that is this name."""
-    return ledger.charge(release(name.encode(), request=name, **fields), name.encode())
+def charged(ledger: Ledger, name: str, *, run: str = "run", **fields: object) -> Entry:
+    """The same, and settle it with bytes that are this name."""
+    entry = charge(ledger, name, run=run, **fields)
+    ledger.settle(run=run, request=digest(name), payload=name.encode())
+    return entry
 
 
 def export(ledger: Ledger) -> bytes:

@@ -75,7 +75,11 @@ def run(trainer, facts: PublicFacts, matrices, *, noise_multiplier: float = 0.0,
     states = [trainer.start(facts, rng)]
     for stage in trainer.plan(facts):
         state, deviation = states[-1], noise_multiplier * stage.release.relative_noise
-        tables, shape = trainer.tables(state, stage), trainer.shape(state, stage)
+        tables, layout = trainer.tables(state, stage), trainer.layout(facts, stage)
+        shape = layout.shape
+        assert {name: (table.dtype, tuple(table.shape)) for name, table in tables.items()} == {
+            name: (table.dtype, table.shape) for name, table in layout.tables.items()
+        }
         settings = {**stage.settings, "l2_clip_norm": stage.l2_clip_norm}
         total = torch.zeros(shape, dtype=torch.float64)
         for histories in silos:

@@ -114,7 +114,7 @@ def test_a_gradient_before_the_counts_is_refused():
     with pytest.raises(ConfigurationError, match="counts before"):
         trainer.step(state, stages[1], torch.zeros(6, 2), noise_std=0.0, n_silos=1)
     assert not trainer.item_embeddings(state).vectors.any()
-    assert trainer.shape(state, popularity.counts_stage()) == (6, 1)
+    assert trainer.layout(facts, popularity.counts_stage()).shape == (6, 1)
 
 
 @pytest.mark.parametrize("noise_multiplier", [0.0, 50.0])

@@ -10,7 +10,8 @@ from scipy import sparse
 from recsys_fed.audit.attacks.membership import membership
 from recsys_fed.audit.attacks.reconstruction import KnownSilo, Recovered, from_counts, from_lists, recovered
 from recsys_fed.audit.audited_run import AuditedRun
-from recsys_fed.audit.mechanisms.mechanism import Mechanism, SiloInput, quiet
+from recsys_fed.audit.mechanisms.mechanism import Mechanism, quiet
+from recsys_fed.federation.release import SiloUsers
 from recsys_fed.federation.update import Request
 from recsys_fed.models.histories import histories_of
 
@@ -110,8 +111,8 @@ def _guesses(
     return np.array(rows)
 
 
-def _counted(matrix: sparse.csr_matrix) -> SiloInput:
-    return SiloInput(histories=histories_of(matrix))
+def _counted(matrix: sparse.csr_matrix) -> SiloUsers:
+    return SiloUsers(histories=histories_of(matrix))
 
 
 def _popularity_guessing(victims: Victims) -> Recovered:

@@ -3,13 +3,13 @@
 import numpy as np
 from scipy import sparse
 
-from recsys_fed.audit.mechanisms.mechanism import SiloInput
+from recsys_fed.federation.release import SiloUsers
 from recsys_fed.models.histories import histories_of
 
 
-def silo_of(matrix: sparse.csr_matrix) -> SiloInput:
+def silo_of(matrix: sparse.csr_matrix) -> SiloUsers:
     """A silo of these users; each holds out one item, so that metrics are about them too."""
-    return SiloInput(histories=histories_of(matrix), test=_held_out(matrix))
+    return SiloUsers(histories=histories_of(matrix), test=_held_out(matrix))
 
 
 def nobody(n_items: int) -> sparse.csr_matrix:

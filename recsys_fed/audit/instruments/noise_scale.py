@@ -9,7 +9,7 @@ from scipy.stats import chi2, kstest
 from recsys_fed.audit.instruments.finding import Finding
 from recsys_fed.audit.instruments.inputs import nobody, silo_of
 from recsys_fed.audit.instruments.residuals import Bench
-from recsys_fed.audit.mechanisms.mechanism import SiloInput
+from recsys_fed.federation.release import SiloUsers
 
 
 def noise_scale(bench: Bench) -> Iterator[Finding]:
@@ -20,7 +20,7 @@ def noise_scale(bench: Bench) -> Iterator[Finding]:
         yield from scale_findings(residuals, stage=bench.request.stage, name=name)
 
 
-def empty_silo(bench: Bench) -> SiloInput:
+def empty_silo(bench: Bench) -> SiloUsers:
     """A silo without users over the same catalogue."""
     return silo_of(nobody(bench.users.histories.n_items))
 

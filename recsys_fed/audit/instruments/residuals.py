@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from recsys_fed.audit.mechanisms.mechanism import Mechanism, SiloInput, promised_deviation, quiet
+from recsys_fed.audit.mechanisms.mechanism import Mechanism, promised_deviation, quiet
+from recsys_fed.federation.release import SiloUsers
 from recsys_fed.federation.schedule import Schedule
 from recsys_fed.federation.update import Request
 
@@ -30,10 +31,10 @@ class Bench:
     mechanism: Mechanism
     schedule: Schedule
     request: Request
-    users: SiloInput
+    users: SiloUsers
     silos: int
 
-    def residuals(self, users: SiloInput, *, releases: Sequence[int], silo: int = 0) -> npt.NDArray[np.float64]:
+    def residuals(self, users: SiloUsers, *, releases: Sequence[int], silo: int = 0) -> npt.NDArray[np.float64]:
         """Of one silo's releases of these numbers, in promised deviations of one silo: float64 [n, rows, columns]."""
         expected = self.mechanism.release(quiet(self.request), users, silo=silo)
         deviation = promised_deviation(self.request) * self.request.noise_share**0.5

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from recsys_fed.audit.mechanisms.broken_sums import RecordLevel, Unclipped, WeightedByCount
-from recsys_fed.audit.mechanisms.mechanism import Mechanism, SiloInput
-from recsys_fed.federation.release import Randomness
+from recsys_fed.audit.mechanisms.mechanism import Mechanism
+from recsys_fed.federation.release import Randomness, SiloUsers
 from recsys_fed.federation.schedule import Schedule
 from recsys_fed.federation.update import Request, Update
 from recsys_fed.privacy.noise import SeededNoise
@@ -21,7 +21,7 @@ SIMULATION_NOISE = 1
 class HalfTheNoise(Mechanism):
     """The standard deviation is half of what the event says."""
 
-    def update(self, request: Request, users: SiloInput, *, silo: int = 0, release: int = 0) -> Update:
+    def update(self, request: Request, users: SiloUsers, *, silo: int = 0, release: int = 0) -> Update:
         """As deployed, with half the noise multiplier; the event still claims the whole."""
         weak = replace(request, noise_multiplier=request.noise_multiplier / 2)
         update = super().update(weak, users, silo=silo, release=release)

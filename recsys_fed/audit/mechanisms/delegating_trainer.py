@@ -8,7 +8,7 @@ import torch
 
 from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.models.user_blocks import UserHistories
-from recsys_fed.trainers.base import LocalNoise, PublicFacts, Stage, Tables, Trainer
+from recsys_fed.trainers.base import Layout, LocalNoise, PublicFacts, Stage, Tables, Trainer
 
 
 class DelegatingTrainer:
@@ -29,9 +29,9 @@ class DelegatingTrainer:
         """The same tables."""
         return self.trainer.tables(state, stage)
 
-    def shape(self, state: Any, stage: Stage) -> tuple[int, int]:
-        """The same shape."""
-        return self.trainer.shape(state, stage)
+    def layout(self, facts: PublicFacts, stage: Stage) -> Layout:
+        """The same shapes."""
+        return self.trainer.layout(facts, stage)
 
     def contribution(
         self, stage: str, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float]

@@ -11,13 +11,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 from recsys_fed.errors import PrivacyError
-from recsys_fed.federation.release import Randomness, answer
+from recsys_fed.federation.release import Randomness, SiloUsers, answer
 from recsys_fed.federation.schedule import Schedule, advance
 from recsys_fed.federation.update import Request, Update
-from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.noise import SeededNoise, seeded_generator
 from recsys_fed.trainers.base import Trainer
 
@@ -25,14 +23,6 @@ from recsys_fed.trainers.base import Trainer
 _NOISE, _SAMPLING = 101, 102
 SUM = "sum"
 Integers = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SiloInput:
-    """The users of one silo: histories, and what they hold out (None: nothing)."""
-
-    histories: UserHistories
-    test: sparse.csr_matrix | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,16 +42,14 @@ class Mechanism:
     def randomness(self, silo: int, release: int) -> Randomness:
         """Streams of a silo's release of that number."""
         noise = SeededNoise(_NOISE, self.key, silo, release)
-        return Randomness(noise=noise, sampling=seeded_generator(_SAMPLING, self.key, silo, release), nonce="audit")
+        return Randomness(noise=noise, sampling=seeded_generator(_SAMPLING, self.key, silo, release))
 
-    def update(self, request: Request, users: SiloInput, *, silo: int = 0, release: int = 0) -> Update:
+    def update(self, request: Request, users: SiloUsers, *, silo: int = 0, release: int = 0) -> Update:
         """What the silo answers to a request."""
         randomness = self.randomness(silo, release)
-        return answer(
-            request, self.trainer, users.histories, silo=label(silo), randomness=randomness, test=users.test
-        )
+        return answer(request, self.trainer, lambda: users, silo=label(silo), nonce="audit", randomness=randomness)
 
-    def release(self, request: Request, users: SiloInput, *, silo: int = 0, release: int = 0) -> Integers:
+    def release(self, request: Request, users: SiloUsers, *, silo: int = 0, release: int = 0) -> Integers:
         """The integers of the same, int64 [rows, columns]."""
         return self.update(request, users, silo=silo, release=release).total.astype(np.int64)
 
@@ -69,7 +57,7 @@ class Mechanism:
         self,
         schedule: Schedule,
         request: Request,
-        silos: Sequence[SiloInput],
+        silos: Sequence[SiloUsers],
         *,
         release: int = 0,
         lost: Collection[int] = (),
