@@ -3,6 +3,7 @@
 check_request (public) -> ledger.charge (durable) -> users, sum, noise (cannot fail outwards) -> settle -> leaves
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
@@ -168,14 +169,14 @@ class SimulatedSilo(Silo):
     """A silo of a simulation.
 
     Attributes:
-        private: its users.
+        read: gives its users.
     """
 
-    private: SiloUsers
+    read: Callable[[], SiloUsers]
 
     def users(self) -> SiloUsers:
-        """The users, which are in memory."""
-        return self.private
+        """The users as they are read."""
+        return self.read()
 
 
 def name_of_draw(entry: Entry) -> str:
@@ -210,7 +211,7 @@ def open_silo(context: Context) -> Silo:
         index=index,
         config=config,
         catalogue=federation.catalogue,
-        private=SiloUsers(
+        read=lambda: SiloUsers(
             histories=_histories(
                 federation, index, str(resolve_device(config.device)), simulation.block_interactions
             ),
