@@ -6,12 +6,14 @@ it, and both ledgers, entry by entry. Of an answer that came the sums before the
 """
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 from flwr.app import Context, Message, RecordDict
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
 _TRAININGS = 20
 _NAME, _NODE = "silo-0", 2
 _SPREAD = 1e-9
+# Of an answer, what differs between any two silos and is compared by its length: keys, signatures, masked words.
+_OWN = ("signature", "public_key", "content")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -93,7 +97,7 @@ class NeighbouringSilos:
     def __post_init__(self) -> None:
         load_apps()
         together = sparse.vstack([self.ordinary, self.more.history], format="csr")
-        reading = [partial(silo_of, self.ordinary), partial(silo_of, together)]
+        reading: list[Callable[[], SiloUsers]] = [partial(silo_of, self.ordinary), partial(silo_of, together)]
         if not self.more.readable:
             reading[1] = _unreadable
         masked = masking_of(self.config)
@@ -101,32 +105,25 @@ class NeighbouringSilos:
         self._pair = [self._opened(number, read) for number, read in enumerate(reading)]
         self._contexts: dict[tuple[int, str], Context] = {}
 
-    def ask(self, kind: str, records: RecordDict, *, run: str = "training") -> bool:
-        """Send both the same message and note what differs; returns whether it was answered."""
-        replies = [self._answer(number, kind, records, run=run) for number in (0, 1)]
-        self._compare(kind, replies)
-        good = not replies[0].has_error()
-        self.answered, self.refused = self.answered + good, self.refused + (not good)
-        if good and kind == "train":
-            self._compare_sums(records)
-        return good
+    def ask(self, kind: str, records: RecordDict, *, run: str = "training", masked: bool = False) -> bool:
+        """Send both the same message and note what differs; returns whether it was answered.
 
-    def ask_masked(self, records: RecordDict, *, run: str = "training") -> bool:
-        """The same within a masked round whose other silos and whose server do all that the request needs."""
-        request = self._as_request(records)
-        if request is None or not request.masked:
-            return self.ask("train", records, run=run)
-        masked = [self._with_delivery(number, request, records, run=run) for number in (0, 1)]
-        if masked[0] is None or masked[1] is None:
-            self._note("masked round", masked[0] is None, masked[1] is None)
-            self.refused += 1
-            return False
-        replies = [self._answer(number, "train", masked[number], run=run) for number in (0, 1)]  # type: ignore[arg-type]
-        self._compare("train", replies)
-        good = not replies[0].has_error()
+        With `masked`, a request of a masked round comes after keys and shares of that round: its other silos and its
+        server do all that the request needs, lies included.
+        """
+        request = self._as_request(records) if kind == "train" else None
+        sent: list[RecordDict | None] = [records, records]
+        if masked and request is not None and request.masked:
+            sent = [self._with_delivery(number, request, records, run=run) for number in (0, 1)]
+            self._note("a masked round without keys or shares", *(one is None for one in sent))
+        replies = [self._answer(number, kind, one, run=run) for number, one in enumerate(sent) if one is not None]
+        good = len(replies) == len(self._pair) and not replies[0].has_error()
         self.answered, self.refused = self.answered + good, self.refused + (not good)
-        if good:
-            self._compare_sums(records)
+        if len(replies) == len(self._pair):
+            self._note(f"answer to {kind}", *map(_seen, replies))
+        self._note("ledger", *(_charged(silo.ledger) for silo in self._pair))
+        if good and request is not None and self.more.readable:
+            self._compare_sums(request)
         return good
 
     def _opened(self, number: int, read: Callable[[], SiloUsers]) -> "SimulatedSilo":
@@ -161,17 +158,11 @@ class NeighbouringSilos:
     def _answer(self, number: int, kind: str, records: RecordDict, *, run: str) -> Message:
         context = self._contexts.setdefault((number, run), Context(1, _NODE, {}, RecordDict(), {"training": run}))
         with _opening(self._pair[number]), _task_identity(1):
-            return _client_app()(Message(records, _NODE, kind), context)
+            reply: Message = load_apps()[1](Message(records, _NODE, kind), context)
+            return reply
 
-    def _compare(self, kind: str, replies: list[Message]) -> None:
-        self._note(f"answer to {kind}", *map(_seen, replies))
-        self._note("ledger", *(_charged(silo.ledger) for silo in self._pair))
-
-    def _compare_sums(self, records: RecordDict) -> None:
+    def _compare_sums(self, request: Request) -> None:
         """What two answers hold before the noise: as sums in clip norms, and as integers in sensitivities."""
-        request = self._as_request(records)
-        if request is None or not self.more.readable:
-            return
         asked, trainer = quiet(request), configured_trainer(self.config)
         users = [silo.users for silo in self._pair]
         if not asked.noise_inside:
@@ -249,18 +240,12 @@ def _seen(reply: Message) -> Mapping[str, object]:
         for name, record in records.array_records.items()
         for inner, array in record.items()
     }
-    # Signed blobs and the draw's name differ between any two silos, in their content and not in their length.
     values = {
-        f"{name}.{inner}": len(value) if isinstance(value, bytes) or inner in ("signature", "public_key") else value
+        f"{name}.{inner}": len(value) if inner in _OWN and isinstance(value, str | bytes) else value
         for name, record in records.config_records.items()
         for inner, value in record.items()
     }
-    return {
-        "arrays": arrays,
-        "values": values,
-        "bytes": payload_bytes(records),
-        "metrics": len(records.metric_records),
-    }
+    return {"names": sorted(records), "arrays": arrays, "values": values, "bytes": payload_bytes(records)}
 
 
 def _charged(ledger: Ledger) -> list[object]:
@@ -270,17 +255,11 @@ def _charged(ledger: Ledger) -> list[object]:
 @contextmanager
 def _opening(silo: "SimulatedSilo") -> Iterator[None]:
     """Let the ClientApp open this silo, whatever the context names."""
-    from client import app  # noqa: PLC0415  (there once the apps are loaded)
-
-    before, app.open_silo = app.open_silo, lambda _: silo  # type: ignore[assignment]
-    level, logger = logging.getLogger("flwr").level, logging.getLogger("flwr")
+    module, logger = sys.modules["client.app"], logging.getLogger("flwr")
+    level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with mock.patch.object(module, "open_silo", lambda _: silo):
+            yield
     finally:
-        app.open_silo = before
         logger.setLevel(level)
-
-
-def _client_app() -> Any:
-    return load_apps()[1]
