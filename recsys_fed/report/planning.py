@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from recsys_fed.certificates.terms import epsilon_to_record
+from recsys_fed.config import FederationConfig
 from recsys_fed.federation.masked_request import modulus_of
 from recsys_fed.federation.metrics_round import STAGE as METRICS
-from recsys_fed.federation.noise_split import masking_of
+from recsys_fed.federation.noise_split import masking_of, share_of_silo
 from recsys_fed.federation.planning import PlannedStage, planned_events, stages_of
 from recsys_fed.federation.schedule import Schedule
 from recsys_fed.federation.update import Request
@@ -37,6 +39,7 @@ def plan_record(schedule: Schedule, *, runs: int = 1, ledger: Ledger | None = No
         "max_silos_per_user": config.max_silos_per_user,
         "noise": config.noise,
         "secure_aggregation": _masking_record(schedule),
+        "uncounted_silos": _uncounted_record(config),
         "noise_multiplier": schedule.noise_multiplier,
         "rounds": len(schedule.stages),
         "stages": [_stage_record(stage, schedule) for stage in stages_of(schedule)],
@@ -77,6 +80,14 @@ def print_plan(record: Mapping[str, Any]) -> None:
         if stage["error"]:
             console.print(f"{stage['stage']}: {stage['error']}", soft_wrap=True, highlight=False)
     _print_masking(console, record)
+    uncounted = record["uncounted_silos"]
+    if uncounted["silos"]:
+        console.print(
+            f"the noise of {uncounted['silos']} of the silos is not counted, as a silo that listens knows its own: the "
+            f"noise on the sum is {uncounted['noise_factor'] - 1:.1%} more for it",
+            soft_wrap=True,
+            highlight=False,
+        )
     console.print(f"base noise multiplier {record['noise_multiplier']:.6g}", highlight=False)
     console.print(f"one run: {_figures(record['run'])}", soft_wrap=True, highlight=False)
     if record["runs"] > 1:
@@ -89,6 +100,13 @@ def print_plan(record: Mapping[str, Any]) -> None:
     if "ledger" in record:
         _print_ledger(console, record["ledger"], record["runs"])
     console.print(record["guarantee"], soft_wrap=True, highlight=False)
+
+
+def _uncounted_record(config: FederationConfig) -> dict[str, Any]:
+    """How many silos' noise is not counted where noise is split, and what that costs on the sum."""
+    share, all_counted = (share_of_silo(one) for one in (config, replace(config, secure_aggregation_colluders=0)))
+    silos = 0 if share == all_counted else config.secure_aggregation_colluders
+    return {"silos": silos, "noise_factor": math.sqrt(share / all_counted)}
 
 
 def _print_masking(console: Console, record: Mapping[str, Any]) -> None:
