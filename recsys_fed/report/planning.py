@@ -83,7 +83,7 @@ def print_plan(record: Mapping[str, Any]) -> None:
     uncounted = record["uncounted_silos"]
     if uncounted["silos"]:
         console.print(
-            f"the noise of {uncounted['silos']} of the silos is not counted, as a silo that listens knows its own: the "
+            f"the noise of {uncounted['silos']} of the silos is not counted, as a silo that listens knows its own: "
             f"noise on the sum is {uncounted['noise_factor'] - 1:.1%} more for it",
             soft_wrap=True,
             highlight=False,
