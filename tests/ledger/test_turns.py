@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from ledger_kit import KEY, charged, created, digest, release
+from ledger_kit import KEY, charge, charged, created, kept
 from postgres_server import new_database
 
 from recsys_fed.errors import ProtocolError
@@ -62,7 +62,6 @@ def test_turns_are_no_entries(url):
 def test_what_is_charged_without_being_kept_cannot_be_had_again(url):
     ledger = created(url)
     charged(ledger, "first")
-    ledger.charge(release("second", request="second"), b"second", keep=False)
+    charge(ledger, "second", round=1, keep=False)
     assert ledger.releases() == 2
-    for name in ("first", "second"):
-        assert ledger.kept_payload(run="run", request=digest(name)) is None
+    assert [kept(ledger, name) for name in ("first", "second")] == [None, None]
