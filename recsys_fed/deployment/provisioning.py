@@ -150,6 +150,8 @@ def _silo_toml(terms: FederationSettings, *, name: str, data: Mapping[str, Value
         "root-certificate": "" if terms.insecure else f"{_FEDERATION}/{AUTHORITY}",
         "catalogue": f"{_FEDERATION}/{CATALOGUE}",
         "roster": f"{_FEDERATION}/{ROSTER}",
+        "trainings": SiloSettings.trainings,
+        "per-days": SiloSettings.per_days,
         **extra,
     }
     return (

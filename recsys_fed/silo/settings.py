@@ -89,6 +89,8 @@ class SiloSettings:
         state: folder of what the silo keeps.
         agreed: the terms of training that this silo accepts.
         data: its interactions.
+        trainings, per_days: how many trainings may begin in so many days; 0 trainings: any number. Each may cost what
+            was agreed, and the ledger's limit holds besides.
         simulated_seed, simulated_index: noise from this seed, as the silo of this number in a simulation; -1 in
             every real silo. The ledger must have been started as a simulation's, and says so for ever.
     """
@@ -108,6 +110,8 @@ class SiloSettings:
     ledger: str = "ledger.sqlite"
     witness: str = "ledger.witness"
     state: str = "state"
+    trainings: int = 3
+    per_days: float = 7.0
     simulated_seed: int = -1
     simulated_index: int = -1
     agreed: FederationConfig = field(default_factory=FederationConfig)
@@ -115,7 +119,8 @@ class SiloSettings:
 
     def __post_init__(self) -> None:
         checks.one_of(PERSONALISATION, personalisation=self.personalisation)
-        checks.at_least(0, threads=self.threads)
+        checks.at_least(0, threads=self.threads, trainings=self.trainings)
+        checks.positive(per_days=self.per_days)
         checks.at_least(-1, simulated_seed=self.simulated_seed, simulated_index=self.simulated_index)
         if not self.name or not self.name.isprintable() or len(self.name) > 64:
             raise ConfigurationError(f"Expected a silo name of 1 to 64 printable characters, got {self.name!r}.")
