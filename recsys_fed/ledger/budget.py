@@ -140,12 +140,12 @@ def check_beginning(begun: Sequence[datetime], now: datetime, allowance: Allowan
     """
     if not allowance.trainings or len(begun) < allowance.trainings:
         return
-    days = timedelta(days=allowance.days)
-    if now - begun[allowance.trainings - 1] < days:
+    next_begins = begun[allowance.trainings - 1] + timedelta(days=allowance.days)
+    if now < next_begins:
         raise BudgetExceededError(
-            f"Expected at most {allowance.trainings} trainings to begin in {allowance.days:g} days, as many have. The "
-            f"next may begin at {_utc_minute(begun[allowance.trainings - 1] + days)}. The silo's operator decides: "
-            "trainings and per-days in the table [silo] of silo.toml."
+            f"Expected at most {allowance.trainings} trainings to begin in {allowance.days:g} days, as many have. "
+            f"The next may begin at {_utc_minute(next_begins)}. The silo's operator decides: trainings and "
+            "per-days in the table [silo] of silo.toml."
         )
 
 

@@ -2,7 +2,7 @@
 
     charge   with the write lock:  witness? rounds? limit? allowance? -> next entry, signed -> commit (durable)
     compute  whatever becomes of it, also if it fails because of the data, is charged
-    settle   with the write lock:  the first bytes that are computed under a charge -> commit (durable) -> they may leave
+    settle   with the write lock:  the first bytes computed under a charge -> commit (durable) -> they may leave
 
 A crash before the first commit has computed nothing and charged nothing. After it the release is charged: the same
 request computes what is still pending, or gets the bytes that are settled, and is not charged again.

@@ -30,8 +30,8 @@ def check_round(newest: Entry | None, event: ReleaseEvent, *, keep: bool) -> Non
     charged = newest.body.event.round
     if event.round < charged or (keep and event.round == charged):
         raise ProtocolError(
-            f"Expected a round after round {charged + 1} of this training, got round {event.round + 1}: this silo has "
-            "answered for it. A round is answered once and none before it is asked for again."
+            f"Expected a round after round {charged + 1} of this training, got round {event.round + 1}: that one is "
+            "charged already. A round is answered once and none before it is asked for again."
         )
 
 
