@@ -87,7 +87,7 @@ def greet(message: Message, context: Context) -> Message:
 @app.train()
 @_guarded("train")
 def train(message: Message, context: Context) -> Message:
-    """Answer a request: the budget first, then the computation, then the charge, then the release."""
+    """Answer a request: the charge first, then the computation, then the release."""
     silo = open_silo(context)
     use_threads(silo.config.threads)
     return_large_arrays()

@@ -13,15 +13,15 @@ import torch
 from client.state import Silo
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
-from recsys_fed.errors import BudgetExceededError, ConfigurationError, ProtocolError
+from recsys_fed.errors import ConfigurationError, ProtocolError
 from recsys_fed.federation.noise_split import masking_of, settled
 from recsys_fed.federation.release import Randomness
 from recsys_fed.federation.roster import read_roster
 from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms
 from recsys_fed.federation.update import Request
+from recsys_fed.ledger.budget import Allowance
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.models.device import resolve_device
-from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.guarantee import check_delta
 from recsys_fed.privacy.noise import SystemNoise
 from recsys_fed.signing.keys import SigningKey
@@ -32,8 +32,6 @@ from recsys_fed.silo.pseudonyms import Pseudonyms
 from recsys_fed.silo.secret import SiloSecret
 from recsys_fed.silo.settings import SiloSettings, read_silo_settings, settings_file
 from recsys_fed.silo.state import StateFolder
-
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,22 +54,13 @@ class DeployedSilo(Silo):
         return Randomness(
             noise=SystemNoise(),
             sampling=torch.Generator().manual_seed(secrets.randbits(63)),
-            nonce=secrets.token_hex(16),
+            nonce="",
         )
 
-    def charge(self, request: Request, event: ReleaseEvent, payload: bytes, *, run: str, keep: bool = True) -> None:
-        """As every silo; besides, one training may not cost more than the epsilon that was agreed on.
-
-        Raises:
-            BudgetExceededError: it would exceed the ledger's limit or the agreed epsilon; nothing leaves.
-        """
-        spent = self.ledger.would_spend((event,), run=run)
-        if spent > self.config.epsilon * (1 + _ROUNDING):
-            raise BudgetExceededError(
-                f"Expected a training of at most the agreed epsilon {self.config.epsilon:g}, this one would have "
-                f"cost {spent:.4f}."
-            )
-        super().charge(request, event, payload, run=run, keep=keep)
+    @property
+    def allowance(self) -> Allowance:
+        """What was agreed for one training, and how many of them may begin."""
+        return Allowance(epsilon=self.config.epsilon, trainings=self.settings.trainings, days=self.settings.per_days)
 
     def check_request(self, request: Request) -> None:
         """Refuse what this silo has not agreed to, whatever the server asks; raises ProtocolError."""

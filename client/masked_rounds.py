@@ -51,23 +51,32 @@ def share(silo: Silo, context: Context, roster: bytes) -> bytes:
 def masked_release(silo: Silo, context: Context, request: Request, delivery: bytes) -> MaskedUpdate:
     """Open the neighbours' shares, and answer the request with masked integers.
 
-    Guarantees: nothing private is read before the shares have opened and the budget was asked; the state is used and
-    the release is charged before this returns. The integers are masked once and kept nowhere: whoever asks again,
-    with keys of another attempt, gets other noise, which is charged again.
+    Guarantees: nothing private is read before the shares have opened, the state is used for good and the release is
+    charged. The integers are masked once and kept nowhere: whoever asks again, with keys of another attempt, gets
+    other noise, which is charged again.
 
     Raises:
         SecureAggregationError: the shares or the request do not hold; nothing is charged.
-        BudgetExceededError: it would exceed the ledger's limit; nothing is charged.
+        BudgetExceededError: it would exceed the ledger's limit or the allowance; nothing is charged.
     """
     used = _taken(context)
     ready = protocol.receive(state_of(used, Shared), silo.key, delivery)
     check_terms_of(request, ready.roster.terms)
-    integers, event = silo.noised(request)
-    state, message = protocol.mask(ready, silo.key, integers)
-    content = _turn(silo, context, used, state)
-    silo.charge(request, event, message, run=training_of(context), keep=False)
+    run, computing = training_of(context), sha256(b"computing" + used)
+    # First, so that of several copies of the state one is charged.
+    silo.ledger.take_turn(run=run, used=sha256(used), after=computing)
+    charged = silo.charge(request, run=run, keep=False)
+    state, message = protocol.mask(ready, silo.key, silo.noised(request, charged))
+    content = state_to_bytes(state)
+    silo.ledger.take_turn(run=run, used=computing, after=sha256(content))
     _keep(context, content)
-    return MaskedUpdate(silo=silo.name, content=message, event=event, catalogue_hash=request.catalogue_hash)
+    return MaskedUpdate(
+        silo=silo.name,
+        content=message,
+        event=silo.event(request),
+        catalogue_hash=request.catalogue_hash,
+        nonce=charged.draw,
+    )
 
 
 def confirm(silo: Silo, context: Context, survivors: bytes) -> bytes:

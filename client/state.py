@@ -19,21 +19,21 @@ from recsys_fed.federation.release import Randomness, answer, noised_integers, r
 from recsys_fed.federation.secure_aggregation.noise_share import noise_share
 from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms
 from recsys_fed.federation.update import Request, Update, payload_of, request_digest, update_of
-from recsys_fed.ledger.entries import Release
+from recsys_fed.ledger.budget import Allowance
+from recsys_fed.ledger.entries import Entry
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.models.device import resolve_device
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.guarantee import check_delta
 from recsys_fed.privacy.noise import SeededNoise, seeded_generator
-from recsys_fed.signing.canonical import sha256
 from recsys_fed.signing.keys import SigningKey
 from recsys_fed.trainers import configured_trainer
 from recsys_fed.trainers.base import Trainer
 from recsys_fed.versions import version_of
 
 # Purposes of a simulation's seed: streams that must differ have different numbers.
-_NOISE, _SAMPLING, _NONCE = 1, 2, 3
+_NOISE, _SAMPLING = 1, 2
 # Tensors of simulated silos, by silo, device and size of blocks.
 _KEPT: WeakKeyDictionary[SimulatedFederation, dict[tuple[int, str, int], UserHistories]] = WeakKeyDictionary()
 
@@ -69,23 +69,23 @@ class Silo:
         return over_ranks(configured_trainer(self.config), silo=self.name)
 
     def randomness(self, release: int) -> Randomness:
-        """The streams of the silo's release of that number; a simulation repeats them from its seed."""
+        """The streams of the silo's release of that number, not named yet; a simulation repeats them from its seed."""
         key = self.config.seed, self.index, release
         return Randomness(
             noise=SeededNoise(_NOISE, *key),
             sampling=seeded_generator(_SAMPLING, *key),
-            nonce=np.random.SeedSequence((_NONCE, *key)).generate_state(4).tobytes().hex(),
+            nonce="",
         )
 
     def release(self, request: Request, *, run: str) -> Update:
-        """Compute, charge and return the answer; a request that was answered before gets the same bytes.
+        """Charge, compute, settle and return the answer; a request that was answered before gets the same bytes.
 
-        Guarantees: the event is in the ledger, and durable there, before this returns. Nothing is computed
-        for a release that the ledger would refuse.
+        Guarantees: the event is in the ledger, and durable there, before anything is computed; what fails afterwards
+        stays charged. The bytes are in the ledger, and durable there, before this returns.
 
         Raises:
-            BudgetExceededError: it would exceed the ledger's limit; the ledger is unchanged.
-            ProtocolError: the request does not fit the trainer, or its answer must be masked.
+            BudgetExceededError: it would exceed the ledger's limit or the allowance; the ledger is unchanged.
+            ProtocolError: the request does not fit the trainer, its round is over, or its answer must be masked.
         """
         if request.masked:
             raise ProtocolError("Expected the keys and shares of a masked round before its request, got none.")
@@ -93,38 +93,43 @@ class Silo:
         kept = self.ledger.kept_payload(run=run, request=digest)
         if kept is not None:
             return update_of(kept)
-        randomness = self._asked(request)
+        randomness = self.draw(self.charge(request, run=run))
         update = answer(request, self.trainer, self.histories, silo=self.name, randomness=randomness, test=self.test)
-        self.charge(request, update.event, payload_of(update), run=run)
-        return update
+        return update_of(self.ledger.settle(run=run, request=digest, payload=payload_of(update)))
 
-    def noised(self, request: Request) -> tuple[npt.NDArray[np.int64], ReleaseEvent]:
-        """Compute the integers that answer a masked request, and what they cost. They must be masked and charged.
+    def noised(self, request: Request, charged: Entry) -> npt.NDArray[np.int64]:
+        """Compute the integers that answer a masked request, once they are charged. They must be masked.
 
         Raises:
-            BudgetExceededError: they would exceed the ledger's limit; nothing is computed.
             ProtocolError: the request does not fit the trainer.
         """
-        randomness = self._asked(request)
-        integers = noised_integers(request, self.trainer, self.histories, randomness=randomness, test=self.test)
-        return integers, release_event(request, noise_source=randomness.noise.name)
+        randomness = self.draw(charged)
+        return noised_integers(request, self.trainer, self.histories, randomness=randomness, test=self.test)
 
-    def charge(self, request: Request, event: ReleaseEvent, payload: bytes, *, run: str, keep: bool = True) -> None:
-        """Charge the bytes that answer a request; they may leave when this returns, see `Ledger.charge`."""
-        release = Release(
-            event=event,
+    def charge(self, request: Request, *, run: str, keep: bool = True) -> Entry:
+        """Charge the answer to a request before it is computed, see `Ledger.charge`."""
+        return self.ledger.charge(
+            self.event(request),
             run=run,
             request=request_digest(request),
-            payload=sha256(payload),
             code_version=version_of("recsys-fed"),
+            allowance=self.allowance,
+            keep=keep,
         )
-        self.ledger.charge(release, payload, keep=keep)
 
-    def _asked(self, request: Request) -> Randomness:
-        """The randomness of the next release, once the budget was asked whether it may be."""
-        randomness = self.randomness(self.ledger.releases())
-        self.ledger.check(release_event(request, noise_source=randomness.noise.name))
-        return randomness
+    def event(self, request: Request) -> ReleaseEvent:
+        """What the answer to a request costs."""
+        return release_event(request, noise_source=self.randomness(0).noise.name)
+
+    @property
+    def allowance(self) -> Allowance:
+        """What the silo allows beside its ledger's limit."""
+        return Allowance()
+
+    def draw(self, charged: Entry) -> Randomness:
+        """The randomness that an entry pays for; a simulation's follows from how many releases came before it."""
+        release = self.ledger.releases(until=charged.number) - 1
+        return replace(self.randomness(release), nonce=charged.draw)
 
     def check_request(self, request: Request) -> None:
         """Refuse what this silo has not agreed to, whatever the server asks.

@@ -61,6 +61,6 @@ _events = st.builds(
 )
 _totals = hnp.arrays(np.int32, hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=5))
 masked_updates = st.builds(
-    MaskedUpdate, silo=names, content=st.binary(max_size=60), event=_events, catalogue_hash=names
+    MaskedUpdate, silo=names, content=st.binary(max_size=60), event=_events, catalogue_hash=names, nonce=names
 )
 updates = st.builds(Update, silo=names, total=_totals, event=_events, catalogue_hash=names, nonce=names)

@@ -25,7 +25,7 @@ from recsys_fed.trainers.base import LocalNoise, Trainer
 class Randomness:
     """A silo's own randomness for one release; noise and sampling never share a stream.
 
-    `nonce` names the draw, see `Update`.
+    `nonce` names the draw, see `Update`: the ledger's entry that pays for it has the same name.
     """
 
     noise: NoiseSource

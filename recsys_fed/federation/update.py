@@ -111,8 +111,8 @@ class Request:
 class Update:
     """What a silo releases in one round: a noised sum on the integer grid, and the event that pays for it.
 
-    `nonce` is drawn with the noise, so that two updates with the same bytes are one draw, never two that
-    happen to agree.
+    `nonce` is the name of the draw in the silo's ledger, which was charged before the draw was made: two updates with
+    one nonce are one draw, never two that happen to agree.
     """
 
     silo: str
@@ -124,17 +124,21 @@ class Update:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaskedUpdate:
-    """What a silo sends in a masked round: its signed, masked integers, and the event that pays for their sum."""
+    """What a silo sends in a masked round: its signed, masked integers, and the event that pays for their sum.
+
+    `nonce` as in `Update`.
+    """
 
     silo: str
     content: bytes
     event: ReleaseEvent
     catalogue_hash: str
+    nonce: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Released:
-    """What is kept of one silo's release: whose, the digest of its bytes, and what it cost."""
+    """What is kept of one silo's release: whose, the name of its draw in the silo's ledger, and what it cost."""
 
     silo: str
     payload: str
@@ -142,9 +146,8 @@ class Released:
 
 
 def released_of(update: Update | MaskedUpdate) -> Released:
-    """The same digest as in the silo's own ledger."""
-    content = update.content if isinstance(update, MaskedUpdate) else payload_of(update)
-    return Released(silo=update.silo, payload=sha256(content), event=update.event)
+    """What an update says of itself; the silo's own ledger and certificate must say the same."""
+    return Released(silo=update.silo, payload=update.nonce, event=update.event)
 
 
 def request_digest(request: Request) -> str:
@@ -161,7 +164,7 @@ def request_digest(request: Request) -> str:
 
 
 def payload_of(update: Update) -> bytes:
-    """The bytes of an update that a ledger charges: one line of canonical JSON, then the integers, little-endian."""
+    """The bytes of an update that a ledger keeps: one line of canonical JSON, then the integers, little-endian."""
     facts = {
         "silo": update.silo,
         "event": update.event.to_dict(),

@@ -100,7 +100,7 @@ def masked_request_from_records(records: RecordDict) -> tuple[Request, bytes]:
 def masked_to_records(update: MaskedUpdate) -> RecordDict:
     """Encode a masked update."""
     config: dict[str, Any] = {**update.event.to_dict(), "silo": update.silo, "content": update.content}
-    config |= {"catalogue_hash": update.catalogue_hash}
+    config |= {"catalogue_hash": update.catalogue_hash, "nonce": update.nonce}
     return RecordDict({"masked": ConfigRecord({"protocol": PROTOCOL, **config})})
 
 
@@ -112,7 +112,7 @@ def masked_from_records(records: RecordDict) -> MaskedUpdate:
     """
     config = _config(records, "masked")
     try:
-        silo, catalogue_hash = (str(config.pop(name)) for name in ("silo", "catalogue_hash"))
+        silo, catalogue_hash, nonce = (str(config.pop(name)) for name in ("silo", "catalogue_hash", "nonce"))
         config.pop("protocol")
         content = config.pop("content")
         event = ReleaseEvent.from_dict(config)
@@ -120,7 +120,7 @@ def masked_from_records(records: RecordDict) -> MaskedUpdate:
         raise ProtocolError(f"Expected a masked update of protocol {PROTOCOL}: {error}.") from error
     if not isinstance(content, bytes):
         raise ProtocolError(f"Expected the bytes of a masked update, got {type(content).__name__}.")
-    return MaskedUpdate(silo=silo, content=content, event=event, catalogue_hash=catalogue_hash)
+    return MaskedUpdate(silo=silo, content=content, event=event, catalogue_hash=catalogue_hash, nonce=nonce)
 
 
 def update_to_records(update: Update) -> RecordDict:

@@ -90,10 +90,10 @@ def masked_run(
 
     noised, advance = silo_module.Silo.noised, strategy_module.advance_by_sum
 
-    def keeping(silo, request):
-        integers, event = noised(silo, request)
+    def keeping(silo, request, charged):
+        integers = noised(silo, request, charged)
         outcome.inputs[request.round][silo.index, request.attempt] = integers
-        return integers, event
+        return integers
 
     def stepping(schedule, asked, integers, *, n_silos):
         outcome.sums[asked.round] = integers, n_silos

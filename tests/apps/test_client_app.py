@@ -20,7 +20,6 @@ from recsys_fed.federation.wire import (
     update_to_records,
 )
 from recsys_fed.privacy.accounting import epsilon_spent
-from recsys_fed.signing.canonical import sha256
 
 
 def planned(ask):
@@ -142,7 +141,9 @@ def test_the_text_of_an_exception_stays_in_the_silo(monkeypatch, caplog):
     assert "910001" in caplog.text
 
 
-def test_a_computation_that_fails_has_released_nothing_and_is_not_charged():
+def test_a_computation_that_fails_stays_charged_and_is_made_up_for():
+    """Whether it fails may depend on the data, so it costs what the release would have cost, and no more."""
+
     def main(ask):
         asked = request_to_records(request(planned(ask)))
         with pytest.MonkeyPatch.context() as patch:
@@ -152,9 +153,28 @@ def test_a_computation_that_fails_has_released_nothing_and_is_not_charged():
         return before, ask("train", asked), ask.spent()
 
     before, reply, after = drive(main)
-    assert before == ()
+    assert len(before) == 1
     assert not reply.has_error()
-    assert len(after) == 1
+    assert after == before
+
+
+def test_nothing_private_is_read_before_the_charge(monkeypatch):
+    """A release that the ledger refuses, and one whose charge fails, compute nothing."""
+    computed = []
+    monkeypatch.setattr(silo_module, "answer", lambda *given, **_: computed.append(given))
+
+    def main(ask):
+        asked = request(planned(ask))
+        first = ask("train", request_to_records(replace(asked, noise_multiplier=0.0)))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(silo_module.Ledger, "_append", leaking)
+            second = ask("train", request_to_records(asked))
+        return refused(first), refused(second), ask.spent()
+
+    first, second, events = drive(main)
+    assert first.startswith("BudgetExceededError")
+    assert "log" in second
+    assert (events, computed) == ((), [])
 
 
 def test_an_answer_that_is_lost_after_the_charge_stays_charged_once():
@@ -172,7 +192,7 @@ def test_an_answer_that_is_lost_after_the_charge_stays_charged_once():
     before, entries, update = drive(main)
     assert before == [entry.hash for entry in entries]
     assert [entry.kind for entry in entries] == ["genesis", "release"]
-    assert entries[1].body.payload == sha256(payload_of(update))
+    assert entries[1].draw == update.nonce
 
 
 def test_a_node_that_is_not_simulated_is_refused():
@@ -226,17 +246,22 @@ def test_the_same_request_gets_the_same_bytes_and_is_charged_once():
     assert len(events) == 1
 
 
-def test_a_round_that_is_asked_for_in_other_words_gets_fresh_noise_and_is_charged():
+def test_a_round_is_answered_once_in_whatever_words_it_is_asked_for():
     """Two answers with the same noise would give the noise away: their difference has none."""
 
     def main(ask):
         asked = replace(request(planned(ask)), noise_multiplier=10.0)
-        asks = [replace(asked, settings={"unobserved_weight": weight}) for weight in (0.3, 0.4)]
-        updates = [update_from_records(ask("train", request_to_records(one)).content) for one in asks]
-        return updates, ask.spent()
+        asks = [
+            replace(asked, round=number, settings={"unobserved_weight": weight})
+            for number, weight in ((1, 0.3), (1, 0.4), (0, 0.3), (2, 0.4))
+        ]
+        return [ask("train", request_to_records(one)) for one in asks], ask.spent()
 
-    (first, second), events = drive(main)
+    (first, again, back, later), events = drive(main)
+    for reply in (again, back):
+        assert refused(reply).startswith("ProtocolError: Expected a round after round 2 of this training, got round ")
     assert len(events) == 2
-    assert first.nonce != second.nonce
-    assert np.corrcoef(first.total.ravel(), second.total.ravel())[0, 1] < 0.9
-    assert np.count_nonzero(first.total == second.total) < len(first.total) / 2
+    first, later = (update_from_records(reply.content) for reply in (first, later))
+    assert first.nonce != later.nonce
+    assert np.corrcoef(first.total.ravel(), later.total.ravel())[0, 1] < 0.9
+    assert np.count_nonzero(first.total == later.total) < len(first.total) / 2

@@ -49,7 +49,8 @@ def masked_inputs(outcome):
 def test_a_silos_answer_holds_its_event_and_bytes_that_are_not_its_integers(outcome):
     for silo, number, record in masked_inputs(outcome):
         assert set(record) == {*ReleaseEvent.from_dict(event_of(record)).to_dict(), "protocol", "content", "silo"} | {
-            "catalogue_hash"
+            "catalogue_hash",
+            "nonce",
         }
         assert record["protocol"] == PROTOCOL
         integers = outcome.inputs[number][silo, 0]
