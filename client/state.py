@@ -69,7 +69,7 @@ class Silo:
         return over_ranks(configured_trainer(self.config), silo=self.name)
 
     def randomness(self, release: int) -> Randomness:
-        """The streams of the silo's release of that number, not named yet; a simulation repeats them from its seed."""
+        """The streams of the silo's release of that number, not named yet; a simulation's follow from its seed."""
         key = self.config.seed, self.index, release
         return Randomness(
             noise=SeededNoise(_NOISE, *key),

@@ -8,7 +8,7 @@ from typing import Any
 
 from recsys_fed import checks
 from recsys_fed.certificates.terms import epsilon_to_record
-from recsys_fed.errors import BudgetExceededError
+from recsys_fed.errors import BudgetExceededError, ConfigurationError
 from recsys_fed.privacy.accounting import ACCOUNTANTS, epsilon_of_history, kinds_of
 from recsys_fed.privacy.accounting.kinds import Kinds
 from recsys_fed.privacy.events import PrivacyEvent
@@ -17,6 +17,7 @@ from recsys_fed.privacy.guarantee import Guarantee
 # Calibration meets its target to 1e-4 from below; these only absorb the rounding of a recomputation.
 ROUNDING = 1e-6
 _ROUNDING_OF_TRAINING = 1e-9
+MOST_DAYS = 36_525
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class Allowance:
     Attributes:
         epsilon: of one training (run).
         trainings: that may begin in any `days` days; 0: any number.
-        days: length of that time.
+        days: length of that time, at most a hundred years.
     """
 
     epsilon: float = math.inf
@@ -37,6 +38,8 @@ class Allowance:
         checks.positive_or_inf(epsilon=self.epsilon)
         checks.at_least(0, trainings=self.trainings)
         checks.non_negative(days=self.days)
+        if self.days > MOST_DAYS:
+            raise ConfigurationError(f"Expected days of at most {MOST_DAYS:,}, got {self.days:g}.")
 
 
 @dataclass(frozen=True, kw_only=True)

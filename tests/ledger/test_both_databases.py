@@ -3,7 +3,6 @@
 import pytest
 import sqlalchemy as sa
 from ledger_kit import KEY, OTHER_KEY, charged, created, event, export, kept, terms
-from postgres_server import new_database
 from spending_processes import spent_by_processes, spent_by_threads
 
 from recsys_fed.errors import (
@@ -21,12 +20,6 @@ from recsys_fed.privacy.accounting import epsilon_of_history
 
 # One release costs about 1.05, two 1.5, three 1.9 at delta 1e-6.
 NOISE, LIMIT, MOST = 4.5, 1.6, 2
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path) -> str:
-    """Where a ledger may be made."""
-    return str(tmp_path / "ledger.sqlite") if request.param == "sqlite" else new_database()
 
 
 def test_what_is_charged_is_there_when_it_is_opened_again(url):

@@ -4,16 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from ledger_kit import KEY, charge, charged, created, kept
-from postgres_server import new_database
 
 from recsys_fed.errors import ProtocolError
 from recsys_fed.ledger.ledger import Ledger
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path) -> str:
-    """Where a ledger may be made."""
-    return str(tmp_path / "ledger.sqlite") if request.param == "sqlite" else new_database()
 
 
 def test_a_state_is_used_once_and_in_order(url):
