@@ -30,7 +30,7 @@ from recsys_fed.federation.release import (
 from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms
 from recsys_fed.federation.update import Request, Update, payload_of, request_digest, update_of
 from recsys_fed.ledger.budget import Allowance
-from recsys_fed.ledger.entries import Entry, Release
+from recsys_fed.ledger.entries import Entry
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.models.device import resolve_device
 from recsys_fed.models.user_blocks import UserHistories
@@ -128,7 +128,7 @@ class Silo:
             self.trainer,
             self.users,
             silo=self.name,
-            nonce=name_of_draw(entry),
+            nonce=entry.draw,
             randomness=self.randomness(entry.number - 1),
             on_failure=on_failure,
         )
@@ -147,7 +147,7 @@ class Silo:
         randomness = self.randomness(entry.number - 1)
         integers = noised_integers(request, self.trainer, self.users, randomness=randomness, on_failure=on_failure)
         event = release_event(request, noise_source=randomness.noise.name)
-        return MaskedInput(integers=integers, event=event, nonce=name_of_draw(entry))
+        return MaskedInput(integers=integers, event=event, nonce=entry.draw)
 
     def _charged(self, request: Request, *, run: str, keep: bool) -> Entry:
         return self.ledger.charge(
@@ -177,13 +177,6 @@ class SimulatedSilo(Silo):
     def users(self) -> SiloUsers:
         """The users as they are read."""
         return self.read()
-
-
-def name_of_draw(entry: Entry) -> str:
-    """The name under which a charged release leaves."""
-    if not isinstance(entry.body, Release):
-        raise ProtocolError(f"Expected the entry of a release, got one of kind {entry.kind}.")
-    return entry.body.payload
 
 
 def open_silo(context: Context) -> Silo:

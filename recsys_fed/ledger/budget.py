@@ -3,34 +3,43 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
+from recsys_fed import checks
 from recsys_fed.certificates.terms import epsilon_to_record
-from recsys_fed.errors import BudgetExceededError
+from recsys_fed.errors import BudgetExceededError, ConfigurationError
 from recsys_fed.privacy.accounting import ACCOUNTANTS, epsilon_of_history, kinds_of
 from recsys_fed.privacy.accounting.kinds import Kinds
 from recsys_fed.privacy.events import PrivacyEvent
 from recsys_fed.privacy.guarantee import Guarantee
 
-# Calibration meets its target to 1e-4 from below; this only absorbs the rounding of a recomputation.
+# Calibration meets its target to 1e-4 from below; these only absorb the rounding of a recomputation.
 ROUNDING = 1e-6
+_ROUNDING_OF_TRAINING = 1e-9
+MOST_DAYS = 36_525
 
 
 @dataclass(frozen=True, kw_only=True)
 class Allowance:
     """What a silo allows beside its ledger's limit: to one training, and how many of them in what time.
 
-    A server that calls its requests by another training's name gets another training, not more of this one.
-
     Attributes:
-        epsilon: of one training.
-        trainings: that may begin in any `days` days; 0 is any number.
-        days: see `trainings`.
+        epsilon: of one training (run).
+        trainings: that may begin in any `days` days; 0: any number.
+        days: length of that time, at most a hundred years.
     """
 
     epsilon: float = math.inf
     trainings: int = 0
     days: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.positive_or_inf(epsilon=self.epsilon)
+        checks.at_least(0, trainings=self.trainings)
+        checks.non_negative(days=self.days)
+        if self.days > MOST_DAYS:
+            raise ConfigurationError(f"Expected days of at most {MOST_DAYS:,}, got {self.days:g}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +110,51 @@ def check_budget(kinds: Sequence[PrivacyEvent], planned: PrivacyEvent, guarantee
             f"Expected a release within the limit epsilon {guarantee.epsilon:g} at delta {guarantee.delta:g}, it "
             f"would take what this silo has ever spent to {_text(total)}. Ask for fewer rounds or more noise."
         )
+
+
+def check_training(
+    kinds: Sequence[PrivacyEvent], planned: PrivacyEvent, guarantee: Guarantee, allowance: Allowance
+) -> None:
+    """Refuse a release that would take its training, whose history is `kinds`, beyond what one may cost.
+
+    Raises:
+        BudgetExceededError: nothing was released.
+    """
+    if math.isinf(allowance.epsilon):
+        return
+    total = would_spend(kinds, [planned], guarantee)
+    if total > allowance.epsilon * (1 + _ROUNDING_OF_TRAINING):
+        raise BudgetExceededError(
+            f"Expected a training of at most the agreed epsilon {allowance.epsilon:g}, this one would have cost "
+            f"{_text(total)}."
+        )
+
+
+def check_beginning(begun: Sequence[datetime], now: datetime, allowance: Allowance) -> None:
+    """Refuse the first release of a training if as many as are allowed have begun in the time before `now`.
+
+    Args:
+        begun: when the newest `allowance.trainings` trainings began, the newest first.
+        now: by the ledger's clock.
+        allowance: how many may begin in how many days.
+
+    Raises:
+        BudgetExceededError: it says when the next may begin.
+    """
+    if not allowance.trainings or len(begun) < allowance.trainings:
+        return
+    next_begins = begun[allowance.trainings - 1] + timedelta(days=allowance.days)
+    if now < next_begins:
+        raise BudgetExceededError(
+            f"Expected at most {allowance.trainings} trainings to begin in {allowance.days:g} days, as many have. "
+            f"The next may begin at {_utc_minute(next_begins)}. The silo's operator decides: trainings and "
+            "per-days in the table [silo] of silo.toml."
+        )
+
+
+def _utc_minute(moment: datetime) -> str:
+    """The first whole minute from `moment` on."""
+    return f"{moment + timedelta(seconds=59, microseconds=999_999):%Y-%m-%dT%H:%MZ}"
 
 
 def _text(epsilon: float) -> str:

@@ -4,8 +4,8 @@
     signature  = Ed25519(purpose "ledger entry", content)
     hash       = SHA-256(content, signature)   previous of the next entry; of the first it is 64 zeros
 
-Kinds: *genesis* (the terms, number 0), *release* (an event and the digest of its payload), *limit* (a new
-epsilon limit and its reason). Every byte of an exported line is covered, see `signing.canonical`.
+Kinds: *genesis* (the terms, number 0), *release* (an event and the name of the draw that it pays for), *limit* (a
+new epsilon limit and its reason). Every byte of an exported line is covered, see `signing.canonical`.
 """
 
 import re
@@ -33,13 +33,14 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """Body of a release entry: what was charged, and the payload that it pays for.
+    """Body of a release entry: what was charged, and the one draw of noise that it pays for.
 
     Attributes:
         event: the frozen privacy event.
         run: id of the run that asked.
         request: SHA-256 of the request that is answered.
-        payload: SHA-256 of the bytes that may leave.
+        payload: name of the draw, see `draw_name`; it is the nonce in the bytes that leave. Entries of versions that
+            charged what they had computed hold the SHA-256 of those bytes.
         code_version: of this library.
     """
 
@@ -64,6 +65,11 @@ class Release:
         known = exactly(record, {"event", *_RELEASE_TEXTS}, "a release")
         texts = {name: text_of(known, name) for name in _RELEASE_TEXTS}
         return cls(event=_event(known["event"]), **texts)
+
+
+def draw_name(*, silo: str, number: int, request: str) -> str:
+    """The name of the draw that entry `number` pays for: one entry, one name, before anything is computed."""
+    return sha256(canonical({"silo": silo, "number": number, "request": request}))
 
 
 def _event(record: object) -> ReleaseEvent:
@@ -134,6 +140,11 @@ class Entry:
     def hash(self) -> str:
         """SHA-256 of content and signature: the next entry vouches for both."""
         return sha256(self.content + b"\0" + self.signature.encode())
+
+    @property
+    def draw(self) -> str:
+        """Name of the draw that a release entry pays for; "" of other kinds."""
+        return self.body.payload if isinstance(self.body, Release) else ""
 
     def signed(self, key: SigningKey) -> Self:
         """Return the entry with the key's signature."""

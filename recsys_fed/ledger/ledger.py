@@ -1,12 +1,11 @@
-"""The ledger of one silo: it is asked before a release, and holds the event before the bytes leave.
+"""The ledger of one silo: it holds an event before anything is computed for it, and the bytes before they leave.
 
-    with the write lock:  witness -> order -> limit -> allowance -> next entry, signed -> commit (durable)
-    then, without it:     the release is computed
-    with the write lock:  the payload is kept -> commit (durable) -> it may leave
+    charge   with the write lock:  witness? rounds? limit? allowance? -> next entry, signed -> commit (durable)
+    compute  whatever becomes of it, also if it fails because of the data, is charged
+    settle   with the write lock:  the first bytes computed under a charge -> commit (durable) -> they may leave
 
-A crash before the first commit has charged nothing and looked at nothing. After it the release is charged, whatever
-comes: if nothing was kept, nothing has left, and the same request is computed anew under the same charge; what was
-kept leaves again as it is.
+A crash before the first commit has computed nothing and charged nothing. After it the release is charged: the same
+request computes what is still pending, or gets the bytes that are settled, and is not charged again.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,41 +19,50 @@ from sqlalchemy.engine import Connection
 from recsys_fed.certificates.certificate import Head
 from recsys_fed.certificates.terms import Terms
 from recsys_fed.errors import ClockError, ConfigurationError, KeyFileError, LedgerIntegrityError, PrivacyError
-from recsys_fed.ledger import turns
-from recsys_fed.ledger.budget import ROUNDING, Allowance, Spending, check_budget, spending, would_spend
+from recsys_fed.ledger import payloads, turns
+from recsys_fed.ledger.budget import (
+    ROUNDING,
+    Allowance,
+    Spending,
+    check_beginning,
+    check_budget,
+    check_training,
+    spending,
+    would_spend,
+)
 from recsys_fed.ledger.entries import (
     NOTHING_BEFORE,
     Body,
     Entry,
     Limit,
     Release,
+    draw_name,
     entry_of,
     moment_of,
     utc_text,
 )
-from recsys_fed.ledger.payloads import begin_payload, payload_of_request, pending, settle_payload
 from recsys_fed.ledger.queries import (
     entry_at,
     kinds_charged,
     last_entry,
     newest_entries,
+    newest_of_run,
     row_of,
+    runs_begun,
     runs_charged,
     terms_now,
 )
 from recsys_fed.ledger.storage import Storage, entries_table
-from recsys_fed.ledger.trainings import check_allowance, check_order
-from recsys_fed.ledger.witness import Witness
+from recsys_fed.ledger.witness import Noted, Witness
 from recsys_fed.privacy.events import PrivacyEvent, ReleaseEvent
-from recsys_fed.signing.canonical import canonical, sha256
 from recsys_fed.signing.keys import SigningKey
 
 Clock = Callable[[], datetime]
 # A clock may be set back by so much without a person looking at it; entries then keep the last time.
 CLOCK_TOLERANCE = timedelta(seconds=2)
 _PAGE = 1_000
+_ANYTHING = Allowance()
 _columns = entries_table.c
-_UNLIMITED = Allowance()
 
 
 def now() -> datetime:
@@ -74,8 +82,11 @@ class Ledger:
     """An open ledger. Several processes may use the same one at the same time.
 
     Guarantees:
-        - An entry that `charge` has returned is on the disk (SQLite: synchronous = FULL).
+        - An entry that `charge` has returned is on the disk (SQLite: synchronous = FULL), and so are bytes that
+          `settle` has returned.
         - The entries in the ledger never exceed its limit, whoever else writes at the same time.
+        - Under one charged release at most one draw of noise leaves, whatever crashes and however many processes
+          of the silo answer at once.
         - What was written is never changed; a failure leaves the ledger as it was.
     """
 
@@ -117,7 +128,7 @@ class Ledger:
             raise ConfigurationError(f"Expected no ledger at {storage.place} yet, there is one. Open it.")
         ledger = cls(storage, key=key, clock=clock, witness=witness)
         with storage.creating() as connection:
-            entry = ledger._append(connection, "genesis", terms)
+            entry = ledger._append(connection, "genesis", terms, last=None, time=ledger._time(None))
         ledger._note(entry)
         return ledger
 
@@ -142,6 +153,8 @@ class Ledger:
         storage = Storage(url, durable=durable)
         storage.check()
         ledger = cls(storage, key=key, clock=clock, witness=witness)
+        # Before the ledger: what another process has noted by now is in what is read next.
+        noted = ledger._noted()
         with storage.reading() as connection:
             terms, last = terms_now(connection), last_entry(connection)
             if key is not None and key.public_key != terms.public_key:
@@ -150,7 +163,7 @@ class Ledger:
                     f"{key.public_key[:16]}.... Use the silo's own key."
                 )
             last.check_signature(terms.public_key)
-            ledger._check_witness(connection)
+            ledger._check_witness(connection, noted)
         return ledger
 
     @property
@@ -169,10 +182,12 @@ class Ledger:
             last = last_entry(connection)
             return Head(number=last.number, hash=last.hash)
 
-    def releases(self) -> int:
-        """Return how many releases were ever charged."""
+    def releases(self, *, until: int | None = None) -> int:
+        """Return how many releases were ever charged, or were at entry `until`."""
+        query = sa.select(sa.func.count()).where(_columns.kind == "release")
         with self._storage.reading() as connection:
-            return connection.execute(sa.select(sa.func.count()).where(_columns.kind == "release")).scalar_one()
+            query = query if until is None else query.where(_columns.number <= until)
+            return connection.execute(query).scalar_one()
 
     def spending(self, *, delta: float | None = None, run: str | None = None, until: int | None = None) -> Spending:
         """Return what was spent in all, by one run, or up to an entry, at the ledger's delta or another one."""
@@ -202,71 +217,72 @@ class Ledger:
         run: str,
         request: str,
         code_version: str,
-        allowance: Allowance = _UNLIMITED,
+        allowance: Allowance = _ANYTHING,
         keep: bool = True,
     ) -> Entry:
-        """Charge a release; when this returns, it may be computed, and never before.
+        """Charge a release before anything is computed for it; the entry is durable when this returns.
 
-        The entry's `payload` names the draw under which the release leaves. With `keep`, what is computed must be
-        given to `settle`, and what that returns is what leaves. A charge whose answer was never settled, as the
-        process died, is not charged again for the same request: nothing has left under it.
+        A request that the run's newest release was charged for already gets that entry, and nothing is charged: the
+        process died before it settled, or another one answers at the same time. The entry's `draw` names the draw
+        of noise that it pays for, and belongs into the bytes as their nonce.
 
         Args:
-            event: what the release costs.
-            run: of the training.
-            request: SHA-256 of the request that is answered.
-            code_version: of this library.
+            event: what the answer to the request will cost.
+            run: id of the run that asks.
+            request: SHA-256 of the request.
+            code_version: of the software that computes the answer.
             allowance: what the silo allows beside the ledger's limit.
-            keep: False for what is never sent again, as in masked rounds.
-
-        Guarantees, under the write lock: the ledger is the one whose head the witness has noted; its limit and the
-        allowance hold with the entry; rounds of a run never go back; a round is answered once (with `keep`).
+            keep: the bytes will be settled, and kept until the run's next charge. False for an attempt at a masked
+                round: each is charged, whatever was charged before.
 
         Raises:
-            BudgetExceededError: it would exceed the limit or the allowance; the ledger is unchanged.
-            ProtocolError: the round is over for this silo; the ledger is unchanged.
+            LedgerIntegrityError: the ledger lacks the entry that its witness has seen.
             PrivacyError: noise from a seed, and the ledger is not a simulation's.
-            LedgerIntegrityError: an older copy of the ledger was put in its place.
-            LedgerError: it could not be written; the ledger is unchanged. If only the witness could not be, the
-                release is charged, and the text says so.
+            ProtocolError: the run has left this round behind, or has answered it.
+            BudgetExceededError: it would exceed the limit, or what the silo allows to a training; or too many
+                trainings have begun lately.
             ClockError: the clock is behind the last entry.
+            LedgerError: it could not be written. If only the witness could not be, the release is charged, and the
+                text says so. After any other error the ledger is unchanged.
         """
         with self._storage.writing() as connection:
-            self._check_witness(connection)
-            terms = terms_now(connection)
+            self._check_witness(connection, self._noted())
+            terms, newest = terms_now(connection), newest_of_run(connection, run)
             _check_noise_source(event, terms)
-            newest = newest_entries(connection, newest=1, run=run)
-            if newest and keep and pending(connection, run=run, request=request):
-                return newest[0]
-            check_order(newest, event, keep=keep)
-            check_budget(kinds_charged(connection), event, terms.guarantee)
-            check_allowance(
-                connection, event, run=run, allowance=allowance, guarantee=terms.guarantee, now=self._clock()
-            )
-            number = last_entry(connection).number + 1
-            name = sha256(canonical({"silo": terms.silo, "number": number, "request": request}))
-            release = Release(event=event, run=run, request=request, payload=name, code_version=code_version)
-            entry = self._append(connection, "release", release)
-            begin_payload(connection, run=run, request=request if keep else None)
+            if newest is not None and keep and payloads.charged_already(connection, newest, event, request):
+                entry = newest
+            else:
+                payloads.check_round(newest, event, keep=keep)
+                check_budget(kinds_charged(connection), event, terms.guarantee)
+                check_training(kinds_charged(connection, run=run), event, terms.guarantee, allowance)
+                last = last_entry(connection)
+                time = self._time(last)
+                if newest is None and allowance.trainings:
+                    begun = runs_begun(connection, newest=allowance.trainings)
+                    check_beginning(begun, moment_of(time), allowance)
+                draw = draw_name(silo=terms.silo, number=last.number + 1, request=request)
+                body = Release(event=event, run=run, request=request, payload=draw, code_version=code_version)
+                entry = self._append(connection, "release", body, last=last, time=time)
+                payloads.begin(connection, run=run, request=request, keep=keep)
         self._note(entry)
         return entry
 
     def settle(self, *, run: str, request: str, payload: bytes) -> bytes:
-        """Keep what was computed for a charge, and return the bytes that may leave, durable when this returns.
+        """Store the bytes that were computed under a charge, and return those that may leave, never others.
 
-        If another process has settled the same charge before, its bytes are returned and these are thrown away:
-        under one charge one draw leaves.
+        The first to settle a request wins: whoever comes later gets its bytes, and throws the own ones away.
 
         Raises:
-            ProtocolError: there is no such charge.
+            ProtocolError: the run's newest release does not answer this request, or it is not one that is kept.
+            LedgerError: it could not be written; nothing may leave.
         """
         with self._storage.writing() as connection:
-            return settle_payload(connection, run=run, request=request, payload=payload)
+            return payloads.settle(connection, run=run, request=request, payload=payload)
 
     def kept_payload(self, *, run: str, request: str) -> bytes | None:
-        """Return the run's newest payload if it answers this request: charged already, so it may leave again."""
+        """Return the run's newest payload if it answers this request: charged and settled, so it may leave again."""
         with self._storage.reading() as connection:
-            return payload_of_request(connection, run=run, request=request) or None
+            return payloads.kept(connection, run=run, request=request)
 
     def begin_turns(self, *, run: str, state: str) -> None:
         """Note the first state of a masked round; see `turns`."""
@@ -286,13 +302,15 @@ class Ledger:
         """
         limit = Limit(epsilon=epsilon, reason=reason)
         with self._storage.writing() as connection:
+            self._check_witness(connection, self._noted())
             spent = spending(kinds_charged(connection), terms_now(connection).guarantee).epsilon
             if spent > epsilon * (1 + ROUNDING):
                 raise ConfigurationError(
                     f"Expected a limit of at least what is spent, epsilon {spent:.4f}, got {epsilon:g}: what was "
                     "released cannot be taken back."
                 )
-            entry = self._append(connection, "limit", limit)
+            last = last_entry(connection)
+            entry = self._append(connection, "limit", limit, last=last, time=self._time(last))
         self._note(entry)
         return entry
 
@@ -327,13 +345,12 @@ class Ledger:
         """Close the database."""
         self._storage.close()
 
-    def _append(self, connection: Connection, kind: str, body: Body) -> Entry:
+    def _append(self, connection: Connection, kind: str, body: Body, *, last: Entry | None, time: str) -> Entry:
         if self._key is None:
             raise KeyFileError("Expected the ledger to be opened with its key in order to write.")
-        last = None if kind == "genesis" else last_entry(connection)
         entry = Entry(
             number=last.number + 1 if last else 0,
-            time=self._time(last),
+            time=time,
             previous=last.hash if last else NOTHING_BEFORE,
             kind=kind,
             body=body,
@@ -352,11 +369,11 @@ class Ledger:
             "Set the clock right; nothing was released and nothing was charged."
         )
 
-    def _check_witness(self, connection: Connection) -> None:
-        if self._witness is None:
-            return
-        noted = self._witness.read()
-        if noted is None:
+    def _noted(self) -> Noted | None:
+        return None if self._witness is None else self._witness.read()
+
+    def _check_witness(self, connection: Connection, noted: Noted | None) -> None:
+        if self._witness is None or noted is None:
             return
         query = sa.select(_columns.hash).where(_columns.number == noted.number)
         if connection.execute(query).scalar() != noted.hash:
@@ -367,5 +384,7 @@ class Ledger:
             )
 
     def _note(self, entry: Entry) -> None:
-        if self._witness is not None:
+        """Note an entry, unless another process has noted a later one meanwhile."""
+        noted = self._noted()
+        if self._witness is not None and (noted is None or entry.number == 0 or noted.number < entry.number):
             self._witness.write(entry.number, entry.hash)

@@ -1,5 +1,6 @@
 """What is asked of the tables inside one transaction: single entries, the terms, and the history by kinds."""
 
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -7,7 +8,7 @@ from sqlalchemy.engine import Connection
 
 from recsys_fed.certificates.terms import Terms
 from recsys_fed.errors import LedgerIntegrityError
-from recsys_fed.ledger.entries import Entry, Limit, Release, entry_of
+from recsys_fed.ledger.entries import Entry, Limit, Release, entry_of, moment_of
 from recsys_fed.ledger.storage import entries_table
 from recsys_fed.privacy.accounting.kinds import Kinds, kinds_of, slack_of, slack_units
 from recsys_fed.privacy.events import PrivacyEvent
@@ -71,6 +72,20 @@ def newest_entries(connection: Connection, *, newest: int, run: str | None = Non
     query = sa.select(_columns.content, _columns.signature).order_by(_columns.number.desc()).limit(newest)
     rows = connection.execute(query if run is None else query.where(_columns.run == run)).all()
     return [entry_of(bytes(content), signature) for content, signature in reversed(rows)]
+
+
+def newest_of_run(connection: Connection, run: str) -> Entry | None:
+    """Return the newest entry of a run, None if it has none."""
+    number = connection.execute(sa.select(sa.func.max(_columns.number)).where(_columns.run == run)).scalar()
+    return None if number is None else entry_at(connection, number)
+
+
+def runs_begun(connection: Connection, *, newest: int) -> list[datetime]:
+    """Return when the newest runs began, which is the time of their first entry; the newest first."""
+    first = sa.func.min(_columns.number)
+    query = sa.select(first).where(_columns.run.is_not(None)).group_by(_columns.run)
+    numbers = connection.execute(query.order_by(first.desc()).limit(newest)).scalars().all()
+    return [moment_of(entry_at(connection, number).time) for number in numbers]
 
 
 def _upto(query: sa.Select[Any], number: int | None) -> sa.Select[Any]:

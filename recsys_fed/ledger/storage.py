@@ -53,7 +53,8 @@ sa.Index(
     _columns.steps,
     _columns.slack_units,
 )
-# The newest payload of each run, so that a request that is repeated after a crash gets the same bytes.
+# The newest payload of each run, so that a request that is repeated after a crash gets the same bytes; it is empty
+# from the charge until it is computed. See `payloads`.
 payloads_table = sa.Table(
     "payloads",
     metadata,

@@ -15,6 +15,7 @@ FILE = "silo.toml"
 PERSONALISATION = ("user-only", "silo-trusted")
 SOURCES = ("csv", "parquet", "sqlite", "postgresql")
 HOLD_OUT = ("none", "last")
+_MOST_DAYS = 36_525
 _FROM_A_DATABASE = ("sqlite", "postgresql")
 
 
@@ -87,9 +88,10 @@ class SiloSettings:
         node_key, ledger_key, secret_key: the silo's three key files.
         ledger: path or URL. witness: file that notes the ledger's head; "" is none.
         state: folder of what the silo keeps.
-        trainings, per_days: how many trainings may begin in so many days; 0 trainings is any number.
         agreed: the terms of training that this silo accepts.
         data: its interactions.
+        trainings, per_days: how many trainings may begin in so many days; 0 trainings: any number. Each may cost what
+            was agreed, and the ledger's limit holds besides.
         simulated_seed, simulated_index: noise from this seed, as the silo of this number in a simulation; -1 in
             every real silo. The ledger must have been started as a simulation's, and says so for ever.
     """
@@ -120,6 +122,8 @@ class SiloSettings:
         checks.one_of(PERSONALISATION, personalisation=self.personalisation)
         checks.at_least(0, threads=self.threads, trainings=self.trainings)
         checks.positive(per_days=self.per_days)
+        if self.per_days > _MOST_DAYS:
+            raise ConfigurationError(f"Expected per-days of at most {_MOST_DAYS:,}, got {self.per_days:g}.")
         checks.at_least(-1, simulated_seed=self.simulated_seed, simulated_index=self.simulated_index)
         if not self.name or not self.name.isprintable() or len(self.name) > 64:
             raise ConfigurationError(f"Expected a silo name of 1 to 64 printable characters, got {self.name!r}.")

@@ -11,6 +11,7 @@ from flwr.app import ConfigRecord, RecordDict
 from client import app as client_module
 from client import state as silo_module
 from recsys_fed.data.simulated import simulated_federation
+from recsys_fed.errors import LedgerError
 from recsys_fed.federation import wire
 from recsys_fed.federation.release import release_event
 from recsys_fed.federation.schedule import advance, begin, request
@@ -93,7 +94,7 @@ def test_rounds_never_go_back():
         return reasons, before, ask.spent()
 
     reasons, before, after = drive(main)
-    assert all("Expected a round after the last" in reason for reason in reasons)
+    assert all("Expected a round after round 3 of this training" in reason for reason in reasons)
     assert len(reasons) == 3
     assert before == after
 
@@ -191,6 +192,10 @@ def test_a_table_with_the_wrong_rows_gives_nothing():
     assert drive(main).has_error()
 
 
+def leaking_of_the_ledger(*_args, **_options):
+    raise LedgerError("a disk that is full")
+
+
 def leaking(*_args, **_options):
     raise RuntimeError("user 910001 rated 12 items")
 
@@ -227,6 +232,21 @@ def test_a_computation_that_fails_is_charged_and_answered_for_nobody(monkeypatch
     assert totals[0].total.shape == totals[2].total.shape
     assert totals[0].event == totals[2].event
     assert wire.payload_bytes(failed.content) == wire.payload_bytes(good.content)
+
+
+def test_nothing_private_is_read_before_the_charge(monkeypatch):
+    """A release whose charge fails computes nothing."""
+    monkeypatch.setattr(silo_module.SimulatedSilo, "users", leaking)
+
+    def main(ask):
+        asked = request(planned(ask))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(silo_module.Ledger, "_append", leaking_of_the_ledger)
+            return refused(ask("train", request_to_records(asked))), ask.spent()
+
+    reason, events = drive(main)
+    assert "log" in reason
+    assert events == ()
 
 
 def test_a_silo_that_dies_between_charge_and_answer_is_charged_once():

@@ -137,7 +137,7 @@ def test_what_is_not_there_is_no_finding(tmp_path, silo):
 
 def test_a_certificate_stays_true_while_the_ledger_grows(silo, tmp_path):
     before = certify(silo.ledger, silo.key, run="2", model="")
-    charged(silo, release_of(4.0), run="2")
+    charged(silo, release_of(4.0, round=2), run="2")
     silo.ledger.set_limit(30.0, reason="more")
     (tmp_path / "certificates" / "again.json").write_bytes(before)
     assert audited(silo.path, tmp_path)["holds"]
@@ -148,7 +148,7 @@ def test_a_certificate_is_true_though_another_run_writes_while_it_is_made(silo, 
 
     def head_before_others_write():
         for run in ("2", "4"):
-            charged(silo, release_of(4.0), run=run)
+            charged(silo, release_of(4.0, round=2), run=run)
         silo.ledger.set_limit(30.0, reason="more")
         return head
 

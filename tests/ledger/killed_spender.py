@@ -1,4 +1,4 @@
-"""A silo that is killed at random moments while it charges and sends, and is started again until all is sent.
+"""A silo that is killed at random moments while it answers, and is started again until all is sent.
 
 Run as a program, so that no other thread is there when it forks: FOLDER KILLS BYTES, BYTES being the
 size of a payload: a long one makes a transaction many writes to the log. Each spender is a fork
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ledger_kit import KEY, created, digest, release
+from ledger_kit import KEY, charge, created, digest, kept, settle
 
 from recsys_fed.ledger.ledger import Ledger
 
@@ -30,12 +30,13 @@ def spend(folder: Path, size: int, saying: int) -> None:
     for asked in itertools.count(2 * len(sent(folder))):
         number = asked // 2
         request = f"request {number}"
-        payload = ledger.kept_payload(run="run", request=digest(request))
+        payload = kept(ledger, request)
         if payload is None:
-            payload = f"{number} {os.urandom(16).hex()} ".encode() + os.urandom(size)
-            append(folder / COMPUTED, digest(payload))
-            ledger.charge(release(payload, request=request, noise_multiplier=20.0, round=number), payload)
-        append(folder / SENT, f"{number} {digest(payload)}")
+            entry = charge(ledger, request, noise_multiplier=20.0, round=number)
+            payload = f"{entry.draw} ".encode() + os.urandom(size)
+            append(folder / COMPUTED, f"{entry.draw} {digest(payload)}")
+            payload = settle(ledger, request, payload)
+        append(folder / SENT, f"{number} {payload[:64].decode()} {digest(payload)}")
 
 
 def append(path: Path, line: str) -> None:
@@ -45,13 +46,14 @@ def append(path: Path, line: str) -> None:
     os.close(file)
 
 
-def sent(folder: Path) -> list[tuple[int, str]]:
-    """Requests that were answered, in order, each once, with the digest of the first answer."""
-    lines = (folder / SENT).read_text().split("\n") if (folder / SENT).exists() else []
-    first: dict[int, str] = {}
-    for number, answer in (line.split() for line in lines if line):
-        first.setdefault(int(number), answer)
-    return sorted(first.items())
+def lines(path: Path) -> list[list[str]]:
+    """The words of each line that was appended."""
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def sent(folder: Path) -> list[int]:
+    """Requests that were answered, in order, each once."""
+    return sorted({int(number) for number, _, _ in lines(folder / SENT)})
 
 
 def killed_after(seconds: float, target: Callable[[int], None]) -> None:
@@ -93,7 +95,7 @@ def main(folder: Path, kills: int, size: int) -> None:
     """Kill so many spenders; report what the kills hit."""
     rng = random.Random(kills)
     created(folder / LEDGER, witness=folder / WITNESS).close()
-    hit = {"kills": kills, "inside a transaction": 0, "computed, not charged": 0, "charged, not sent": 0}
+    hit = {"kills": kills, "inside a transaction": 0, "charged, not settled": 0, "settled, not sent": 0}
     lived = 0.0
     for _ in range(kills):
         # About two releases a life, on a machine of any speed.
@@ -102,15 +104,14 @@ def main(folder: Path, kills: int, size: int) -> None:
         killed_after(seconds, lambda saying: spend(folder, size, saying))
         lived += seconds
         hit["inside a transaction"] += uncommitted_frames(folder) > 0
-        payloads = charged_payloads(folder)
-        last = (folder / COMPUTED).read_text().split() if (folder / COMPUTED).exists() else []
-        hit["computed, not charged"] += bool(last) and last[-1] not in payloads
-        hit["charged, not sent"] += len(payloads) > len(sent(folder))
+        last, settled = newest_request(folder)
+        hit["charged, not settled"] += last >= 0 and not settled
+        hit["settled, not sent"] += settled and last not in sent(folder)
     (folder / REPORT).write_text(json.dumps(hit))
 
 
-def charged_payloads(folder: Path) -> list[str]:
-    """Digests in the ledger, in order."""
+def newest_request(folder: Path) -> tuple[int, bool]:
+    """The number of the request that was charged last (-1: none), and whether its payload is settled."""
     # A copy: to open the ledger would clean up after the kill, which is the next spender's business.
     copy = folder / "copy"
     copy.mkdir(exist_ok=True)
@@ -120,7 +121,9 @@ def charged_payloads(folder: Path) -> list[str]:
             (copy / name).write_bytes((folder / name).read_bytes())
     (copy / (LEDGER + "-shm")).unlink(missing_ok=True)
     ledger = Ledger.open(str(copy / LEDGER))
-    return [entry.body.payload for entry in ledger.entries() if entry.kind == "release"]
+    newest = ledger.newest(1, run="run")
+    number = newest[0].body.event.round if newest else -1
+    return number, kept(ledger, f"request {number}") is not None
 
 
 if __name__ == "__main__":

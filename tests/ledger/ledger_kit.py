@@ -7,7 +7,6 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from recsys_fed.certificates.terms import Terms
-from recsys_fed.ledger.budget import Allowance
 from recsys_fed.ledger.entries import Entry
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.events import ReleaseEvent
@@ -15,7 +14,6 @@ from recsys_fed.privacy.guarantee import Guarantee
 from recsys_fed.signing.keys import SigningKey
 
 KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(b"\7" * 32))
-UNLIMITED = Allowance()
 OTHER_KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(b"\x0b" * 32))
 
 
@@ -53,21 +51,30 @@ def digest(content: bytes | str) -> str:
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
 
-def charge(ledger: Ledger, name: str, *, run: str = "run", keep: bool = True, allowance=UNLIMITED, **fields) -> Entry:
-    """Charge a release for the request of this name: the run's next round, unless `fields` say another."""
-    if "round" not in fields:
-        done = [entry.body.event.round for entry in ledger.releases_of(run)]
-        fields["round"] = max(done, default=-1) + 1
-    return ledger.charge(
-        event(**fields), run=run, request=digest(name), code_version="1.0", allowance=allowance, keep=keep
-    )
+def charge(ledger: Ledger, request: str, *, run: str = "run", keep: bool = True, **fields: object) -> Entry:
+    """Charge a request of this name; `fields` are those of `event`, and an allowance."""
+    options = {name: fields.pop(name) for name in ("allowance",) if name in fields}
+    asked = event(**fields)
+    return ledger.charge(asked, run=run, request=digest(request), code_version="1.0", keep=keep, **options)
 
 
 def charged(ledger: Ledger, name: str, *, run: str = "run", **fields: object) -> Entry:
-    """The same, and settle it with bytes that are this name."""
-    entry = charge(ledger, name, run=run, **fields)
-    ledger.settle(run=run, request=digest(name), payload=name.encode())
+    """Charge a request of this name in the run's next round, and settle the bytes that are its name."""
+    before = ledger.newest(1, run=run)
+    number = before[0].body.event.round + 1 if before else 0
+    entry = charge(ledger, name, run=run, **({"round": number} | fields))
+    assert settle(ledger, name, name.encode(), run=run) == name.encode()
     return entry
+
+
+def settle(ledger: Ledger, request: str, payload: bytes, *, run: str = "run") -> bytes:
+    """Settle the bytes that answer the request of this name."""
+    return ledger.settle(run=run, request=digest(request), payload=payload)
+
+
+def kept(ledger: Ledger, request: str, *, run: str = "run") -> bytes | None:
+    """What the ledger keeps of the request of this name."""
+    return ledger.kept_payload(run=run, request=digest(request))
 
 
 def export(ledger: Ledger) -> bytes:

@@ -20,7 +20,7 @@ def spend(ledger: Ledger, name: str, noises: list[float]) -> list[float]:
     paid = []
     for number, noise in enumerate(noises):
         try:
-            charged(ledger, f"{name} {number}", noise_multiplier=noise)
+            charged(ledger, f"{name} {number}", run=name, noise_multiplier=noise)
         except BudgetExceededError:
             continue
         paid.append(noise)

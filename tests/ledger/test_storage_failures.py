@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from ledger_kit import KEY, HandClock, charged, created, digest, event, export, release
+from ledger_kit import KEY, HandClock, charge, charged, created, event, export, kept, settle
 
 from recsys_fed.errors import (
     BudgetExceededError,
@@ -37,14 +37,16 @@ def opened(path: Path, **options: object) -> Ledger:
 
 
 def fill(ledger: Ledger, path: Path) -> int:
-    """Charge until the disk is full; how many releases were charged, all of which must be there."""
+    """Charge and settle until the disk is full; how many releases were charged, all of which must be there."""
+    charges = 0
     for number in range(10_000):
-        payload = f"{number}".encode() * 5_000
         try:
-            ledger.charge(release(payload, run=f"run {number}"), payload)
+            charge(ledger, "request", run=f"run {number}")
+            charges += 1
+            settle(ledger, "request", f"{number}".encode() * 5_000, run=f"run {number}")
         except LedgerError as error:
             assert "Nothing was released" in str(error)
-            return number
+            return charges
     raise AssertionError(f"The disk of {path} was never full.")
 
 
@@ -62,9 +64,12 @@ def test_a_full_disk(tmp_path):
         paid = fill(ledger, path)
         assert verify_ledger(opened(path)).releases == paid > 5
         with pytest.raises(LedgerError, match="full"):
-            ledger.charge(release(b"x" * 500_000), b"x" * 500_000)
+            charge(ledger, "large")
+            settle(ledger, "large", b"x" * 500_000)
+        assert kept(ledger, "large") is None
         subprocess.run(["mount", "-o", "remount,size=8m", str(folder)], check=True, capture_output=True)
-        charged(ledger, "there is space again")
+        charge(ledger, "large")
+        assert settle(ledger, "large", b"x" * 500_000) == kept(ledger, "large") == b"x" * 500_000
         assert verify_ledger(opened(path)).releases == paid + 1
         ledger.close()
     finally:
@@ -213,10 +218,14 @@ def test_a_witness_that_cannot_be_written_or_read(path, tmp_path):
     shutil.rmtree(folder)
     with pytest.raises(LedgerError, match=r"note the ledger's head .* The entry itself is in the ledger"):
         charged(ledger, "payload")
-    # It did not leave and is charged: asked again, the silo sends what it has paid for.
+    # Nothing was computed and it is charged: asked again, the silo computes what it has paid for once that is noted.
     assert ledger.releases() == 1
-    assert ledger.kept_payload(run="run", request=digest("payload")) == b"payload"
+    assert kept(ledger, "payload") is None
+    with pytest.raises(LedgerError, match="note the ledger's head"):
+        charge(ledger, "payload")
     folder.mkdir()
+    assert charge(ledger, "payload").number == ledger.releases() == 1
+    assert (folder / "witness").is_file()
     charged(ledger, "next")
     for content in (b"", b"{}", b'{"hash":"x","number":"y"}', b"\xff"):
         (folder / "witness").write_bytes(content)
@@ -314,8 +323,7 @@ def test_a_limit_needs_a_reason_and_is_not_below_what_is_spent(path):
 def test_asking_charges_nothing(path):
     ledger = created(path, 2.0)
     before = export(ledger)
-    ledger.check(event(5.0))
     assert ledger.would_spend((event(5.0), event(5.0))) > ledger.would_spend((event(5.0),)) > 0
     with pytest.raises(BudgetExceededError):
-        ledger.check(event(1.0))
+        charge(ledger, "too much", noise_multiplier=1.0)
     assert export(ledger) == before

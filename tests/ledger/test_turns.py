@@ -3,17 +3,10 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from ledger_kit import KEY, charged, created, digest, release
-from postgres_server import new_database
+from ledger_kit import KEY, charge, charged, created, kept
 
 from recsys_fed.errors import ProtocolError
 from recsys_fed.ledger.ledger import Ledger
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path) -> str:
-    """Where a ledger may be made."""
-    return str(tmp_path / "ledger.sqlite") if request.param == "sqlite" else new_database()
 
 
 def test_a_state_is_used_once_and_in_order(url):
@@ -62,7 +55,6 @@ def test_turns_are_no_entries(url):
 def test_what_is_charged_without_being_kept_cannot_be_had_again(url):
     ledger = created(url)
     charged(ledger, "first")
-    ledger.charge(release("second", request="second"), b"second", keep=False)
+    charge(ledger, "second", round=1, keep=False)
     assert ledger.releases() == 2
-    for name in ("first", "second"):
-        assert ledger.kept_payload(run="run", request=digest(name)) is None
+    assert [kept(ledger, name) for name in ("first", "second")] == [None, None]
