@@ -47,6 +47,8 @@ def _parquet_blocks(data: DataSettings) -> Blocks:
     path = _there(Path(data.path))
     try:
         files = pads.dataset(path, format="parquet", exclude_invalid_files=False).files
+        if not files:
+            raise DataNotFoundError(f"Expected Parquet files in {path}, there is none. See data.path of silo.toml.")
         # Every file has its own types; all of their headers come before any row.
         places = [positions(data.columns, pq.read_schema(file).names, file) for file in files]
         for file, at in zip(files, places, strict=True):

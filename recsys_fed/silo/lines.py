@@ -20,14 +20,14 @@ from recsys_fed.errors import DataFormatError
 from recsys_fed.silo.block import Block, positions
 
 LONGEST_LINE = 2**20
-_SMALLEST_PIECE, _LARGEST_PIECE, _BYTES_A_ROW = 2**16, 2**25, 256
+_SMALLEST_PIECE, _LARGEST_PIECE, _BYTES_A_ROW = 2**16, 2**23, 256
 _BOM = b"\xef\xbb\xbf"
 
 
 def text_blocks(path: Path, columns: Mapping[str, str], *, block_rows: int) -> Iterator[Block]:
     """The rows of a text table, at most `block_rows` at a time.
 
-    Memory takes a piece of the file: 256 bytes for each of `block_rows`, between 64 KiB and 32 MiB, and a line.
+    Memory takes a piece of the file: 256 bytes for each of `block_rows`, between 64 KiB and 8 MiB, and a line.
 
     Raises:
         MissingColumnError: the header lacks a column.
@@ -48,25 +48,24 @@ def fields_of(line: bytes, separator: bytes = b",") -> list[bytes] | None:
     [b'a', b'b,c', b'5" disk', b'd"e']
     >>> fields_of(b'a,"b,c')
     """
-    fields = []
-    place = 0
-    field = _FIELD[separator]
-    while True:
-        found = field.match(line, place)
-        if found is None:
+    field = re.compile(_field(separator))
+    fields, place = [], -1
+    while place < len(line):
+        found = field.match(line, place + 1)
+        place = -1 if found is None else found.end()
+        if found is None or line[place : place + 1] not in (b"", separator):
             return None
-        quoted = found[1]
-        fields.append(found[2] if quoted is None else quoted.replace(b'""', b'"'))
-        place = found.end() + 1
-        if found.end() == len(line):
-            return fields
+        fields.append(_unquoted(found[0]))
+    return fields
 
 
-# In quotes up to the quote that is not doubled, which a separator or the end must follow; else up to a separator.
-_FIELD = {
-    separator: re.compile(rb'(?:"((?:[^"]|"")*+)"|(?!")([^%b]*+))(?=%b|\Z)' % (separator, separator), re.DOTALL)
-    for separator in (b",", b"\t")
-}
+def _field(separator: bytes) -> bytes:
+    """In quotes up to the quote that is not doubled; else up to a separator."""
+    return rb'(?:"(?:[^"]|"")*+"|(?!")[^%b]*+)' % separator
+
+
+def _unquoted(field: bytes) -> bytes:
+    return field[1:-1].replace(b'""', b'"') if field[:1] == b'"' else field
 
 
 def _header(file: BinaryIO, separator: bytes, path: Path) -> list[str]:
@@ -109,40 +108,39 @@ def _split(text: bytes, block_rows: int) -> Iterator[pa.Array]:
 
 def _block(lines: pa.Array, separator: bytes, n_fields: int, at: Mapping[str, int]) -> Block:
     """The cells of lines without quotes at once, of the others one by one."""
-    plain = np.asarray(pc.invert(pc.match_substring(lines, '"')).to_numpy(zero_copy_only=False), dtype=bool)
-    short = np.asarray(pc.less_equal(pc.binary_length(lines), LONGEST_LINE).to_numpy(zero_copy_only=False), dtype=bool)
-    simple = plain & short
+    quoted = _true(pc.match_substring(lines, '"'))
+    short = _true(pc.less_equal(pc.binary_length(lines), LONGEST_LINE))
+    simple = short & ~quoted
     split = pc.split_pattern(lines.filter(pa.array(simple)), pattern=separator)
-    right = np.asarray(pc.equal(pc.list_value_length(split), n_fields).to_numpy(zero_copy_only=False), dtype=bool)
-    simple[simple] = right
+    simple[simple] = right = _true(pc.equal(pc.list_value_length(split), n_fields))
     cells = split.filter(pa.array(right)).flatten()
-    columns = {
-        role: cells.take(pa.array(np.arange(place, len(cells), n_fields))) for role, place in at.items()
-    }
-    if plain.all():
+    columns = {role: cells.take(pa.array(np.arange(place, len(cells), n_fields))) for role, place in at.items()}
+    if not quoted.any():
         return Block(well_formed=simple, cells=columns)
-    return _with_quoted(lines, np.flatnonzero(~plain & short), simple, columns, separator=separator, at=at, n_fields=n_fields)
+    rows = np.flatnonzero(quoted & short)
+    good, others = _quoted_cells(lines.take(pa.array(rows)), separator, n_fields, at)
+    order = pa.array(np.argsort(np.concatenate([np.flatnonzero(simple), rows[good]]), kind="stable"))
+    simple[rows[good]] = True
+    both = {role: pa.concat_arrays([columns[role], others[role]]).take(order) for role in at}
+    return Block(well_formed=simple, cells=both)
 
 
-def _with_quoted(  # noqa: PLR0913
-    lines: pa.Array,
-    rows: npt.NDArray[np.int64],
-    simple: npt.NDArray[np.bool_],
-    columns: Mapping[str, pa.Array],
-    *,
-    separator: bytes,
-    at: Mapping[str, int],
-    n_fields: int,
-) -> Block:
-    """The same block with the cells of the lines `rows`, which hold quotes, in their places."""
-    parsed = [fields_of(line, separator) for line in lines.take(pa.array(rows)).to_pylist()]
-    good = np.array([fields is not None and len(fields) == n_fields for fields in parsed], dtype=bool)
-    kept = [fields for fields, is_good in zip(parsed, good.tolist(), strict=True) if fields is not None and is_good]
-    order = np.argsort(np.concatenate([np.flatnonzero(simple), rows[good]]), kind="stable")
-    cells = {}
-    for role, place in at.items():
-        quoted = pa.array([fields[place] for fields in kept], type=pa.binary())
-        cells[role] = pa.concat_arrays([columns[role], quoted]).take(pa.array(order))
-    well_formed = simple.copy()
-    well_formed[rows[good]] = True
-    return Block(well_formed=well_formed, cells=cells)
+def _quoted_cells(
+    lines: pa.Array, separator: bytes, n_fields: int, at: Mapping[str, int]
+) -> tuple[npt.NDArray[np.bool_], dict[str, pa.Array]]:
+    """Which of the lines are well formed, bool [n], and the cells of these."""
+    places = sorted(set(at.values()))
+    field = _field(separator)
+    wanted = (b"(%b)" % field if place in places else field for place in range(n_fields))
+    whole_line = re.compile(separator.join(wanted))
+    found = [whole_line.fullmatch(line) for line in lines.to_pylist()]
+    raw = [match.groups() for match in found if match is not None]
+    cells = {
+        place: pa.array([_unquoted(fields[group]) for fields in raw], type=pa.binary())
+        for group, place in enumerate(places)
+    }
+    return np.array([match is not None for match in found], dtype=bool), {role: cells[p] for role, p in at.items()}
+
+
+def _true(mask: pa.Array) -> npt.NDArray[np.bool_]:
+    return np.array(mask.to_numpy(zero_copy_only=False), dtype=bool)
