@@ -55,7 +55,8 @@ def _spell_other(cell: object) -> str | None:
         return _spell_float(cell)
     if isinstance(cell, Decimal):
         return _spell_decimal(cell)
-    if isinstance(cell, list | tuple | dict | set | frozenset | np.ndarray) or cell is None or pd.isna(cell):
+    missing = cell is None or cell is pd.NA or cell is pd.NaT
+    if missing or isinstance(cell, list | tuple | dict | set | frozenset | np.ndarray):
         return None
     try:
         return _spell_text(str(cell))

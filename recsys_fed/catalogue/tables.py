@@ -26,7 +26,8 @@ def catalogue_of_table(path: Path, columns: Mapping[str, str] | None = None) -> 
 
     Args:
         path: of a .csv, .tsv or .parquet file.
-        columns: role -> name of its column; `item` is needed, its ids are spelled by `spell_id`. Categories are lists, or text with "|" between them.
+        columns: role -> name of its column; `item` is needed. Categories are lists, or text with "|" between them.
+            Ids are spelled by `spell_id`.
             Without them all columns have the names of roles.
 
     Raises:
@@ -64,7 +65,8 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         if path.suffix.lower() in _PARQUET:
             # Integers beside a gap stay integers: as floats, ids above 2^53 would be rounded.
-            return pq.read_table(path).to_pandas(integer_object_nulls=True)
+            table: pd.DataFrame = pq.read_table(path).to_pandas(integer_object_nulls=True)
+            return table
         separator = "\t" if path.suffix.lower() == ".tsv" else ","
         # Ids stay text: "007" is not 7.
         return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")

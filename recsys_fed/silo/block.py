@@ -39,5 +39,7 @@ def positions(columns: Mapping[str, str], names: Sequence[str], source: Path | s
         if any(name.strip().replace(".", "", 1).isdigit() for name in names):
             # A row of data must not show up in a message.
             there = f"{len(names)} fields that look like data: a first row with names is missing"
-        raise MissingColumnError(f"Expected the columns {', '.join(missing)} in {source}, got {there}. Name them in [data].")
+        raise MissingColumnError(
+            f"Expected the columns {', '.join(missing)} in {source}, got {there}. Name them in [data]."
+        )
     return {role: list(names).index(name) for role, name in columns.items()}

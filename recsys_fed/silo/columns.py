@@ -6,7 +6,7 @@ be done at once, the result is that of the rule for each cell; tests compare bot
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,7 @@ from recsys_fed.silo.cells import (
     value_of,
 )
 
-Column = pa.Array | Sequence[object]
-T = TypeVar("T")
+Column: TypeAlias = "pa.Array | Sequence[object]"
 
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _NO_VALUE, _UNREADABLE_VALUE = 1, 2
@@ -92,7 +91,9 @@ def times_of(column: Column, unit: str = "") -> npt.NDArray[np.int64]:
         found = _times_of_whole(_numbers(column.cast(pa.timestamp(kind.unit)).view(pa.int64())), kind.unit)
     elif pa.types.is_date(kind):
         days = _numbers(column.view(pa.int32() if pa.types.is_date32(kind) else pa.int64()))
-        found = _times_of_whole(days * 86_400 if pa.types.is_date32(kind) else days, "s" if pa.types.is_date32(kind) else "ms")
+        found = _times_of_whole(
+            days * 86_400 if pa.types.is_date32(kind) else days, "s" if pa.types.is_date32(kind) else "ms"
+        )
     else:
         return _by_distinct(column, lambda cell: time_of(cell, unit), MISSING)
     return np.where(_gaps(column), MISSING, found)
@@ -141,7 +142,9 @@ def _distinct(column: Column) -> tuple[list[object], npt.NDArray[np.int64]]:
     if pa.types.is_temporal(kind):
         # As text: Python's own dates and times end in the year 9999.
         zoneless = column.cast(pa.timestamp(kind.unit)) if pa.types.is_timestamp(kind) else column
-        column = zoneless.cast(pa.int64()) if pa.types.is_duration(kind) else zoneless.cast(pa.string()).cast(pa.binary())
+        column = (
+            zoneless.cast(pa.int64()) if pa.types.is_duration(kind) else zoneless.cast(pa.string()).cast(pa.binary())
+        )
     encoded = column.dictionary_encode()
     return encoded.dictionary.to_pylist(), np.asarray(encoded.indices.fill_null(-1)).astype(np.int64)
 
@@ -166,13 +169,13 @@ def _gaps(array: pa.Array) -> npt.NDArray[np.bool_]:
     return np.asarray(array.is_null().to_numpy(zero_copy_only=False), dtype=bool)
 
 
-def _numbers(array: pa.Array) -> npt.NDArray[np.generic]:
+def _numbers(array: pa.Array) -> npt.NDArray[Any]:
     """Without gaps (0 there); unsigned numbers that no int64 holds are the largest one."""
     filled = array.fill_null(0) if array.null_count else array
-    numbers = filled.to_numpy(zero_copy_only=False)
+    numbers: npt.NDArray[Any] = filled.to_numpy(zero_copy_only=False)
     if numbers.dtype.kind == "u":
         return np.minimum(numbers, np.uint64(2**63 - 1)).astype(np.int64)
-    return np.asarray(numbers.astype(np.int64) if numbers.dtype.kind == "i" else numbers)
+    return numbers.astype(np.int64) if numbers.dtype.kind == "i" else numbers
 
 
 def _times_of_whole(numbers: npt.NDArray[np.int64], unit: str) -> npt.NDArray[np.int64]:
@@ -204,9 +207,7 @@ def _times_of_text(cells: pa.Array, unit: str) -> npt.NDArray[np.int64]:
     """Whole numbers and 2024-01-31T12:00:00 with what may follow at once, the rest one by one."""
     found = np.full(len(cells), MISSING, dtype=np.int64)
     whole = _true(pc.match_substring_regex(cells, r"^[0-9]{1,18}$"))
-    found[whole] = _times_of_whole(
-        np.asarray(cells.filter(pa.array(whole)).cast(pa.string()).cast(pa.int64())), unit
-    )
+    found[whole] = _times_of_whole(np.asarray(cells.filter(pa.array(whole)).cast(pa.string()).cast(pa.int64())), unit)
     dated = np.flatnonzero(~whole & _true(pc.greater_equal(pc.binary_length(cells), _HEAD)))
     if len(dated):
         found[dated] = times = _times_of_dates(cells.take(pa.array(dated)))

@@ -68,8 +68,8 @@ def read_silo_data(data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudon
     takes part, and with what, is then the same in both, for blocks of any size, in memory and on disk. That holds
     because
     - lines are split, and rows dropped, one by one (`silo.lines`, `silo.rows`): no row is an error of the reading;
-    - a cell is read by a rule that sees that cell and silo.toml alone (`silo.cells`, `catalogue.ids`): types and units
-      never follow from a column or a block;
+    - a cell is read by a rule that sees that cell and silo.toml alone (`silo.cells`, `catalogue.ids`): types and
+      units never follow from a column or a block;
     - repeated rows, the history's minimum and what is held out are decided among a user's own rows, in the order of
       the file; the rows of a query have no order, so that equal times are ordered by value, then item.
     It does not cover a query whose answer for one user depends on others, or that fails on a row, and files that are
@@ -94,7 +94,8 @@ def collect(blocks: Iterable[Block], data: DataSettings, catalogue: Catalogue, p
         for role, column in (("value", rows.value), ("time", rows.time)):
             if column is not None:
                 parts[role].append(column)
-    whole = {name: np.concatenate(arrays) if arrays else np.empty(0, np.int32) for name, arrays in parts.items()}
+    nothing = np.empty(0, dtype=np.int64)
+    whole: dict[str, npt.NDArray[Any]] = {name: np.concatenate(arrays or [nothing]) for name, arrays in parts.items()}
     kept = whole["broken"] == 0
     found = silo_data(
         Columns(
