@@ -65,17 +65,10 @@ class Pair:
 def write_pair(rng: np.random.Generator, source: str, folder: Path) -> Pair:
     """Generate two neighbouring files or tables of a kind in a folder."""
     data = any_settings(rng)
-    rows = ordinary_rows(rng)
-    more = rows_of_newcomer(rng, len(rows))
-    notation = any_notation(rng)
-    tables = {"without": (notation, rows), "with": (notation, mixed(rng, rows, more))}
-    if rng.random() < 0.3:
-        # Another writer, who means the same.
-        tables["with"] = (any_notation(rng), tables["with"][1])
     settings = []
-    for name, (written, whole) in tables.items():
+    for name, (notation, rows) in zip(("without", "with"), neighbouring_tables(rng), strict=True):
         path = folder / f"{name}.{source.replace(' ', '-')}"
-        _WRITERS[source](written, whole, path)
+        _WRITERS[source](notation, rows, path)
         place: dict[str, Any] = {"source": source.replace("tsv", "csv").removesuffix(" folder"), "path": str(path)}
         if source == "sqlite":
             place = {"source": source, "url": str(path), "query": QUERY}
@@ -86,6 +79,15 @@ def write_pair(rng: np.random.Generator, source: str, folder: Path) -> Pair:
 def any_notation(rng: np.random.Generator) -> Notation:
     """Half of all tables write every ordinary row alike."""
     return Notation(seed=int(rng.integers(2**32)), uniform=bool(rng.random() < 0.5))
+
+
+def neighbouring_tables(rng: np.random.Generator) -> tuple[tuple[Notation, Rows], tuple[Notation, Rows]]:
+    """What two neighbouring tables say, and how they are written: the second has a newcomer's rows among the others."""
+    rows = ordinary_rows(rng)
+    more = mixed(rng, rows, rows_of_newcomer(rng, len(rows)))
+    notation = any_notation(rng)
+    # At times by another writer, who means the same.
+    return (notation, rows), (any_notation(rng) if rng.random() < 0.3 else notation, more)
 
 
 def any_settings(rng: np.random.Generator) -> dict[str, Any]:
