@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 _WHOLE = re.compile(r"(-?[1-9][0-9]*|0)\.0+")
-_ZERO = re.compile(r"-0(\.0+)?")
+_ZERO = re.compile(r"-0\.0+")
 # Digits that a number may have to be written out; no float has more.
 _MOST_DIGITS = 400
 
@@ -73,6 +73,8 @@ def _spell_float(cell: float) -> str | None:
 def _spell_decimal(cell: Decimal) -> str | None:
     if not cell.is_finite():
         return None
+    if not cell:
+        return "0"
     if abs(cell.adjusted()) > _MOST_DIGITS or len(cell.as_tuple().digits) > _MOST_DIGITS:
         return str(cell)
     text = format(cell, "f")

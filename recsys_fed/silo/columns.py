@@ -65,8 +65,8 @@ def values_of(column: Column) -> ValueColumn:
     """The numbers of a column, each cell by `value_of`."""
     column = _typed(column)
     if isinstance(column, pa.Array) and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        values = _numbers(column).astype(np.float64)
-        missing = _gaps(column) | np.isnan(values)
+        values = np.where(_gaps(column), np.nan, _numbers(column).astype(np.float64))
+        missing = np.isnan(values)
         return ValueColumn(values=values, missing=missing, unreadable=np.zeros(len(values), dtype=bool))
     cells, codes = _distinct(column)
     found = [value_of(cell) for cell in cells]
@@ -174,7 +174,7 @@ def _numbers(array: pa.Array) -> npt.NDArray[Any]:
     filled = array.fill_null(0) if array.null_count else array
     numbers: npt.NDArray[Any] = filled.to_numpy(zero_copy_only=False)
     if numbers.dtype.kind == "u":
-        return np.minimum(numbers, np.uint64(2**63 - 1)).astype(np.int64)
+        numbers = np.minimum(numbers, np.uint64(2**63 - 1)).astype(np.int64)
     return numbers.astype(np.int64) if numbers.dtype.kind == "i" else numbers
 
 

@@ -72,8 +72,8 @@ def read_silo_data(data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudon
       units never follow from a column or a block;
     - repeated rows, the history's minimum and what is held out are decided among a user's own rows, in the order of
       the file; the rows of a query have no order, so that equal times are ordered by value, then item.
-    It does not cover a query whose answer for one user depends on others, or that fails on a row, and files that are
-    damaged as a whole. `audit.instruments.neighbouring_files` tries it.
+    It covers neither a query whose answer for one user depends on others, or that fails on a row, nor damaged files.
+    `audit.instruments.neighbouring_files` tries pairs.
 
     Raises:
         DataError, ConfigurationError: see `blocks_of`.
@@ -82,7 +82,7 @@ def read_silo_data(data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudon
 
 
 def collect(blocks: Iterable[Block], data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudonyms) -> SiloData:
-    """The silo's data of all blocks of its source; a row takes about 25 bytes until its history is made."""
+    """The silo's data of all blocks of its source."""
     users, items, account = Codes(), Codes(), Account()
     parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in ("broken", *data.columns)}
     for block in blocks:

@@ -67,7 +67,7 @@ def ordinary_rows(rng: np.random.Generator) -> Rows:
             user=ORDINARY.start + int(rng.integers(n_users)),
             item=2_000 + int(rng.integers(14)),
             value=int(rng.integers(1, 6)),
-            time=_START + _DAY * int(rng.integers(700)) + int(rng.choice([0, 0, 43_200, 61])),
+            time=_START + 60 * _DAY * int(rng.integers(12)) + int(rng.choice([0, 0, 43_200, 61])),
         )
         for number in range(int(rng.integers(4, 25)))
     ]

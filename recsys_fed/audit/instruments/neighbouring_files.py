@@ -82,7 +82,7 @@ def any_notation(rng: np.random.Generator) -> Notation:
 
 
 def neighbouring_tables(rng: np.random.Generator) -> tuple[tuple[Notation, Rows], tuple[Notation, Rows]]:
-    """What two neighbouring tables say, and how they are written: the second has a newcomer's rows among the others."""
+    """What two neighbouring tables say, and how they are written: the second has a newcomer's rows as well."""
     rows = ordinary_rows(rng)
     more = mixed(rng, rows, rows_of_newcomer(rng, len(rows)))
     notation = any_notation(rng)
