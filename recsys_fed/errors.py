@@ -5,6 +5,7 @@
     ├── DataError                           interactions or a catalogue cannot be used
     │   ├── DataNotFoundError               a path or a named data set is not there
     │   └── DataFormatError                 a file is there but not in the format said
+    │       └── MissingColumnError          it lacks a column that was named; says nothing of any row
     ├── PrivacyError                        the guarantee would not hold; nothing was released
     │   ├── CalibrationError                no noise multiplier reaches the target
     │   └── BudgetExceededError             a release would cost more than is left
@@ -39,6 +40,10 @@ class DataNotFoundError(DataError):
 
 class DataFormatError(DataError):
     """A file is there but not in the format said."""
+
+
+class MissingColumnError(DataFormatError):
+    """A file or the answer to a query lacks a column that was named: a fact about its header, not about any row."""
 
 
 class PrivacyError(RecsysFedError):

@@ -7,7 +7,9 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from recsys_fed.catalogue.ids import spell_id
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 
@@ -25,6 +27,7 @@ def catalogue_of_table(path: Path, columns: Mapping[str, str] | None = None) -> 
     Args:
         path: of a .csv, .tsv or .parquet file.
         columns: role -> name of its column; `item` is needed. Categories are lists, or text with "|" between them.
+            Ids are spelled by `spell_id`.
             Without them all columns have the names of roles.
 
     Raises:
@@ -45,7 +48,7 @@ def catalogue_of_table(path: Path, columns: Mapping[str, str] | None = None) -> 
     if missing:
         there = ", ".join(map(str, table.columns))
         raise DataFormatError(f"Expected the columns {', '.join(missing)} in {path}, got {there}.")
-    ids = [_text(value) for value in table[columns["item"]]]
+    ids = [spell_id(value) or "" for value in table[columns["item"]]]
     if "" in ids:
         raise DataFormatError(f"Expected an id of every item in {path}, row {ids.index('') + 1} has none.")
     return Catalogue(
@@ -61,7 +64,9 @@ def _read(path: Path) -> pd.DataFrame:
         raise DataNotFoundError(f"Expected a table of items at {path}, there is no such file.")
     try:
         if path.suffix.lower() in _PARQUET:
-            return pd.read_parquet(path)
+            # Integers beside a gap stay integers: as floats, ids above 2^53 would be rounded.
+            table: pd.DataFrame = pq.read_table(path).to_pandas(integer_object_nulls=True)
+            return table
         separator = "\t" if path.suffix.lower() == ".tsv" else ","
         # Ids stay text: "007" is not 7.
         return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")

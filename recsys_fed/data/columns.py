@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from recsys_fed.catalogue.ids import spell_id
 from recsys_fed.data.identifiers import id_order
 
 Numbers = npt.NDArray[np.float64] | npt.NDArray[np.int64]
@@ -15,15 +16,14 @@ LATEST_SECONDS = 4_102_444_800.0
 def identifiers(column: "pd.Series") -> tuple[npt.NDArray[np.int64], npt.NDArray[np.object_]]:
     """Codes (int64 [n], -1 where the id is missing) and the distinct ids (object array of str, in id order).
 
-    Text is stripped; None, NaN, infinity and blank text are missing. A whole number that came as a
-    float (12.0, as pandas reads integers beside a gap) is the id "12".
+    Each id is spelled by `spell_id`: 12.0, as pandas reads integers beside a gap, is the id "12".
     """
     if isinstance(column.dtype, pd.CategoricalDtype):
         codes, distinct = column.cat.codes.to_numpy(), column.cat.categories
     else:
         codes, distinct = pd.factorize(column)
     texts = np.empty(len(distinct) + 1, dtype=object)
-    texts[:-1] = [_text(value) for value in distinct.tolist()]
+    texts[:-1] = [spell_id(value) for value in distinct.tolist()]
     texts[-1] = None
     # Ids that are equal as text ("a" and " a") become one; code -1 picks the last entry, which is missing.
     merged, ids = pd.factorize(texts)
@@ -32,15 +32,6 @@ def identifiers(column: "pd.Series") -> tuple[npt.NDArray[np.int64], npt.NDArray
     position[order] = np.arange(len(ids))
     position[-1] = -1
     return position[merged][codes], np.asarray(ids, dtype=object)[order]
-
-
-def _text(value: object) -> str | None:
-    if isinstance(value, float):
-        if not np.isfinite(value):
-            return None
-        value = int(value) if value.is_integer() else value
-    text = str(value).strip()
-    return text or None
 
 
 def numbers(

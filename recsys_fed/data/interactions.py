@@ -19,7 +19,8 @@ class Interactions:
         user_ids: object array of str [n_users].
         item_ids: object array of str [n_items]; a silo's own list, not the catalogue.
         value: a rating or a count, float32 [n], or None.
-        time: int64 [n], seconds or milliseconds since 1970 or a position; only its order matters. Or None.
+        time: int64 [n], seconds, milliseconds or (in a deployed silo) microseconds since 1970, or a position; only
+            its order matters. Or None.
 
     Raises:
         DataError: columns of different lengths, or a code outside of its table.

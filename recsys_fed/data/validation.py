@@ -67,6 +67,7 @@ def validate(
     sieve = _Sieve(len(frame))
     try:
         columns = _sift(frame, sieve)
+        _drop_repeated(columns, sieve)
     except TypeError as error:
         raise DataFormatError(f"Expected one number or text a cell in {source}: {error}.") from error
     report = ValidationReport(source=source, n_rows=len(frame), kept=sieve.kept, findings=tuple(sieve.findings))
@@ -77,8 +78,8 @@ def validate(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Columns:
-    """The parsed table, all rows [n_rows]; codes are -1 where the id is missing."""
+class Columns:
+    """A parsed table, all rows [n_rows]; codes are -1 where the id is missing."""
 
     user: npt.NDArray[np.int64]
     item: npt.NDArray[np.int64]
@@ -88,22 +89,35 @@ class _Columns:
     time: Numbers | None
 
 
-def _sift(frame: pd.DataFrame, sieve: _Sieve) -> _Columns:
+def without_repeated(columns: Columns, *, source: str) -> tuple[Interactions, ValidationReport]:
+    """What `validate` makes of rows that are whole: each user and item together once, the latest."""
+    sieve = _Sieve(len(columns.user))
+    _drop_repeated(columns, sieve)
+    report = ValidationReport(
+        source=source, n_rows=len(columns.user), kept=sieve.kept, findings=tuple(sieve.findings)
+    )
+    return _interactions(columns, sieve.kept), report
+
+
+def _sift(frame: pd.DataFrame, sieve: _Sieve) -> Columns:
     user, user_ids = identifiers(frame["user"])
     item, item_ids = identifiers(frame["item"])
     sieve.drop("missing user", user < 0, "Expected a user id, got none.")
     sieve.drop("missing item", item < 0, "Expected an item id, got none.")
     value, time = _values(frame, sieve), _times(frame, sieve)
-    pair = user * max(1, len(item_ids)) + item
-    again = exact_duplicates(sieve.kept, pair=pair, value=value, time=time)
+    return Columns(user=user, item=item, user_ids=user_ids, item_ids=item_ids, value=value, time=time)
+
+
+def _drop_repeated(columns: Columns, sieve: _Sieve) -> None:
+    pair = columns.user * max(1, len(columns.item_ids)) + columns.item
+    again = exact_duplicates(sieve.kept, pair=pair, value=columns.value, time=columns.time)
     sieve.drop("exact duplicate", again, "Expected each row once; the last of equal rows is kept.")
-    outdated = outdated_pairs(sieve.kept, pair=pair, time=time)
-    rule = "the last row" if time is None else "the latest (of equal times the last row)"
+    outdated = outdated_pairs(sieve.kept, pair=pair, time=columns.time)
+    rule = "the last row" if columns.time is None else "the latest (of equal times the last row)"
     sieve.drop("repeated pair", outdated, f"Expected a user and an item together once; {rule} is kept.")
-    return _Columns(user=user, item=item, user_ids=user_ids, item_ids=item_ids, value=value, time=time)
 
 
-def _interactions(columns: _Columns, kept: Mask) -> Interactions:
+def _interactions(columns: Columns, kept: Mask) -> Interactions:
     user, user_ids = _compact(columns.user[kept], columns.user_ids)
     item, item_ids = _compact(columns.item[kept], columns.item_ids)
     return Interactions(

@@ -1,92 +1,82 @@
 """A silo's rows as a stream of blocks with the columns user, item, value and time, whatever they are read from.
 
-A source is opened for reading only, and nothing but the path or the query of silo.toml is ever read.
+A source is opened for reading only, and nothing but the path or the query of silo.toml is ever read. No cell is
+given a type here that depends on another cell: text stays text, and what a source types by itself stays as it is.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 
 from recsys_fed.errors import DataFormatError, DataNotFoundError
+from recsys_fed.silo.block import Block, positions
 from recsys_fed.silo.database import query_blocks
+from recsys_fed.silo.lines import text_blocks
 from recsys_fed.silo.settings import DataSettings
 
-Blocks = Iterator[pd.DataFrame]
+Blocks = Iterator[Block]
 
 
 def blocks_of(data: DataSettings) -> Blocks:
     """The rows of the configured source, at most `block_rows` at a time, columns named by their roles.
 
-    Raises:
+    Raises, before the first row is read:
         DataNotFoundError: there is no such file, folder or database.
-        DataFormatError: it is something else, or lacks a column that was named.
+        MissingColumnError: it lacks a column that was named.
+
+    Raises:
+        DataFormatError: it is something else. Unlike the two above this may follow from its rows: a query can fail
+            on one, a Parquet file can be damaged in the middle.
     """
     return _READERS[data.source](data)
 
 
 def _csv_blocks(data: DataSettings) -> Blocks:
     path = _there(Path(data.path))
-    kind: dict[str, Any] = {"sep": "\t" if path.suffix == ".tsv" else ",", "encoding": "utf-8-sig"}
     try:
-        _named(data.columns, list(pd.read_csv(path, nrows=0, **kind).columns), path)
-        reader = pd.read_csv(
-            path,
-            usecols=list(dict.fromkeys(data.columns.values())),
-            # Ids stay text: "007" is not 7.
-            dtype={data.user: object, data.item: object},
-            keep_default_na=False,
-            na_values={name: [""] for name in data.columns.values()},
-            chunksize=data.block_rows,
-            **kind,
-        )
-        with reader:
-            for block in reader:
-                yield _roles(block, data.columns, path)
-    except (ValueError, UnicodeDecodeError, OSError) as error:
+        yield from text_blocks(path, data.columns, block_rows=data.block_rows)
+    except OSError as error:
         raise _unreadable(path, "CSV in UTF-8", error) from error
 
 
 def _parquet_blocks(data: DataSettings) -> Blocks:
     path = _there(Path(data.path))
     try:
-        found = pads.dataset(path, format="parquet", exclude_invalid_files=False)
-        _named(data.columns, found.schema.names, path)
-        names = list(dict.fromkeys(data.columns.values()))
-        for batch in found.to_batches(columns=names, batch_size=data.block_rows, use_threads=False):
-            if batch.num_rows:
-                # Integers with gaps stay integers: as floats, ids above 2^53 would be rounded.
-                frame = pa.Table.from_batches([batch]).to_pandas(integer_object_nulls=True)
-                yield _roles(frame, data.columns, path)
+        files = pads.dataset(path, format="parquet", exclude_invalid_files=False).files
+        if not files:
+            raise DataNotFoundError(f"Expected Parquet files in {path}, there is none. See data.path of silo.toml.")
+        # Every file has its own types; all of their headers come before any row.
+        places = [positions(data.columns, pq.read_schema(file).names, file) for file in files]
+        for file, at in zip(files, places, strict=True):
+            yield from _file_blocks(file, at, data)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, "Parquet", error) from error
 
 
+def _file_blocks(file: str, at: dict[str, int], data: DataSettings) -> Blocks:
+    with pq.ParquetFile(file) as opened:
+        names = list(dict.fromkeys(data.columns.values()))
+        for batch in opened.iter_batches(batch_size=data.block_rows, columns=names, use_threads=False):
+            if batch.num_rows:
+                place = {name: position for position, name in reversed(list(enumerate(batch.schema.names)))}
+                cells = {role: batch.column(place[data.columns[role]]) for role in at}
+                yield Block(well_formed=np.ones(batch.num_rows, dtype=bool), cells=cells)
+
+
 def _query_blocks(data: DataSettings) -> Blocks:
-    for block in query_blocks(data):
-        yield _roles(block, data.columns, Path(data.source))
+    for rows in query_blocks(data):
+        cells: dict[str, Sequence[object]] = dict(zip(data.columns, zip(*rows, strict=True), strict=True))
+        yield Block(well_formed=np.ones(len(rows), dtype=bool), cells=cells)
 
 
 def _there(path: Path) -> Path:
     if not path.exists():
         raise DataNotFoundError(f"Expected the silo's data at {path}, there is nothing. See data.path of silo.toml.")
     return path
-
-
-def _roles(frame: pd.DataFrame, columns: Mapping[str, str], source: Path) -> pd.DataFrame:
-    _named(columns, [str(name) for name in frame.columns], source)
-    return pd.DataFrame({role: frame[name] for role, name in columns.items()})
-
-
-def _named(columns: Mapping[str, str], there: list[str], source: Path) -> None:
-    missing = [name for name in columns.values() if name not in there]
-    if missing:
-        raise DataFormatError(
-            f"Expected the columns {', '.join(missing)} in {source}, got {', '.join(there)}. Name them in [data]."
-        )
 
 
 def _unreadable(path: Path, expected: str, error: Exception) -> DataFormatError:

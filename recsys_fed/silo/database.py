@@ -1,39 +1,47 @@
 """The silo's database: one configured query, in a transaction that cannot write, read in blocks."""
 
+import json
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from recsys_fed.errors import DataFormatError, DataNotFoundError
+from recsys_fed.silo.block import positions
 from recsys_fed.silo.settings import DataSettings
 
+# Dates are written as ISO 8601 has them, and text arrives as UTF-8, whatever the server's own habits are.
+_OPTIONS = "-c default_transaction_read_only=on -c datestyle=ISO -c client_encoding=UTF8"
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 
 
-def query_blocks(data: DataSettings) -> Iterator[pd.DataFrame]:
-    """The rows of the query with the database's own column names.
+def query_blocks(data: DataSettings) -> Iterator[list[tuple[object, ...]]]:
+    """The rows of the query, for each the cells of `data.columns` in their order.
 
     Guarantees: the transaction is read-only in the database's own terms (PostgreSQL: `default_transaction_read_only`;
     SQLite: opened with mode = ro), and is rolled back. ":since" and ":until" are bound as parameters, never
-    pasted into the text.
+    pasted into the text. Every cell arrives as the database holds it; none that Python has no value for (a date after
+    the year 9999, text that is no UTF-8) makes the reading fail.
 
     Raises:
         DataNotFoundError: there is no such SQLite file.
-        DataFormatError: the database refuses the query; its text, which may hold values, is not repeated.
+        MissingColumnError: the answer lacks a column; before its first row is read.
+        DataFormatError: the database refuses the query, or fails on a row; its text, which may hold values, is not
+            repeated.
     """
     engine = _engine(data)
     statement = sa.text(data.query)
     bound = {name: getattr(data, name) for name in ("since", "until") if name in statement.compile().params}
     try:
         with engine.connect() as connection:
+            _CELLS[data.source](connection.connection.dbapi_connection)
             rows = connection.execution_options(yield_per=data.block_rows).execute(statement, bound)
-            names = list(rows.keys())
+            at = positions(data.columns, list(rows.keys()), data.source)
             for part in rows.partitions(data.block_rows):
-                yield pd.DataFrame.from_records([tuple(row) for row in part], columns=names, coerce_float=True)
+                yield [tuple(row[place] for place in at.values()) for row in part]
     except SQLAlchemyError as error:
         reason = type(getattr(error, "orig", None) or error).__name__
         raise DataFormatError(
@@ -43,10 +51,48 @@ def query_blocks(data: DataSettings) -> Iterator[pd.DataFrame]:
         engine.dispose()
 
 
+def _sqlite_cells(connection: Any) -> None:
+    """Text as bytes: SQLite holds text that is no UTF-8, on which the driver would fail."""
+    connection.text_factory = bytes
+
+
+def _postgresql_cells(connection: Any) -> None:
+    """Numbers, truth values and bytes as they are, other scalars as their text; arrays are no cells."""
+    from psycopg.adapt import Loader  # noqa: PLC0415  (an extra)
+
+    class TextBytes(Loader):
+        def load(self, data: Any) -> bytes:
+            return bytes(data)
+
+    class Json(Loader):
+        def load(self, data: Any) -> object:
+            try:
+                return json.loads(bytes(data), parse_int=Decimal)
+            except (ValueError, RecursionError):
+                return ()
+
+    class NoCell(Loader):
+        def load(self, data: Any) -> tuple[()]:
+            return ()
+
+    adapters = connection.adapters
+    # Kinds that Python knows nothing of, as enumerations are, have the loader of kind 0.
+    adapters.register_loader(0, TextBytes)
+    for kind in adapters.types:
+        if kind.name not in _OWN_LOADERS:
+            adapters.register_loader(kind.oid, Json if kind.name in ("json", "jsonb") else TextBytes)
+        if kind.array_oid:
+            adapters.register_loader(kind.array_oid, NoCell)
+
+
+_OWN_LOADERS = {"bool", "int2", "int4", "int8", "oid", "float4", "float8", "numeric", "bytea"}
+_CELLS = {"sqlite": _sqlite_cells, "postgresql": _postgresql_cells}
+
+
 def _engine(data: DataSettings) -> sa.Engine:
     url = _url(data)
     if data.source == "postgresql":
-        arguments: dict[str, Any] = {"options": "-c default_transaction_read_only=on", "connect_timeout": 10}
+        arguments: dict[str, Any] = {"options": _OPTIONS, "connect_timeout": 10}
     else:
         path = Path(url.database or "")
         if not path.is_file():

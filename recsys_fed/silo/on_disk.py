@@ -17,24 +17,24 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 from scipy import sparse
 
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.data.columns import identifiers
+from recsys_fed.data.identifiers import id_array
 from recsys_fed.data.report import Finding, ValidationReport
+from recsys_fed.data.validation import Columns
 from recsys_fed.models.stored_histories import HistoryWriter, StoredHistories, stored_histories
 from recsys_fed.silo.blocks import blocks_of
-from recsys_fed.silo.interactions import Codes, Part, SiloData, in_time, number, read_silo_data, silo_data
+from recsys_fed.silo.interactions import Codes, Part, SiloData, read_silo_data, silo_data
 from recsys_fed.silo.pseudonyms import Pseudonyms
+from recsys_fed.silo.rows import Account, Rows, rows_of
 from recsys_fed.silo.settings import DataSettings
 
 # Of the folders that a silo which serves holds; what a crash leaves there is removed at the next start.
 SERVING = "serving-"
 _BUCKETS = 256
-_ROW = np.dtype([("user", "S32"), ("item", "<i4"), ("value", "<f8"), ("time", "<f8")])
-_NOBODY = b""
+_ROW = np.dtype([("user", "S32"), ("item", "<i4"), ("value", "<f8"), ("time", "<i8")])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,9 +106,10 @@ def read_stored_data(
     kept = TemporaryDirectory(dir=data.blocks, prefix=prefix)
     parts: list[SiloData] = []
     with TemporaryDirectory(dir=kept.name) as scratch, HistoryWriter(Path(kept.name)) as writer:
-        items = _deal(data, pseudonyms, Path(scratch))
+        items, account = _deal(data, pseudonyms, Path(scratch))
+        item_ids = items.ids()
         for bucket in sorted(Path(scratch).iterdir()):
-            part = silo_data(_frame(bucket, items, data), data, catalogue)
+            part = silo_data(_columns(bucket, item_ids, data), data, catalogue)
             bucket.unlink()
             writer.append(part.train)
             # One byte in place of one a row: which rows were kept is in the histories.
@@ -120,19 +121,21 @@ def read_stored_data(
         n_items=catalogue.n_items,
         test=sparse.vstack([empty, *(part.test for part in parts)], format="csr"),
         users=np.concatenate([np.empty(0, dtype=object), *(part.users for part in parts)]),
-        report=_merged([part.report for part in parts], source=data.source),
+        report=_merged(account, [part.report for part in parts], source=data.source),
         unknown_items=sum(part.unknown_items for part in parts),
         short=sum(part.short for part in parts),
     )
 
 
-def _deal(data: DataSettings, pseudonyms: Pseudonyms, scratch: Path) -> Codes:
-    """Append each row to the file of its user's bucket; rows of a user stay in their order."""
-    items = Codes()
+def _deal(data: DataSettings, pseudonyms: Pseudonyms, scratch: Path) -> tuple[Codes, Account]:
+    """Append each kept row to the file of its user's bucket; rows of a user stay in their order."""
+    items, account = Codes(), Account()
     with ExitStack() as stack:
         files = {}
-        for raw in blocks_of(data):
-            rows = _rows(in_time(raw, data), items, pseudonyms)
+        for block in blocks_of(data):
+            kept = rows_of(block, data)
+            account.add(kept.broken)
+            rows = _records(kept, items, pseudonyms)
             bucket = _bucket_of(rows["user"])
             dealt = rows[np.argsort(bucket, kind="stable")]
             ends = np.cumsum(np.bincount(bucket, minlength=_BUCKETS))
@@ -140,47 +143,54 @@ def _deal(data: DataSettings, pseudonyms: Pseudonyms, scratch: Path) -> Codes:
                 if one not in files:
                     files[one] = stack.enter_context((scratch / f"{one:03}").open("ab"))
                 files[one].write(dealt[ends[one - 1] if one else 0 : ends[one]].tobytes())
-    return items
+    return items, account
 
 
-def _rows(block: pd.DataFrame, items: Codes, pseudonyms: Pseudonyms) -> npt.NDArray[np.void]:
-    rows = np.zeros(len(block), dtype=_ROW)
-    codes, distinct = identifiers(block["user"])
-    names = np.array([*pseudonyms.of_all(distinct).tolist(), _NOBODY], dtype="S32")
-    rows["user"], rows["item"] = names[codes], items.of(block["item"])
-    for role in ("value", "time"):
-        if role in block:
-            rows[role] = number(block[role])
+def _records(kept: Rows, items: Codes, pseudonyms: Pseudonyms) -> npt.NDArray[np.void]:
+    rows = np.zeros(len(kept), dtype=_ROW)
+    names, codes = np.unique(kept.user.codes, return_inverse=True)
+    users = np.array([pseudonyms.of(kept.user.ids[code]) for code in names.tolist()], dtype="S32")
+    rows["user"], rows["item"] = users[codes], items.of(kept.item)
+    for role, column in (("value", kept.value), ("time", kept.time)):
+        if column is not None:
+            rows[role] = column
     return rows
 
 
 def _bucket_of(users: npt.NDArray[np.bytes_]) -> npt.NDArray[np.int64]:
-    """The first byte of the pseudonym, from its two hexadecimal digits; rows without a user are in bucket 0."""
+    """The first byte of the pseudonym, from its two hexadecimal digits."""
     digits = np.frombuffer(users.astype("S2").tobytes(), dtype=np.uint8).reshape(-1, 2).astype(np.int64)
-    values = np.where(digits >= ord("a"), digits - ord("a") + 10, digits - ord("0")).clip(min=0)
+    values = np.where(digits >= ord("a"), digits - ord("a") + 10, digits - ord("0"))
     return np.asarray(16 * values[:, 0] + values[:, 1])
 
 
-def _frame(bucket: Path, items: Codes, data: DataSettings) -> pd.DataFrame:
-    """The rows of a bucket as `validate` takes them."""
+def _columns(bucket: Path, item_ids: npt.NDArray[np.object_], data: DataSettings) -> Columns:
+    """The rows of a bucket."""
     rows = np.fromfile(bucket, dtype=_ROW)
-    names, codes = np.unique(rows["user"], return_inverse=True)
-    texts = [name.decode() or None for name in names.tolist()]
-    columns = {role: rows[role] for role in data.columns if role in ("value", "time")}
-    user = pd.Series(np.array(texts, dtype=object)[codes])
-    return pd.DataFrame({"user": user, "item": items.categorical(rows["item"]).remove_unused_categories(), **columns})
+    names, users = np.unique(rows["user"], return_inverse=True)
+    used, items = np.unique(rows["item"], return_inverse=True)
+    return Columns(
+        user=users,
+        item=items,
+        user_ids=id_array(name.decode() for name in names.tolist()),
+        item_ids=item_ids[used],
+        value=rows["value"] if data.value else None,
+        time=rows["time"] if data.time else None,
+    )
 
 
-def _merged(reports: list[ValidationReport], *, source: str) -> ValidationReport:
-    """Counts of all buckets; rows of a bucket have no number in the source, so that no examples are named."""
+def _merged(account: Account, reports: list[ValidationReport], *, source: str) -> ValidationReport:
+    """Counts of all buckets; rows of a bucket have no number in the source, so that no examples are named of them."""
     counts: Counter[str] = Counter()
     first: dict[str, Finding] = {}
     for finding in (finding for report in reports for finding in report.findings):
         counts[finding.rule] += finding.count
         first.setdefault(finding.rule, finding)
-    return ValidationReport(
+    n_kept = sum(report.n_kept for report in reports)
+    repeated = ValidationReport(
         source=source,
-        n_rows=sum(report.n_rows for report in reports),
-        kept=np.broadcast_to(np.True_, sum(report.n_kept for report in reports)),
+        n_rows=account.n_rows,
+        kept=np.broadcast_to(np.True_, n_kept),
         findings=tuple(replace(found, count=counts[rule], example_rows=()) for rule, found in first.items()),
     )
+    return account.report(source, repeated, kept=repeated.kept)

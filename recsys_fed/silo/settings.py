@@ -10,13 +10,14 @@ from typing import Any
 from recsys_fed import checks
 from recsys_fed.config import FederationConfig, flattened, known_key, parse
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
+from recsys_fed.silo.cells import UNITS
 
 FILE = "silo.toml"
 PERSONALISATION = ("user-only", "silo-trusted")
 SOURCES = ("csv", "parquet", "sqlite", "postgresql")
 HOLD_OUT = ("none", "last")
+DATABASES = ("sqlite", "postgresql")
 _MOST_DAYS = 36_525
-_FROM_A_DATABASE = ("sqlite", "postgresql")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,7 @@ class DataSettings:
         path: of a file or folder. url: SQLAlchemy's, of a database; leave a password to ~/.pgpass.
         query: the one query that is ever run, for databases; ":since" and ":until" in it are bound.
         user, item, value, time: names of columns; value and time are optional.
+        time_unit: of times that are numbers: s, ms, us or ns; "" leaves it to each cell's own size, see `silo.cells`.
         since, until: ISO dates or times, UTC; since is included, until is not. "" is open.
         minimum_value: only interactions with at least this value count.
         minimum_history: users with fewer interactions with items of the catalogue take no part.
@@ -44,6 +46,7 @@ class DataSettings:
     item: str = "item"
     value: str = ""
     time: str = ""
+    time_unit: str = ""
     since: str = ""
     until: str = ""
     minimum_value: float = float("-inf")
@@ -55,14 +58,17 @@ class DataSettings:
     def __post_init__(self) -> None:
         checks.one_of(SOURCES, source=self.source)
         checks.one_of(HOLD_OUT, hold_out=self.hold_out)
+        checks.one_of(UNITS, time_unit=self.time_unit)
         checks.at_least(1, minimum_history=self.minimum_history, block_rows=self.block_rows)
-        needed, other = ("url", "path") if self.source in _FROM_A_DATABASE else ("path", "url")
+        needed, other = ("url", "path") if self.source in DATABASES else ("path", "url")
         if not getattr(self, needed) or getattr(self, other):
             raise ConfigurationError(f"Expected data.{needed} and no data.{other} for a source {self.source}.")
-        if (self.source in _FROM_A_DATABASE) != bool(self.query):
+        if (self.source in DATABASES) != bool(self.query):
             raise ConfigurationError(f"Expected data.query for databases and only there, source is {self.source}.")
-        if (self.since or self.until or self.hold_out == "last") and not self.time:
-            raise ConfigurationError("Expected data.time, the column that since, until and hold-out need, got none.")
+        if (self.since or self.until or self.hold_out == "last" or self.time_unit) and not self.time:
+            raise ConfigurationError(
+                "Expected data.time, the column that since, until, hold-out and time-unit need, got none."
+            )
         for name in ("since", "until"):
             moment(getattr(self, name), name=name)
 

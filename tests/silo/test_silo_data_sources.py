@@ -114,9 +114,11 @@ def test_a_query_cannot_write(sources):
 
 
 def test_errors_hold_no_row_and_no_password(sources, tmp_path):
-    (tmp_path / "broken.csv").write_text('customer,sku,stars,at\n"patient 910005,a,1,2\n')
+    (tmp_path / "broken.csv").write_text('"patient 910005,a,1,2\n')
+    (tmp_path / "headless.csv").write_text("910005,a,1,2\n")
     for source in (
         {"source": "csv", "path": str(tmp_path / "broken.csv")},
+        {"source": "csv", "path": str(tmp_path / "headless.csv")},
         {"source": "sqlite", "url": sources["sqlite"]["url"], "query": "SELECT 'patient 910005' + nothing"},
         {"source": "postgresql", "url": "postgresql://u:hunter2@127.0.0.1:1/x", "query": QUERY},
     ):
@@ -141,6 +143,8 @@ def test_errors_hold_no_row_and_no_password(sources, tmp_path):
         {"source": "csv", "path": "x", "since": "2024-01-01"},
         {"source": "csv", "path": "x", "time": "t", "since": "yesterday"},
         {"source": "csv", "path": "x", "hold_out": "last"},
+        {"source": "csv", "path": "x", "time_unit": "ms"},
+        {"source": "csv", "path": "x", "time": "t", "time_unit": "minutes"},
         {"source": "csv", "path": "x", "minimum_history": 0},
     ],
 )
