@@ -19,12 +19,14 @@ from recsys_fed.federation.plan import derive_plan
 from recsys_fed.federation.release import Randomness, SiloUsers
 from recsys_fed.federation.roster import read_roster
 from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms
+from recsys_fed.federation.update import Request
 from recsys_fed.ledger.budget import Allowance
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.models.device import resolve_device
 from recsys_fed.privacy.guarantee import check_delta
 from recsys_fed.privacy.noise import SystemNoise
 from recsys_fed.signing.keys import SigningKey
+from recsys_fed.silo.blocks import check_place
 from recsys_fed.silo.interactions import SiloData
 from recsys_fed.silo.on_disk import StoredSiloData, open_silo_data
 from recsys_fed.silo.passphrase import passphrase
@@ -60,6 +62,17 @@ class DeployedSilo(Silo):
         """Read the data and derive the plan, which the first request would do; raises what reading them raises."""
         derive_plan(self.config, self.catalogue)
         self.users()
+
+    def check_request(self, request: Request) -> None:
+        """As every silo; besides, there must be something to read, which says nothing of what is in it.
+
+        Raises:
+            ProtocolError: see `federation.plan.check_request`.
+            DataNotFoundError: the file, folder or database of silo.toml is not there; nothing is charged.
+        """
+        super().check_request(request)
+        if "data" not in self.__dict__:
+            check_place(self.settings.data)
 
     def users(self) -> SiloUsers:
         """The users, read under silo.toml."""

@@ -2,6 +2,7 @@
 
 real run with canaries -> scores -> lower bounds of epsilon, beside the ledger's upper bound
 its mechanism in the auditor's hands -> conformance instruments
+its silos under a server that lies and over files that are dirty -> what leaves them beyond the mechanism
 the same on a null and on broken copies -> what this audit is able to see
 """
 
@@ -19,6 +20,8 @@ import numpy.typing as npt
 
 from recsys_fed.audit.attacks.on_run import attacks_on
 from recsys_fed.audit.audited_run import AuditedRun, canary_data, deployed, run_with_canaries
+from recsys_fed.audit.boundary.hostile_requests import broken_copies_caught, hostile_requests
+from recsys_fed.audit.boundary.neighbouring_files import neighbouring_files, read_by_column
 from recsys_fed.audit.instruments.conformance import SILO_USERS, Stand, conformance
 from recsys_fed.audit.instruments.run_residuals import residuals_of_run, run_findings
 from recsys_fed.audit.mechanisms.broken import BREAKAGES
@@ -99,6 +102,8 @@ def audit(
         scored = score(run, mechanism, power=settings.power)
     with watch.phase("conformance"):
         itself, checks = outcomes(run, mechanism, scored, settings)
+    with watch.phase("silos under attack"):
+        boundary = attacked_silos(run, settings)
     attacks: dict[str, Any] = {}
     if settings.attacks:
         with watch.phase("attacks"):
@@ -106,10 +111,31 @@ def audit(
             reference = run_with_canaries(unprotected, placed, folder=folder / "without-noise")
             attacks = attacks_on(run, reference, mechanism, people=settings.people, list_length=settings.list_length)
     record = audit_record(
-        run, settings, itself=itself, checks=checks, geometry=scored.geometry, attacks=attacks, seconds=watch.seconds
+        run,
+        settings,
+        itself=itself,
+        checks=checks,
+        geometry=scored.geometry,
+        boundary=boundary,
+        attacks=attacks,
+        seconds=watch.seconds,
     )
     (folder / AUDIT).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return record
+
+
+def attacked_silos(run: AuditedRun, settings: AuditSettings) -> list[dict[str, Any]]:
+    """What a server that lies and a file that is dirty can do to the run's silos, and to broken copies of them."""
+    some, catalogue = stand(run, settings).ordinary, run.placed.federation.catalogue
+    requests = hostile_requests(run.config, catalogue, some, count=settings.hostile_requests, seed=settings.seed)
+    files = neighbouring_files(seed=settings.seed, pairs=settings.neighbouring_files)
+    if settings.power:
+        requests["broken_copies_caught"] = broken_copies_caught(
+            run.config, catalogue, some, count=settings.hostile_requests, seed=settings.seed
+        )
+        broken = neighbouring_files(seed=settings.seed, pairs=settings.neighbouring_files, read=read_by_column)
+        files["broken_copies_caught"] = {"per-column type inference": bool(broken["breached"])}
+    return [requests, files]
 
 
 def auditors_key(seed: int) -> int:

@@ -33,7 +33,15 @@ def print_audit_of_run(record: Mapping[str, Any], *, output: Path) -> None:
         bounds.add_row(f"{one['confidence']:.0%}", f"{one['one_run']:.3f}", f"{one['one_run_fdp']:.3f}", fit)
     console.print(bounds)
     console.print(f"ideal canaries would reach {record['ceiling']:.3f} (f-DP, 95%)", highlight=False)
-    if record["flagged"]:
+    for one in record["boundary"]:
+        colour = "bold red" if one["breached"] else "bold green"
+        caught = ", ".join(name for name, seen in one.get("broken_copies_caught", {}).items() if seen)
+        console.print(
+            f"[{colour}]{one['name']}[/]: {one['found']}" + (f" Caught elsewhere: {caught}." if caught else ""),
+            soft_wrap=True,
+            highlight=False,
+        )
+    if record["this_run"]["caught"]:
         console.print(f"[bold red]contradicted[/] by {', '.join(record['this_run']['caught_by'])}", soft_wrap=True)
     else:
         tests = len(record["this_run"]["findings"])

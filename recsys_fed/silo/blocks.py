@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 
 from recsys_fed.errors import DataFormatError, DataNotFoundError
 from recsys_fed.silo.block import Block, positions
-from recsys_fed.silo.database import query_blocks
+from recsys_fed.silo.database import check_database, query_blocks
 from recsys_fed.silo.lines import text_blocks
-from recsys_fed.silo.settings import DataSettings
+from recsys_fed.silo.settings import DATABASES, DataSettings
 
 Blocks = Iterator[Block]
 
@@ -33,6 +33,18 @@ def blocks_of(data: DataSettings) -> Blocks:
             on one, a Parquet file can be damaged in the middle.
     """
     return _READERS[data.source](data)
+
+
+def check_place(data: DataSettings) -> None:
+    """Look whether there is anything to read, and at nothing in it: what this says does not follow from any row.
+
+    Raises:
+        DataNotFoundError: there is no such file, folder or SQLite database.
+    """
+    if data.source in DATABASES:
+        check_database(data)
+    else:
+        _there(Path(data.path))
 
 
 def _csv_blocks(data: DataSettings) -> Blocks:

@@ -89,15 +89,21 @@ _OWN_LOADERS = {"bool", "int2", "int4", "int8", "oid", "float4", "float8", "nume
 _CELLS = {"sqlite": _sqlite_cells, "postgresql": _postgresql_cells}
 
 
+def check_database(data: DataSettings) -> None:
+    """Raise DataNotFoundError where an SQLite file is not there; a server is not asked."""
+    path = Path(_url(data).database or "")
+    if data.source == "sqlite" and not path.is_file():
+        raise DataNotFoundError(f"Expected an SQLite database at {path}, there is no such file.")
+
+
 def _engine(data: DataSettings) -> sa.Engine:
+    check_database(data)
     url = _url(data)
     if data.source == "postgresql":
         arguments: dict[str, Any] = {"options": _OPTIONS, "connect_timeout": 10}
     else:
-        path = Path(url.database or "")
-        if not path.is_file():
-            raise DataNotFoundError(f"Expected an SQLite database at {path}, there is no such file.")
-        url, arguments = url.set(database=path.resolve().as_uri(), query={"mode": "ro", "uri": "true"}), {}
+        path = Path(url.database or "").resolve()
+        url, arguments = url.set(database=path.as_uri(), query={"mode": "ro", "uri": "true"}), {}
     try:
         return sa.create_engine(url, connect_args=arguments, poolclass=sa.NullPool, hide_parameters=True)
     except (SQLAlchemyError, ImportError) as error:

@@ -73,7 +73,7 @@ def read_silo_data(data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudon
     - repeated rows, the history's minimum and what is held out are decided among a user's own rows, in the order of
       the file; the rows of a query have no order, so that equal times are ordered by value, then item.
     It covers neither a query whose answer for one user depends on others, or that fails on a row, nor damaged files.
-    `audit.instruments.neighbouring_files` tries pairs.
+    `audit.boundary.neighbouring_files` tries pairs.
 
     Raises:
         DataError, ConfigurationError: see `blocks_of`.

@@ -19,6 +19,9 @@ def audit_sections(record: Mapping[str, Any]) -> Iterator[Section]:
     yield _summary(record)
     yield _bounds(record)
     yield _conformance(record)
+    # Records of earlier versions have none.
+    if record.get("boundary"):
+        yield _boundary(record["boundary"])
     if record["power"]:
         yield _power(record)
     if record["attacks"]:
@@ -124,6 +127,39 @@ def _conformance(record: Mapping[str, Any]) -> Section:
         ],
         tables=[_findings("Tests that fail", bad)] if bad else [],
         folded=[_findings("All tests", findings)],
+    )
+
+
+def _boundary(found: Sequence[Mapping[str, Any]]) -> Section:
+    rows = [
+        [
+            one["name"],
+            f"{one['tried']:,}",
+            f"{one['breached']:,}",
+            "; ".join(
+                f"{name}: {'yes' if seen else 'no'}" for name, seen in one.get("broken_copies_caught", {}).items()
+            )
+            or "-",
+        ]
+        for one in found
+    ]
+    return Section(
+        anchor="boundary",
+        title="A server that lies, a file that is dirty",
+        verdicts=[Verdict(text=one["found"], mood="bad" if one["breached"] else "good") for one in found],
+        paragraphs=[
+            "Two silos that differ by one user were asked what no honest server asks: their answers must be of one "
+            "kind and size, their ledgers equal, and their sums before the noise at most one clip norm apart. And "
+            "files that differ by one user's rows, with whatever cells, were read: nobody else's history may change."
+        ],
+        tables=[
+            Table(
+                caption="What was tried and found",
+                header=["instrument", "tried", "breaches", "broken copies caught"],
+                rows=rows,
+                numeric=frozenset({1, 2}),
+            )
+        ],
     )
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys_fed.audit.instruments.hostile_tables import (
+from recsys_fed.audit.boundary.hostile_tables import (
     COLUMNS,
     ITEMS,
     ORDINARY,

@@ -1,0 +1,1 @@
+"""What leaves a silo beyond its mechanism: answers of another kind, and histories that one user's rows change."""
