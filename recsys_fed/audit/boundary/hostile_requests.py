@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -78,28 +79,19 @@ def hostile_requests(
         silo: makes a silo; the deployed kind by default.
         until_found: stop at the first breach, as to show that a broken copy is caught.
     """
-    if silo is None:
-        load_apps()
-        from client.state import SimulatedSilo  # noqa: PLC0415  (there once the apps are loaded)
-
-        silo = SimulatedSilo
     rng = np.random.default_rng([seed, 105])
     server, rules = HostileServer(honest=honest_requests(config, catalogue, ordinary)), Counter[str]()
     pairs: list[NeighbouringSilos] = []
-    more = neighbours(ordinary)
+    more, made = (
+        neighbours(ordinary),
+        partial(
+            NeighbouringSilos, config=config, catalogue=catalogue, ordinary=ordinary, silo=silo or _deployed_kind()
+        ),
+    )
     with TemporaryDirectory() as folder:
         for number in range(count):
             if number % _A_PAIR == 0:
-                pairs.append(
-                    NeighbouringSilos(
-                        config=config,
-                        catalogue=catalogue,
-                        ordinary=ordinary,
-                        more=more[len(pairs) % len(more)],
-                        folder=Path(folder) / f"{len(pairs)}",
-                        silo=silo,
-                    )
-                )
+                pairs.append(made(more=more[len(pairs) % len(more)], folder=Path(folder) / f"{len(pairs)}"))
                 pairs[-1].ask("query", invitation_to_records())
             name, records = server.make(rng)
             rules[name] += 1
@@ -107,6 +99,17 @@ def hostile_requests(
             pairs[-1].ask("train", records, run=_run(rng), masked=bool(rng.random() < 2 / 3))
             if until_found and pairs[-1].breaches:
                 break
+    return _record(pairs, rules)
+
+
+def _deployed_kind() -> "type[SimulatedSilo]":
+    load_apps()
+    from client.state import SimulatedSilo  # noqa: PLC0415  (there once the apps are loaded)
+
+    return SimulatedSilo
+
+
+def _record(pairs: Sequence[NeighbouringSilos], rules: Counter[str]) -> dict[str, Any]:
     breaches = [breach for pair in pairs for breach in pair.breaches]
     return {
         "name": NAME,
