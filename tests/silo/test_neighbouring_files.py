@@ -41,7 +41,7 @@ from recsys_fed.silo.settings import DataSettings
 PSEUDONYMS = Pseudonyms(SiloSecret.generate())
 SEEDS = st.integers(0, 2**32 - 1)
 ALL = (*SOURCES, "postgresql")
-FEW, MANY = 20, 400
+FEW, MANY = 20, 334
 _numbers = count()
 
 
