@@ -7,7 +7,7 @@ the text of refusals only, which are about its own request; everything else stay
 import traceback
 from collections.abc import Callable
 from functools import wraps
-from logging import ERROR
+from logging import ERROR, WARNING
 
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
@@ -67,6 +67,7 @@ def _guarded(asked: str) -> Callable[[_Handler], _Handler]:
                 reply = handler(message, context)
             except (BudgetExceededError, ProtocolError) as error:
                 noted.refused(asked, error, **facts)
+                log(WARNING, "This silo refused to answer: %.400s", error)
                 reason = f"{type(error).__name__}: {error}"
             except Exception as error:  # noqa: BLE001  (whatever it is, its text stays here)
                 noted.failed(asked, error, **facts)

@@ -63,7 +63,7 @@ def gather(grid: Grid, config: FederationConfig, *, run: str) -> Gathered:
         _leave_out_twins(found)
     for line in found.refused:
         log(WARNING, "a silo is left out: %s", line)
-    _enough(len(found.greetings), config)
+    _enough(found, config)
     return found
 
 
@@ -74,10 +74,11 @@ def _leave_out_twins(found: Gathered) -> None:
         found.refused.append(f"node {node}: Expected a silo once, got {found.greetings.pop(node).silo!r} again.")
 
 
-def _enough(there: int, config: FederationConfig) -> None:
-    needed = max(config.minimum_silos, 1)
+def _enough(found: Gathered, config: FederationConfig) -> None:
+    needed, there = max(config.minimum_silos, 1), len(found.greetings)
     if there < needed:
-        raise ProtocolError(f"Expected greetings of at least {needed} silos, got {there}. See the silos' logs.")
+        why = f" {found.refused[0]}" if found.refused else ""
+        raise ProtocolError(f"Expected greetings of at least {needed} silos, got {there}. See the silos' logs.{why}")
 
 
 def _connected(grid: Grid, config: FederationConfig) -> list[int]:

@@ -101,11 +101,10 @@ def serve(folder: Folder, *, metrics_port: MetricsPort = 0, insecure: Insecure =
 
 
 @app.command()
-def train(  # noqa: PLR0913  (one argument a flag)
+def train(
     folder: Folder,
     *,
     epsilon: Annotated[float | None, typer.Option(help="Of this training; at most the agreed one.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="0 takes the trainer's rule.")] = None,
     minimum_silos: Annotated[int | None, typer.Option(help="A round goes on while so many answer.")] = None,
     robust: Annotated[str | None, typer.Option(help="none, median or trimmed-mean over silos.")] = None,
     settings: Setting = None,
@@ -126,7 +125,7 @@ def train(  # noqa: PLR0913  (one argument a flag)
     )
     from recsys_fed.report.deployment import say  # noqa: PLC0415
 
-    given = {"epsilon": epsilon, "rounds": rounds, "minimum-silos": minimum_silos, "robust": robust}
+    given = {"epsilon": epsilon, "minimum-silos": minimum_silos, "robust": robust}
     own = FederationFolder(folder)
     keys = settings_of(settings or []) | {name: value for name, value in given.items() if value is not None}
     training = resumed_training(own) if resume else new_training(own, overrides=keys)  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ DEFAULT_PORT = 9092
 AGREED = (
     "trainer", "epsilon", "delta", "rounds", "embedding-dim", "noise", "metrics-epsilon", "silos",
     "max-silos-per-user", "declared-users", "secure-aggregation", "secure-aggregation-threshold",
-    "secure-aggregation-colluders", "robust", "item-features", "feature-kinds",
+    "secure-aggregation-colluders", "item-features", "feature-kinds",
 )  # fmt: skip
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(?P<port>\d{1,5})")
 _PLAIN = ("name", "address", "listen", "insecure", "most-message-megabytes")

@@ -1,6 +1,7 @@
 """Start a training on a running federation, or go on with one that was interrupted, and follow it to its end."""
 
 import json
+import re
 import secrets
 import subprocess
 import time
@@ -122,8 +123,15 @@ def run_training(
     if not (training / EMBEDDINGS).is_file():
         raise EngineError(
             f"Expected a model in {training}, the run ended without one. See {training / FLOWER_LOG}; "
-            "`federation train --resume` goes on at the next round."
+            f"`federation train --resume` goes on at the next round.{_last_refusal(training / FLOWER_LOG)}"
         )
+
+
+def _last_refusal(log: Path) -> str:
+    """What the server said when it gave up, from Flower's log, which draws frames around lines and breaks them."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(encoding="utf-8", errors="replace"))
+    found = re.findall(r"ProtocolError: (.+)", text)
+    return f" The server gave up: {found[-1].strip()}" if found else ""
 
 
 def progress_of(training: Path) -> dict[str, object]:
