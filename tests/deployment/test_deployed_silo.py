@@ -104,7 +104,7 @@ def test_a_silo_begins_as_many_trainings_as_its_operator_allows(tmp_path):
         path.write_text(path.read_text().replace(wrong, "trainings = 3"))
     for wrong in ("per-days = 0.0", "per-days = 1e9"):
         path.write_text(path.read_text().replace("per-days = 7.0", wrong))
-        with pytest.raises(ConfigurationError, match="per[-_]days"):
+        with pytest.raises(ConfigurationError, match=r"per[-_]days"):
             read_silo_settings(path)
         path.write_text(path.read_text().replace(wrong, "per-days = 7.0"))
 
