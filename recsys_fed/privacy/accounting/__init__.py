@@ -3,20 +3,29 @@
 All of them take events and return an upper bound on epsilon at a given delta, for the
 neighbouring relation "one user added or removed", over the adaptive composition of all events.
 An empty history costs 0; any event without noise costs infinity. See `pld`, `prv` and `rdp`.
+
+`epsilon_of_history` takes a bounded time whatever the history holds: few kinds of events, grids of bounded size, and
+the Rényi bound of `renyi` where that is not enough. Every step on the way errs upwards.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Protocol
 
-from recsys_fed.privacy.accounting.kinds import Kinds, few_kinds, kinds_of
+from recsys_fed import checks
+from recsys_fed.errors import PrivacyError
+from recsys_fed.privacy.accounting.kinds import Kinds, few_kinds, kinds_of, total_variation, without_negligible
 from recsys_fed.privacy.accounting.pld import epsilon_pld
 from recsys_fed.privacy.accounting.prv import epsilon_prv
-from recsys_fed.privacy.accounting.rdp import epsilon_rdp
+from recsys_fed.privacy.accounting.rdp import MOST_RDP_TERMS, epsilon_rdp, rdp_terms
+from recsys_fed.privacy.accounting.renyi import renyi_bound
+from recsys_fed.privacy.accounting.slack import delta_left
 from recsys_fed.privacy.events import PrivacyEvent
 
 __all__ = [
     "ACCOUNTANTS",
+    "LARGEST_EPSILON",
     "Accountant",
     "epsilon_of_history",
     "epsilon_pld",
@@ -34,6 +43,12 @@ class Accountant(Protocol):
         """Return epsilon >= 0, or infinity."""
 
 
+# Beyond it nobody is protected, and doubles end soon: privacy losses are exponents.
+LARGEST_EPSILON = 600.0
+# Of all sampled kinds: the rounding of so many powers of a Fourier transform would come close to delta.
+MOST_STEPS = 1_000_000
+# A figure so many times the Rényi bound comes from a coarse grid.
+_COARSE = 2.0
 ACCOUNTANTS: dict[str, Accountant] = {"pld": epsilon_pld, "prv": epsilon_prv, "rdp": epsilon_rdp}
 
 
@@ -50,13 +65,42 @@ def epsilon_spent(events: Sequence[PrivacyEvent], *, delta: float) -> float:
 def epsilon_of_history(events: Iterable[PrivacyEvent], *, delta: float, accountant: str = "") -> float:
     """Return the epsilon of a history of any length, in any order, by one accountant or (by default) the two.
 
-    Guarantees: an upper bound; the same bits for any order of the events. Beyond 32 different sampled kinds
-    the bound is looser, see `kinds.few_kinds`. Raises ConfigurationError unless 0 < delta < 1.
+    Guarantees:
+        - An upper bound; the same bits for any order of the events.
+        - Bounded work, whatever noise, sampling and steps the events have. Beyond 32 different sampled kinds the
+          bound is looser, see `kinds.few_kinds`; above an epsilon of about 600, beyond a million
+          sampled steps, and where an accountant's numbers or its time end, it is the Rényi bound.
+
+    Raises ConfigurationError unless 0 < delta < 1.
     """
+    checks.fraction(delta=delta)
     return _of_kinds(few_kinds(events), delta, accountant)
 
 
 @lru_cache(maxsize=4096)
 def _of_kinds(kinds: Kinds, delta: float, accountant: str) -> float:
     """Histories come back: every silo of a simulation has the same one, and a check precedes each release."""
-    return ACCOUNTANTS[accountant](kinds, delta=delta) if accountant else epsilon_spent(kinds, delta=delta)
+    if not kinds:
+        return 0.0
+    left = delta_left(kinds, delta=delta)
+    if left <= 0 or any(kind.noise_multiplier == 0 for kind in kinds):
+        return math.inf
+    if math.fsum(map(total_variation, kinds)) <= left:
+        return 0.0
+    kinds = without_negligible(kinds, delta=delta)
+    bound = renyi_bound(kinds, delta=delta_left(kinds, delta=delta))
+    if bound > LARGEST_EPSILON or sum(kind.steps for kind in kinds if kind.sampling_probability < 1) > MOST_STEPS:
+        return bound
+    names = [accountant] if accountant else ["pld", "prv"]
+    return max(_at_most(bound, name, kinds, delta) for name in names)
+
+
+def _at_most(bound: float, accountant: str, kinds: Kinds, delta: float) -> float:
+    """The accountant's figure; the bound where its numbers or its time end, or its coarse grid says less."""
+    if accountant != "pld" and rdp_terms(kinds) > MOST_RDP_TERMS:
+        return bound
+    try:
+        epsilon = ACCOUNTANTS[accountant](kinds, delta=delta)
+    except (ArithmeticError, ValueError, PrivacyError):
+        return bound
+    return epsilon if epsilon <= _COARSE * bound else bound

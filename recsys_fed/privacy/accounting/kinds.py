@@ -20,6 +20,8 @@ MOST_SAMPLED_KINDS = 32
 _MOST_PAIRED = 512
 _FIRST_GRID = 1e-3
 _SLACK_UNIT = 2**64
+# Of delta, that all negligible kinds together may cost outright.
+_NEGLIGIBLE = 1e-4
 
 Kinds = tuple[PrivacyEvent, ...]
 
@@ -82,6 +84,36 @@ def few_kinds(events: Iterable[PrivacyEvent], *, most: int = MOST_SAMPLED_KINDS)
         sampled = _paired(sampled, most)
     first, *others = sampled + ((PrivacyEvent(noise_multiplier=precision**-0.5),) if precision else ())
     return (replace(first, slack=math.fsum(event.slack for event in kinds)), *others)
+
+
+def without_negligible(kinds: Kinds, *, delta: float) -> Kinds:
+    """Return kinds whose epsilon is at least that of `kinds`, without those that cost nearly nothing.
+
+    Their total variation is paid for out of delta, as slack: at most 1e-4 of delta; kinds of a size that
+    accountants are made for are not touched. At least one kind is left.
+    """
+    room, kept, slack = _NEGLIGIBLE * delta, list(kinds), []
+    for cost, kind in sorted(zip(map(total_variation, kinds), kinds, strict=True), key=lambda pair: pair[0]):
+        if cost > room or len(kept) == 1:
+            break
+        room -= cost
+        kept.remove(kind)
+        slack += [cost, kind.slack]
+    if not slack:
+        return kinds
+    first, *others = kept
+    return (replace(first, slack=math.fsum([first.slack, *slack])), *others)
+
+
+def total_variation(kind: PrivacyEvent) -> float:
+    """Return an upper bound on the total variation between all steps with a user and without.
+
+    At this delta epsilon is 0.
+
+    Of one step of a sampled Gaussian it is at most q / (noise sqrt(2 pi)), and never above q.
+    """
+    chance = min(1.0, 1 / (kind.noise_multiplier * math.sqrt(2 * math.pi)))
+    return kind.steps * kind.sampling_probability * chance
 
 
 def _paired(kinds: Kinds, most: int) -> Kinds:

@@ -12,14 +12,18 @@ from collections.abc import Sequence
 from functools import reduce
 
 import numpy as np
-from dp_accounting.pld import privacy_loss_distribution
+from dp_accounting.pld import common, privacy_loss_distribution
 
 from recsys_fed import checks
 from recsys_fed.privacy.accounting.slack import delta_left
 from recsys_fed.privacy.events import PrivacyEvent
 
 RELATIVE_INTERVAL = 0.03  # over the standard deviation of one step's privacy loss
-LARGEST_GRID = 2**22  # points that one event's privacy loss may take
+LARGEST_GRID = 2**18  # points that the privacy losses of all kinds may take, each of one step
+LARGEST_CONVOLUTION = 2**21  # points that those of all steps may take
+_FEW_POINTS = 2**16
+_TRUNCATED = 1e-15  # dp-accounting's own tail mass of a composition
+_ATTEMPTS = 12
 
 
 def epsilon_pld(events: Sequence[PrivacyEvent], *, delta: float) -> float:
@@ -28,7 +32,7 @@ def epsilon_pld(events: Sequence[PrivacyEvent], *, delta: float) -> float:
     Definition: the least epsilon whose hockey-stick divergence is at most delta in both directions
     of the neighbouring relation, one user added and one user removed; the discretisation errs
     upwards ("pessimistic"). No events: 0; an event without noise: inf. Where the losses are too
-    wide for a grid that fits into memory, the figure is looser; above about 600 it may be inf.
+    wide for a grid of bounded size, the grid is coarser and the figure looser; above about 600 it may be inf.
     Raises ConfigurationError unless 0 < delta < 1.
     """
     checks.fraction(delta=delta)
@@ -39,9 +43,14 @@ def epsilon_pld(events: Sequence[PrivacyEvent], *, delta: float) -> float:
         return math.inf
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)
-        distributions = _distributions(events, _interval(events))
-        composed = reduce(lambda left, right: left.compose(right), distributions)
-        return max(0.0, float(composed.get_epsilon_for_delta(delta)))
+        interval = _interval(events)
+        for _ in range(_ATTEMPTS):
+            steps = _distributions(events, interval)
+            if sum(convolved_points(one, count) for one, count in steps) <= LARGEST_CONVOLUTION:
+                composed = reduce(lambda left, right: left.compose(right), (_composed(one, n) for one, n in steps))
+                return max(0.0, float(composed.get_epsilon_for_delta(delta)))
+            interval *= 4
+    return math.inf
 
 
 def loss_deviation(events: Sequence[PrivacyEvent]) -> float:
@@ -71,18 +80,46 @@ def _interval(events: Sequence[PrivacyEvent]) -> float:
 
 def _distributions(
     events: Sequence[PrivacyEvent], interval: float
-) -> list[privacy_loss_distribution.PrivacyLossDistribution]:
-    """One distribution for all Gaussians without sampling (exactly one Gaussian), one per sampled kind."""
+) -> list[tuple[privacy_loss_distribution.PrivacyLossDistribution, int]]:
+    """The privacy loss of one step of each sampled kind, with its steps; all others are one Gaussian, with 0."""
     steps: Counter[tuple[float, float]] = Counter()
     for event in events:
         steps[(event.sampling_probability, event.noise_multiplier)] += event.steps
     squared_mu = math.fsum(count / noise**2 for (q, noise), count in steps.items() if q == 1)
-    distributions = [
-        _gaussian(noise, q, interval).self_compose(count) for (q, noise), count in sorted(steps.items()) if q < 1
-    ]
+    distributions = [(_gaussian(noise, q, interval), count) for (q, noise), count in sorted(steps.items()) if q < 1]
     if squared_mu > 0:
-        distributions.append(_gaussian(1 / math.sqrt(squared_mu), 1.0, interval))
+        distributions.append((_gaussian(1 / math.sqrt(squared_mu), 1.0, interval), 0))
     return distributions
+
+
+def _composed(
+    one: privacy_loss_distribution.PrivacyLossDistribution, steps: int
+) -> privacy_loss_distribution.PrivacyLossDistribution:
+    """The privacy loss of all steps; `steps` is 0 for a distribution that is composed already."""
+    if not steps:
+        return one
+    remove, add = one._pmf_remove, one._pmf_add
+    if steps > 1 and min(remove.size, add.size) == 1:
+        # A distribution of one point is composed a step at a time unless it is dense.
+        one = privacy_loss_distribution.PrivacyLossDistribution(remove.to_dense_pmf(), add.to_dense_pmf())
+    return one.self_compose(steps)
+
+
+def convolved_points(one: privacy_loss_distribution.PrivacyLossDistribution, steps: int) -> int:
+    """Most points of the composition of so many steps, by the Chernoff bound with which dp-accounting cuts its tails.
+
+    A few of its orders: the others only make the composition smaller.
+    """
+    points = 0
+    for pmf in {id(pmf): pmf for pmf in (one._pmf_remove, one._pmf_add)}.values():
+        if steps <= 1 or steps * pmf.size <= _FEW_POINTS:
+            points += max(steps, 1) * pmf.size
+            continue
+        probabilities = pmf.to_dense_pmf()._probs
+        orders = np.array([-20, -4, -1, 1, 4, 20]) / len(probabilities)
+        low, high = common.compute_self_convolve_bounds(probabilities, steps, _TRUNCATED, orders)
+        points += max(high - low + 1, len(probabilities))
+    return points
 
 
 def _gaussian(
@@ -98,7 +135,7 @@ def _gaussian(
 
 
 def _loss_range(events: Sequence[PrivacyEvent]) -> float:
-    """Width of the widest single privacy loss: mu^2 + 20 mu covers all but e^-50 of a Gaussian's."""
+    """Width of the single privacy losses, added up: mu^2 + 20 mu covers all but e^-50 of a Gaussian's."""
     squared_mu = math.fsum(e.steps / e.noise_multiplier**2 for e in events if e.sampling_probability == 1)
-    sampled = (1 / e.noise_multiplier for e in events if e.sampling_probability < 1)
-    return max(mu**2 + 20 * mu for mu in (math.sqrt(squared_mu), *sampled))
+    sampled = {1 / e.noise_multiplier for e in events if e.sampling_probability < 1}
+    return math.fsum(mu**2 + 20 * mu for mu in (math.sqrt(squared_mu), *sampled))

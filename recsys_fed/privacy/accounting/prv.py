@@ -19,8 +19,9 @@ from recsys_fed.privacy.events import PrivacyEvent
 
 DEFAULT_EPS_ERROR = 0.01  # of Opacus
 RELATIVE_EPS_ERROR = 0.002
-LARGEST_GRID = 2**22  # points: half a gigabyte while Opacus works on it
+LARGEST_GRID = 2**21  # points, of the grids of all kinds together
 SMALLEST_EPS_ERROR = 1e-4
+LARGEST_EPS_ERROR = 1.0  # the paper's bound is for errors below it
 LARGEST_LOSS = 600.0  # Opacus takes exp of privacy losses; doubles end at exp(709)
 
 History = list[tuple[float, float, int]]  # Opacus' order: noise_multiplier, sampling_probability, steps
@@ -34,7 +35,8 @@ def epsilon_prv(events: Sequence[PrivacyEvent], *, delta: float, eps_error: floa
     one user removed (for the sampled Gaussian the worse direction of add or remove).
     `eps_error` is the grid's absolute error; by default 0.2% of the answer and at most 0.01, which
     is Opacus' own default. Where a grid of that error would not fit into memory, it is larger.
-    Above epsilon of about 600 the figure is the Rényi bound. No events: 0; an event without noise: inf.
+    Above epsilon of about 600, and where the error would be above 1, it is the Rényi bound.
+    No events: 0; an event without noise: inf.
     Raises ConfigurationError unless 0 < delta < 1, PrivacyError if Opacus cannot resolve so small a delta.
     """
     checks.fraction(delta=delta)
@@ -50,6 +52,8 @@ def epsilon_prv(events: Sequence[PrivacyEvent], *, delta: float, eps_error: floa
     if loss_bound > LARGEST_LOSS:
         return _rdp(history, delta)
     least = _least_eps_error(history, delta=delta, loss_bound=loss_bound)
+    if least > LARGEST_EPS_ERROR:
+        return _rdp(history, delta)
     if eps_error is not None:
         return _upper_bound(history, delta=delta, eps_error=max(eps_error, least))
     return _relative_upper_bound(history, delta=delta, least=least)
@@ -80,13 +84,13 @@ def _relative_upper_bound(history: History, *, delta: float, least: float) -> fl
 
 
 def _least_eps_error(history: History, *, delta: float, loss_bound: float) -> float:
-    """The error at which Opacus' grid has LARGEST_GRID points.
+    """The error at which Opacus' grids, one a kind, have LARGEST_GRID points together.
 
     Its mesh is eps_error / sqrt(steps log(12 / delta_error) / 2), over [-loss_bound - 3, loss_bound + 3].
     """
     steps = sum(count for _, _, count in history)
     points_times_error = 2 * (loss_bound + 3) * math.sqrt(steps * math.log(12_000 / delta) / 2)
-    return max(points_times_error / LARGEST_GRID, SMALLEST_EPS_ERROR)
+    return max(points_times_error * len(history) / LARGEST_GRID, SMALLEST_EPS_ERROR)
 
 
 def _upper_bound(history: History, *, delta: float, eps_error: float) -> float:

@@ -4,6 +4,7 @@ Rényi DP: arXiv 1702.07476; of the Poisson-sampled Gaussian mechanism: arXiv 19
 to (epsilon, delta): arXiv 1905.09982, Theorem 21.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -22,6 +23,25 @@ SAMPLED_ORDERS = (
     + [int(order) for order in np.geomspace(64, 1000, 30)]
 )
 GAUSSIAN_ORDERS = [1 + float(x) for x in np.geomspace(1e-3, 1e6, 2000)]
+# Opacus sums the series of an order that is not whole until its terms are below e^-30, a term at a time: 10 us each.
+MOST_RDP_TERMS = 60_000
+
+
+def rdp_terms(events: Sequence[PrivacyEvent]) -> float:
+    """Return about how many terms Opacus sums for the default orders (1.1, 1.2, ... 10.9) of all sampled kinds.
+
+    Term i of order a is about exp(-z^2 / (2 noise^2)) i^-(a + 1) min(1, noise / i), z = noise^2 log(1 / q - 1) + 1/2.
+    """
+    terms = 0.0
+    for event in events:
+        noise, q = event.noise_multiplier, event.sampling_probability
+        if q < 1:
+            z = noise**2 * math.log(1 / q - 1) + 0.5
+            size = max(26.0 - (z / noise) ** 2 / 2, 0.0)
+            wide = size + max(math.log(noise), 0.0)
+            orders = [1 + tenth / 10 for tenth in range(1, 100)]
+            terms += sum(math.exp(min(size / (order + 1), wide / (order + 2))) for order in orders)
+    return terms
 
 
 def epsilon_rdp(events: Sequence[PrivacyEvent], *, delta: float) -> float:
