@@ -13,6 +13,7 @@ from recsys_fed.models.items import FoldIn
 # Bounds what a batch holds, in floats: gathered rows [users, length, dim] and equations [users, dim, dim].
 _BATCH_FLOATS = 1 << 19
 _LONG_ROWS = 512
+_ALIGNED = 16
 
 
 def gramian_of(vectors: torch.Tensor) -> torch.Tensor:
@@ -39,25 +40,31 @@ def ridge(
     """User vectors [n_users, dim] from item vectors [n_items, dim], weights [n_items] and their gramian.
 
     Guarantees: a user's vector depends on the tables and on that user's history alone. The length to which a
-    history is padded is a function of its own length, so that not even rounding depends on other users. A user
-    without interactions gets the zero vector; equations that overflow give whatever they give, no exception.
+    history is padded is a function of its own length, and every user's products lie alike in memory, so that on a CPU
+    not even rounding depends on other users (the library's product of a batch is taken to treat a matrix alike
+    wherever in the batch it stands; tests ask it). A user without interactions, and one whose equations overflow or
+    have no solution, gets the zero vector; no exception.
     """
     dim = vectors.shape[1]
+    # The library's last bits depend on where a row of few and odd entries starts.
+    wide = dim + (-dim % _ALIGNED if dim % 4 else 0)
     users = torch.zeros(histories.n_users, dim, dtype=vectors.dtype, device=vectors.device)
     identity = torch.eye(dim, dtype=torch.float64, device=vectors.device)
     shared = (how.unobserved_weight * gramian + how.regularization * identity).to(vectors.dtype)
     projected = histories.times(weights[histories.items], vectors)
+    aligned = torch.nn.functional.pad(vectors, (0, wide - dim))
+    shared = torch.nn.functional.pad(shared, (0, wide - dim, 0, wide - dim))
     lengths = _padded(histories.starts.diff())
     for length in torch.unique(lengths).tolist():
         if not length:
             continue
         same = (lengths == length).nonzero()[:, 0]
         for some in same.split(max(1, _BATCH_FLOATS // ((length + dim) * dim))):
-            rows = _gathered(vectors, histories, weights, users=some, length=length)
-            normal = torch.baddbmm(shared, rows.mT, rows)
+            rows = _gathered(aligned, histories, weights, users=some, length=length)
+            normal = torch.baddbmm(shared, rows.mT, rows)[:, :dim, :dim]
             # solve_ex does not raise: whether a user's equations overflow must not decide whether a silo answers.
             users[some] = torch.linalg.solve_ex(normal, projected[some]).result
-    return users
+    return users.masked_fill_(~users.isfinite().all(1, keepdim=True), 0.0)
 
 
 def _gathered(
