@@ -18,11 +18,11 @@ from recsys_fed.models.ridge import gramian_of
 from recsys_fed.models.user_blocks import UserHistories, block_bounds
 from recsys_fed.privacy.engine import poisson_sample
 from recsys_fed.privacy.lazy_noise import NoisedSums
+from recsys_fed.privacy.noise import NoiseSource
 from recsys_fed.trainers.base import LocalNoise
 from recsys_fed.trainers.losses.loss import Batch, Clipping, Loss, RowBlocks
 from recsys_fed.trainers.negatives import Negatives, draw_negatives
 
-_KEYS = 1 << 62
 _PART_INTERACTIONS = 1 << 18
 _BLOCK_ROWS = 1 << 12
 
@@ -171,18 +171,23 @@ def _sparse_steps(
     *,
     sums: NoisedSums,
     rate: float,
-    keys: torch.Generator,
+    keys: NoiseSource,
 ) -> None:
     """Steps of a loss that reads few rows: only they are brought up to date. The fold-in keeps V_0's gramian."""
     gramian = gramian_of(start)
     for blocks in samples:
-        key = int(torch.randint(_KEYS, (), generator=keys))
+        key = _negatives_key(keys)
         batches = [(block, task.negatives(block, key=key)) for block in blocks]
         blocks.clear()
         rows = torch.unique(torch.cat([_touched(*batch) for batch in batches]))
         vectors = start.index_select(0, rows)
         _finite_(vectors.sub_(sums.read(rows).to(start.device), alpha=rate))
         sums.add(_sparse_blocks(task, vectors, batches, rows=rows, gramian=gramian), rows=rows)
+
+
+def _negatives_key(keys: NoiseSource) -> int:
+    """A uniform number below 2^62."""
+    return int.from_bytes(keys.dither((4,)).astype("<u2").tobytes(), "little") >> 2
 
 
 def _sparse_blocks(
