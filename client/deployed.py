@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-import torch
-
 from client.state import Silo
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
@@ -55,7 +53,7 @@ class DeployedSilo(Silo):
             return super().randomness(release)
         return Randomness(
             noise=SystemNoise(),
-            sampling=torch.Generator().manual_seed(secrets.randbits(63)),
+            sampling=SystemNoise(),
             nonce=secrets.token_hex(16),
         )
 

@@ -25,7 +25,7 @@ from recsys_fed.models.device import resolve_device
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.guarantee import check_delta
-from recsys_fed.privacy.noise import SeededNoise, seeded_generator
+from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.signing.canonical import sha256
 from recsys_fed.signing.keys import SigningKey
 from recsys_fed.trainers import configured_trainer
@@ -73,7 +73,7 @@ class Silo:
         key = self.config.seed, self.index, release
         return Randomness(
             noise=SeededNoise(_NOISE, *key),
-            sampling=seeded_generator(_SAMPLING, *key),
+            sampling=SeededNoise(_SAMPLING, *key),
             nonce=np.random.SeedSequence((_NONCE, *key)).generate_state(4).tobytes().hex(),
         )
 

@@ -29,7 +29,7 @@ class Randomness:
     """
 
     noise: NoiseSource
-    sampling: torch.Generator
+    sampling: NoiseSource
     nonce: str
 
 
