@@ -46,25 +46,31 @@ def ridge(
     have no solution, gets the zero vector; no exception.
     """
     dim = vectors.shape[1]
-    # The library's last bits depend on where a row of few and odd entries starts.
+    # The library's last bits depend on where in memory a matrix of odd width starts.
     wide = dim + (-dim % _ALIGNED if dim % 4 else 0)
     users = torch.zeros(histories.n_users, dim, dtype=vectors.dtype, device=vectors.device)
     identity = torch.eye(dim, dtype=torch.float64, device=vectors.device)
     shared = (how.unobserved_weight * gramian + how.regularization * identity).to(vectors.dtype)
     projected = histories.times(weights[histories.items], vectors)
-    aligned = torch.nn.functional.pad(vectors, (0, wide - dim))
-    shared = torch.nn.functional.pad(shared, (0, wide - dim, 0, wide - dim))
+    vectors, projected, shared = _widened(vectors, wide), _widened(projected, wide), _widened(_widened(shared, wide).T, wide)
+    shared.diagonal()[dim:] = 1.0
     lengths = _padded(histories.starts.diff())
     for length in torch.unique(lengths).tolist():
         if not length:
             continue
         same = (lengths == length).nonzero()[:, 0]
         for some in same.split(max(1, _BATCH_FLOATS // ((length + dim) * dim))):
-            rows = _gathered(aligned, histories, weights, users=some, length=length)
-            normal = torch.baddbmm(shared, rows.mT, rows)[:, :dim, :dim]
+            rows = _gathered(vectors, histories, weights, users=some, length=length)
+            normal = torch.baddbmm(shared, rows.mT, rows)
             # solve_ex does not raise: whether a user's equations overflow must not decide whether a silo answers.
-            users[some] = torch.linalg.solve_ex(normal, projected[some]).result
+            users[some] = torch.linalg.solve_ex(normal, projected[some]).result[:, :dim]
     return users.masked_fill_(~users.isfinite().all(1, keepdim=True), 0.0)
+
+
+def _widened(table: torch.Tensor, columns: int) -> torch.Tensor:
+    """Columns of zeros beside those of a table."""
+    extra = columns - table.shape[1]
+    return torch.nn.functional.pad(table, (0, extra)) if extra else table
 
 
 def _gathered(

@@ -89,7 +89,7 @@ def test_the_sum_is_that_of_plain_gradients_clipped_user_by_user(name, seed, sha
     norms = gradients.flatten(1).norm(dim=1)
     for mode, factors in (
         ("flat", (0.7 / norms).clamp_max(1.0)),
-        ("automatic", torch.where(norms > 1e-3, 0.7 / norms, torch.nan)),
+        ("automatic", torch.where(norms > 5e-2, 0.7 / norms, torch.nan)),
     ):
         if factors.isnan().any():
             continue

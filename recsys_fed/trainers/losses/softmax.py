@@ -10,16 +10,15 @@ What is summed is the vector r with r_i = |H| e_i / Z - [i in H] for the Z that 
 
 1. Scores are exact (see `exact_scores`), and so is m: all passes see the same ones.
 2. e_i is zero where s_i - m < -745; elsewhere the difference is right to 745 u and exp to 4 u, for u = 2^-53, so that
-   two computations of e_i agree to 2000 u of it. A block before the largest score is scaled by such a factor once for
-   each of the n / 1024 blocks after it; sums over n items add n u. With n <= 2^26 items (see `_MOST_ITEMS`) the
-   three terms of ||r||^2 are right to t = (n + 4000 (n / 1024 + 4)) u < 2^-24 of themselves, plus 8 u for arithmetic.
-3. Hence the computed square is not below the true one by more than 2^-23 M, M = |H|^2 ||p||^2 + 2 |H| sum p_i + |H|, and
+   two computations of e_i agree to 2000 u of it. Blocks of 1024 items before the largest score are scaled by such a
+   factor for each block after them; sums over n items add n u. So the three terms of ||r||^2 are right to
+   t = (n + 4000 (n / 1024 + 5)) u of themselves, arithmetic included, which is below 2^-24 for up to 2^26 items
+   (`_MOST_ITEMS`). With M = |H|^2 ||p||^2 + 2 |H| sum_{i in H} p_i + |H|, whatever cancels,
 
-       ||r||^2 <= computed + 2^-20 M
+       ||r||^2 <= computed + 2 t M
 
-   which holds whatever cancels. As M >= (sum of the parts' sizes)^2 / 2, no part of a clipped term is larger than 2^11
-   clip norms, whose rounding in float64 is within the margin of `clip_factors`. Honest terms lose 2^-20 at most
-   where nothing cancels.
+3. The norm is taken to be 2^-10 sqrt(M) at least. As M >= (|H| ||p|| + sqrt(|H|))^2 / 2, neither part of a clipped term is
+   longer than 2^11 clip norms, and its rounding in float64 is within the margin of `clip_factors`.
 """
 
 from collections.abc import Iterator
@@ -40,7 +39,7 @@ from recsys_fed.trainers.losses.user_vectors import user_vectors
 _ITEMS, _USERS = 1 << 10, 1 << 11
 # The proof's.
 _MOST_ITEMS = 1 << 26
-_ROUNDING = 2.0**-20
+_CANCELLING = 2.0**-20
 
 
 class Softmax:
@@ -68,8 +67,9 @@ class Softmax:
         own = observed_scores(histories, folded.whole, items.whole) * folded.scales[histories.users]
         cross = shares * histories.per_user((own - highest[histories.users]).exp_())
         dense = shares.square() * squares
-        left = (dense - 2 * cross + sizes).clamp_min_(0) + _ROUNDING * (dense + 2 * cross + sizes)
-        norms = left.sqrt_() * torch.linalg.vector_norm(users, dim=1)
+        parts = dense + 2 * cross + sizes
+        bounds = (dense - 2 * cross + sizes).clamp_min_(0) + _rounding(len(batch.vectors)) * parts
+        norms = torch.maximum(bounds, _CANCELLING * parts).sqrt_() * torch.linalg.vector_norm(users, dim=1)
         scaled = users * clip_factors(norms, l2_clip_norm=clipping.l2_clip_norm, mode=clipping.mode)[:, None]
         return SoftmaxSum(
             items=items.whole,
@@ -129,6 +129,11 @@ def _normalisers(items: torch.Tensor, users: OnGrid) -> tuple[torch.Tensor, torc
             squares[part] = squares[part] * factors.square() + scores.square_().sum(0)
             highest[part] = largest
     return (highest, z, squares) if len(items) else (torch.zeros_like(z), torch.ones_like(z), squares)
+
+
+def _rounding(n_items: int) -> float:
+    """2 t."""
+    return 2.0**-52 * (n_items + 4000 * (n_items / 1024 + 5))
 
 
 def _scores(rows: torch.Tensor, users: OnGrid, part: slice) -> torch.Tensor:
