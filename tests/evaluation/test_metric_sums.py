@@ -76,12 +76,27 @@ def test_one_user_moves_the_sums_by_at_most_the_clip_norm(model):
         assert torch.linalg.vector_norm(whole - without) <= 2.0 + 1e-9
 
 
+def test_ties_of_other_users_do_not_turn_with_who_else_is_measured():
+    """Scores that differ by less than a product rounds: in floating point the others' ranking would follow the block."""
+    rng, moved = np.random.default_rng(0), []
+    train, test = world()
+    for _ in range(30):
+        vectors = torch.from_numpy(1 + 1e-7 * rng.standard_normal((N_ITEMS, 24))).float() / 3
+        hostile = model_of(vectors)
+        whole = metric_sums(hostile, histories_of(train), test, l2_clip_norm=1.0)
+        first = int(np.flatnonzero(np.diff(test.indptr))[0])
+        rest = np.arange(N_USERS) != first
+        moved.append(float((whole - metric_sums(hostile, histories_of(train[rest]), test[rest], l2_clip_norm=1.0)).norm()))
+    assert max(moved) <= 1
+
+
 def test_a_user_whose_metrics_are_all_one_moves_them_by_exactly_the_clip_norm():
     vectors = torch.eye(3)[[0, 0, 1, 2]]
     train = sparse.csr_matrix([[1, 0, 0, 0]])
     test = sparse.csr_matrix([[0, 1, 0, 0]])
     total = metric_sums(model_of(vectors), histories_of(train), test, l2_clip_norm=2.0)
     assert torch.linalg.vector_norm(total) == pytest.approx(2.0)
+    assert torch.linalg.vector_norm(total) < 2.0
 
 
 @pytest.mark.parametrize("kind", ["projection", "ridge"])

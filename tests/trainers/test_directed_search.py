@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from directed_search import Case, worst
+from directed_search import Case, dense_histories, worst
 from plain_trainers import one_thread as _one_thread  # noqa: F401
 from scipy import sparse
 
@@ -99,6 +99,27 @@ def subspace(mode):
     return measure
 
 
+def among(name):
+    """How far the sum over 40 others moves when the user comes, anywhere among them."""
+
+    def measure(case: Case) -> float:
+        loss, table, rng = LOSSES[name], case.table, np.random.default_rng(case.key)
+        task = Task(
+            loss=loss,
+            how=loss.fold_in(**knobs(case)),
+            unobserved_weight=knobs(case)["unobserved_weight"],
+            n_negatives=8,
+            clipping=Clipping(l2_clip_norm=1.0),
+        )
+        company = rng.permuted(np.tile(case.has, (40, 1)), axis=1)
+        head = torch.arange(len(table))
+        with_user = case.histories(company, place=int(rng.integers(41)))
+        one, other = (summed(task, table, some, head=head, key=5).total for some in (with_user, dense_histories(company)))
+        return float((one - other).norm())
+
+    return measure
+
+
 def counts(case: Case) -> float:
     return float(popularity.contribute_counts(case.histories(), l2_clip_norm=1.0).norm())
 
@@ -128,6 +149,7 @@ MEASURES = {
     **{f"{name}, automatic": gradient(name) for name in LOSSES},
     **{f"{name}, adaptive": adaptive(name) for name in LOSSES},
     **{f"{name}, local steps": local(name) for name in LOSSES},
+    **{f"{name}, among others": among(name) for name in LOSSES},
     **{f"subspace, {mode}": subspace(mode) for mode in ("automatic", "flat")},
     "counts": counts,
     **{f"metrics, {kind}": metrics(kind) for kind in ("ridge", "projection")},
