@@ -41,7 +41,7 @@ def metric_sums(
         - Unit: one user; neighbouring relation: add or remove one user. Each user adds a vector of norm at most
           l2_clip_norm that depends on that user's interactions and the model alone: L2 sensitivity l2_clip_norm.
           Scores are exact (see `exact_scores`), so that who else is measured cannot turn a tie.
-        - Sums of n users' metrics in float64 are right to n^2 2^-53, which is within `ARITHMETIC_ERROR` for 2^20 users.
+        - In float64 the sums of n users are right to n^2 2^-53, which is within `ARITHMETIC_ERROR` for 2^20 users.
         - A silo without held-out interactions answers with zeros; no model makes the answer fail.
     """
     sums = torch.zeros(1 + len(METRICS), 1, dtype=torch.float64)

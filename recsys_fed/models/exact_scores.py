@@ -4,7 +4,7 @@ A matrix product in floating point gives a user's row other last bits where othe
 other sizes. On tables of whole numbers of few digits it is exact, whatever the order of its additions, so that a
 user's scores are a function of that user's vector and of the item table alone, in every pass over them.
 
-    v_i = 2^a V_i,  u = 2^b U  (V_i, U whole)       v_i u = 2^(a + b) V_i U      |V_i U| <= dim 2^(24 + digits) <= 2^53
+    v_i = 2^a V_i,  u = 2^b U  (V_i, U whole)     v_i u = 2^(a + b) V_i U     |V_i U| <= dim 2^(24 + digits) <= 2^53
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ def items_on_grid(vectors: torch.Tensor) -> OnGrid:
 
 
 def users_on_grid(users: torch.Tensor) -> OnGrid:
-    """User vectors, each on a grid of its own of at least 19 digits for up to 512 dimensions; `scales` is [n_users]."""
+    """User vectors, each on a grid of its own: 20 digits or more for up to 512 dimensions; `scales` is [n_users]."""
     table = torch.nan_to_num(users.double(), nan=0.0, posinf=0.0, neginf=0.0)
     dim = table.shape[1]
     digits = min(_DIGITS, _MANTISSA - _DIGITS - max(dim - 1, 0).bit_length())
@@ -49,5 +49,5 @@ def _rounded(table: torch.Tensor, largest: torch.Tensor, *, digits: int) -> OnGr
 
 
 def _power_of_two(exponents: torch.Tensor) -> torch.Tensor:
-    """2^k in float64 for int64 k of the size of float32's exponents: by its bits, as no library's power need be exact."""
+    """2^k in float64 for int64 k of the size of float32's exponents: by its bits, as a library's power may round."""
     return (exponents + 1023 << 52).view(torch.float64)

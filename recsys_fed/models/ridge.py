@@ -52,7 +52,8 @@ def ridge(
     identity = torch.eye(dim, dtype=torch.float64, device=vectors.device)
     shared = (how.unobserved_weight * gramian + how.regularization * identity).to(vectors.dtype)
     projected = histories.times(weights[histories.items], vectors)
-    vectors, projected, shared = _widened(vectors, wide), _widened(projected, wide), _widened(_widened(shared, wide).T, wide)
+    vectors, projected = _widened(vectors, wide), _widened(projected, wide)
+    shared = _widened(_widened(shared, wide).T, wide)
     shared.diagonal()[dim:] = 1.0
     lengths = _padded(histories.starts.diff())
     for length in torch.unique(lengths).tolist():

@@ -6,9 +6,10 @@ for a share r of the sensitivity L,
     body:   contribution clipped to C, times sqrt(1 - r^2) L / C       norm at most sqrt(1 - r^2) L
     count:  + r L where the norm is within C, - r L where it is not    norm exactly r L
 
-so that a user's whole row has norm at most L and nothing else has to be charged. (Both parts are rounded: the count, a whole
-number times r L, to n 2^-52 r L for n users, which the margin of `clip_factors` on the body covers for n r^2 <= 2^31.) From the noised count follows the
-share of users within C, and the next clip norm C exp(-rate (share - quantile)): post-processing.
+so that a user's whole row has norm at most L and nothing else has to be charged. The count is a whole number times
+r L, which float64 rounds by less than the margin of `clip_factors` leaves of the body, while n users have
+n r^2 <= 2^31. From the noised count follows the share of users within C, and the next clip norm C exp(-rate (share - quantile)):
+post-processing.
 """
 
 import math

@@ -80,7 +80,7 @@ def summed(task: Task, vectors: torch.Tensor, histories: UserHistories, *, head:
         within, users = within + int(clipped.within.sum()), users + block.n_users
         for start, rows in clipped.blocks():
             total[start : start + len(rows)] += rows
-    # Counted from the blocks: the histories of a sample on disk, and a rank's share, name the users of the whole silo.
+    # Counted from the blocks: a sample on disk, and a rank's share, have the number of the whole silo's users.
     return Summed(total=total, within=within, users=users)
 
 

@@ -149,11 +149,12 @@ def clipped_sum(batch: RankOneContributions, *, l2_clip_norm: float, mode: str =
         - A user's term depends on that user's history and on released tables only.
         - Norms are bounded from above, rounding included (see `_squares`): where s_u and D e_u cancel so far that
           rounding is a visible part of what is left, the term comes out smaller than l2_clip_norm, never larger.
-        - Sums are float64. No user's parts c_u ||s_u|| ||y_u|| and c_u ||D||_F ||e_u|| ||y_u|| are above 2^10
-          l2_clip_norm, and without a basis they are the term itself. An entry that is the sum of d numbers is right to
-          d 2^-53 of their sizes, so n users, at most d of whom meet in one sum before it is added to others, move
-          the sum of two neighbours apart by at most n d 2^-42 l2_clip_norm beside the term: see `privacy.integer_mechanism`.
-        - A user whose contribution overflows counts for nothing. No users give the zero matrix. All entries are finite.
+        - Sums are float64. No user's parts c_u (||s_u|| + ||D||_F ||e_u||) ||y_u|| are longer than 2^10 l2_clip_norm,
+          and without a basis they are the term itself. A sum of d numbers is right to d 2^-53 of their sizes. So of
+          n users, of whom at most d meet in one sum (an item's users in a block, then blocks, then ranks), the sums
+          of two neighbours differ by at most n d 2^-42 l2_clip_norm beside the term: `ARITHMETIC_ERROR` for
+          n d = 2^32, as 65,536 users in any order. Nothing enforces it; honest rounding is far below.
+        - A user whose contribution overflows counts for nothing. No users give the zero matrix. Entries are finite.
     """
     total = clip(batch, l2_clip_norm=l2_clip_norm, mode=mode)
     rows = torch.empty(len(batch.basis), total.scaled.shape[1], dtype=torch.float64, device=total.scaled.device)
@@ -163,11 +164,12 @@ def clipped_sum(batch: RankOneContributions, *, l2_clip_norm: float, mode: str =
 def _squares(batch: RankOneContributions) -> tuple[torch.Tensor, torch.Tensor]:
     """||r_u||^2 as computed and a bound that it is not above, rounding included, both float64 [n_users].
 
-    With a = ||s_u||, b = ||e_u|| ||D||_F, n rows and m columns of D, and u = 2^-53, the three terms of the square are right
-    to (n + 1) u a^2, to (n + 1) u a b and the rounding of `reads` times a b, and to (n + 2 m + 2) u b^2: each is a sum
-    of so many products whose sizes add up to a^2, a b and b^2 at most, by Cauchy and Schwarz. What `reads` lost to underflow
-    is below 2^-149 m, which is less than that unless a is, and in implicit-als it is 2^-24 or 0. Assumes that
-    `gramian` is that of `basis`, that no user has a row twice (`data.silo` sums up duplicates), and tables of float32.
+    With a = ||s_u||, b = ||e_u|| ||D||_F, n rows and m columns of D, and u = 2^-53, the three terms of the square are
+    right to (n + 1) u a^2, to (n + 1) u a b and the rounding of `reads` times a b, and to (n + 2 m + 2) u b^2: each
+    is a sum of products whose sizes add up to a^2, a b and b^2 at most, by Cauchy and Schwarz. What `reads` in
+    float32 lost to underflow is below m 2^-149 each: less than that, unless a is tiny, and the losses' a is 2^-24 or
+    more, or 0. Assumes that `gramian` is that of `basis` and that no user has a row twice (`data.silo` sums up
+    duplicates); n + m^2 is below 2^50 in any memory.
     """
     sparse = batch.histories.per_user(_copied(batch.values).square_())
     dim = batch.basis.shape[1]

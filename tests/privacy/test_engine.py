@@ -109,9 +109,7 @@ def test_noise_is_that_of_the_operating_system_unless_said_otherwise():
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
 def test_make_private_works_with_opacus_schedulers_and_accountants(kind):
     table, accountant = torch.nn.Parameter(torch.zeros(SHAPE)), PRVAccountant()
-    samples = PoissonSamples(
-        n_users=300, sampling_probability=0.2, steps=5, source=SeededNoise(1)
-    )
+    samples = PoissonSamples(n_users=300, sampling_probability=0.2, steps=5, source=SeededNoise(1))
     private = make_private(
         kind([table], lr=0.1), samples=samples, noise_multiplier=4.0, max_grad_norm=1.0, noise=SeededNoise(0)
     )

@@ -5,8 +5,8 @@
 
 Two passes over the items: one for Z and ||p||, one for the sum. Users times one block of items is what is held.
 
-*Rounding.* Let m = max_i s_i, e_i = exp(s_i - m), Z = sum e_i, S = sum e_i^2, so that p = e / Z and ||p||^2 = S / Z^2.
-What is summed is the vector r with r_i = |H| e_i / Z - [i in H] for the Z that was computed, whatever its own error.
+*Rounding.* Let m = max_i s_i, e_i = exp(s_i - m), Z = sum e_i and S = sum e_i^2: p = e / Z, ||p||^2 = S / Z^2. What
+is summed is the vector r with r_i = |H| e_i / Z - [i in H] for the Z that was computed, whatever its own error.
 
 1. Scores are exact (see `exact_scores`), and so is m: all passes see the same ones.
 2. e_i is zero where s_i - m < -745; elsewhere the difference is right to 745 u and exp to 4 u, for u = 2^-53, so that
@@ -17,8 +17,9 @@ What is summed is the vector r with r_i = |H| e_i / Z - [i in H] for the Z that 
 
        ||r||^2 <= computed + 2 t M
 
-3. The norm is taken to be 2^-10 sqrt(M) at least. As M >= (|H| ||p|| + sqrt(|H|))^2 / 2, neither part of a clipped term is
-   longer than 2^11 clip norms, and its rounding in float64 is within the margin of `clip_factors`.
+3. The norm is taken to be sqrt(2^-19 M) at least. As M >= (|H| ||p|| + sqrt(|H|))^2 / 2, the parts of a clipped term
+   are together not longer than 2^10 clip norms: their rounding is within the margin of `clip_factors`, and that of
+   sums over users is what `rank_one.clipped_sum` says.
 """
 
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ from recsys_fed.trainers.losses.user_vectors import user_vectors
 _ITEMS, _USERS = 1 << 10, 1 << 11
 # The proof's.
 _MOST_ITEMS = 1 << 26
-_CANCELLING = 2.0**-20
+_CANCELLING = 2.0**-19
 
 
 class Softmax:
