@@ -8,8 +8,8 @@ for a share r of the sensitivity L,
 
 so that a user's whole row has norm at most L and nothing else has to be charged. The count is a whole number times
 r L, which float64 rounds by less than the margin of `clip_factors` leaves of the body, while n users have
-n r^2 <= 2^31. From the noised count follows the share of users within C, and the next clip norm C exp(-rate (share - quantile)):
-post-processing.
+n r^2 <= 2^31. From the noised count follows the share of users within C, and the next clip norm
+C exp(-rate (share - quantile)): post-processing.
 """
 
 import math
