@@ -3,12 +3,9 @@
 The path of silo.toml comes from the SuperNode's own command line (--node-config); a server cannot change it.
 """
 
-import secrets
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-
-import torch
 
 from client.state import Silo
 from recsys_fed.catalogue.items import Catalogue
@@ -87,7 +84,7 @@ class DeployedSilo(Silo):
         """Streams from the operating system; from the seed only where silo.toml and the ledger say "simulated"."""
         if self.settings.simulated:
             return super().randomness(release)
-        return Randomness(noise=SystemNoise(), sampling=torch.Generator().manual_seed(secrets.randbits(63)))
+        return Randomness(noise=SystemNoise(), sampling=SystemNoise())
 
     def check_model(self, model: bytes) -> None:
         """Refuse what is no model of this catalogue; raises ProtocolError."""

@@ -35,7 +35,7 @@ from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.models.device import resolve_device
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.events import ReleaseEvent
-from recsys_fed.privacy.noise import SeededNoise, seeded_generator
+from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.signing.keys import SigningKey
 from recsys_fed.trainers import configured_trainer
 from recsys_fed.trainers.base import Trainer
@@ -94,7 +94,7 @@ class Silo:
     def randomness(self, release: int) -> Randomness:
         """The streams of the silo's release of that number; a simulation repeats them from its seed."""
         key = self.config.seed, self.index, release
-        return Randomness(noise=SeededNoise(_NOISE, *key), sampling=seeded_generator(_SAMPLING, *key))
+        return Randomness(noise=SeededNoise(_NOISE, *key), sampling=SeededNoise(_SAMPLING, *key))
 
     def check_request(self, request: Request) -> None:
         """Refuse what is not part of the plan that this silo derives, before anything private is touched.

@@ -41,6 +41,13 @@ def at_least(minimum: int, **values: int) -> None:
             raise ConfigurationError(f"Expected {name} to be an integer >= {minimum}, got {value!r}.")
 
 
+def at_most(maximum: int, **values: int) -> None:
+    """Refuse integers above `maximum`."""
+    for name, value in values.items():
+        if value > maximum:
+            raise ConfigurationError(f"Expected {name} to be an integer <= {maximum}, got {value!r}.")
+
+
 def probability(**values: float) -> None:
     """Refuse values outside (0, 1]."""
     for name, value in values.items():

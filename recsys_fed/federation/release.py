@@ -27,7 +27,7 @@ class Randomness:
     """A silo's own randomness for one release; noise and sampling never share a stream."""
 
     noise: NoiseSource
-    sampling: torch.Generator
+    sampling: NoiseSource
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

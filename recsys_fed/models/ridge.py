@@ -13,6 +13,7 @@ from recsys_fed.models.items import FoldIn
 # Bounds what a batch holds, in floats: gathered rows [users, length, dim] and equations [users, dim, dim].
 _BATCH_FLOATS = 1 << 19
 _LONG_ROWS = 512
+_ALIGNED = 16
 
 
 def gramian_of(vectors: torch.Tensor) -> torch.Tensor:
@@ -39,14 +40,21 @@ def ridge(
     """User vectors [n_users, dim] from item vectors [n_items, dim], weights [n_items] and their gramian.
 
     Guarantees: a user's vector depends on the tables and on that user's history alone. The length to which a
-    history is padded is a function of its own length, so that not even rounding depends on other users. A user
-    without interactions gets the zero vector; equations that overflow give whatever they give, no exception.
+    history is padded is a function of its own length, and every user's products lie alike in memory, so that on a CPU
+    not even rounding depends on other users (the library's product of a batch is taken to treat a matrix alike
+    wherever in the batch it stands; tests ask it). A user without interactions, and one whose equations overflow or
+    have no solution, gets the zero vector; no exception.
     """
     dim = vectors.shape[1]
+    # The library's last bits depend on where in memory a matrix of odd width starts.
+    wide = dim + (-dim % _ALIGNED if dim % 4 else 0)
     users = torch.zeros(histories.n_users, dim, dtype=vectors.dtype, device=vectors.device)
     identity = torch.eye(dim, dtype=torch.float64, device=vectors.device)
     shared = (how.unobserved_weight * gramian + how.regularization * identity).to(vectors.dtype)
     projected = histories.times(weights[histories.items], vectors)
+    vectors, projected = _widened(vectors, wide), _widened(projected, wide)
+    shared = _widened(_widened(shared, wide).T, wide)
+    shared.diagonal()[dim:] = 1.0
     lengths = _padded(histories.starts.diff())
     for length in torch.unique(lengths).tolist():
         if not length:
@@ -56,8 +64,14 @@ def ridge(
             rows = _gathered(vectors, histories, weights, users=some, length=length)
             normal = torch.baddbmm(shared, rows.mT, rows)
             # solve_ex does not raise: whether a user's equations overflow must not decide whether a silo answers.
-            users[some] = torch.linalg.solve_ex(normal, projected[some]).result
-    return users
+            users[some] = torch.linalg.solve_ex(normal, projected[some]).result[:, :dim]
+    return users.masked_fill_(~users.isfinite().all(1, keepdim=True), 0.0)
+
+
+def _widened(table: torch.Tensor, columns: int) -> torch.Tensor:
+    """Columns of zeros beside those of a table."""
+    extra = columns - table.shape[1]
+    return torch.nn.functional.pad(table, (0, extra)) if extra else table
 
 
 def _gathered(

@@ -6,8 +6,10 @@ for a share r of the sensitivity L,
     body:   contribution clipped to C, times sqrt(1 - r^2) L / C       norm at most sqrt(1 - r^2) L
     count:  + r L where the norm is within C, - r L where it is not    norm exactly r L
 
-so that a user's whole row has norm at most L and nothing else has to be charged. From the noised count follows the
-share of users within C, and the next clip norm C exp(-rate (share - quantile)): post-processing.
+so that a user's whole row has norm at most L and nothing else has to be charged. The count is a whole number times
+r L, which float64 rounds by less than the margin of `clip_factors` leaves of the body, while n users have
+n r^2 <= 2^31. From the noised count follows the share of users within C, and the next clip norm
+C exp(-rate (share - quantile)): post-processing.
 """
 
 import math
@@ -49,7 +51,7 @@ class JointRelease:
         Args:
             total: sum over users of contributions clipped to `clip_norm`.
             within: how many users' norms are at most `clip_norm`; both counts are private.
-            users: how many users there are.
+            users: how many users were summed, in the sample and in this process: not those of the whole silo.
             clip_norm: C.
 
         Guarantees: unit and neighbouring relation of one user added or removed; L2 sensitivity l2_clip_norm.

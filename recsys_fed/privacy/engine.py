@@ -1,10 +1,9 @@
-"""Opacus' machinery around clipped sums: its optimiser and hooks, its Poisson sampling of users; integer noise.
+"""Opacus' optimiser and hooks around clipped sums; Poisson samples of users and integer noise of our own.
 
 What an Opacus user knows as `PrivacyEngine.make_private`, for tables whose gradients are rank one a user:
 
 >>> table = torch.nn.Parameter(torch.zeros(50, 8))
->>> generator = torch.Generator().manual_seed(0)
->>> samples = PoissonSamples(n_users=1_000, sampling_probability=0.1, steps=3, generator=generator)
+>>> samples = PoissonSamples(n_users=1_000, sampling_probability=0.1, steps=3, source=SystemNoise())
 >>> optimizer = make_private(
 ...     torch.optim.SGD([table], lr=0.5), samples=samples, noise_multiplier=1.0, max_grad_norm=1.0
 ... )
@@ -20,7 +19,6 @@ from dataclasses import dataclass
 
 import torch
 from opacus.optimizers import DPOptimizer
-from opacus.utils.uniform_sampler import UniformWithReplacementSampler
 
 from recsys_fed import checks
 from recsys_fed.privacy.grid import grid_step
@@ -110,13 +108,13 @@ class PoissonSamples:
         n_users: of the silo.
         sampling_probability: of each user at each step, independently.
         steps: how many samples.
-        generator: the stream that they are drawn from; not the noise's.
+        source: of their own: not that of the noise.
     """
 
     n_users: int
     sampling_probability: float
     steps: int
-    generator: torch.Generator
+    source: NoiseSource
 
     def __post_init__(self) -> None:
         checks.at_least(0, n_users=self.n_users)
@@ -128,7 +126,7 @@ class PoissonSamples:
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         for _ in range(self.steps):
-            yield poisson_sample(self.n_users, self.sampling_probability, self.generator)
+            yield poisson_sample(self.n_users, self.sampling_probability, self.source)
 
 
 def make_private(
@@ -164,12 +162,10 @@ def make_private(
     )
 
 
-def poisson_sample(n_users: int, sampling_probability: float, generator: torch.Generator) -> torch.Tensor:
-    """Each user independently with the same probability: bool [n_users], perhaps nobody."""
-    chosen = torch.zeros(n_users, dtype=torch.bool)
-    if n_users:
-        sampler = UniformWithReplacementSampler(
-            num_samples=n_users, sample_rate=sampling_probability, generator=generator, steps=1
-        )
-        chosen[next(iter(sampler))] = True
-    return chosen
+def poisson_sample(n_users: int, sampling_probability: float, source: NoiseSource) -> torch.Tensor:
+    """Each user independently with the same probability: bool [n_users], perhaps nobody.
+
+    Guarantees: the probability is rounded down to a multiple of 2^-64, so that nobody is taken more often than an
+    event of `sampling_probability` says; 1 takes everybody.
+    """
+    return torch.from_numpy(source.events(n_users, probability=sampling_probability))

@@ -1,4 +1,4 @@
-"""Where a silo's noise comes from: one law, and two kinds of key for its stream of random bits.
+"""Where a silo's noise and samples come from: one law, and two kinds of key for its stream of random bits.
 
 A deployed silo's key comes from the operating system and is known to nobody. A simulation's key follows from
 (purpose, seed, silo, release), so that runs can be repeated: who knows the seed can take the noise away.
@@ -8,8 +8,8 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from recsys_fed.privacy.bernoulli import bernoulli
 from recsys_fed.privacy.discrete_gaussian import discrete_gaussian
 from recsys_fed.privacy.gaussian_points import add_gaussian
 from recsys_fed.privacy.random_bits import RandomBits, secret_key, simulation_key
@@ -17,7 +17,10 @@ from recsys_fed.privacy.staircase import LARGEST, SMALLEST
 
 
 class NoiseSource(Protocol):
-    """Integer noise and uniform bits from one stream each. `name` is recorded in every release event."""
+    """Integer noise, uniform bits and events from one stream each. `name` is recorded in every release event.
+
+    What samples users is a source of its own key: noise and samples never share a stream.
+    """
 
     @property
     def name(self) -> str:
@@ -31,6 +34,9 @@ class NoiseSource(Protocol):
 
     def dither(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint16]:
         """Independent uniform draws of 0 to 2^16 - 1, to round with; nothing else uses their bits."""
+
+    def events(self, count: int, *, probability: float) -> npt.NDArray[np.bool_]:
+        """Independent events of that probability, rounded down to a multiple of 2^-64: bool [count]."""
 
 
 class _KeyedNoise:
@@ -54,6 +60,10 @@ class _KeyedNoise:
         """Independent uniform draws of 0 to 2^16 - 1, to round with."""
         return self._bits.uint16(int(np.prod(shape, dtype=np.int64))).reshape(shape)
 
+    def events(self, count: int, *, probability: float) -> npt.NDArray[np.bool_]:
+        """Independent events of that probability, rounded down to a multiple of 2^-64: bool [count]."""
+        return bernoulli(count, probability=probability, bits=self._bits)
+
 
 class SystemNoise(_KeyedNoise):
     """Noise for real silos: AES-256-CTR under a fresh key of the operating system, held in memory only."""
@@ -74,9 +84,3 @@ class SeededNoise(_KeyedNoise):
 
     def __init__(self, *key: int) -> None:
         super().__init__(simulation_key(*key))
-
-
-def seeded_generator(*key: int) -> torch.Generator:
-    """A torch generator whose stream is a function of the key alone, for simulations and tests only."""
-    state = np.random.SeedSequence(key).generate_state(2, dtype=np.uint32)
-    return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))

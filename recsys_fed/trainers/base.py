@@ -95,14 +95,14 @@ class LocalNoise:
         mechanism: what one step does to its sum.
         sampling_probability, steps: Poisson sampling of users, and how many steps.
         source: of the noise.
-        sampling: of users, and of what else a step draws that is not noise.
+        sampling: of users, and of what else a step draws that is not noise; a source of another key.
     """
 
     mechanism: IntegerMechanism
     sampling_probability: float
     steps: int
     source: NoiseSource
-    sampling: torch.Generator
+    sampling: NoiseSource
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,11 +18,11 @@ from recsys_fed.models.ridge import gramian_of
 from recsys_fed.models.user_blocks import UserHistories, block_bounds
 from recsys_fed.privacy.engine import poisson_sample
 from recsys_fed.privacy.lazy_noise import NoisedSums
+from recsys_fed.privacy.noise import NoiseSource
 from recsys_fed.trainers.base import LocalNoise
 from recsys_fed.trainers.losses.loss import Batch, Clipping, Loss, RowBlocks
 from recsys_fed.trainers.negatives import Negatives, draw_negatives
 
-_KEYS = 1 << 62
 _PART_INTERACTIONS = 1 << 18
 _BLOCK_ROWS = 1 << 12
 
@@ -72,15 +72,16 @@ def summed(task: Task, vectors: torch.Tensor, histories: UserHistories, *, head:
     knows it; a user's term depends on V, the key and that user's history.
     """
     total = torch.zeros(vectors.shape, dtype=torch.float64, device=histories.device)
-    gramian, within = gramian_of(vectors), 0
+    gramian, within, users = gramian_of(vectors), 0, 0
     for block in histories.blocks():
         part = block.restricted(head)
         batch = Batch(vectors=vectors, histories=part, negatives=task.negatives(part, key=key), gramian=gramian)
         clipped = task.clipped(batch)
-        within += int(clipped.within.sum())
+        within, users = within + int(clipped.within.sum()), users + block.n_users
         for start, rows in clipped.blocks():
             total[start : start + len(rows)] += rows
-    return Summed(total=total, within=within, users=histories.n_users)
+    # Counted from the blocks: a sample on disk, and a rank's share, have the number of the whole silo's users.
+    return Summed(total=total, within=within, users=users)
 
 
 def local_steps(
@@ -97,6 +98,7 @@ def local_steps(
     Guarantees:
         - Each step is noise.mechanism on a sum of sensitivity task.clipping.l2_clip_norm over a Poisson sample of
           users; an empty sample adds noise and counts as a step. All else follows from the steps.
+        - Every V_t is finite: what overflows is cut off, which is a function of released integers alone.
         - Noise is integer and is drawn on the CPU, so that a key gives the same noise on every device.
     """
     sums = NoisedSums((vectors.shape[0], vectors.shape[1]), mechanism=noise.mechanism, noise=noise.source)
@@ -148,7 +150,12 @@ def _dense_steps(
         blocks.clear()
         # G is turned into floats where the next V will be, which is faster than to mix types.
         vectors.copy_(sums.finished())
-        torch.sub(start, vectors, alpha=rate, out=vectors)
+        _finite_(torch.sub(start, vectors, alpha=rate, out=vectors))
+
+
+def _finite_(vectors: torch.Tensor) -> torch.Tensor:
+    """V in place, cut off where float32 ends: the bounds on users' terms hold for finite tables."""
+    return torch.nan_to_num_(vectors, nan=0.0)
 
 
 def _dense_blocks(task: Task, vectors: torch.Tensor, blocks: list[Histories]) -> Iterator[tuple[int, torch.Tensor]]:
@@ -164,18 +171,23 @@ def _sparse_steps(
     *,
     sums: NoisedSums,
     rate: float,
-    keys: torch.Generator,
+    keys: NoiseSource,
 ) -> None:
     """Steps of a loss that reads few rows: only they are brought up to date. The fold-in keeps V_0's gramian."""
     gramian = gramian_of(start)
     for blocks in samples:
-        key = int(torch.randint(_KEYS, (), generator=keys))
+        key = _negatives_key(keys)
         batches = [(block, task.negatives(block, key=key)) for block in blocks]
         blocks.clear()
         rows = torch.unique(torch.cat([_touched(*batch) for batch in batches]))
         vectors = start.index_select(0, rows)
-        vectors.sub_(sums.read(rows).to(start.device), alpha=rate)
+        _finite_(vectors.sub_(sums.read(rows).to(start.device), alpha=rate))
         sums.add(_sparse_blocks(task, vectors, batches, rows=rows, gramian=gramian), rows=rows)
+
+
+def _negatives_key(keys: NoiseSource) -> int:
+    """A uniform number below 2^62."""
+    return int.from_bytes(keys.dither((4,)).astype("<u2").tobytes(), "little") >> 2
 
 
 def _sparse_blocks(

@@ -62,7 +62,8 @@ def contribute_counts(histories: UserHistories, *, l2_clip_norm: float) -> torch
     """Silo: sum over users of x_u / ||x_u|| * l2_clip_norm, float64 [n_items, 1].
 
     Guarantees: L2 sensitivity l2_clip_norm for one user added or removed; a user without interactions adds nothing.
-    The sum is exact (see `exact_sum`): blocks and the order of users do not change it.
+    The sum is exact (see `exact_sum`) for up to 2^27 users: blocks and the order of users do not change it. Assumes
+    that no user has an item twice (`data.silo` sums up duplicates).
     """
     checks.positive(l2_clip_norm=l2_clip_norm)
     total = torch.zeros(histories.n_items, dtype=torch.float64, device=histories.device)

@@ -42,7 +42,9 @@ def power_step(
           sums that it is computed from, z_u is cut off towards zero, and the sum is exact.
         - A user's term depends on that user's history and on the tables only. A user without an item of the head,
           and one whose term overflows, counts for nothing.
-        - Blocks, threads, and the order of users do not change a bit of the result.
+        - Blocks, threads, and the order of users do not change a bit of the result. It is finite: |a_u| ||z_u|| is
+          below 2^10, as c_u ||W^T x_u|| <= 1 / (||x_u|| sqrt(5 g)) with g >= 5 2^-24, and int64 holds 2^27 users.
+        - Assumes that no user has an item twice (`data.silo` sums up duplicates). With 2^22 items none counts.
     """
     checks.positive(l2_clip_norm=l2_clip_norm)
     checks.one_of(MODES, mode=mode)

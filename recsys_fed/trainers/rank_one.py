@@ -26,6 +26,8 @@ from recsys_fed.privacy.clipping import clip_factors
 
 # Entries of a block of rows: half a MiB of float64, which a processor's own cache holds.
 _BLOCK_FLOATS = 1 << 16
+# Nobody's parts count with more than 2^10 clip norms each, however they cancel: their rounding is then small as well.
+_CANCELLING = 2.0**-20
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,14 +115,14 @@ class ClippedSum:
 
 def contribution_norms(batch: RankOneContributions) -> torch.Tensor:
     """Frobenius norms ||r_u y_u^T||, float64 [n_users]; equal to those of the matrices to rounding."""
-    left, _ = _squares(batch)
-    return left.sqrt_().mul_(_lengths(batch.right))
+    squares, _ = _squares(batch)
+    return squares.sqrt_().mul_(_lengths(batch.right))
 
 
 def clip(batch: RankOneContributions, *, l2_clip_norm: float, mode: str = "flat") -> ClippedSum:
     """The clipped sum of `clipped_sum`, with the same guarantees, to be formed in blocks of rows."""
-    left, rounding = _squares(batch)
-    bounds = (left + rounding).sqrt_().mul_(_lengths(batch.right))
+    _, bounds = _squares(batch)
+    bounds = bounds.sqrt_().mul_(_lengths(batch.right))
     factors = clip_factors(bounds, l2_clip_norm=l2_clip_norm, mode=mode)
     overflown = ~bounds.isfinite()[:, None]
     # In float64 no product of float32 parts overflows, however a bounded contribution falls into parts. Where a
@@ -145,10 +147,14 @@ def clipped_sum(batch: RankOneContributions, *, l2_clip_norm: float, mode: str =
         - Unit: a user, that is all interactions of the user in the batch. Neighbouring relation: add or
           remove one user. The L2 (Frobenius) sensitivity is l2_clip_norm, whatever the tables hold.
         - A user's term depends on that user's history and on released tables only.
-        - Norms are bounded from above, rounding included: where s_u and D e_u cancel so far that rounding is a
-          visible part of what is left, the term comes out smaller than l2_clip_norm, never larger. Sums are
-          float64: their rounding is below 2^-52 of what is summed for each user.
-        - A user whose contribution overflows counts for nothing. No users give the zero matrix.
+        - Norms are bounded from above, rounding included (see `_squares`): where s_u and D e_u cancel so far that
+          rounding is a visible part of what is left, the term comes out smaller than l2_clip_norm, never larger.
+        - Sums are float64. No user's parts c_u (||s_u|| + ||D||_F ||e_u||) ||y_u|| are longer than 2^10 l2_clip_norm,
+          and without a basis they are the term itself. A sum of d numbers is right to d 2^-53 of their sizes. So of
+          n users, of whom at most d meet in one sum (an item's users in a block, then blocks, then ranks), the sums
+          of two neighbours differ by at most n d 2^-42 l2_clip_norm beside the term: `ARITHMETIC_ERROR` for
+          n d = 2^32, as 65,536 users in any order. Nothing enforces it; honest rounding is far below.
+        - A user whose contribution overflows counts for nothing. No users give the zero matrix. Entries are finite.
     """
     total = clip(batch, l2_clip_norm=l2_clip_norm, mode=mode)
     rows = torch.empty(len(batch.basis), total.scaled.shape[1], dtype=torch.float64, device=total.scaled.device)
@@ -156,11 +162,19 @@ def clipped_sum(batch: RankOneContributions, *, l2_clip_norm: float, mode: str =
 
 
 def _squares(batch: RankOneContributions) -> tuple[torch.Tensor, torch.Tensor]:
-    """||r_u||^2 and a bound on how far rounding may have put it too low, both float64 [n_users]."""
+    """||r_u||^2 as computed and a bound that it is not above, rounding included, both float64 [n_users].
+
+    With a = ||s_u||, b = ||e_u|| ||D||_F, n rows and m columns of D, and u = 2^-53, the three terms of the square are
+    right to (n + 1) u a^2, to (n + 1) u a b and the rounding of `reads` times a b, and to (n + 2 m + 2) u b^2: each
+    is a sum of products whose sizes add up to a^2, a b and b^2 at most, by Cauchy and Schwarz. What `reads` in
+    float32 lost to underflow is below m 2^-149 each: less than that, unless a is tiny, and the losses' a is 2^-24 or
+    more, or 0. Assumes that `gramian` is that of `basis` and that no user has a row twice (`data.silo` sums up
+    duplicates); n + m^2 is below 2^50 in any memory.
+    """
     sparse = batch.histories.per_user(_copied(batch.values).square_())
     dim = batch.basis.shape[1]
     if not dim:
-        return sparse, torch.finfo(torch.float64).eps * (len(batch.basis) + 2.0) * sparse
+        return sparse, (1 + torch.finfo(torch.float64).eps * (2 * len(batch.basis) + 2.0)) * sparse
     coefficients = batch.coefficients.double()
     gramian = gramian_of(batch.basis) if batch.gramian is None else batch.gramian
     dense = torch.linalg.vecdot(coefficients @ gramian, coefficients)
@@ -171,9 +185,11 @@ def _squares(batch: RankOneContributions) -> tuple[torch.Tensor, torch.Tensor]:
     # |s| |e| |D|_F bounds |s^T D e|, and |e|^2 |D|_F^2 the quadratic form, term by term.
     own, most = sparse.sqrt(), _lengths(coefficients) * gramian.trace().sqrt()
     float64 = torch.finfo(torch.float64).eps * (len(batch.basis) + dim * dim + 2.0)
-    rounding = 2 * rounding_of(reads, dim=dim) * own * most + float64 * (own + most).square()
+    parts = (own + most).square()
+    rounding = 2 * rounding_of(reads, dim=dim) * own * most + float64 * parts
     # The sum of the three is a square; rounding can leave it just below zero.
-    return (sparse + 2 * cross + dense).clamp_min_(0), rounding
+    squares = (sparse + 2 * cross + dense).clamp_min_(0)
+    return squares, torch.maximum(squares + rounding, _CANCELLING * parts)
 
 
 def _lengths(rows: torch.Tensor) -> torch.Tensor:

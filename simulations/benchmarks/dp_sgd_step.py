@@ -28,7 +28,7 @@ from recsys_fed.models.histories import Histories, histories_of
 from recsys_fed.privacy.engine import poisson_sample
 from recsys_fed.privacy.grid import grid_step
 from recsys_fed.privacy.integer_mechanism import IntegerMechanism
-from recsys_fed.privacy.noise import SystemNoise
+from recsys_fed.privacy.noise import SeededNoise, SystemNoise
 from recsys_fed.trainers.base import LocalNoise
 from recsys_fed.trainers.local_steps import Task, local_steps
 from recsys_fed.trainers.losses import loss_of
@@ -148,7 +148,7 @@ def private_round(problem: Problem, *, seed: int) -> torch.Tensor:
         sampling_probability=PROBABILITY,
         steps=STEPS,
         source=SystemNoise(),
-        sampling=torch.Generator().manual_seed(seed),
+        sampling=SeededNoise(seed),
     )
     head = torch.arange(case.n_items)
     return local_steps(task_of(case), problem.vectors, problem.histories, head=head, settings=settings, noise=noise)
@@ -156,8 +156,8 @@ def private_round(problem: Problem, *, seed: int) -> torch.Tensor:
 
 def plain(problem: Problem, *, seed: int) -> torch.Tensor:
     """V after the same round without privacy."""
-    generator = torch.Generator().manual_seed(seed)
-    samples = (poisson_sample(problem.histories.n_users, PROBABILITY, generator) for _ in range(STEPS))
+    generator, source = torch.Generator().manual_seed(seed), SeededNoise(seed)
+    samples = (poisson_sample(problem.histories.n_users, PROBABILITY, source) for _ in range(STEPS))
     return plain_round(
         task_of(problem.case), problem.vectors, problem.histories, samples=samples, generator=generator
     )

@@ -15,7 +15,7 @@ from recsys_fed.federation.schedule import Schedule, advance, begin, item_embedd
 from recsys_fed.federation.update import Greeting
 from recsys_fed.models.histories import Histories, histories_of
 from recsys_fed.models.items import ItemEmbeddings
-from recsys_fed.privacy.noise import SeededNoise, seeded_generator
+from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.simulation.runner import one_digit
 from recsys_fed.trainers.base import Trainer
 
@@ -60,7 +60,7 @@ def trained(schedule: Schedule, data: SimulationConfig, *, seed: int) -> ItemEmb
         asked = request(schedule)
         randomness = Randomness(
             noise=SeededNoise(seed, number),
-            sampling=seeded_generator(_SAMPLING, seed, number),
+            sampling=SeededNoise(_SAMPLING, seed, number),
         )
         users = partial(SiloUsers, histories=histories)
         update = answer(asked, schedule.trainer, users, silo=_SILO, nonce=f"{number}", randomness=randomness)

@@ -76,12 +76,32 @@ def test_one_user_moves_the_sums_by_at_most_the_clip_norm(model):
         assert torch.linalg.vector_norm(whole - without) <= 2.0 + 1e-9
 
 
+@pytest.mark.parametrize("dim", [3, 5, 12, 16, 24, 33])
+def test_ties_do_not_turn_with_who_else_is_measured(dim):
+    """Scores so near each other that in floating point their order would follow the shape of the block."""
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        n_users, n_items = int(rng.integers(3, 90)), 301
+        drawn = rng.random((n_users, n_items))
+        train, test = sparse.csr_matrix(drawn < 0.1), sparse.csr_matrix((drawn >= 0.1) & (drawn < 0.15))
+        hostile = model_of(torch.from_numpy(1 + 1e-7 * rng.standard_normal((n_items, dim))).float() / 3)
+
+        def sums(some, train=train, test=test, hostile=hostile):
+            return metric_sums(hostile, histories_of(train[some]), test[some], l2_clip_norm=1.0)
+
+        everybody = np.arange(n_users)
+        for first in (1, n_users // 2, n_users - 1):
+            parts = sums(everybody[:first]) + sums(everybody[first:])
+            assert (sums(everybody) - parts).norm() < 1e-9
+
+
 def test_a_user_whose_metrics_are_all_one_moves_them_by_exactly_the_clip_norm():
     vectors = torch.eye(3)[[0, 0, 1, 2]]
     train = sparse.csr_matrix([[1, 0, 0, 0]])
     test = sparse.csr_matrix([[0, 1, 0, 0]])
     total = metric_sums(model_of(vectors), histories_of(train), test, l2_clip_norm=2.0)
     assert torch.linalg.vector_norm(total) == pytest.approx(2.0)
+    assert torch.linalg.vector_norm(total) < 2.0
 
 
 @pytest.mark.parametrize("kind", ["projection", "ridge"])

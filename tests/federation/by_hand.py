@@ -10,7 +10,7 @@ from recsys_fed.federation.schedule import Schedule, advance, begin, request
 from recsys_fed.federation.update import Greeting, Update
 from recsys_fed.models.histories import Histories
 from recsys_fed.privacy.events import ReleaseEvent
-from recsys_fed.privacy.noise import SeededNoise, seeded_generator
+from recsys_fed.privacy.noise import SeededNoise
 
 
 def begun(config: FederationConfig, n_items: int, catalogue: Catalogue | None = None) -> Schedule:
@@ -30,7 +30,7 @@ def answers(schedule: Schedule, silos: Sequence[Histories]) -> list[Update]:
             nonce=f"{index}-{asked.round}",
             randomness=Randomness(
                 noise=SeededNoise(1, index, asked.round),
-                sampling=seeded_generator(3, index, asked.round),
+                sampling=SeededNoise(3, index, asked.round),
             ),
         )
         for index, histories in enumerate(silos)

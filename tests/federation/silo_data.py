@@ -7,7 +7,7 @@ from scipy import sparse
 
 from recsys_fed.federation.release import Randomness, SiloUsers
 from recsys_fed.models.histories import Histories, histories_of
-from recsys_fed.privacy.noise import SeededNoise, seeded_generator
+from recsys_fed.privacy.noise import SeededNoise
 
 
 def make_histories(n_users: int, n_items: int, *, density: float = 0.3, seed: int = 0) -> Histories:
@@ -20,7 +20,7 @@ def randomness(silo: int = 0, round_number: int = 0) -> Randomness:
     """The streams of a silo in a round."""
     return Randomness(
         noise=SeededNoise(1, silo, round_number),
-        sampling=seeded_generator(3, silo, round_number),
+        sampling=SeededNoise(3, silo, round_number),
     )
 
 

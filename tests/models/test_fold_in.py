@@ -124,3 +124,30 @@ def test_scores_are_products_plus_bias():
         catalogue_hash="c",
     )
     assert scores(model, torch.tensor([[2.0, 1.0]])).tolist() == [[4.5, 9.5]]
+
+
+@pytest.mark.parametrize("dim", [1, 3, 5, 7, 9, 11, 13, 16, 17, 21, 24, 31, 33, 38, 64])
+def test_not_a_bit_of_a_users_vector_depends_on_who_else_is_there(dim):
+    """Equations that are next to singular make a different vector of a different last bit."""
+    rng = np.random.default_rng(dim)
+    for _ in range(12):
+        matrix = np.zeros((int(rng.integers(2, 60)), 80))
+        for row in matrix:
+            row[rng.choice(80, int(rng.integers(1, 50)), replace=False)] = 1
+        vectors = torch.from_numpy(rng.standard_normal((80, dim))).float()
+        vectors[:, 1:] *= 10.0 ** rng.uniform(-5, 0)
+        vectors *= 10.0 ** rng.uniform(0, 6)
+        how = FoldIn(kind="ridge", unobserved_weight=0.3, regularization=1.0)
+        weights, first = torch.ones(80), int(rng.integers(1, len(matrix)))
+        whole = fold_in(vectors, from_dense(matrix), weights, how=how)
+        assert torch.equal(whole[first:], fold_in(vectors, from_dense(matrix[first:]), weights, how=how))
+
+
+@pytest.mark.parametrize("broken", [3e38, 1e30])
+def test_a_user_whose_equations_overflow_gets_zero_and_nobody_else_does(broken):
+    vectors = torch.ones(4, 2)
+    vectors[3] = broken
+    how = FoldIn(kind="ridge", unobserved_weight=0.0, regularization=1.0)
+    users = fold_in(vectors, from_dense([[1, 1, 0, 0], [0, 0, 1, 1]]), torch.ones(4), how=how)
+    assert users[0].any()
+    assert not users[1].any()

@@ -109,9 +109,7 @@ def test_noise_is_that_of_the_operating_system_unless_said_otherwise():
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
 def test_make_private_works_with_opacus_schedulers_and_accountants(kind):
     table, accountant = torch.nn.Parameter(torch.zeros(SHAPE)), PRVAccountant()
-    samples = PoissonSamples(
-        n_users=300, sampling_probability=0.2, steps=5, generator=torch.Generator().manual_seed(0)
-    )
+    samples = PoissonSamples(n_users=300, sampling_probability=0.2, steps=5, source=SeededNoise(1))
     private = make_private(
         kind([table], lr=0.1), samples=samples, noise_multiplier=4.0, max_grad_norm=1.0, noise=SeededNoise(0)
     )
@@ -132,8 +130,8 @@ def test_make_private_works_with_opacus_schedulers_and_accountants(kind):
 
 @pytest.mark.parametrize("probability", [0.01, 0.3, 0.9])
 def test_each_user_is_in_the_sample_with_the_probability_asked_for(probability):
-    generator, n_users, draws = torch.Generator().manual_seed(5), 500, 60
-    samples = torch.stack([poisson_sample(n_users, probability, generator) for _ in range(draws)])
+    source, n_users, draws = SeededNoise(5), 500, 60
+    samples = torch.stack([poisson_sample(n_users, probability, source) for _ in range(draws)])
     assert samples.shape == (draws, n_users)
     # All n_users * draws inclusions together, then the sizes: of independent users they are binomial.
     assert stats.binomtest(int(samples.sum()), n_users * draws, probability).pvalue > 1e-4
@@ -145,15 +143,15 @@ def test_each_user_is_in_the_sample_with_the_probability_asked_for(probability):
     assert per_user.var() == pytest.approx(expected.var(), rel=0.35)
 
 
-def test_samples_follow_the_generator():
-    one, same, other = (poisson_sample(200, 0.5, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+def test_samples_follow_the_key():
+    one, same, other = (poisson_sample(200, 0.5, SeededNoise(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 
 
 def test_nobody_and_everybody():
-    generator = torch.Generator().manual_seed(0)
-    nobody = poisson_sample(0, 0.5, generator)
+    source = SeededNoise(0)
+    nobody = poisson_sample(0, 0.5, source)
     assert (nobody.shape, nobody.dtype) == ((0,), torch.bool)
-    assert poisson_sample(1_000, 1.0, generator).all()
-    assert not poisson_sample(3, 1e-12, generator).any()
+    assert poisson_sample(1_000, 1.0, source).all()
+    assert not poisson_sample(3, 1e-12, source).any()

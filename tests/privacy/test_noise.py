@@ -5,12 +5,11 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-import torch
 from scipy import stats
 
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.privacy.events import NOISE_SOURCES
-from recsys_fed.privacy.noise import SeededNoise, SystemNoise, seeded_generator
+from recsys_fed.privacy.noise import SeededNoise, SystemNoise
 
 SIGMA = 2_500.0
 COUNT = 40_000
@@ -78,7 +77,9 @@ def test_a_seeded_source_does_not_show_its_key():
         assert "123456789" not in repr(source) + str(vars(source))
 
 
-def test_streams_of_torch_generators_follow_the_key():
-    draws = {key: torch.rand(4, generator=seeded_generator(*key)) for key in KEYS}
-    assert torch.equal(draws[KEYS[0]], torch.rand(4, generator=seeded_generator(*KEYS[0])))
-    assert len({tuple(draw.tolist()) for draw in draws.values()}) == len(KEYS)
+def test_events_follow_the_key_and_go_on():
+    first, again, other = SeededNoise(2, 7), SeededNoise(2, 7), SeededNoise(1, 7)
+    drawn = [source.events(2_000, probability=0.5) for source in (first, again, other, first)]
+    assert np.array_equal(drawn[0], drawn[1])
+    for later in drawn[2:]:
+        assert 0.4 < (drawn[0] == later).mean() < 0.6

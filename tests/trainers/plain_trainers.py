@@ -112,7 +112,7 @@ def local_noise(stage, noise_multiplier, rng, *, shape, declared_users=1_000) ->
         sampling_probability=stage.release.sampling_probability,
         steps=steps,
         source=SeededNoise(seeds[0]),
-        sampling=torch.Generator().manual_seed(seeds[1]),
+        sampling=SeededNoise(seeds[1]),
     )
 
 

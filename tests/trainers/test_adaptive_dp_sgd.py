@@ -7,8 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_trainers import facts_of, from_dense, run
 from plain_trainers import one_thread as _one_thread  # noqa: F401
+from scipy import sparse
 
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.federation.ranks import Share
+from recsys_fed.models.stored_histories import HistoryWriter, stored_histories
 from recsys_fed.trainers.dp_sgd import DPSGD, GRADIENT
 from recsys_fed.trainers.losses import LOSSES
 
@@ -33,6 +36,34 @@ def test_one_user_more_changes_the_release_by_at_most_the_clip_norm(loss, seed, 
     )
     assert one.shape == (10, 3)
     assert (one - other).norm() <= 2 * (1 + 1e-5)
+
+
+def test_only_users_of_the_sample_and_of_the_rank_are_counted(tmp_path):
+    """On disk and on several ranks too: the number of the whole silo's users would count who was not sampled."""
+    rng = np.random.default_rng(3)
+    matrix, chosen = rng.random((12, 9)) < 0.4, torch.from_numpy(rng.random(12) < 0.5)
+    with HistoryWriter(tmp_path) as writer:
+        writer.append(sparse.csr_matrix(matrix))
+    stored, there = stored_histories(tmp_path, n_items=9), from_dense(matrix)
+    tables = {"head": torch.arange(9), "vectors": torch.randn(9, 3), "clip": torch.tensor([0.5])}
+
+    def released(histories):
+        return DPSGD(clipping="adaptive").contribution(GRADIENT, tables, histories, settings=SETTINGS)
+
+    expected = released(from_dense(matrix[chosen.numpy()]))
+    torch.testing.assert_close(released(stored.subset(chosen)), expected)
+    ranks = [Share(users=there.block(*part), first=part[0], of_all=12) for part in ((0, 5), (5, 12))]
+    torch.testing.assert_close(sum(released(rank.subset(chosen)) for rank in ranks), expected)
+
+
+@pytest.mark.parametrize("clip", [0.0, -1.0])
+def test_a_clip_norm_that_is_not_positive_is_refused_whoever_is_there(clip, tmp_path):
+    with HistoryWriter(tmp_path) as writer:
+        writer.append(sparse.csr_matrix((0, 9)))
+    tables = {"head": torch.arange(9), "vectors": torch.zeros(9, 3), "clip": torch.tensor([clip])}
+    for histories in (from_dense(np.eye(9)), stored_histories(tmp_path, n_items=9)):
+        with pytest.raises(ConfigurationError, match="l2_clip_norm"):
+            DPSGD(clipping="adaptive").contribution(GRADIENT, tables, histories, settings=SETTINGS)
 
 
 def test_the_clip_norm_settles_where_half_of_the_gradients_are_within():

@@ -41,7 +41,7 @@ def noise(noise_multiplier, *, steps=9, sampling_probability=1.0, seed=0):
         sampling_probability=sampling_probability,
         steps=steps,
         source=SeededNoise(seed),
-        sampling=torch.Generator().manual_seed(seed + 1),
+        sampling=SeededNoise(seed, 1),
     )
 
 

@@ -89,7 +89,7 @@ def test_the_sum_is_that_of_plain_gradients_clipped_user_by_user(name, seed, sha
     norms = gradients.flatten(1).norm(dim=1)
     for mode, factors in (
         ("flat", (0.7 / norms).clamp_max(1.0)),
-        ("automatic", torch.where(norms > 1e-3, 0.7 / norms, torch.nan)),
+        ("automatic", torch.where(norms > 5e-2, 0.7 / norms, torch.nan)),
     ):
         if factors.isnan().any():
             continue
@@ -157,7 +157,8 @@ def test_blocks_of_items_and_users_do_not_change_the_sum(name, monkeypatch):
     _, batch = batch_of(name, 2, (6, 12, 3), 0.4)
     whole = clipped(name, batch, l2_clip_norm=1.0, mode="automatic")
     monkeypatch.setattr(rank_one, "_BLOCK_FLOATS", 7)
-    monkeypatch.setattr(softmax, "_SCORES", 13)
+    monkeypatch.setattr(softmax, "_ITEMS", 5)
+    monkeypatch.setattr(softmax, "_USERS", 4)
     monkeypatch.setattr(bpr, "_PAIRS", 1)
     torch.testing.assert_close(clipped(name, batch, l2_clip_norm=1.0, mode="automatic"), whole)
 

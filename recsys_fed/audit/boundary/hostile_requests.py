@@ -29,7 +29,7 @@ from recsys_fed.federation.release import Randomness, noised_integers
 from recsys_fed.federation.schedule import advance_by_sum, begin, request
 from recsys_fed.federation.update import Greeting, Request
 from recsys_fed.federation.wire import invitation_to_records, request_to_records
-from recsys_fed.privacy.noise import SeededNoise, seeded_generator
+from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.simulation.apps import load_apps
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def honest_requests(
     """The requests of a training on these users, with the tables that follow from their sums."""
     greeting = Greeting(silo="server", catalogue_hash=catalogue.content_hash, n_items=catalogue.n_items)
     schedule = begin(config, greeting, catalogue if config.catalogue else None)
-    randomness = Randomness(noise=SeededNoise(106), sampling=seeded_generator(107))
+    randomness = Randomness(noise=SeededNoise(106), sampling=SeededNoise(107))
     asked = []
     while schedule.round < len(schedule.stages):
         asked.append(request(schedule))

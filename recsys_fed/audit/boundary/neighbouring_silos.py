@@ -41,7 +41,7 @@ from recsys_fed.federation.wire import (
 )
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.guarantee import guarantee_of
-from recsys_fed.privacy.noise import SeededNoise, seeded_generator
+from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.signing.keys import SigningKey
 from recsys_fed.simulation.apps import load_apps
 from recsys_fed.trainers import configured_trainer
@@ -227,7 +227,7 @@ def _sum_of(request: Request, trainer: Any, read: Callable[[], SiloUsers]) -> An
 
 def _fixed() -> Randomness:
     """The same streams for both silos: what differs then comes from the user."""
-    return Randomness(noise=SeededNoise(103), sampling=seeded_generator(104))
+    return Randomness(noise=SeededNoise(103), sampling=SeededNoise(104))
 
 
 def _seen(reply: Message) -> Mapping[str, object]:

@@ -16,7 +16,7 @@ from recsys_fed.errors import PrivacyError
 from recsys_fed.federation.release import Randomness, SiloUsers, answer
 from recsys_fed.federation.schedule import Schedule, advance
 from recsys_fed.federation.update import Request, Update
-from recsys_fed.privacy.noise import SeededNoise, seeded_generator
+from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.trainers.base import Trainer
 
 # Purposes of the auditor's keys, apart from each other and from those that a simulated silo uses.
@@ -42,7 +42,7 @@ class Mechanism:
     def randomness(self, silo: int, release: int) -> Randomness:
         """Streams of a silo's release of that number."""
         noise = SeededNoise(_NOISE, self.key, silo, release)
-        return Randomness(noise=noise, sampling=seeded_generator(_SAMPLING, self.key, silo, release))
+        return Randomness(noise=noise, sampling=SeededNoise(_SAMPLING, self.key, silo, release))
 
     def update(self, request: Request, users: SiloUsers, *, silo: int = 0, release: int = 0) -> Update:
         """What the silo answers to a request."""

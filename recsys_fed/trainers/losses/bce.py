@@ -8,7 +8,7 @@ for a user's negatives N, each of which stands for m_j rows.
 
 from recsys_fed.models.items import FoldIn
 from recsys_fed.trainers.losses.loss import Batch, Clipping
-from recsys_fed.trainers.losses.touched import clipped_touched, negatives_of, touched_scores
+from recsys_fed.trainers.losses.touched import clipped_touched, negatives_of, sigmoid_, touched_scores
 from recsys_fed.trainers.losses.user_vectors import user_vectors
 from recsys_fed.trainers.rank_one import ClippedSum
 
@@ -37,7 +37,7 @@ class BCE:
         return clipped_touched(
             scores,
             users,
-            positive=-(middle - scores.positive).sigmoid(),
-            negative=weights * (scores.negative - middle).sigmoid(),
+            positive=-sigmoid_(middle - scores.positive),
+            negative=weights * sigmoid_(scores.negative - middle),
             clipping=clipping,
         )

@@ -10,7 +10,14 @@ import torch
 
 from recsys_fed.models.items import FoldIn
 from recsys_fed.trainers.losses.loss import Batch, Clipping
-from recsys_fed.trainers.losses.touched import TouchedScores, clipped_touched, negatives_of, per_user, touched_scores
+from recsys_fed.trainers.losses.touched import (
+    TouchedScores,
+    clipped_touched,
+    negatives_of,
+    per_user,
+    sigmoid_,
+    touched_scores,
+)
 from recsys_fed.trainers.losses.user_vectors import user_vectors
 from recsys_fed.trainers.rank_one import ClippedSum
 
@@ -48,7 +55,7 @@ def _pairs(scores: TouchedScores, batch: Batch, weights: torch.Tensor) -> tuple[
         part = histories.block(first, last)
         low, high = int(histories.starts[first]), int(histories.starts[last])
         others = scores.negative[first:last].index_select(0, part.users)
-        lost = (others - scores.positive[low:high, None]).sigmoid_().mul_(weights[first:last][part.users])
+        lost = sigmoid_(others - scores.positive[low:high, None]).mul_(weights[first:last][part.users])
         positive.append(-lost.sum(1))
         negative.append(per_user(part, lost))
     if not positive:

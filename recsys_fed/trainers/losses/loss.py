@@ -11,6 +11,7 @@ from typing import Protocol
 
 import torch
 
+from recsys_fed import checks
 from recsys_fed.models.histories import Histories
 from recsys_fed.models.items import FoldIn
 from recsys_fed.trainers.negatives import Negatives
@@ -50,6 +51,10 @@ class Clipping:
 
     l2_clip_norm: float
     mode: str = "automatic"
+
+    def __post_init__(self) -> None:
+        # Before a user is read: whether a silo refuses must not depend on whether it has users.
+        checks.positive(l2_clip_norm=self.l2_clip_norm)
 
 
 class Loss(Protocol):

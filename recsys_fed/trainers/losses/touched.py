@@ -68,7 +68,9 @@ def clipped_touched(
 ) -> ClippedSum:
     """The clipped sum of r_u u^T with r_u = `positive` on the history and `negative` on the negatives.
 
-    A negative that is in the user's history must come with 0; then no row is touched twice and norms are exact.
+    A negative that is in the user's history must come with 0; then no row is touched twice, and the norm is that of
+    the very numbers that are summed, whatever they went through before. (`draw_negatives` gives such a negative
+    weight 0; a product with it is 0, or NaN, which counts for nothing.)
     """
     values = torch.empty(len(scores.pattern.items), dtype=torch.float64, device=users.device)
     values[scores.of_history] = positive.double()
@@ -81,6 +83,11 @@ def clipped_touched(
         right=users,
     )
     return clip(batch, l2_clip_norm=clipping.l2_clip_norm, mode=clipping.mode)
+
+
+def sigmoid_(values: torch.Tensor) -> torch.Tensor:
+    """1 / (1 + e^-x) in place. The library's own gives entries at the ends of its blocks other last bits."""
+    return values.neg_().exp_().add_(1.0).reciprocal_()
 
 
 def per_user(histories: Histories, values: torch.Tensor) -> torch.Tensor:
