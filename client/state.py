@@ -18,7 +18,7 @@ from recsys_fed.data.simulated import SimulatedFederation, silo_histories, simul
 from recsys_fed.errors import ConfigurationError, ProtocolError
 from recsys_fed.federation.noise_split import settled
 from recsys_fed.federation.plan import check_request
-from recsys_fed.federation.ranks import over_ranks, rows_of_share, share_of
+from recsys_fed.federation.ranks import check_ranks, over_ranks, rows_of_share, share_of
 from recsys_fed.federation.release import (
     OnFailure,
     Randomness,
@@ -103,6 +103,7 @@ class Silo:
             ProtocolError: it names what differs; see `federation.plan.check_request`.
         """
         check_request(request, self.config, self.catalogue, with_features=self._server_has_features())
+        check_ranks(request)
 
     def release(self, request: Request, *, run: str, on_failure: OnFailure) -> Update:
         """Charge, compute and return the answer; a request that was answered before gets the same bytes.

@@ -85,15 +85,18 @@ def test_people_get_words(ledger):
 def test_a_masked_plan_says_its_modulus(ledger):
     code, record = plan("--epsilon", 2, *SIZE, "--silos", 5, "--secure-aggregation")
     assert code == 0
-    assert record["secure_aggregation"] == {"threshold": 5, "colluding": 0}
+    assert record["secure_aggregation"] == {"threshold": 5, "colluding": 1}
     for stage in record["stages"]:
         assert stage["modulus"]["bits"] <= 40
         assert stage["modulus"]["overflow_probability"] < 1e-9
         assert stage["modulus"]["noise_of_grid"] < 0.01
-        assert stage["noise_on_sum"] == pytest.approx(stage["noise_on_sum_if_once"], rel=1e-3)
+        assert stage["noise_on_sum"] == pytest.approx(stage["noise_on_sum_if_once"] * (5 / 4) ** 0.5, rel=1e-3)
+    assert record["uncounted_silos"] == {"silos": 1, "noise_factor": pytest.approx((5 / 4) ** 0.5)}
     out = run_command("privacy", "plan", "--epsilon", 2, *SIZE, "--silos", 5, "--secure-aggregation")[1]
     assert "5 of 5 silos must stay" in out
     assert "does not fit with probability below" in out
+    assert "the noise of 1 of the silos is not counted" in out
+    assert "noise on the sum is 11.8% more for it" in out
     assert plan("--epsilon", 2, *SIZE, "--silos", 5)[1]["secure_aggregation"] is None
 
 

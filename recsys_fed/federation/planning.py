@@ -88,7 +88,8 @@ def schedule_with_noise(config: FederationConfig, catalogue: PublicCatalogue, *,
     guarantee = guarantee_of(config)
     single = guarantee.over_silos_kinds([PrivacyEvent(noise_multiplier=noise_multiplier)])
     goal = math.log(noise_multiplier)
-    at, slope = math.log(epsilon_of_history(single, delta=config.delta)), -1.0
+    # Noise that costs nothing at this delta has no epsilon to begin with; the smallest one then says so.
+    at, slope = math.log(max(epsilon_of_history(single, delta=config.delta), SMALLEST_EPSILON / 2)), -1.0
     known: tuple[float, float] | None = None
     for _ in range(_ATTEMPTS):
         schedule = planned_schedule(replace(config, epsilon=math.exp(at)), catalogue)

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import distributed
 
-from recsys_fed.errors import ConfigurationError, EngineError
+from recsys_fed.errors import ConfigurationError, EngineError, ProtocolError
+from recsys_fed.federation.update import Request
 from recsys_fed.models.histories import Histories
 from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.models.stored_histories import StoredHistories
@@ -124,6 +125,18 @@ class SharedTrainer:
 def several_ranks() -> bool:
     """Whether this process is one of several ranks."""
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def check_ranks(request: Request) -> None:
+    """Refuse local steps on several ranks, before anything is charged: they depend on each other.
+
+    Raises:
+        ProtocolError: this silo cannot answer the request, whatever its users have.
+    """
+    if request.noise_inside and several_ranks():
+        raise ProtocolError(
+            "Expected a silo of one process for local steps, got several ranks. Use dp-sgd.schedule = synchronous."
+        )
 
 
 def over_ranks(trainer: Trainer, *, silo: str) -> Trainer:
