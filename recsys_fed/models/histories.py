@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.user_blocks import block_bounds, block_size
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta", category=UserWarning)
@@ -145,7 +146,14 @@ def histories_of(matrix: sparse.csr_matrix, *, device: torch.device | str = "cpu
 
 
 def positions(rows: torch.Tensor, n_items: int, *, dtype: torch.dtype) -> torch.Tensor:
-    """Place of each item in `rows` [n_rows], -1 for items that are not there: [n_items]."""
+    """Place of each item in `rows` [n_rows], -1 for items that are not there: [n_items].
+
+    Raises:
+        ConfigurationError: the rows are not rows of the items, each once and ascending. Whoever is in a sum over such
+            rows would be in it several times, and more than the clip norm long.
+    """
+    if len(rows) and not (bool((rows.diff() > 0).all()) and int(rows[0]) >= 0 and int(rows[-1]) < n_items):
+        raise ConfigurationError(f"Expected rows of {n_items} items, each once and ascending, got others.")
     places = torch.full((n_items,), -1, dtype=dtype, device=rows.device)
     places[rows] = torch.arange(len(rows), dtype=dtype, device=rows.device)
     return places

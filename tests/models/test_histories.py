@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from recsys_fed.models.histories import histories_of
+from recsys_fed.errors import ConfigurationError
+from recsys_fed.models.histories import histories_of, positions
 
 many = settings(max_examples=60, deadline=None)
 
@@ -96,3 +97,10 @@ def test_products_without_users_interactions_or_columns_are_empty_or_zero(column
     assert torch.equal(nobody.transposed_times(none, torch.ones(0, columns)), torch.zeros(4, columns))
     assert torch.equal(nothing.times(none, torch.ones(4, columns)), torch.zeros(3, columns))
     assert torch.equal(nothing.transposed_times(none, torch.ones(3, columns)), torch.zeros(4, columns))
+
+
+@pytest.mark.parametrize("rows", [[3, 3], [2, 1], [-1, 2], [0, 5]])
+def test_rows_that_repeat_go_back_or_leave_the_items_are_refused(rows):
+    """Somebody who has an item would be in a sum over such rows more than once."""
+    with pytest.raises(ConfigurationError, match="each once and ascending"):
+        positions(torch.tensor(rows), 5, dtype=torch.int32)
