@@ -42,8 +42,8 @@ CONFIGS = {
         DP_SGD, rounds=3, dp_sgd={"schedule": "local", "local_steps": 2, "sampling_probability": 0.5, "loss": "bce"}
     ),
 }
-# Requests of each configuration: 560 in all, and more than 10,000 for the long test.
-FEW, MANY, STEPS = 7, 130, 10
+# Sequences for each configuration, of about ten requests each: 500 requests in all, and 10,000 for the long test.
+FEW, MANY, STEPS = 9, 150, 10
 
 
 @cache
@@ -77,10 +77,12 @@ class LyingServer(RuleBasedStateMachine):
         seed=st.integers(0, 2**32),
         run=st.sampled_from(["training", "another", "a-third", "", "../x"]),
         masked=st.booleans(),
+        count=st.integers(2, 4),
     )
-    def request(self, kind, seed, run, masked):
-        records = RULES[kind](np.random.default_rng(seed), self.server.honest)
-        self.silos.ask("train", records, run=run, masked=masked)
+    def requests(self, kind, seed, run, masked, count):
+        rng = np.random.default_rng(seed)
+        for _ in range(count):
+            self.silos.ask("train", RULES[kind](rng, self.server.honest), run=run, masked=masked)
 
     @rule(number=st.integers(0, 5), run=st.sampled_from(["training", "another"]))
     def honest_request(self, number, run):
