@@ -80,6 +80,11 @@ class DeployedSilo(Silo):
         histories = self.data.histories(resolve_device(self.settings.device))
         return SiloUsers(histories=histories, test=self.data.test)
 
+    @property
+    def noise_source(self) -> str:
+        """The operating system; a seed only where silo.toml and the ledger say "simulated"."""
+        return super().noise_source if self.settings.simulated else SystemNoise.name
+
     def randomness(self, release: int) -> Randomness:
         """Streams from the operating system; from the seed only where silo.toml and the ledger say "simulated"."""
         if self.settings.simulated:

@@ -1,8 +1,9 @@
-"""A silo that answers: it checks a request against its own plan, charges it, computes, and only then looks at users.
+"""A silo that answers: it checks a request against its own plan, charges it, and only then looks at its users.
 
 check_request (public) -> ledger.charge (durable) -> users, sum, noise (cannot fail outwards) -> settle -> leaves
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
@@ -57,7 +58,7 @@ class MaskedInput:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Silo:
+class Silo(ABC):
     """One silo, opened: all that it decides with before it looks at private data.
 
     Attributes:
@@ -87,9 +88,14 @@ class Silo:
         """What one training may cost, and how many there may be; a simulated silo leaves it to its ledger's limit."""
         return Allowance()
 
+    @abstractmethod
     def users(self) -> SiloUsers:
         """The private data; of one rank, where the silo has several. Reading it may fail."""
-        raise NotImplementedError
+
+    @property
+    def noise_source(self) -> str:
+        """Where the noise comes from, as events say it."""
+        return SeededNoise.name
 
     def randomness(self, release: int) -> Randomness:
         """The streams of the silo's release of that number; a simulation repeats them from its seed."""
@@ -123,7 +129,7 @@ class Silo:
         kept = self.ledger.kept_payload(run=run, request=digest)
         if kept is not None:
             return update_of(kept)
-        entry = self._charged(request, run=run, keep=True)
+        entry = self._charged(self._event(request), run=run, digest=digest, keep=True)
         update = answer(
             request,
             self.trainer,
@@ -144,17 +150,20 @@ class Silo:
             ProtocolError, BudgetExceededError: as `release`; nothing is charged.
         """
         self.check_request(request)
-        entry = self._charged(request, run=run, keep=False)
+        event = self._event(request)
+        entry = self._charged(event, run=run, digest=request_digest(request), keep=False)
         randomness = self.randomness(entry.number - 1)
         integers = noised_integers(request, self.trainer, self.users, randomness=randomness, on_failure=on_failure)
-        event = release_event(request, noise_source=randomness.noise.name)
         return MaskedInput(integers=integers, event=event, nonce=entry.draw)
 
-    def _charged(self, request: Request, *, run: str, keep: bool) -> Entry:
+    def _event(self, request: Request) -> ReleaseEvent:
+        return release_event(request, noise_source=self.noise_source)
+
+    def _charged(self, event: ReleaseEvent, *, run: str, digest: str, keep: bool) -> Entry:
         return self.ledger.charge(
-            release_event(request, noise_source=self.randomness(0).noise.name),
+            event,
             run=run,
-            request=request_digest(request),
+            request=digest,
             code_version=version_of("recsys-fed"),
             allowance=self.allowance,
             keep=keep,

@@ -10,7 +10,7 @@ from recsys_fed.data.identifiers import id_order
 Numbers = npt.NDArray[np.float64] | npt.NDArray[np.int64]
 
 # 2100-01-01T00:00:00Z in seconds.
-LATEST_SECONDS = 4_102_444_800.0
+LATEST_SECONDS = 4_102_444_800
 
 
 def identifiers(column: "pd.Series") -> tuple[npt.NDArray[np.int64], npt.NDArray[np.object_]]:

@@ -96,19 +96,27 @@ def would_exceed(kinds: Sequence[PrivacyEvent], planned: Iterable[PrivacyEvent],
     return would_spend(kinds, planned, guarantee) > guarantee.epsilon * (1 + ROUNDING)
 
 
+def _excess(
+    kinds: Sequence[PrivacyEvent], planned: PrivacyEvent, guarantee: Guarantee, *, limit: float, rounding: float
+) -> str:
+    """What the history with the planned event would have cost, as text, if that is more than a limit; else ""."""
+    if math.isinf(limit):
+        return ""
+    total = would_spend(kinds, [planned], guarantee)
+    return _text(total) if total > limit * (1 + rounding) else ""
+
+
 def check_budget(kinds: Sequence[PrivacyEvent], planned: PrivacyEvent, guarantee: Guarantee) -> None:
     """Refuse a release that would take a silo beyond its own limit, whatever the server asks.
 
     Raises:
         BudgetExceededError: nothing was released.
     """
-    if math.isinf(guarantee.epsilon):
-        return
-    total = would_spend(kinds, [planned], guarantee)
-    if total > guarantee.epsilon * (1 + ROUNDING):
+    total = _excess(kinds, planned, guarantee, limit=guarantee.epsilon, rounding=ROUNDING)
+    if total:
         raise BudgetExceededError(
             f"Expected a release within the limit epsilon {guarantee.epsilon:g} at delta {guarantee.delta:g}, it "
-            f"would take what this silo has ever spent to {_text(total)}. Ask for fewer rounds or more noise."
+            f"would take what this silo has ever spent to {total}. Ask for fewer rounds or more noise."
         )
 
 
@@ -120,13 +128,11 @@ def check_training(
     Raises:
         BudgetExceededError: nothing was released.
     """
-    if math.isinf(allowance.epsilon):
-        return
-    total = would_spend(kinds, [planned], guarantee)
-    if total > allowance.epsilon * (1 + _ROUNDING_OF_TRAINING):
+    total = _excess(kinds, planned, guarantee, limit=allowance.epsilon, rounding=_ROUNDING_OF_TRAINING)
+    if total:
         raise BudgetExceededError(
             f"Expected a training of at most the agreed epsilon {allowance.epsilon:g}, this one would have cost "
-            f"{_text(total)}."
+            f"{total}."
         )
 
 

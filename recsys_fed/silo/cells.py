@@ -8,9 +8,10 @@ import re
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 
+from recsys_fed.data.columns import LATEST_SECONDS
+
 UNITS = ("", "s", "ms", "us", "ns")
-# 2100-01-01T00:00:00Z. No time of an interaction is later, and what unit a number has follows from it.
-LATEST_SECONDS = 4_102_444_800
+# No time of an interaction is later than LATEST_SECONDS, and what unit a number has follows from it.
 LATEST = LATEST_SECONDS * 1_000_000
 
 # Times are microseconds since 1970 as int64; these two say why there is none. Anything further off than FAR is FAR.

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_fed.catalogue.ids import spell_id
+from recsys_fed.data.columns import LATEST_SECONDS
 from recsys_fed.silo.cells import (
     FAR,
-    LATEST_SECONDS,
     MISSING,
     UNREADABLE,
     tail_of,

@@ -24,7 +24,7 @@ from recsys_fed.audit.boundary.neighbouring_silos import NeighbouringSilos
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
 from recsys_fed.federation.noise_split import settled
-from recsys_fed.federation.wire import blob_to_records, invitation_to_records
+from recsys_fed.federation.wire import blob_to_records, invitation_to_records, request_to_records
 from recsys_fed.simulation.apps import load_apps
 
 N_ITEMS = 24
@@ -87,8 +87,6 @@ class LyingServer(RuleBasedStateMachine):
     @rule(number=st.integers(0, 5), run=st.sampled_from(["training", "another"]))
     def honest_request(self, number, run):
         asked = self.server.honest[min(number, len(self.server.honest) - 1)]
-        from recsys_fed.federation.wire import request_to_records
-
         self.silos.ask("train", request_to_records(asked), run=run, masked=True)
 
     @rule(kind=st.sampled_from(["query", "query.conclude", "query.advertise", "query.share", "query.unmask"]))

@@ -25,16 +25,20 @@ def knobs(case: Case) -> dict[str, float]:
     return {"unobserved_weight": float(10 ** case.knobs[1]), "regularization": float(10 ** case.knobs[0])}
 
 
+def task_of(name, case: Case) -> Task:
+    loss = LOSSES[name]
+    return Task(
+        loss=loss,
+        how=loss.fold_in(**knobs(case)),
+        unobserved_weight=knobs(case)["unobserved_weight"],
+        n_negatives=8,
+        clipping=Clipping(l2_clip_norm=1.0),
+    )
+
+
 def gradient(name):
     def measure(case: Case) -> float:
-        loss = LOSSES[name]
-        task = Task(
-            loss=loss,
-            how=loss.fold_in(**knobs(case)),
-            unobserved_weight=knobs(case)["unobserved_weight"],
-            n_negatives=8,
-            clipping=Clipping(l2_clip_norm=1.0),
-        )
+        task = task_of(name, case)
         table = case.table
         return float(summed(task, table, case.histories(), head=torch.arange(len(table)), key=case.key).total.norm())
 
@@ -101,14 +105,8 @@ def among(name):
     """How far the sum over 40 others moves when the user comes, anywhere among them."""
 
     def measure(case: Case) -> float:
-        loss, table, rng = LOSSES[name], case.table, np.random.default_rng(case.key)
-        task = Task(
-            loss=loss,
-            how=loss.fold_in(**knobs(case)),
-            unobserved_weight=knobs(case)["unobserved_weight"],
-            n_negatives=8,
-            clipping=Clipping(l2_clip_norm=1.0),
-        )
+        table, rng = case.table, np.random.default_rng(case.key)
+        task = task_of(name, case)
         company = rng.permuted(np.tile(case.has, (40, 1)), axis=1)
         head = torch.arange(len(table))
         with_user = case.histories(company, place=int(rng.integers(41)))
