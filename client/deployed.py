@@ -10,6 +10,7 @@ from pathlib import Path
 from client.state import Silo
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
+from recsys_fed.data.readers.blocks import check_place
 from recsys_fed.errors import ConfigurationError, DataFormatError, ProtocolError
 from recsys_fed.federation.noise_split import masking_of, settled
 from recsys_fed.federation.plan import derive_plan
@@ -23,7 +24,6 @@ from recsys_fed.models.device import resolve_device
 from recsys_fed.privacy.guarantee import check_delta
 from recsys_fed.privacy.noise import SystemNoise
 from recsys_fed.signing.keys import SigningKey
-from recsys_fed.silo.blocks import check_place
 from recsys_fed.silo.interactions import SiloData
 from recsys_fed.silo.on_disk import StoredSiloData, open_silo_data
 from recsys_fed.silo.passphrase import passphrase
@@ -69,7 +69,7 @@ class DeployedSilo(Silo):
         """
         super().check_request(request)
         if "data" not in self.__dict__:
-            check_place(self.settings.data)
+            check_place(self.settings.data.reading())
 
     def users(self) -> SiloUsers:
         """The users, read under silo.toml."""

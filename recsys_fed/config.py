@@ -21,7 +21,8 @@ TRAINER_NAMES = ("auto", "spectral", "dp-sgd", "popularity")
 FEATURE_KINDS = ("categories", "decades", "words", "vectors")
 ENGINES = ("in-process", "flower")
 HELD_OUT = ("test", "validation")
-COLUMN_ROLES = ("user", "item", "value", "time")
+COLUMN_ROLES = ("user", "item", "value", "time", "kind", "test")
+_MOST_WEIGHT = 1e6
 
 Value = bool | int | float | str
 T = TypeVar("T")
@@ -125,6 +126,8 @@ class SimulationConfig:
         data: name or path of a data set, see `data.locate`; "" takes the first that can be had.
         protocol: name of an evaluation protocol, see `data.protocols`, which fixes some keys; "" is none.
         columns: "user=...,item=..." for tables; "" finds the usual names.
+        kinds: "view=0.1,buy=1" for tables with kinds of events: the weight of each kind that counts; "" counts all.
+        format: "separator=...,encoding=..." of text tables, see `data.readers.reading`; "" finds it out.
         item_catalogue: file of the public catalogue that all silos agreed on; "" takes the items of the data.
         split: method of `data.split`; test_fraction: its share, where it has one.
         held_out: "test"; or "validation", what to choose settings on: then no test interaction is used for anything.
@@ -140,6 +143,8 @@ class SimulationConfig:
     data: str = ""
     protocol: str = ""
     columns: str = ""
+    kinds: str = ""
+    format: str = ""
     item_catalogue: str = ""
     split: str = "auto"
     held_out: str = "test"
@@ -163,6 +168,7 @@ class SimulationConfig:
         if math.isnan(self.min_value):
             raise ConfigurationError("Expected min_value to be a number or -inf, got nan.")
         columns_of(self.columns)
+        kinds_of(self.kinds)
 
 
 def columns_of(text: str) -> dict[str, str]:
@@ -180,6 +186,42 @@ def columns_of(text: str) -> dict[str, str]:
             )
         columns[role] = column
     return columns
+
+
+def kinds_of(text: str) -> dict[str, float]:
+    """Read "view=0.1,buy=1" as weights of kinds of events; a kind without a number counts 1.
+
+    >>> kinds_of("view=0.1,buy")
+    {'view': 0.1, 'buy': 1.0}
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    kinds: dict[str, float] = {}
+    for part in filter(None, text.split(",")):
+        kind, _, weight = part.rpartition("=") if "=" in part else (part, "", "1")
+        try:
+            kinds[kind.strip()] = float(weight)
+        except ValueError as error:
+            raise ConfigurationError(f"Expected kinds as KIND=WEIGHT,..., got {part!r}.") from error
+    check_kinds(kinds)
+    return kinds
+
+
+def check_kinds(kinds: Mapping[str, float]) -> None:
+    """Refuse weights that are none, or all zero.
+
+    Raises:
+        ConfigurationError: says which.
+    """
+    for kind, weight in kinds.items():
+        is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not kind or not is_number or not 0 <= weight <= _MOST_WEIGHT:
+            raise ConfigurationError(
+                f"Expected a kind of event with a weight from 0 to {_MOST_WEIGHT:g}, got {kind!r} = {weight!r}."
+            )
+    if kinds and not any(kinds.values()):
+        raise ConfigurationError("Expected a kind of event with a weight above 0, got none: no row would count.")
 
 
 def flat(config: FederationConfig | SimulationConfig) -> dict[str, Value]:

@@ -1,23 +1,9 @@
-"""Items from a file, whatever it is; and a catalogue with more items, or with fewer."""
-
-from pathlib import Path
+"""A catalogue with more items, or with fewer."""
 
 import numpy as np
 import numpy.typing as npt
 
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.catalogue.tables import TEXT_TABLES, catalogue_of_table
-
-
-def read_items(path: Path) -> Catalogue:
-    """Read a catalogue.parquet, or a .csv or .tsv whose columns are named item, title, categories (a|b) and text.
-
-    Raises:
-        DataNotFoundError: there is no such file.
-        DataFormatError: it cannot be read as one of them.
-        DataError: an item twice, or none.
-    """
-    return catalogue_of_table(path) if path.suffix.lower() in TEXT_TABLES else Catalogue.load(path)
 
 
 def extended(catalogue: Catalogue, items: Catalogue) -> Catalogue:

@@ -58,8 +58,8 @@ def catalogue(
 
 def _items(table: Path | None, columns: str | None, data: str | None, source: Path | None) -> "Catalogue":
     from recsys_fed.catalogue.items import Catalogue  # noqa: PLC0415
-    from recsys_fed.catalogue.tables import catalogue_of_table  # noqa: PLC0415
     from recsys_fed.data.locate import open_dataset  # noqa: PLC0415
+    from recsys_fed.data.readers.products import catalogue_of_table  # noqa: PLC0415
 
     if columns is not None and table is None:
         raise ConfigurationError("Expected --columns beside --table only. Leave it out.")

@@ -1,30 +1,34 @@
 """Rows that repeat a (user, item) pair, found without sorting the rows that do not."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from recsys_fed.data.columns import Numbers
-
 Mask = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[np.float32] | npt.NDArray[np.int64]
 
 
-def exact_duplicates(kept: Mask, *, pair: npt.NDArray[np.int64], value: Numbers | None, time: Numbers | None) -> Mask:
-    """True for each kept row that a later kept row repeats in pair, value and time, bool [n]."""
+def exact_duplicates(kept: Mask, *, pair: npt.NDArray[np.int64], columns: Mapping[str, Numbers | None]) -> Mask:
+    """True for each kept row that a later kept row repeats in its pair and all columns, bool [n]."""
     rows = _repeated(kept, pair)
-    columns: dict[str, Numbers] = {"pair": pair[rows]}
-    columns |= {} if value is None else {"value": value[rows]}
-    columns |= {} if time is None else {"time": time[rows]}
+    found = {"pair": pair[rows]} | {name: column[rows] for name, column in columns.items() if column is not None}
     again = np.zeros(len(kept), dtype=bool)
-    again[rows] = pd.DataFrame(columns).duplicated(keep="last").to_numpy()
+    again[rows] = pd.DataFrame(found).duplicated(keep="last").to_numpy()
     return again
 
 
-def outdated_pairs(kept: Mask, *, pair: npt.NDArray[np.int64], time: Numbers | None) -> Mask:
-    """True for each kept row whose pair has a later kept row (by time, then by position), bool [n]."""
+def outdated_pairs(
+    kept: Mask, *, pair: npt.NDArray[np.int64], time: Numbers | None, weight: Numbers | None = None
+) -> Mask:
+    """True for each kept row whose pair has a kept row of more weight or, at equal weight, a later one, bool [n].
+
+    Later is by time, then by position.
+    """
     rows = _repeated(kept, pair)
-    when = np.zeros(len(rows), dtype=np.int64) if time is None else time[rows]
-    order = rows[np.lexsort((rows, when, pair[rows]))]
+    keys = [rows, *(column[rows] for column in (time, weight) if column is not None), pair[rows]]
+    order = rows[np.lexsort(keys)]
     outdated = np.zeros(len(kept), dtype=bool)
     outdated[order[:-1]] = pair[order[:-1]] == pair[order[1:]]
     return outdated

@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 from recsys_fed.errors import DataError
 
+MISSING_TIME = -(2**63)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Interactions:
@@ -18,9 +20,13 @@ class Interactions:
         item: row of each interaction in `item_ids`, int32 or int64 [n].
         user_ids: object array of str [n_users].
         item_ids: object array of str [n_items]; a silo's own list, not the catalogue.
-        value: a rating or a count, float32 [n], or None.
-        time: int64 [n], seconds, milliseconds or (in a deployed silo) microseconds since 1970, or a position; only
-            its order matters. Or None.
+        value: a rating or a count, float32 [n], NaN where there is none; or None.
+        time: int64 [n], nanoseconds since 1970, MISSING_TIME where there is none; or None.
+        weight: of the kind of event, float32 [n] above zero, or None.
+        clock: whether times are clock times; else they are positions in an order.
+
+    The rows stand in the order of their source, which decides between equal times; each user and item occur together
+    once where a reader made them.
 
     Raises:
         DataError: columns of different lengths, or a code outside of its table.
@@ -32,9 +38,11 @@ class Interactions:
     item_ids: npt.NDArray[np.object_]
     value: npt.NDArray[np.float32] | None = None
     time: npt.NDArray[np.int64] | None = None
+    weight: npt.NDArray[np.float32] | None = None
+    clock: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("user", "item", "value", "time"):
+        for name in ("user", "item", "value", "time", "weight"):
             column = getattr(self, name)
             if column is not None and column.shape != (len(self.user),):
                 raise DataError(f"Expected {name} of shape ({len(self.user)},), got {column.shape}.")
@@ -65,6 +73,8 @@ class Interactions:
             item_ids=self.item_ids,
             value=None if self.value is None else self.value[mask],
             time=None if self.time is None else self.time[mask],
+            weight=None if self.weight is None else self.weight[mask],
+            clock=self.clock,
         )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from recsys_fed.data.dataset import Dataset
 from recsys_fed.data.download import MOVIELENS_1M, fetch
 from recsys_fed.data.generate import generate
+from recsys_fed.data.readers.reading import TextFormat
 from recsys_fed.data.sources import Request, detect, read
 from recsys_fed.errors import ConfigurationError, DataError, DataNotFoundError
 
@@ -51,6 +52,8 @@ def open_dataset(
     spec: str | None = None,
     *,
     columns: Mapping[str, str] | None = None,
+    kinds: Mapping[str, float] | None = None,
+    form: TextFormat | None = None,
     cache: Path | None = None,
     say: Say = _to_stderr,
 ) -> Dataset:
@@ -61,7 +64,10 @@ def open_dataset(
             interactions, groups, seed), or the path of a file or folder, each perhaps with `#split` behind it
             (`ml-1m#random90`). Without one: $RECSYS_FED_DATA, then MovieLens-1M in the cache, in
             ../shared/data, or by download, and if none can be had the generator, which is said in one line.
-        columns: for tables, the names of the columns that hold user, item, value and time.
+        columns: for tables, the names of the columns that hold user, item, value, time, kind and test, or their
+            positions in a file without a header; see `readers.reading.Reading`.
+        kinds: for tables, kind of event -> weight.
+        form: of text tables.
         cache: folder of downloads; by default $RECSYS_FED_CACHE or ~/.cache/recsys-fed.
         say: takes a line for people (by default it goes to standard error).
 
@@ -73,10 +79,11 @@ def open_dataset(
         ConfigurationError: a split, a column or a setting of the generator that does not exist.
     """
     search = _Search(cache=cache or _default_cache(), say=say, tried=[])
+    asked = Request(path=Path(), columns=columns or {}, kinds=kinds or {}, format=form or TextFormat())
     if spec is None:
         spec = os.environ.get("RECSYS_FED_DATA") or None
         if spec is None or _is_shelf(Path(spec).expanduser()):
-            return _open_default(search, columns or {})
+            return _open_default(search, asked)
     if spec == "generated" or spec.startswith("generated:"):
         return generate(**_settings(spec.partition(":")[2]))
     path, split_name = _split_spec(spec)
@@ -84,7 +91,7 @@ def open_dataset(
         path = _find_named(str(path), split_name, search)
     if not path.exists():
         raise _not_found(spec, [*search.tried, str(path)])
-    return read(Request(path=path, split=split_name, columns=columns or {}))
+    return read(replace(asked, path=path, split=split_name))
 
 
 def _default_cache() -> Path:
@@ -127,7 +134,7 @@ def _download(search: _Search) -> Path:
     return fetch(MOVIELENS_1M, search.cache, say=search.say)
 
 
-def _open_default(search: _Search, columns: Mapping[str, str]) -> Dataset:
+def _open_default(search: _Search, asked: Request) -> Dataset:
     try:
         path = _find_named("ml-1m", None, search)
     except DataNotFoundError as error:
@@ -136,7 +143,7 @@ def _open_default(search: _Search, columns: Mapping[str, str]) -> Dataset:
         return replace(generate(), note=line)
     source = detect(path)
     split_name = "random90" if source is not None and "random90" in source.splits else None
-    return read(Request(path=path, split=split_name, columns=columns))
+    return read(replace(asked, path=path, split=split_name))
 
 
 def _settings(text: str) -> dict[str, int]:

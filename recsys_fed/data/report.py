@@ -1,4 +1,4 @@
-"""What validation found, for the silo's own operator: counts, reasons and row numbers, never an id."""
+"""What reading found, for the silo's own operator: counts, reasons and places, never what stands in a cell."""
 
 from dataclasses import dataclass, field
 
@@ -15,14 +15,15 @@ class Finding:
         count: number of rows.
         action: what was done with them.
         explanation: what was expected, and why the rows cannot stay as they are.
-        example_rows: the first few of them; the first row of data is row 1 (a header is not counted).
+        examples: where the first few of them stand: "line 3" (of a text file, its header counted), "row 3" (of a
+            table, from 1), perhaps with the name of a file before it.
     """
 
     rule: str
     count: int
     action: str
     explanation: str
-    example_rows: tuple[int, ...]
+    examples: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,12 +37,14 @@ class ValidationReport:
         n_rows: rows read.
         kept: whether each row was kept, bool [n_rows].
         findings: in the order in which the rules apply; a row is counted by the first that it breaks.
+        notes: about rows that were kept without something that nobody needed; a row may be in several.
     """
 
     source: str
     n_rows: int
     kept: npt.NDArray[np.bool_] = field(repr=False)
     findings: tuple[Finding, ...] = ()
+    notes: tuple[Finding, ...] = ()
 
     @property
     def n_kept(self) -> int:
@@ -51,10 +54,10 @@ class ValidationReport:
     def table(self) -> list[str]:
         """Plain lines for people: the totals, then two lines a finding."""
         lines = [f"{self.source}: {self.n_rows:,} rows read, {self.n_kept:,} kept"]
-        for finding in self.findings:
-            rows = ", ".join(str(row) for row in finding.example_rows)
-            more = ", ..." if finding.count > len(finding.example_rows) else ""
-            lines.append(f"  {finding.rule}: {finding.count:,} rows {finding.action} (rows {rows}{more})")
+        for finding in (*self.findings, *self.notes):
+            more = (*finding.examples, *(("...",) if finding.count > len(finding.examples) else ()))
+            where = f" ({', '.join(more)})" if finding.examples else ""
+            lines.append(f"  {finding.rule}: {finding.count:,} rows {finding.action}{where}")
             lines.append(f"    {finding.explanation}")
         return lines
 

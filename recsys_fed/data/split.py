@@ -41,7 +41,7 @@ def leave_last_out(interactions: Interactions, *, n_last: int = 1) -> Mask:
         DataError: the interactions have no times.
     """
     at_least(1, n_last=n_last)
-    newest_first = (-np.arange(len(interactions)), -_times(interactions))
+    newest_first = (-np.arange(len(interactions)), _newest_first(interactions))
     quota = np.full(interactions.n_users, n_last)
     return _first_of_each_user(interactions, newest_first, quota=quota)
 
@@ -54,7 +54,7 @@ def leave_two_out(interactions: Interactions) -> tuple[Mask, Mask]:
     Raises:
         DataError: the interactions have no times.
     """
-    newest_first = (-np.arange(len(interactions)), -_times(interactions))
+    newest_first = (-np.arange(len(interactions)), _newest_first(interactions))
     enough = np.bincount(interactions.user, minlength=interactions.n_users) >= 3
     last, last_two = (_first_of_each_user(interactions, newest_first, quota=n * enough) for n in (1, 2))
     return last, last_two & ~last
@@ -136,6 +136,11 @@ def split(
     """
     one_of(METHODS, split=method)
     return METHODS[method](dataset, test_fraction, n_last, rng)
+
+
+def _newest_first(interactions: Interactions) -> npt.NDArray[np.int64]:
+    """A key in which later times are smaller: -time - 1, which no int64 overflows; what has no time comes last."""
+    return ~_times(interactions)
 
 
 def _times(interactions: Interactions) -> npt.NDArray[np.int64]:

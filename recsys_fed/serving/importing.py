@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from recsys_fed.data.interactions import Interactions
+from recsys_fed.data.readers.interactions import frame_block, interactions_of
+from recsys_fed.data.readers.reading import Reading
 from recsys_fed.data.sources import Request, read
-from recsys_fed.data.validation import validate
 from recsys_fed.errors import RecsysFedError
 from recsys_fed.serving.events import IMPORTED, Event
 from recsys_fed.serving.place import ServicePlace
@@ -36,10 +37,11 @@ def import_interactions(path: Path, store: FeedbackStore) -> int:
 def export_training(store: FeedbackStore, path: Path) -> int:
     """Write what the next training reads as a table with user, item, value and time (.csv or .parquet).
 
-    It passes the validation of `data.validation` on the way out, so that a round refuses nothing of it later.
+    It passes the reading of `data.readers` on the way out, so that a round refuses nothing of it later.
     """
     frame = pd.DataFrame(store.training(), columns=["user", "item", "value", "time"])
-    kept, _ = validate(frame, source="the service's log", may_be_empty=True)
+    log = Reading(path="the service's log")
+    kept, _, _ = interactions_of([frame_block(frame)], log, may_be_empty=True)
     table = pd.DataFrame(
         {
             "user": kept.user_ids[kept.user],

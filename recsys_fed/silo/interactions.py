@@ -1,8 +1,7 @@
 """Blocks of rows as the silo's interactions under pseudonyms; raw user ids are gone once a block is taken in."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -10,20 +9,18 @@ import torch
 from scipy import sparse
 
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.data.identifiers import id_array
 from recsys_fed.data.interactions import Interactions
-from recsys_fed.data.report import ValidationReport
+from recsys_fed.data.readers.blocks import blocks_of
+from recsys_fed.data.readers.interactions import Columns, collect, repeated_findings, without_repeated
+from recsys_fed.data.readers.reading import DATABASES, Block
+from recsys_fed.data.report import Finding, ValidationReport
 from recsys_fed.data.silo import silo_dataset
 from recsys_fed.data.split import leave_last_out
-from recsys_fed.data.validation import Columns, without_repeated
 from recsys_fed.models.histories import Histories, histories_of
-from recsys_fed.silo.block import Block
-from recsys_fed.silo.blocks import blocks_of
-from recsys_fed.silo.columns import IdColumn
 from recsys_fed.silo.pseudonyms import Pseudonyms
-from recsys_fed.silo.rows import Account, rows_of
-from recsys_fed.silo.settings import DATABASES, DataSettings
+from recsys_fed.silo.settings import DataSettings
 
+Place = Callable[[int], str]
 # Pseudonyms [n_users] of some users, and their histories, csr [n_users, n_items].
 Part = tuple[npt.NDArray[np.object_], sparse.csr_matrix]
 
@@ -67,9 +64,9 @@ def read_silo_data(data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudon
     one user more, wherever they stand and whatever their cells hold; a row of text is a line. Whether any other user
     takes part, and with what, is then the same in both, for blocks of any size, in memory and on disk. That holds
     because
-    - lines are split, and rows dropped, one by one (`silo.lines`, `silo.rows`): no row is an error of the reading;
-    - a cell is read by a rule that sees that cell and silo.toml alone (`silo.cells`, `catalogue.ids`): types and
-      units never follow from a column or a block;
+    - lines are split, and rows dropped, one by one (`data.readers.lines`, `rows`): no row is an error of the reading;
+    - a cell is read by a rule that sees that cell and silo.toml alone (`data.readers.cells`, `ids`): types and units
+      never follow from a column or a block, and separators from the header or silo.toml;
     - repeated rows, the history's minimum and what is held out are decided among a user's own rows, in the order of
       the file; the rows of a query have no order, so that equal times are ordered by value, then item.
     It covers neither a query whose answer for one user depends on others, or that fails on a row, nor damaged files.
@@ -78,59 +75,74 @@ def read_silo_data(data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudon
     Raises:
         DataError, ConfigurationError: see `blocks_of`.
     """
-    return collect(blocks_of(data), data, catalogue, pseudonyms)
+    return collected(blocks_of(data.reading()), data, catalogue, pseudonyms)
 
 
-def collect(blocks: Iterable[Block], data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudonyms) -> SiloData:
+def collected(blocks: Iterable[Block], data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudonyms) -> SiloData:
     """The silo's data of all blocks of its source."""
-    users, items, account = Codes(), Codes(), Account()
-    parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in ("broken", *data.columns)}
-    for block in blocks:
-        rows = rows_of(block, data)
-        account.add(rows.broken)
-        parts["broken"].append(rows.broken)
-        parts["user"].append(users.of(rows.user, pseudonyms))
-        parts["item"].append(items.of(rows.item))
-        for role, column in (("value", rows.value), ("time", rows.time)):
-            if column is not None:
-                parts[role].append(column)
-    nothing = np.empty(0, dtype=np.int64)
-    whole: dict[str, npt.NDArray[Any]] = {name: np.concatenate(arrays or [nothing]) for name, arrays in parts.items()}
-    kept = whole["broken"] == 0
-    found = silo_data(
-        Columns(
-            user=whole["user"],
-            item=whole["item"],
-            user_ids=users.ids(),
-            item_ids=items.ids(),
-            value=whole.get("value"),
-            time=whole.get("time"),
-        ),
-        data,
-        catalogue,
+    found = collect(blocks, data.reading(), rename=pseudonyms.of)
+    part = silo_part(found.columns, data, catalogue)
+    left = np.flatnonzero(found.kept) if part.findings(None) else np.empty(0, dtype=np.int64)
+    findings = part.findings(lambda row: found.account.place(int(left[row])))
+    found.kept[found.kept] = part.kept
+    return SiloData(
+        train=part.train,
+        test=part.test,
+        users=part.users,
+        report=found.account.report(data.source, findings, kept=found.kept),
+        unknown_items=part.unknown_items,
+        short=part.short,
     )
-    rows_left = np.flatnonzero(kept)
-    kept[rows_left] = found.report.kept
-    return replace(found, report=account.report(data.source, _in_source(found.report, rows_left), kept=kept))
 
 
-def silo_data(columns: Columns, data: DataSettings, catalogue: Catalogue) -> SiloData:
-    """What follows from all kept rows of some users; the report is about these rows."""
-    columns, order = _sorted(columns, by_content=data.source in DATABASES)
-    interactions, report = without_repeated(columns, source=data.source)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SiloPart:
+    """What follows from all kept rows of some users.
+
+    Attributes:
+        train, test, users, unknown_items, short: see `SiloData`.
+        kept: which of the rows are interactions, bool [n_rows].
+        dropped: by rule, which are not, bool [n_rows].
+        timed: whether rows have times.
+    """
+
+    train: sparse.csr_matrix
+    test: sparse.csr_matrix
+    users: npt.NDArray[np.object_]
+    kept: npt.NDArray[np.bool_]
+    dropped: dict[str, npt.NDArray[np.bool_]]
+    timed: bool
+    unknown_items: int
+    short: int
+
+    def findings(self, place: Place | None) -> tuple[Finding, ...]:
+        """Rows that were dropped, by rule."""
+        return repeated_findings(self.dropped, timed=self.timed, place=place)
+
+
+def silo_part(columns: Columns, data: DataSettings, catalogue: Catalogue) -> SiloPart:
+    """The histories of some users from all kept rows of theirs."""
+    columns = columns.renumbered(_by_text)
+    order = _by_content(columns) if data.source in DATABASES else None
+    interactions, kept, dropped = without_repeated(columns if order is None else columns.taken(order))
+    if order is not None:
+        kept, *masks = (_placed(mask, order) for mask in (kept, *dropped.values()))
+        dropped = dict(zip(dropped, masks, strict=True))
     minimum = None if np.isneginf(data.minimum_value) else data.minimum_value
     if minimum is not None and interactions.value is not None:
         interactions = interactions.select(np.asarray(interactions.value >= minimum, dtype=bool))
     held = leave_last_out(interactions) if data.hold_out == "last" and len(interactions) else _none(interactions)
     whole = silo_dataset(interactions, catalogue)
-    kept = np.diff(whole.histories.indptr) >= data.minimum_history
-    return SiloData(
-        train=silo_dataset(interactions, catalogue, ~held).histories[kept],
-        test=silo_dataset(interactions, catalogue, held).histories[kept],
-        users=interactions.user_ids[kept],
-        report=report if order is None else _unsorted(report, order),
+    enough = np.diff(whole.histories.indptr) >= data.minimum_history
+    return SiloPart(
+        train=silo_dataset(interactions, catalogue, ~held).histories[enough],
+        test=silo_dataset(interactions, catalogue, held).histories[enough],
+        users=interactions.user_ids[enough],
+        kept=kept,
+        dropped=dropped,
+        timed=columns.time is not None,
         unknown_items=whole.unknown_items,
-        short=int(np.count_nonzero(~kept)),
+        short=int(np.count_nonzero(~enough)),
     )
 
 
@@ -138,58 +150,19 @@ def _none(interactions: Interactions) -> npt.NDArray[np.bool_]:
     return np.zeros(len(interactions), dtype=bool)
 
 
-def _sorted(columns: Columns, *, by_content: bool) -> tuple[Columns, npt.NDArray[np.int64] | None]:
-    """Ids in the order of their text; with `by_content` also rows, by time, value and item, and their order."""
-    user, user_ids = _by_text(columns.user, columns.user_ids)
-    item, item_ids = _by_text(columns.item, columns.item_ids)
-    columns = replace(columns, user=user, user_ids=user_ids, item=item, item_ids=item_ids)
-    if not by_content:
-        return columns, None
-    keys = [item, *(column for column in (columns.value, columns.time) if column is not None)]
-    order = np.lexsort(keys)
-    rows = {name: getattr(columns, name)[order] for name in ("user", "item")}
-    rows |= {name: c[order] for name in ("value", "time") if (c := getattr(columns, name)) is not None}
-    return replace(columns, **rows), order
+def _by_text(ids: npt.NDArray[np.object_]) -> npt.NDArray[np.int64]:
+    """Positions of ids in the order of their text."""
+    return np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
 
 
-def _by_text(
-    codes: npt.NDArray[np.int64], ids: npt.NDArray[np.object_]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.object_]]:
-    order = np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
-    position = np.empty(len(ids), dtype=np.int64)
-    position[order] = np.arange(len(ids))
-    return position[codes], ids[order]
+def _by_content(columns: Columns) -> npt.NDArray[np.int64]:
+    """Rows by time, value, kind and item: those of a query have no order of their own."""
+    signals = (columns.weight, columns.value, columns.time)
+    return np.lexsort([columns.item, *(column for column in signals if column is not None)])
 
 
-def _unsorted(report: ValidationReport, order: npt.NDArray[np.int64]) -> ValidationReport:
-    kept = np.empty_like(report.kept)
-    kept[order] = report.kept
-    return replace(_in_source(report, order), kept=kept)
-
-
-def _in_source(report: ValidationReport, rows: npt.NDArray[np.int64]) -> ValidationReport:
-    """The report whose example rows are named by their number in `rows`."""
-    findings = (
-        replace(finding, example_rows=tuple(int(rows[row - 1]) + 1 for row in finding.example_rows))
-        for finding in report.findings
-    )
-    return replace(report, findings=tuple(findings))
-
-
-class Codes:
-    """Codes of ids over all blocks, in the order in which they first occur."""
-
-    def __init__(self) -> None:
-        self._code_of: dict[str, int] = {}
-
-    def of(self, column: IdColumn, pseudonyms: Pseudonyms | None = None) -> npt.NDArray[np.int32]:
-        """Codes [n] of a block's ids, which are replaced by pseudonyms if there are some."""
-        used, codes = np.unique(column.codes, return_inverse=True)
-        ids = (column.ids[code] for code in used.tolist())
-        names = ids if pseudonyms is None else map(pseudonyms.of, ids)
-        known = [self._code_of.setdefault(text, len(self._code_of)) for text in names]
-        return np.array(known, dtype=np.int32)[codes] if known else np.empty(0, dtype=np.int32)
-
-    def ids(self) -> npt.NDArray[np.object_]:
-        """The ids by their codes, object array of str."""
-        return id_array(self._code_of)
+def _placed(mask: npt.NDArray[np.bool_], order: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """A mask over rows that stand in another order, in the order of the source."""
+    found = np.empty_like(mask)
+    found[order] = mask
+    return found

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,19 +23,19 @@ from scipy import sparse
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.data.identifiers import id_array
+from recsys_fed.data.readers.blocks import blocks_of
+from recsys_fed.data.readers.interactions import REPEATED, Codes, Columns
+from recsys_fed.data.readers.rows import Account, Rows, rows_of
 from recsys_fed.data.report import Finding, ValidationReport
-from recsys_fed.data.validation import Columns
 from recsys_fed.models.stored_histories import HistoryWriter, StoredHistories, stored_histories
-from recsys_fed.silo.blocks import blocks_of
-from recsys_fed.silo.interactions import Codes, Part, SiloData, read_silo_data, silo_data
+from recsys_fed.silo.interactions import Part, SiloData, SiloPart, read_silo_data, silo_part
 from recsys_fed.silo.pseudonyms import Pseudonyms
-from recsys_fed.silo.rows import Account, Rows, rows_of
 from recsys_fed.silo.settings import DataSettings
 
 # Of the folders that a silo which serves holds; what a crash leaves there is removed at the next start.
 SERVING = "serving-"
 _BUCKETS = 256
-_ROW = np.dtype([("user", "S32"), ("item", "<i4"), ("value", "<f8"), ("time", "<i8")])
+_TYPES = {"user": "S32", "item": "<i4", "value": "<f4", "time": "<i8", "weight": "<f4"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,25 +104,31 @@ def read_stored_data(
         DataError, ConfigurationError: see `blocks_of` and `validate`.
     """
     Path(data.blocks).mkdir(parents=True, exist_ok=True, mode=0o700)
-    kept = TemporaryDirectory(dir=data.blocks, prefix=prefix)
-    parts: list[SiloData] = []
-    with TemporaryDirectory(dir=kept.name) as scratch, HistoryWriter(Path(kept.name)) as writer:
+    folder = TemporaryDirectory(dir=data.blocks, prefix=prefix)
+    counts: Counter[str] = Counter()
+    firsts: dict[str, Finding] = {}
+    parts: list[SiloPart] = []
+    with TemporaryDirectory(dir=folder.name) as scratch, HistoryWriter(Path(folder.name)) as writer:
         items, account = _deal(data, pseudonyms, Path(scratch))
         item_ids = items.ids()
         for bucket in sorted(Path(scratch).iterdir()):
-            part = silo_data(_columns(bucket, item_ids, data), data, catalogue)
+            part = silo_part(_columns(bucket, item_ids, _row_type(data)), data, catalogue)
             bucket.unlink()
             writer.append(part.train)
-            # One byte in place of one a row: which rows were kept is in the histories.
-            report = replace(part.report, kept=np.broadcast_to(np.True_, part.report.n_kept))
-            parts.append(replace(part, train=sparse.csr_matrix((0, catalogue.n_items)), report=report))
+            counts += Counter({finding.rule: finding.count for finding in part.findings(None)})
+            firsts |= {finding.rule: finding for finding in part.findings(None)}
+            nothing = np.empty(0, dtype=bool)
+            parts.append(replace(part, train=sparse.csr_matrix((0, catalogue.n_items)), kept=nothing, dropped={}))
+    repeated = tuple(replace(finding, count=counts[rule]) for rule, finding in firsts.items())
+    # One byte in place of one a row: which rows were kept is in the histories.
+    kept = np.broadcast_to(np.True_, account.n_kept - counts.total())
     empty = sparse.csr_matrix((0, catalogue.n_items), dtype=np.float32)
     return StoredSiloData(
-        folder=kept,
+        folder=folder,
         n_items=catalogue.n_items,
         test=sparse.vstack([empty, *(part.test for part in parts)], format="csr"),
         users=np.concatenate([np.empty(0, dtype=object), *(part.users for part in parts)]),
-        report=_merged(account, [part.report for part in parts], source=data.source),
+        report=account.report(data.source, _sorted_rules(repeated), kept=kept),
         unknown_items=sum(part.unknown_items for part in parts),
         short=sum(part.short for part in parts),
     )
@@ -129,13 +136,13 @@ def read_stored_data(
 
 def _deal(data: DataSettings, pseudonyms: Pseudonyms, scratch: Path) -> tuple[Codes, Account]:
     """Append each kept row to the file of its user's bucket; rows of a user stay in their order."""
-    items, account = Codes(), Account()
+    items, account, reading = Codes(), Account(), data.reading()
     with ExitStack() as stack:
         files = {}
-        for block in blocks_of(data):
-            kept = rows_of(block, data)
-            account.add(kept.broken)
-            rows = _records(kept, items, pseudonyms)
+        for block in blocks_of(reading):
+            kept = rows_of(block, reading)
+            account.add(kept)
+            rows = _records(kept, items, pseudonyms, _row_type(data))
             bucket = _bucket_of(rows["user"])
             dealt = rows[np.argsort(bucket, kind="stable")]
             ends = np.cumsum(np.bincount(bucket, minlength=_BUCKETS))
@@ -146,14 +153,20 @@ def _deal(data: DataSettings, pseudonyms: Pseudonyms, scratch: Path) -> tuple[Co
     return items, account
 
 
-def _records(kept: Rows, items: Codes, pseudonyms: Pseudonyms) -> npt.NDArray[np.void]:
-    rows = np.zeros(len(kept), dtype=_ROW)
+def _row_type(data: DataSettings) -> np.dtype[np.void]:
+    """A row on disk: the columns that the silo has."""
+    optional = (("value", data.value), ("time", data.time), ("weight", data.kind))
+    names = ["user", "item", *(name for name, there in optional if there)]
+    return np.dtype([(name, _TYPES[name]) for name in names])
+
+
+def _records(kept: Rows, items: Codes, pseudonyms: Pseudonyms, row_type: np.dtype[np.void]) -> npt.NDArray[np.void]:
+    rows = np.zeros(len(kept), dtype=row_type)
     names, codes = np.unique(kept.user.codes, return_inverse=True)
     users = np.array([pseudonyms.of(kept.user.ids[code]) for code in names.tolist()], dtype="S32")
     rows["user"], rows["item"] = users[codes], items.of(kept.item)
-    for role, column in (("value", kept.value), ("time", kept.time)):
-        if column is not None:
-            rows[role] = column
+    for name in (row_type.names or ())[2:]:
+        rows[name] = getattr(kept, name)
     return rows
 
 
@@ -164,33 +177,21 @@ def _bucket_of(users: npt.NDArray[np.bytes_]) -> npt.NDArray[np.int64]:
     return np.asarray(16 * values[:, 0] + values[:, 1])
 
 
-def _columns(bucket: Path, item_ids: npt.NDArray[np.object_], data: DataSettings) -> Columns:
+def _columns(bucket: Path, item_ids: npt.NDArray[np.object_], row_type: np.dtype[np.void]) -> Columns:
     """The rows of a bucket."""
-    rows = np.fromfile(bucket, dtype=_ROW)
+    rows = np.fromfile(bucket, dtype=row_type)
     names, users = np.unique(rows["user"], return_inverse=True)
     used, items = np.unique(rows["item"], return_inverse=True)
+    optional: dict[str, Any] = {name: rows[name] for name in (row_type.names or ())[2:]}
     return Columns(
-        user=users,
-        item=items,
+        user=users.astype(np.int32),
+        item=items.astype(np.int32),
         user_ids=id_array(name.decode() for name in names.tolist()),
         item_ids=item_ids[used],
-        value=rows["value"] if data.value else None,
-        time=rows["time"] if data.time else None,
+        **optional,
     )
 
 
-def _merged(account: Account, reports: list[ValidationReport], *, source: str) -> ValidationReport:
-    """Counts of all buckets; rows of a bucket have no number in the source, so that no examples are named of them."""
-    counts: Counter[str] = Counter()
-    first: dict[str, Finding] = {}
-    for finding in (finding for report in reports for finding in report.findings):
-        counts[finding.rule] += finding.count
-        first.setdefault(finding.rule, finding)
-    n_kept = sum(report.n_kept for report in reports)
-    repeated = ValidationReport(
-        source=source,
-        n_rows=account.n_rows,
-        kept=np.broadcast_to(np.True_, n_kept),
-        findings=tuple(replace(found, count=counts[rule], example_rows=()) for rule, found in first.items()),
-    )
-    return account.report(source, repeated, kept=repeated.kept)
+def _sorted_rules(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """In the order of the rules; rows of a bucket have no place in the source, so that no examples are named."""
+    return tuple(sorted(findings, key=lambda finding: list(REPEATED).index(finding.rule)))

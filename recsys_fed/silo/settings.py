@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from recsys_fed import checks
-from recsys_fed.config import FederationConfig, flattened, known_key, parse
+from recsys_fed.config import COLUMN_ROLES, FederationConfig, check_kinds, flattened, known_key, parse
+from recsys_fed.data.readers.cells import UNITS
+from recsys_fed.data.readers.dates import UNREADABLE, moment_of_text
+from recsys_fed.data.readers.reading import DATABASES, SOURCES, Reading, text_format_of
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
-from recsys_fed.silo.cells import UNITS
 
 FILE = "silo.toml"
 PERSONALISATION = ("user-only", "silo-trusted")
-SOURCES = ("csv", "parquet", "sqlite", "postgresql")
 HOLD_OUT = ("none", "last")
-DATABASES = ("sqlite", "postgresql")
 _MOST_DAYS = 36_525
 
 
@@ -25,17 +25,22 @@ class DataSettings:
     """The table [data]: where a silo's interactions are and which of them count.
 
     Attributes:
-        source: csv, parquet (a file or a folder of them), sqlite or postgresql.
+        source: csv (any text table), json (an object a line), parquet, each a file or a folder of them; sqlite or
+            postgresql.
         path: of a file or folder. url: SQLAlchemy's, of a database; leave a password to ~/.pgpass.
         query: the one query that is ever run, for databases; ":since" and ":until" in it are bound.
-        user, item, value, time: names of columns; value and time are optional.
-        time_unit: of times that are numbers: s, ms, us or ns; "" leaves it to each cell's own size, see `silo.cells`.
+        user, item, value, time, kind: names of columns, or their positions from 0 in a text table without a header;
+            the last three are optional.
+        format: of text tables, see `data.readers.reading.text_format_of`.
+        time_unit: of times that are numbers: s, ms, us or ns; "" leaves it to each cell's own size, see
+            `data.readers.cells`.
         since, until: ISO dates or times, UTC; since is included, until is not. "" is open.
         minimum_value: only interactions with at least this value count.
         minimum_history: users with fewer interactions with items of the catalogue take no part.
         block_rows: rows that are read at a time.
         hold_out: "last" keeps each user's latest interaction out of training, to measure the model on.
         blocks: folder for a silo that does not fit into memory, see `silo.on_disk`; "" holds all in memory.
+        kinds: kind of event -> weight of its rows (the table [kinds]); rows of other kinds are left out.
     """
 
     source: str = "csv"
@@ -46,6 +51,8 @@ class DataSettings:
     item: str = "item"
     value: str = ""
     time: str = ""
+    kind: str = ""
+    format: str = ""
     time_unit: str = ""
     since: str = ""
     until: str = ""
@@ -54,6 +61,7 @@ class DataSettings:
     block_rows: int = 200_000
     hold_out: str = "none"
     blocks: str = ""
+    kinds: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         checks.one_of(SOURCES, source=self.source)
@@ -69,14 +77,34 @@ class DataSettings:
             raise ConfigurationError(
                 "Expected data.time, the column that since, until, hold-out and time-unit need, got none."
             )
-        for name in ("since", "until"):
-            moment(getattr(self, name), name=name)
+        if bool(self.kind) != bool(self.kinds):
+            raise ConfigurationError("Expected data.kind, a column, and the table [kinds] together, got one of them.")
+        check_kinds(self.kinds)
+        self.reading()
 
     @property
     def columns(self) -> dict[str, str]:
         """Role -> name of its column, of the roles that there are."""
-        named = {role: getattr(self, role) for role in ("user", "item", "value", "time")}
+        named = {role: getattr(self, role) for role in ("user", "item", "value", "time", "kind")}
         return {role: name for role, name in named.items() if name}
+
+    def reading(self) -> Reading:
+        """What is to be read, and how."""
+        return Reading(
+            source=self.source,
+            path=self.path,
+            url=self.url,
+            query=self.query,
+            columns=self.columns,
+            usual=False,
+            kinds=self.kinds,
+            time_unit=self.time_unit,
+            since=moment(self.since, name="since"),
+            until=moment(self.until, name="until"),
+            parameters={"since": self.since, "until": self.until},
+            format=text_format_of(self.format),
+            block_rows=self.block_rows,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +174,7 @@ class SiloSettings:
 
 _PATHS = ("root_certificate", "catalogue", "roster", "node_key", "ledger_key", "secret_key", "witness", "state")
 # Where each field of a silo is written; the others are in [silo].
-_TABLES = ("silo", "agreed", "data")
+_TABLES = ("silo", "agreed", "data", "kinds")
 
 
 def settings_file(path: Path) -> Path:
@@ -175,32 +203,36 @@ def read_silo_settings(path: Path) -> SiloSettings:
     settings = replace(
         parse(SiloSettings, silo | {"folder": str(folder)}),
         agreed=parse(FederationConfig, flattened(tables.get("agreed", {}))),
-        data=_data(tables.get("data", {}), folder),
+        data=_data(tables.get("data", {}), tables.get("kinds", {}), folder),
     )
     paths: dict[str, Any] = {name: _within(folder, getattr(settings, name)) for name in _PATHS}
     return replace(settings, ledger=_address(folder, settings.ledger), **paths)
 
 
-def moment(text: str, *, name: str = "time") -> float | None:
-    """Seconds since 1970 of an ISO date or time, UTC where it says nothing else; None for "".
+def moment(text: str, *, name: str = "time") -> int | None:
+    """Nanoseconds since 1970 of a date or time, UTC where it says nothing else; None for "".
 
     >>> moment("1970-01-02"), moment("")
-    (86400.0, None)
+    (86400000000000, None)
     """
     if not text:
         return None
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ConfigurationError(f"Expected {name} as 2026-01-31 or 2026-01-31T12:00:00Z, got {text!r}.") from error
-    return (when if when.tzinfo else datetime.fromisoformat(f"{when.isoformat()}+00:00")).timestamp()
+    found = moment_of_text(text)
+    if found == UNREADABLE:
+        raise ConfigurationError(f"Expected {name} as 2026-01-31 or 2026-01-31T12:00:00Z, got {text!r}.")
+    return found
 
 
-def _data(table: Mapping[str, Any], folder: Path) -> DataSettings:
+def _data(table: Mapping[str, Any], kinds: Mapping[str, Any], folder: Path) -> DataSettings:
     plain = {key: v.isoformat() if isinstance(v, date | datetime) else v for key, v in table.items()}
+    # Positions of columns may be written as numbers.
+    plain |= {role: str(plain[role]) for role in COLUMN_ROLES if isinstance(plain.get(role), int)}
+    kind = plain.pop("kind", "")
     data = parse(DataSettings, plain)
     return replace(
         data,
+        kind=kind,
+        kinds=dict(kinds),
         path=_within(folder, data.path),
         url=_address(folder, data.url) if data.url else "",
         blocks=_within(folder, data.blocks),
@@ -220,12 +252,12 @@ def _address(folder: Path, text: str) -> str:
 def _known(tables: Mapping[str, Any], path: Path) -> None:
     """Refuse what nothing reads: a misspelled setting must not be silently open."""
     plain = {f.name.replace("_", "-") for f in fields(SiloSettings)} - {"folder", "agreed", "data"}
-    data = {f.name.replace("_", "-") for f in fields(DataSettings)}
+    data = {f.name.replace("_", "-") for f in fields(DataSettings)} - {"kinds"}
     for table, content in tables.items():
         if table not in _TABLES or not isinstance(content, dict):
             raise ConfigurationError(f"Expected the tables {', '.join(_TABLES)} in {path}, got {table!r}.")
         for key, value in content.items():
             names = [f"{key}.{inner}" for inner in value] if isinstance(value, dict) else [key]
-            known = {"silo": key in plain, "data": key in data, "agreed": all(map(known_key, names))}
+            known = {"silo": key in plain, "data": key in data, "agreed": all(map(known_key, names)), "kinds": True}
             if not known[table]:
                 raise ConfigurationError(f"Expected keys of [{table}] in {path}, got {key!r}, which nothing reads.")

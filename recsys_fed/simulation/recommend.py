@@ -10,8 +10,9 @@ from scipy import sparse
 
 from recsys_fed import checks
 from recsys_fed.catalogue.features import public_features
-from recsys_fed.catalogue.item_table import extended, read_items
+from recsys_fed.catalogue.item_table import extended
 from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.data.readers.products import read_items
 from recsys_fed.errors import ConfigurationError, DataFormatError
 from recsys_fed.evaluation.ranking import top_items
 from recsys_fed.federation.outcome import EMBEDDINGS
@@ -31,7 +32,7 @@ def recommend_from_run(
         run: folder with item_embeddings.safetensors and catalogue.parquet.
         history: item ids; an empty one ranks by popularity.
         k: length of the list, at most the number of items left.
-        new_items: file of items (see `catalogue.item_table`); those that the run did not know are ranked, too, by
+        new_items: file of items (see `data.readers.products`); those that the run did not know are ranked, too, by
             their public features, and marked as new.
 
     Returns:

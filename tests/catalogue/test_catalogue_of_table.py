@@ -6,7 +6,7 @@ import pytest
 from command_line import run_command
 
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.catalogue.tables import catalogue_of_table
+from recsys_fed.data.readers.products import catalogue_of_table
 from recsys_fed.errors import ConfigurationError, DataError, DataFormatError, DataNotFoundError
 
 TABLE = pd.DataFrame(

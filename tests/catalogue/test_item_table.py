@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from recsys_fed.catalogue.item_table import extended, read_items, without
+from recsys_fed.catalogue.item_table import extended, without
+from recsys_fed.data.readers.products import read_items
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.errors import DataError, DataFormatError, DataNotFoundError
 

@@ -12,7 +12,7 @@ from postgres_server import new_database
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
-from recsys_fed.silo.blocks import blocks_of
+from recsys_fed.data.readers.blocks import blocks_of
 from recsys_fed.silo.interactions import read_silo_data
 from recsys_fed.silo.pseudonyms import Pseudonyms
 from recsys_fed.silo.secret import SiloSecret

@@ -33,11 +33,11 @@ from recsys_fed.audit.boundary.hostile_tables import (
     typed_columns,
 )
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.data.columns import numbers, time_limit
+from recsys_fed.data.readers.blocks import blocks_of
+from recsys_fed.data.readers.dates import LATEST_SECONDS
+from recsys_fed.data.readers.reading import Block
 from recsys_fed.errors import RecsysFedError
-from recsys_fed.silo.block import Block
-from recsys_fed.silo.blocks import blocks_of
-from recsys_fed.silo.interactions import SiloData, collect, read_silo_data
+from recsys_fed.silo.interactions import SiloData, collected, read_silo_data
 from recsys_fed.silo.on_disk import StoredSiloData, read_stored_data
 from recsys_fed.silo.pseudonyms import Pseudonyms
 from recsys_fed.silo.secret import SiloSecret
@@ -183,7 +183,8 @@ def _sentence(pairs: int, breached: int) -> str:
 
 def read_by_column(data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudonyms) -> SiloData:
     """A broken copy of `read_silo_data`: a column's cells decide together what its times mean."""
-    return collect(map(_times_by_column, blocks_of(data)), replace(data, time_unit="us"), catalogue, pseudonyms)
+    blocks = map(_times_by_column, blocks_of(data.reading()))
+    return collected(blocks, replace(data, time_unit="us"), catalogue, pseudonyms)
 
 
 def _times_by_column(block: Block) -> Block:
@@ -192,13 +193,13 @@ def _times_by_column(block: Block) -> Block:
     listed = cells.to_pylist() if isinstance(cells, pa.Array) else cells
     texts = [cell.decode(errors="replace") if isinstance(cell, bytes) else cell for cell in listed]
     column = pd.Series(texts, dtype=object).replace("", None)
-    found, unparsable = numbers(column)
-    seconds = np.asarray(found, dtype=np.float64)
-    if len(column) and unparsable.all():
+    seconds = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    if len(column) and (np.isnan(seconds) & column.notna().to_numpy(dtype=bool)).all():
         when = pd.to_datetime(column, errors="coerce", utc=True, format="ISO8601")
         seconds = np.asarray((when - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1), dtype=np.float64)
-    per_second = time_limit(seconds[np.isfinite(seconds)]) / time_limit(seconds[:0])
-    micros = pa.array(seconds * (1_000_000 / per_second), type=pa.float64(), from_pandas=True)
+    finite = seconds[np.isfinite(seconds)]
+    in_milliseconds = len(finite) > 0 and float(np.median(finite)) > LATEST_SECONDS
+    micros = pa.array(seconds * (1_000 if in_milliseconds else 1_000_000), type=pa.float64(), from_pandas=True)
     return replace(block, cells=dict(block.cells) | {"time": micros})
 
 

@@ -6,14 +6,13 @@ A new format is a module with a `SOURCE` and its name in the list.
 from pathlib import Path
 
 from recsys_fed.data.dataset import Dataset
-from recsys_fed.data.sources import movielens_1m, movielens_100k, movielens_parquet, recbole, table, ultragcn
+from recsys_fed.data.sources import movielens, movielens_parquet, recbole, table, ultragcn
 from recsys_fed.data.sources.source import Request, Source, check_request
 from recsys_fed.errors import DataFormatError
 
 # The first that matches reads: special layouts before the general table.
 SOURCES: tuple[Source, ...] = (
-    movielens_100k.SOURCE,
-    movielens_1m.SOURCE,
+    *movielens.SOURCES,
     movielens_parquet.SOURCE,
     ultragcn.SOURCE,
     recbole.SOURCE,

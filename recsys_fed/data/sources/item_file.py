@@ -1,13 +1,11 @@
 """Public item columns read from an item file, and the catalogue of the items that occur."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.errors import DataFormatError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +31,3 @@ def catalogue_of(item_ids: npt.NDArray[np.object_], columns: ItemColumns | None 
         categories=tuple(known.categories.get(item, ()) for item in ids) if known.categories else None,
         texts=tuple(known.texts.get(item, "") for item in ids) if known.texts else None,
     )
-
-
-def split_fields(line: str, separator: str, *, n_fields: int, where: tuple[Path, int]) -> list[str]:
-    """The fields of one line; `where` is the file and the row for the error."""
-    fields = line.split(separator)
-    if len(fields) != n_fields:
-        path, row = where
-        raise DataFormatError(
-            f"Expected {n_fields} fields (separator {separator!r}) in row {row} of {path}, got {len(fields)}."
-        )
-    return fields

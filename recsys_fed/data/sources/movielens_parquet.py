@@ -8,16 +8,16 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from recsys_fed.data.dataset import Dataset
+from recsys_fed.data.readers.interactions import read_interactions
+from recsys_fed.data.readers.reading import Reading
 from recsys_fed.data.sources.item_file import ItemColumns, catalogue_of
-from recsys_fed.data.sources.movielens_1m import read_movies
-from recsys_fed.data.sources.movielens_100k import LICENCE
+from recsys_fed.data.sources.movielens import LICENCE, read_movies
 from recsys_fed.data.sources.ncf_negatives import read_negatives
-from recsys_fed.data.sources.parquet import column_names, read_columns
 from recsys_fed.data.sources.source import Request, Source
-from recsys_fed.data.validation import validate
 from recsys_fed.errors import DataFormatError
 
 _COLUMNS = {"user": "user_id", "item": "movie_id", "value": "rating", "time": "time_rank"}
@@ -33,25 +33,23 @@ def _matches(path: Path) -> bool:
     if ratings.name != "ratings.parquet" or not ratings.is_file():
         return False
     try:
-        return set(_COLUMNS.values()) <= set(column_names(ratings))
-    except DataFormatError:
+        return set(_COLUMNS.values()) <= set(pq.read_schema(ratings).names)
+    except (pa.ArrowException, OSError):
         return False
 
 
 def _read(request: Request) -> Dataset:
     path = _ratings(request.path)
-    wanted = dict(_COLUMNS)
-    if request.split is not None:
-        wanted["is_test"] = _SPLITS[request.split]
-    frame = read_columns(path, wanted)
-    interactions, report = validate(frame, source=str(path))
-    is_test = frame["is_test"].to_numpy(dtype=bool)[report.kept] if "is_test" in frame else None
+    columns = _COLUMNS if request.split is None else _COLUMNS | {"test": _SPLITS[request.split]}
+    interactions, report, is_test = read_interactions(
+        Reading(source="parquet", path=str(path), columns=columns, usual=False)
+    )
     return Dataset(
         name="ml-1m",
         interactions=interactions,
         catalogue=catalogue_of(interactions.item_ids, _read_items(path.parent)),
         report=report,
-        is_test=None if is_test is None else np.asarray(is_test, dtype=bool),
+        is_test=is_test,
         test_negatives=read_negatives(path.parent / "ncf", interactions) if request.split == "ncf" else None,
         note=LICENCE,
     )

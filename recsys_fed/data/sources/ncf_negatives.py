@@ -32,7 +32,7 @@ def read_negatives(folder: Path, interactions: Interactions) -> npt.NDArray[np.i
     code_of_item = _codes(folder / _MOVIES, interactions)
     row_of_user = {str(name): row for row, name in enumerate(interactions.user_ids.tolist())}
     table: npt.NDArray[np.int64] | None = None
-    for number, line in enumerate(read_lines(folder / _NEGATIVES, encoding="ascii"), start=1):
+    for number, line in enumerate(read_lines(folder / _NEGATIVES), start=1):
         if not line.strip():
             continue
         user, items = _fields(line, where=f"row {number} of {folder / _NEGATIVES}", n_items=len(code_of_item))
@@ -59,7 +59,7 @@ def _fields(line: str, *, where: str, n_items: int) -> tuple[int, list[int]]:
 def _codes(path: Path, interactions: Interactions) -> npt.NDArray[np.int64]:
     """Code of each of the paper's items; -1 for a movie without interactions."""
     code_of_movie = {str(name): code for code, name in enumerate(interactions.item_ids.tolist())}
-    rows = list(csv.DictReader(read_lines(path, encoding="ascii")))
+    rows = list(csv.DictReader(read_lines(path)))
     codes = np.full(len(rows), -1, dtype=np.int64)
     for row in rows:
         item, movie = row.get("ncf_item", ""), row.get("movie_id", "")

@@ -6,15 +6,17 @@ A header is `user_id:token<tab>item_id:token<tab>rating:float<tab>timestamp:floa
 from pathlib import Path
 
 from recsys_fed.data.dataset import Dataset
-from recsys_fed.data.sources.item_file import ItemColumns, catalogue_of, split_fields
-from recsys_fed.data.sources.source import Request, Source
-from recsys_fed.data.sources.table import resolve_columns
-from recsys_fed.data.sources.text import first_line, read_lines, read_rows
-from recsys_fed.data.validation import validate
-from recsys_fed.errors import DataFormatError
+from recsys_fed.data.readers.ids import decode
+from recsys_fed.data.readers.interactions import read_interactions
+from recsys_fed.data.readers.lines import text_table
+from recsys_fed.data.readers.products import records_of
+from recsys_fed.data.readers.reading import Reading, TextFormat
+from recsys_fed.data.sources.item_file import ItemColumns, catalogue_of
+from recsys_fed.data.sources.source import Request, Source, reading_of
+from recsys_fed.data.sources.text import first_line
+from recsys_fed.errors import MissingColumnError
 
-_TITLES = ("title", "movie_title", "item_name", "name")
-_CATEGORIES = ("genre", "genres", "class", "categories", "category")
+_FORM = TextFormat(separator="\t", header="yes", quotes=False)
 
 
 def _interactions_file(path: Path) -> Path | None:
@@ -31,47 +33,40 @@ def _matches(path: Path) -> bool:
 
 def _read(request: Request) -> Dataset:
     path = _interactions_file(request.path) or request.path
-    typed = first_line(path).split("\t")
-    names = _untyped(typed, path)
-    use = resolve_columns(names, request.columns, path=path)
-    frame = read_rows(path, separator="\t", names=names, use=use, has_header=True)
-    interactions, report = validate(frame, source=str(path))
+    reading = reading_of(request, path=path, source="csv", form=_FORM)
+    interactions, report, is_test = read_interactions(reading)
     items = path.with_suffix(".item")
     return Dataset(
         name=path.stem,
         interactions=interactions,
-        catalogue=catalogue_of(interactions.item_ids, _read_items(items) if items.is_file() else None),
+        catalogue=catalogue_of(interactions.item_ids, _read_items(items, reading) if items.is_file() else None),
         report=report,
+        is_test=is_test,
         note="RecBole atomic file; the licence is that of its source",
     )
 
 
-def _untyped(typed: list[str], path: Path) -> list[str]:
-    names = [field.rpartition(":")[0] for field in typed]
-    if not all(names) or len(set(names)) != len(names):
-        raise DataFormatError(
-            f"Expected distinct names with types (user_id:token, item_id:token, ...) as header of {path}."
+def _read_items(path: Path, reading: Reading) -> ItemColumns | None:
+    """Titles and categories from the .item file, whose items stand in a column of the same or of a usual name."""
+    roles = ("title", "categories")
+    try:
+        table = text_table(
+            path, _named_item(path, reading), _FORM, usual=("item", *roles), needed=("item",), typed_names=True
         )
-    return names
-
-
-def _read_items(path: Path) -> ItemColumns:
-    lines = read_lines(path)
-    names = _untyped(lines[0].split("\t"), path)
-    if "item_id" not in names:
-        raise DataFormatError(f"Expected an item_id column in {path}, got {', '.join(names)}.")
-    title = next((names.index(name) for name in _TITLES if name in names), None)
-    category = next((names.index(name) for name in _CATEGORIES if name in names), None)
-    rows = [
-        split_fields(line, "\t", n_fields=len(names), where=(path, row))
-        for row, line in enumerate(lines[1:], start=2)
-        if line.strip()
-    ]
-    item = names.index("item_id")
+    except MissingColumnError:
+        return None
+    item, (title, categories) = table.roles.at["item"], (table.roles.at.get(role) for role in roles)
+    rows = [[decode(field).strip() for field in fields] for _, fields in records_of(table)]
     return ItemColumns(
         titles={} if title is None else {row[item]: row[title] for row in rows},
-        categories={} if category is None else {row[item]: tuple(row[category].split()) for row in rows},
+        categories={} if categories is None else {row[item]: tuple(row[categories].split()) for row in rows},
     )
+
+
+def _named_item(path: Path, reading: Reading) -> dict[str, str]:
+    name = reading.columns.get("item", "")
+    there = [field.rpartition(":")[0] for field in first_line(path).split("\t")]
+    return {"item": name} if name in there else {}
 
 
 SOURCE = Source(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from recsys_fed.data.dataset import Dataset
+from recsys_fed.data.readers.reading import Reading, TextFormat
 from recsys_fed.errors import ConfigurationError
 
 
@@ -15,12 +16,16 @@ class Request:
     Attributes:
         path: file or folder.
         split: name of one of the splits that come with the source, or None.
-        columns: for user, item, value and time the name of its column, where it is not a usual one.
+        columns: role -> name of its column, where it is not a usual one; see `Reading`.
+        kinds: kind of event -> weight; the others are left out.
+        format: of text tables.
     """
 
     path: Path
     split: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    kinds: Mapping[str, float] = field(default_factory=dict)
+    format: TextFormat = field(default_factory=TextFormat)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +49,13 @@ class Source:
     named_columns: bool = False
 
 
+def reading_of(request: Request, *, path: Path, source: str, form: TextFormat | None = None) -> Reading:
+    """How a table is read that was asked for; `form` is a layout's own."""
+    return Reading(
+        source=source, path=str(path), columns=request.columns, kinds=request.kinds, format=form or request.format
+    )
+
+
 def check_request(source: Source, request: Request) -> None:
     """Refuse a split or columns that the format does not have.
 
@@ -53,8 +65,10 @@ def check_request(source: Source, request: Request) -> None:
     if request.split is not None and request.split not in source.splits:
         there = f"one of {', '.join(source.splits)}" if source.splits else "no #split"
         raise ConfigurationError(f"Expected {there} for {request.path} ({source.name}), got {request.split!r}.")
-    if request.columns and not source.named_columns:
+    given = [*request.columns, *(f"kind {kind}" for kind in request.kinds)]
+    given += [] if request.format == TextFormat() else ["a format"]
+    if given and not source.named_columns:
         raise ConfigurationError(
-            f"Expected no column names for {request.path}, whose format ({source.name}) has fixed columns, "
-            f"got {', '.join(request.columns)}. Leave them out."
+            f"Expected no columns, kinds and format for {request.path}, whose layout ({source.name}) has fixed "
+            f"columns, got {', '.join(given)}. Leave them out."
         )

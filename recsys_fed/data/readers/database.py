@@ -1,7 +1,7 @@
-"""The silo's database: one configured query, in a transaction that cannot write, read in blocks."""
+"""A database: one query, in a transaction that cannot write, read in blocks."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,19 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
+from recsys_fed.data.readers.reading import Reading
+from recsys_fed.data.readers.roles import Roles, find_roles
 from recsys_fed.errors import DataFormatError, DataNotFoundError
-from recsys_fed.silo.block import positions
-from recsys_fed.silo.settings import DataSettings
 
 # Dates are written as ISO 8601 has them, and text arrives as UTF-8, whatever the server's own habits are.
 _OPTIONS = "-c default_transaction_read_only=on -c datestyle=ISO -c client_encoding=UTF8"
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 
 
-def query_blocks(data: DataSettings) -> Iterator[list[tuple[object, ...]]]:
-    """The rows of the query, for each the cells of `data.columns` in their order.
+def query_blocks(
+    data: Reading, *, usual: Sequence[str], needed: Sequence[str]
+) -> Iterator[tuple[Roles, list[tuple[object, ...]]]]:
+    """The rows of the query, for each the cells of the roles in their order; see `find_roles`.
 
     Guarantees: the transaction is read-only in the database's own terms (PostgreSQL: `default_transaction_read_only`;
     SQLite: opened with mode = ro), and is rolled back. ":since" and ":until" are bound as parameters, never
@@ -34,14 +36,14 @@ def query_blocks(data: DataSettings) -> Iterator[list[tuple[object, ...]]]:
     """
     engine = _engine(data)
     statement = sa.text(data.query)
-    bound = {name: getattr(data, name) for name in ("since", "until") if name in statement.compile().params}
+    bound = {name: text for name, text in data.parameters.items() if name in statement.compile().params}
     try:
         with engine.connect() as connection:
             _CELLS[data.source](connection.connection.dbapi_connection)
             rows = connection.execution_options(yield_per=data.block_rows).execute(statement, bound)
-            at = positions(data.columns, list(rows.keys()), data.source)
+            roles = find_roles(list(rows.keys()), data.columns, place=data.source, usual=usual, needed=needed)
             for part in rows.partitions(data.block_rows):
-                yield [tuple(row[place] for place in at.values()) for row in part]
+                yield roles, [tuple(row[place] for place in roles.at.values()) for row in part]
     except SQLAlchemyError as error:
         reason = type(getattr(error, "orig", None) or error).__name__
         raise DataFormatError(
@@ -89,14 +91,14 @@ _OWN_LOADERS = {"bool", "int2", "int4", "int8", "oid", "float4", "float8", "nume
 _CELLS = {"sqlite": _sqlite_cells, "postgresql": _postgresql_cells}
 
 
-def check_database(data: DataSettings) -> None:
+def check_database(data: Reading) -> None:
     """Raise DataNotFoundError where an SQLite file is not there; a server is not asked."""
     path = Path(_url(data).database or "")
     if data.source == "sqlite" and not path.is_file():
         raise DataNotFoundError(f"Expected an SQLite database at {path}, there is no such file.")
 
 
-def _engine(data: DataSettings) -> sa.Engine:
+def _engine(data: Reading) -> sa.Engine:
     check_database(data)
     url = _url(data)
     if data.source == "postgresql":
@@ -112,7 +114,7 @@ def _engine(data: DataSettings) -> sa.Engine:
         ) from error
 
 
-def _url(data: DataSettings) -> sa.URL:
+def _url(data: Reading) -> sa.URL:
     """The URL; for SQLite a path will do."""
     if "://" not in data.url:
         return sa.URL.create("sqlite", database=data.url)

@@ -12,21 +12,32 @@ _ZERO = re.compile(r"-0\.0+")
 _MOST_DIGITS = 400
 
 
+def decode(cell: bytes) -> str:
+    """Bytes as text: UTF-8, or Windows-1252 (Latin-1 where that has no letter) if they are no UTF-8.
+
+    >>> decode("é".encode()), decode(b"\\xe9"), decode(b"\\x81")
+    ('é', 'é', '\\x81')
+    """
+    for encoding in ("utf-8", "cp1252"):
+        try:
+            return cell.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return cell.decode("latin-1")
+
+
 def spell_id(cell: object) -> str | None:
     """The id of a cell as text, or None where there is none.
 
     Whole numbers are spelled alike, whatever wrote them: 12, 12.0, Decimal("12.00"), "12.0" and b"12" are "12".
-    Text is stripped and otherwise kept ("007", "1e3"); bytes are UTF-8 text. None, NaN, infinity, blank text, lists
-    and other collections, and text that no UTF-8 can hold are no ids.
+    Text is stripped and otherwise kept ("007", "1e3"); bytes are text, see `decode`. None, NaN, infinity, blank text,
+    lists and other collections, and text that no UTF-8 can hold are no ids.
 
     >>> [spell_id(cell) for cell in (12.0, " 12.000 ", b"u1", "007", 2**60, float("nan"), "", [1])]
     ['12', '12', 'u1', '007', '1152921504606846976', None, None, None]
     """
     if isinstance(cell, bytes):
-        try:
-            return _spell_text(cell.decode())
-        except UnicodeDecodeError:
-            return None
+        return _spell_text(decode(cell))
     if isinstance(cell, str):
         return _spell_text(cell) if cell.isascii() or _in_utf8(cell) else None
     return _spell_other(cell)

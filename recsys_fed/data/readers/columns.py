@@ -1,4 +1,4 @@
-"""The rules of `recsys_fed.silo.cells` over whole columns: whatever else a column holds, a cell means the same.
+"""The rules of `ids` and `cells` over whole columns: whatever else a column holds, a cell means the same.
 
 A column is an Arrow array, whose type its source declares, or a list of Python's objects. Where a whole column can
 be done at once, the result is that of the rule for each cell; tests compare both.
@@ -13,21 +13,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys_fed.catalogue.ids import spell_id
-from recsys_fed.data.columns import LATEST_SECONDS
-from recsys_fed.silo.cells import (
-    FAR,
-    MISSING,
-    UNREADABLE,
-    tail_of,
-    time_of,
-    value_of,
-)
+from recsys_fed.data.readers.cells import PER_SECOND, time_of, value_of
+from recsys_fed.data.readers.dates import FAR, LATEST_SECONDS, MISSING, UNREADABLE, tail_of
+from recsys_fed.data.readers.ids import spell_id
 
 Column: TypeAlias = "pa.Array | Sequence[object]"
 
-_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
-_NO_VALUE, _UNREADABLE_VALUE = 1, 2
 _HEAD = 19
 # 2024-01-31T12:00:00: where its digits stand, and its separators.
 _DIGITS_AT = np.array([0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18])
@@ -76,7 +67,7 @@ def values_of(column: Column) -> ValueColumn:
 
 
 def times_of(column: Column, unit: str = "") -> npt.NDArray[np.int64]:
-    """Microseconds since 1970, MISSING or UNREADABLE, int64 [n], each cell by `time_of`."""
+    """Nanoseconds since 1970, MISSING or UNREADABLE, int64 [n], each cell by `time_of`."""
     column = _typed(column)
     if not isinstance(column, pa.Array):
         return np.array([time_of(cell, unit) for cell in column], dtype=np.int64)
@@ -180,26 +171,37 @@ def _numbers(array: pa.Array) -> npt.NDArray[Any]:
 
 def _times_of_whole(numbers: npt.NDArray[np.int64], unit: str) -> npt.NDArray[np.int64]:
     """`time_of_whole` over an array."""
-    if unit == "ns":
-        return numbers // 1_000
     if unit:
-        factor = 1_000_000 // _PER_SECOND[unit]
+        factor = PER_SECOND["ns"] // PER_SECOND[unit]
         limit = FAR // factor
         found = numbers.clip(-limit, limit) * factor
         return np.where(np.abs(numbers.clip(-FAR, FAR)) > limit, np.sign(numbers) * FAR, found)
     size = np.abs(numbers.clip(-FAR, FAR))
-    found = numbers // 1_000
+    if len(size) and size.max() <= LATEST_SECONDS:
+        return _times_of_whole(numbers, "s")
+    found = numbers.clip(-FAR, FAR)
     for name in ("us", "ms", "s"):
-        fits = size <= LATEST_SECONDS * _PER_SECOND[name]
-        found = np.where(fits, _times_of_whole(np.where(fits, numbers, 0), name), found)
+        fits = size <= LATEST_SECONDS * PER_SECOND[name]
+        if fits.any():
+            found = np.where(fits, _times_of_whole(np.where(fits, numbers, 0), name), found)
     return found
 
 
 def _times_of_floats(numbers: npt.NDArray[np.float64], unit: str) -> npt.NDArray[np.int64]:
-    """Whole numbers at once, the rest one by one."""
-    whole = (np.abs(numbers) < FAR) & (numbers == np.floor(numbers))
-    found = _times_of_whole(np.where(whole, numbers, 0).astype(np.int64), unit)
-    found[~whole] = [time_of(number, unit) for number in numbers[~whole].tolist()]
+    """`_time_of_fraction` over an array; NaN, and what is far off, by the rule for one cell."""
+    near = np.abs(numbers) < FAR
+    whole = np.floor(np.where(near, numbers, 0))
+    factor = np.full(len(numbers), PER_SECOND["ns"] // PER_SECOND[unit or "ns"])
+    if not unit:
+        for name in ("us", "ms", "s"):
+            fits = np.abs(numbers) <= LATEST_SECONDS * PER_SECOND[name]
+            factor[fits] = PER_SECOND["ns"] // PER_SECOND[name]
+    limit = FAR // factor
+    wholes = whole.astype(np.int64)
+    fraction = np.floor((np.where(near, numbers, 0) - whole) * factor).astype(np.int64)
+    found = (wholes.clip(-limit, limit) * factor + fraction).clip(-FAR, FAR)
+    found = np.where(np.abs(wholes) > limit, np.sign(wholes) * FAR, found)
+    found[~near] = [time_of(number, unit) for number in numbers[~near].tolist()]
     return found
 
 
@@ -220,7 +222,7 @@ def _times_of_text(cells: pa.Array, unit: str) -> npt.NDArray[np.int64]:
 
 
 def _times_of_dates(cells: pa.Array) -> npt.NDArray[np.int64]:
-    """Microseconds of cells that begin as 2024-01-31T12:00:00 does, UNREADABLE for others; none is missing."""
+    """Nanoseconds of cells that begin as 2024-01-31T12:00:00 does, UNREADABLE for others; none is missing."""
     heads = pc.binary_slice(cells, 0, _HEAD).cast(pa.binary(_HEAD))
     letters = np.frombuffer(heads.buffers()[1], dtype=np.uint8)[: len(cells) * _HEAD].reshape(-1, _HEAD)
     digits = letters[:, _DIGITS_AT].astype(np.int64) - ord("0")
@@ -237,7 +239,10 @@ def _times_of_dates(cells: pa.Array) -> npt.NDArray[np.int64]:
     longest = pc.max(pc.binary_length(cells)).as_py()
     tails = _by_distinct(pc.binary_slice(cells, _HEAD, longest + 1), _tail, UNREADABLE)
     good &= tails != UNREADABLE
-    return np.where(good, 1_000_000 * seconds + np.where(good, tails, 0), UNREADABLE)
+    limit = FAR // PER_SECOND["ns"] - 86_400
+    near = PER_SECOND["ns"] * seconds.clip(-limit, limit) + np.where(good, tails, 0)
+    found = np.where(np.abs(seconds) <= limit, near, np.sign(seconds) * FAR)
+    return np.where(good, found, UNREADABLE)
 
 
 def _tail(cell: object) -> int:

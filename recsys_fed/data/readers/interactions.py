@@ -1,0 +1,260 @@
+"""Rows as interactions: codes into tables of ids, each user and item together once, every row accounted for."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from recsys_fed.data.duplicates import exact_duplicates, outdated_pairs
+from recsys_fed.data.identifiers import id_array, id_order
+from recsys_fed.data.interactions import Interactions
+from recsys_fed.data.readers.blocks import blocks_of
+from recsys_fed.data.readers.columns import Column, IdColumn
+from recsys_fed.data.readers.reading import Block, Reading
+from recsys_fed.data.readers.rows import Account, rows_of
+from recsys_fed.data.report import Finding, ValidationReport
+from recsys_fed.errors import DataFormatError
+
+Mask = npt.NDArray[np.bool_]
+Place = Callable[[int], str]
+
+_EXAMPLES = 5
+REPEATED = {
+    "exact duplicate": "Expected each row once; the last of equal rows is kept.",
+    "repeated pair": "Expected a user and an item together once; {which} is kept.",
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Columns:
+    """Rows that were kept, in the order of their source, [n_rows].
+
+    Attributes:
+        user, item: codes, int32, into user_ids and item_ids (object arrays of str).
+        value, time, weight, test: see `Rows`; None where the source has none.
+        positions: whether times are places in an order.
+    """
+
+    user: npt.NDArray[np.int32]
+    item: npt.NDArray[np.int32]
+    user_ids: npt.NDArray[np.object_]
+    item_ids: npt.NDArray[np.object_]
+    value: npt.NDArray[np.float32] | None = None
+    time: npt.NDArray[np.int64] | None = None
+    weight: npt.NDArray[np.float32] | None = None
+    test: Mask | None = None
+    positions: bool = False
+
+    def taken(self, rows: "npt.NDArray[Any]") -> "Columns":
+        """Some rows, by their numbers or a mask; the ids stay."""
+        names = ("user", "item", "value", "time", "weight", "test")
+        some = {name: column[rows] for name in names if (column := getattr(self, name)) is not None}
+        return replace(self, **some)
+
+    def renumbered(self, order: Callable[["npt.NDArray[np.object_]"], npt.NDArray[np.int64]]) -> "Columns":
+        """The same rows with the ids in another order: `order` gives positions of ids, int64 [n_ids]."""
+        user, user_ids = _renumbered(self.user, self.user_ids, order)
+        item, item_ids = _renumbered(self.item, self.item_ids, order)
+        return replace(self, user=user, user_ids=user_ids, item=item, item_ids=item_ids)
+
+
+class Codes:
+    """Codes of ids over all blocks, in the order in which they first occur."""
+
+    def __init__(self, rename: Callable[[str], str] | None = None) -> None:
+        self._code_of: dict[str, int] = {}
+        self._rename = rename
+
+    def of(self, column: IdColumn) -> npt.NDArray[np.int32]:
+        """Codes int32 [n] of a block's ids."""
+        used = np.zeros(len(column.ids), dtype=bool)
+        used[column.codes] = True
+        ids = (column.ids[code] for code in np.flatnonzero(used).tolist())
+        names = ids if self._rename is None else map(self._rename, ids)
+        code_of = np.zeros(len(used), dtype=np.int32)
+        code_of[used] = [self._code_of.setdefault(name, len(self._code_of)) for name in names]
+        return code_of[column.codes]
+
+    def ids(self) -> npt.NDArray[np.object_]:
+        """The ids by their codes, object array of str."""
+        return id_array(self._code_of)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Collected:
+    """All rows of a source: those kept, which of all these are, bool [n_rows], and an account of the others."""
+
+    columns: Columns
+    kept: Mask
+    account: Account
+
+
+def collect(blocks: Iterable[Block], reading: Reading, *, rename: Callable[[str], str] | None = None) -> Collected:
+    """The kept rows of all blocks; `rename` gives users other names, and theirs are gone once a block is taken in."""
+    users, items, account = Codes(rename), Codes(), Account()
+    parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in ("kept", "user", "item")}
+    positions = False
+    for block in blocks:
+        rows = rows_of(block, reading)
+        account.add(rows)
+        positions |= rows.positions
+        parts["kept"].append(rows.broken == 0)
+        parts["user"].append(users.of(rows.user))
+        parts["item"].append(items.of(rows.item))
+        for name in ("value", "time", "weight", "test"):
+            column = getattr(rows, name)
+            if column is not None:
+                parts.setdefault(name, []).append(column)
+    kept = _joined(parts.pop("kept"), np.bool_)
+    return Collected(
+        columns=Columns(
+            user=_joined(parts.pop("user"), np.int32),
+            item=_joined(parts.pop("item"), np.int32),
+            user_ids=users.ids(),
+            item_ids=items.ids(),
+            positions=positions,
+            **{name: _joined(parts.pop(name)) for name in list(parts)},
+        ),
+        kept=kept,
+        account=account,
+    )
+
+
+def _joined(parts: list[npt.NDArray[Any]], kind: Any = None) -> npt.NDArray[Any]:
+    """One array of all, [n]; the parts are let go."""
+    found = np.concatenate(parts) if parts else np.empty(0, dtype=kind)
+    parts.clear()
+    return found
+
+
+def _renumbered(
+    codes: npt.NDArray[np.int32],
+    ids: npt.NDArray[np.object_],
+    order: Callable[["npt.NDArray[np.object_]"], npt.NDArray[np.int64]],
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.object_]]:
+    ordered = order(ids)
+    position = np.empty(len(ids), dtype=np.int32)
+    position[ordered] = np.arange(len(ids), dtype=np.int32)
+    return position[codes], ids[ordered]
+
+
+def without_repeated(columns: Columns) -> tuple[Interactions, Mask, dict[str, Mask]]:
+    """Each user and item together once: of rows with both the one of most weight, of these the latest.
+
+    Guarantees: which rows of a user are kept follows from the rows of that user alone.
+
+    Returns:
+        The interactions, of users and items that are left; which rows they are, bool [n_rows]; and by rule those that
+        repeat them.
+    """
+    kept = np.ones(len(columns.user), dtype=bool)
+    pair = columns.user.astype(np.int64) * max(1, len(columns.item_ids)) + columns.item
+    rules: dict[str, Mask] = {}
+    rules["exact duplicate"] = again = exact_duplicates(
+        kept, pair=pair, columns={"value": columns.value, "time": columns.time, "weight": columns.weight}
+    )
+    kept &= ~again
+    rules["repeated pair"] = outdated = outdated_pairs(kept, pair=pair, time=columns.time, weight=columns.weight)
+    kept &= ~outdated
+    return _interactions(columns, kept), kept, rules
+
+
+def repeated_findings(rules: dict[str, Mask], *, timed: bool, place: Place | None) -> tuple[Finding, ...]:
+    """Rows that repeat others as findings; `place` names a row by its number among all that were looked at."""
+    which = "the latest (of equal times the last row)" if timed else "the last row"
+    return tuple(
+        Finding(
+            rule=rule,
+            count=int(np.count_nonzero(mask)),
+            action="dropped",
+            explanation=REPEATED[rule].format(which=which),
+            examples=() if place is None else tuple(map(place, np.flatnonzero(mask)[:_EXAMPLES].tolist())),
+        )
+        for rule, mask in rules.items()
+        if mask.any()
+    )
+
+
+def read_interactions(reading: Reading) -> tuple[Interactions, ValidationReport, Mask | None]:
+    """Read a table to its end.
+
+    Returns:
+        The interactions with ids in id order, the report, and which of them the table marks as held out, or None.
+
+    Raises:
+        DataError, ConfigurationError: see `blocks_of`; or no row is left.
+    """
+    return interactions_of(blocks_of(reading), reading)
+
+
+def interactions_of(
+    blocks: Iterable[Block], reading: Reading, *, may_be_empty: bool = False
+) -> tuple[Interactions, ValidationReport, Mask | None]:
+    """What `read_interactions` makes of blocks."""
+    found = collect(blocks, reading)
+    columns = found.columns.renumbered(id_order)
+    interactions, kept, rules = without_repeated(columns)
+    test = None if columns.test is None else columns.test[kept]
+    is_repeated = any(mask.any() for mask in rules.values())
+    rows_left = np.flatnonzero(found.kept) if is_repeated else np.empty(0, dtype=np.int64)
+    repeated = repeated_findings(
+        rules, timed=columns.time is not None, place=lambda row: found.account.place(int(rows_left[row]))
+    )
+    found.kept[found.kept] = kept
+    report = found.account.report(reading.place, repeated, kept=found.kept)
+    if not len(interactions) and not may_be_empty:
+        raise DataFormatError(
+            "\n".join([f"Expected interactions in {reading.place}, none is left.", *report.table()])
+        )
+    if interactions.time is not None and not (interactions.time >= 0).any():
+        # A column without one time is as good as none, and says so where times are needed.
+        interactions = replace(interactions, time=None)
+    return interactions, report, test
+
+
+def frame_block(frame: pd.DataFrame) -> Block:
+    """A data frame whose columns are named by their roles as one block; its types are taken as they are."""
+    return Block(
+        well_formed=np.ones(len(frame), dtype=bool),
+        cells={str(name): _cells(frame[name]) for name in frame.columns},
+        numbers=range(1, len(frame) + 1),
+    )
+
+
+def _cells(column: "pd.Series[Any]") -> Column:
+    try:
+        found = pa.array(column, from_pandas=True)
+    except (pa.ArrowException, TypeError):  # cells of several kinds
+        return list(column)
+    return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+
+
+def _interactions(columns: Columns, kept: Mask) -> Interactions:
+    some = columns if kept.all() else columns.taken(kept)
+    user, user_ids = _compact(some.user, some.user_ids)
+    item, item_ids = _compact(some.item, some.item_ids)
+    return Interactions(
+        user=user,
+        item=item,
+        user_ids=user_ids,
+        item_ids=item_ids,
+        value=some.value,
+        time=some.time,
+        weight=some.weight,
+        clock=not some.positions,
+    )
+
+
+def _compact(
+    codes: npt.NDArray[np.int32], ids: npt.NDArray[np.object_]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.object_]]:
+    """Codes into the ids that still occur."""
+    used = np.zeros(len(ids), dtype=bool)
+    used[codes] = True
+    if used.all():
+        return codes, ids
+    return (np.cumsum(used) - 1).astype(np.int32)[codes], ids[used]
