@@ -1,46 +1,40 @@
 """Rows that repeat a (user, item) pair, found without sorting the rows that do not."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 Mask = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.float32] | npt.NDArray[np.int64]
 
 
-def exact_duplicates(kept: Mask, *, pair: npt.NDArray[np.int64], columns: Mapping[str, Numbers | None]) -> Mask:
-    """True for each kept row that a later kept row repeats in its pair and all columns, bool [n]."""
-    rows = _repeated(kept, pair)
-    found = {"pair": pair[rows]} | {name: column[rows] for name, column in columns.items() if column is not None}
-    again = np.zeros(len(kept), dtype=bool)
-    again[rows] = pd.DataFrame(found).duplicated(keep="last").to_numpy()
-    return again
-
-
-def outdated_pairs(
-    kept: Mask, *, pair: npt.NDArray[np.int64], time: Numbers | None, weight: Numbers | None = None
-) -> Mask:
-    """True for each kept row whose pair has a kept row of more weight or, at equal weight, a later one, bool [n].
-
-    Later is by time, then by position.
-    """
-    rows = _repeated(kept, pair)
-    keys = [rows, *(column[rows] for column in (time, weight) if column is not None), pair[rows]]
-    order = rows[np.lexsort(keys)]
-    outdated = np.zeros(len(kept), dtype=bool)
-    outdated[order[:-1]] = pair[order[:-1]] == pair[order[1:]]
-    return outdated
-
-
-def _repeated(kept: Mask, pair: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The kept rows whose pair occurs in more than one kept row."""
-    rows = np.flatnonzero(kept)
+def repeated_rows(pair: npt.NDArray[np.int64]) -> Rows:
+    """The rows whose pair, int64 [n], occurs in more than one of them, ascending."""
     # Sorting numbers is much faster than hashing them, and most data has no repeated pair at all.
-    ordered = np.sort(pair[rows])
+    ordered = np.sort(pair)
     twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    del ordered
     if not len(twice):
-        return rows[:0]
-    again = pd.Index(np.unique(twice)).get_indexer(pair[rows]) >= 0
-    return np.asarray(rows[again], dtype=np.int64)
+        return np.empty(0, dtype=np.int64)
+    return np.flatnonzero(pd.Index(np.unique(twice)).get_indexer(pair) >= 0)
+
+
+def exact_duplicates(rows: Rows, columns: Sequence[Numbers]) -> Mask:
+    """True for each of the rows that a later one of them repeats in all columns [n], bool [len(rows)]."""
+    found = pd.DataFrame({number: column[rows] for number, column in enumerate(columns)})
+    return np.asarray(found.duplicated(keep="last"), dtype=bool)
+
+
+def outdated_pairs(rows: Rows, pair: npt.NDArray[np.int64], *, keys: Sequence[Numbers]) -> Mask:
+    """True for each of the rows whose pair has a better row among them, bool [len(rows)].
+
+    Better is by the first of the keys, each [n], then the next, then by position.
+    """
+    order = np.lexsort([rows, *(key[rows] for key in reversed(keys)), pair[rows]])
+    ordered = pair[rows[order]]
+    outdated = np.zeros(len(rows), dtype=bool)
+    outdated[order[:-1]] = ordered[:-1] == ordered[1:]
+    return outdated

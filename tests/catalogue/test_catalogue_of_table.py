@@ -7,7 +7,7 @@ from command_line import run_command
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.data.readers.products import catalogue_of_table
-from recsys_fed.errors import ConfigurationError, DataError, DataFormatError, DataNotFoundError
+from recsys_fed.errors import ConfigurationError, DataError, DataFormatError, DataNotFoundError, MissingColumnError
 
 TABLE = pd.DataFrame(
     {
@@ -33,7 +33,7 @@ def test_csv_tsv_and_parquet_give_one_catalogue_in_the_tables_order(tmp_path):
     lists.to_parquet(tmp_path / "t.parquet")
     for name in ("t.csv", "t.tsv", "t.parquet"):
         assert catalogue_of_table(tmp_path / name, COLUMNS).content_hash == EXPECTED.content_hash, name
-    assert catalogue_of_table(tmp_path / "t.csv", {"item": "sku"}).titles is None
+    assert catalogue_of_table(tmp_path / "t.csv", {"item": "sku", "title": ""}).titles is None
 
 
 def test_what_is_no_product_list_is_refused(tmp_path):
@@ -41,14 +41,15 @@ def test_what_is_no_product_list_is_refused(tmp_path):
     with pytest.raises(DataNotFoundError):
         catalogue_of_table(path, COLUMNS)
     TABLE.assign(sku=["a", "", "c"]).to_csv(path, index=False)
-    with pytest.raises(DataFormatError, match="row 2"):
+    with pytest.raises(DataFormatError, match="line 3"):
         catalogue_of_table(path, COLUMNS)
     TABLE.assign(sku="a").to_csv(path, index=False)
     with pytest.raises(DataError, match="twice"):
         catalogue_of_table(path, COLUMNS)
     with pytest.raises(DataFormatError, match="price"):
         catalogue_of_table(path, {"item": "price"})
-    with pytest.raises(ConfigurationError):
+    TABLE.rename(columns={"sku": "thing"}).to_csv(path, index=False)
+    with pytest.raises(MissingColumnError, match="a column for item"):
         catalogue_of_table(path, {"title": "name"})
     with pytest.raises(ConfigurationError):
         catalogue_of_table(path, {"item": "sku", "user": "name"})

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from recsys_fed.catalogue.item_table import extended, without
-from recsys_fed.data.readers.products import read_items
 from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.data.readers.products import read_items
 from recsys_fed.errors import DataError, DataFormatError, DataNotFoundError
 
 
@@ -31,7 +31,7 @@ def test_a_catalogue_is_read_as_it_is(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "error"),
-    [("id,title\na,x\n", DataFormatError), ("item,price\na,1\n", DataFormatError), ("", DataFormatError),
+    [("id,title\na,x\n", DataFormatError), ("item,title\na,x,y\n", DataFormatError), ("", DataFormatError),
      ("item\na\na\n", DataError), ("item,title\n", DataError)],
 )  # fmt: skip
 def test_other_tables_are_refused(tmp_path, text, error):

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_fed.errors import DataFormatError, MissingColumnError
 from recsys_fed.data.readers import lines
 from recsys_fed.data.readers.lines import fields_of, text_blocks, text_table
 from recsys_fed.data.readers.reading import TextFormat
+from recsys_fed.errors import DataFormatError, MissingColumnError
 
 HEADER = b"user,item,note\n"
 COLUMNS = {"user": "user", "item": "item"}

@@ -1,4 +1,3 @@
-import gzip
 
 import pandas as pd
 import pytest
@@ -30,7 +29,7 @@ def test_usual_names_and_separators_are_found(tmp_path, name, header):
     assert interactions.user_ids.tolist() == ["7", "10"]
     assert interactions.item_ids.tolist() == ["a", "b"]
     assert interactions.value.tolist() == [2.5, 3.0]
-    assert interactions.time.tolist() == [5, 6]
+    assert interactions.time.tolist() == [5 * 10**9, 6 * 10**9]
 
 
 def test_columns_can_be_named_and_others_are_left_alone(tmp_path):
@@ -46,14 +45,15 @@ def test_ids_stay_text(tmp_path):
     dataset = read(Request(path=tmp_path / "a.csv"))
     assert dataset.interactions.user_ids.tolist() == ["2", "007", "7"]
     assert dataset.interactions.item_ids.tolist() == ["07", "1e3", "NA"]
-    assert [(f.rule, f.example_rows) for f in dataset.report.findings] == [("missing user", (3,))]
+    assert [(f.rule, f.examples) for f in dataset.report.findings] == [("missing user", ("line 4",))]
 
 
-def test_a_nan_rating_is_a_finding(tmp_path):
+def test_a_nan_rating_is_a_note(tmp_path):
     (tmp_path / "a.csv").write_text("user,item,rating\n1,1,NaN\n1,2,\n1,3,4\n")
     dataset = read(Request(path=tmp_path / "a.csv"))
-    assert len(dataset.interactions) == 1
-    assert [(f.rule, f.count) for f in dataset.report.findings] == [("missing value", 2)]
+    assert len(dataset.interactions) == 3
+    assert dataset.report.findings == ()
+    assert [(f.rule, f.count) for f in dataset.report.notes] == [("missing value", 2)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -80,16 +80,13 @@ def test_parquet_is_read_and_integers_stay_whole(tmp_path):
     ("content", "message"),
     [
         (b"", "empty file"),
-        (b"\n\n", "empty file"),
-        (b"PK\x03\x04\x00\x00", "binary data"),
-        (bytes(range(128, 256)) * 4, r"text \(utf-8-sig\) in .*a.csv, row 1 is not"),
-        (b"user,item\n1,2\n3,caf\xe9\n", "line 3 is not"),
+        (b"\n\n", "empty first line"),
+        (b"PK\x03\x04\x00\x00", "a byte of zero"),
+        (bytes(range(128, 256)) * 4, "a column for user and item"),
         (b"user,item\n", "0 rows read"),
-        (b"user,item\n1,2\n1,2,3\n", r"2 fields a row in .*line 3, saw 3"),
-        (b"user,item\n1,2,3\n", "row 1 has more"),
-        (b"a,b\n1,2\n", "one for user, one for item in .*a.csv, got a, b. Name them"),
-        (b"user,user\n1,2\n", "distinct column names"),
-        (b'user,item\n1,"2\n', "could not read it"),
+        (b"user,item\n1,2,3\n", "malformed row: 1 rows dropped .line 2."),
+        (b"a,b\n1,2\n", "a column for user and item in .*a.csv, got 2 fields in its first line. Name it"),
+        (b"user,user\n1,2\n", "a column for item in .*got 2 fields in its first line, among them user, user"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_reason(tmp_path, content, message):
@@ -100,16 +97,16 @@ def test_a_bad_file_is_refused_with_its_reason(tmp_path, content, message):
 
 def test_a_first_row_of_data_is_not_shown(tmp_path):
     (tmp_path / "a.csv").write_text("196,alice,3,881250949\n")
-    with pytest.raises(DataFormatError, match="a first row with names is missing") as caught:
+    with pytest.raises(DataFormatError, match="got 4 fields in its first line") as caught:
         read(Request(path=tmp_path / "a.csv"))
     assert "alice" not in str(caught.value)
 
 
 def test_bad_requests_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text("user,item\n1,2\n")
-    with pytest.raises(ConfigurationError, match="columns for user, item, value, time, got one for who"):
+    with pytest.raises(ConfigurationError, match="columns for user, item, value, time, kind, test, got one for who"):
         read(Request(path=tmp_path / "a.csv", columns={"who": "user"}))
-    with pytest.raises(DataFormatError, match=r"columns stars in .*, got user, item"):
+    with pytest.raises(DataFormatError, match=r"column stars in .*among them user, item"):
         read(Request(path=tmp_path / "a.csv", columns={"value": "stars"}))
 
 
@@ -121,8 +118,8 @@ def test_a_file_that_is_no_parquet_is_refused(tmp_path, name):
 
 
 def test_an_unknown_format_lists_the_known_ones(tmp_path):
-    path = tmp_path / "a.csv.gz"
-    path.write_bytes(gzip.compress(b"user,item\n1,2\n"))
+    path = tmp_path / "a.xls"
+    path.write_bytes(b"user,item\n1,2\n")
     with pytest.raises(DataFormatError, match=r"it is none. MovieLens-100K: .* RecBole: .* table: "):
         read(Request(path=path))
     with pytest.raises(DataFormatError, match="it is none"):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from postgres_server import new_database
 
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 from recsys_fed.data.readers.blocks import blocks_of
+from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 from recsys_fed.silo.interactions import read_silo_data
 from recsys_fed.silo.pseudonyms import Pseudonyms
 from recsys_fed.silo.secret import SiloSecret
@@ -77,7 +77,7 @@ def test_every_source_gives_the_same_silo(sources, block_rows):
         assert as_sets(data) == expected, name
         assert (data.unknown_items, data.short) == (1, 0), name
         assert [finding.rule for finding in data.report.findings] == ["missing user"], name
-        blocks = list(blocks_of(DataSettings(**source, **COLUMNS, block_rows=block_rows)))
+        blocks = list(blocks_of(DataSettings(**source, **COLUMNS, block_rows=block_rows).reading()))
         assert max(map(len, blocks)) <= block_rows, name
 
 

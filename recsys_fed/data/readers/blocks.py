@@ -123,9 +123,7 @@ def _parquet_blocks(reading: Reading) -> Blocks:
             yield from _file_blocks(file, roles, reading, named=len(files) > 1)
     except (pa.ArrowException, OSError) as error:
         # Without the parser's text, which may hold a row.
-        raise DataFormatError(
-            f"Expected Parquet with the named columns in {path}, got {type(error).__name__}."
-        ) from (error)
+        raise DataFormatError(f"Expected Parquet in {path}, got {type(error).__name__}.") from (error)
 
 
 def _parquet_roles(file: Path, reading: Reading) -> Roles:
@@ -190,12 +188,16 @@ def _files(path: Path, source: str) -> list[Path]:
 
 
 def _parts(folder: Path) -> list[Path]:
-    """Files of a folder and below it, but those whose name, or whose folder's name, begins with a dot or _."""
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.is_file() and not any(part[0] in "._" for part in file.relative_to(folder).parts)
-    )
+    """Files of one table: Parquet, also in folders named key=value below; text only if named part..."""
+    found = []
+    for file in folder.iterdir():
+        if file.name[0] in "._":
+            continue
+        if file.is_dir():
+            found += _parts(file) if "=" in file.name else []
+        elif source_of(file) == "parquet" or file.name.startswith("part"):
+            found.append(file)
+    return sorted(found)
 
 
 def _there(path: Path) -> Path:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from recsys_fed.data.duplicates import exact_duplicates, outdated_pairs
+from recsys_fed.data.duplicates import exact_duplicates, outdated_pairs, repeated_rows
 from recsys_fed.data.identifiers import id_array, id_order
 from recsys_fed.data.interactions import Interactions
 from recsys_fed.data.readers.blocks import blocks_of
@@ -153,14 +153,23 @@ def without_repeated(columns: Columns) -> tuple[Interactions, Mask, dict[str, Ma
     """
     kept = np.ones(len(columns.user), dtype=bool)
     pair = columns.user.astype(np.int64) * max(1, len(columns.item_ids)) + columns.item
+    rows = repeated_rows(pair)
     rules: dict[str, Mask] = {}
-    rules["exact duplicate"] = again = exact_duplicates(
-        kept, pair=pair, columns={"value": columns.value, "time": columns.time, "weight": columns.weight}
-    )
-    kept &= ~again
-    rules["repeated pair"] = outdated = outdated_pairs(kept, pair=pair, time=columns.time, weight=columns.weight)
-    kept &= ~outdated
+    if len(rows):
+        cells = [pair, *(c for c in (columns.value, columns.time, columns.weight) if c is not None)]
+        again = exact_duplicates(rows, cells)
+        rules["exact duplicate"] = _at(rows[again], len(kept))
+        rows = rows[~again]
+        outdated = outdated_pairs(rows, pair, keys=[c for c in (columns.weight, columns.time) if c is not None])
+        rules["repeated pair"] = _at(rows[outdated], len(kept))
+        kept[rules["exact duplicate"] | rules["repeated pair"]] = False
     return _interactions(columns, kept), kept, rules
+
+
+def _at(rows: npt.NDArray[np.int64], n: int) -> Mask:
+    mask = np.zeros(n, dtype=bool)
+    mask[rows] = True
+    return mask
 
 
 def repeated_findings(rules: dict[str, Mask], *, timed: bool, place: Place | None) -> tuple[Finding, ...]:
@@ -199,8 +208,7 @@ def interactions_of(
     columns = found.columns.renumbered(id_order)
     interactions, kept, rules = without_repeated(columns)
     test = None if columns.test is None else columns.test[kept]
-    is_repeated = any(mask.any() for mask in rules.values())
-    rows_left = np.flatnonzero(found.kept) if is_repeated else np.empty(0, dtype=np.int64)
+    rows_left = np.flatnonzero(found.kept) if rules else np.empty(0, dtype=np.int64)
     repeated = repeated_findings(
         rules, timed=columns.time is not None, place=lambda row: found.account.place(int(rows_left[row]))
     )

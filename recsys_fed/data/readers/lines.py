@@ -243,11 +243,15 @@ def _suffix(path: Path) -> str:
 def _header(file: BinaryIO, path: Path) -> bytes:
     line = file.readline(LONGEST_LINE)
     line = line.removesuffix(b"\n").removesuffix(b"\r")
-    if not line or len(line) >= LONGEST_LINE - 1 or b"\r" in line or b"\0" in line:
-        raise DataFormatError(
-            f"Expected a first line with the names of columns in {path}, ended by LF or CRLF; in another encoding "
-            "than UTF-8 say which: --format encoding=NAME."
-        )
+    wrong = {
+        "an empty file": not line and not file.read(1),
+        "an empty first line": not line,
+        "a line without an end": len(line) >= LONGEST_LINE - 1 or b"\r" in line,
+        "a byte of zero: another encoding than UTF-8 (--format encoding=NAME), or no text": b"\0" in line,
+    }
+    found = next((what for what, holds in wrong.items() if holds), None)
+    if found is not None:
+        raise DataFormatError(f"Expected a first line with the names of columns in {path}, got {found}.")
     return line
 
 

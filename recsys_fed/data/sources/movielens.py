@@ -107,7 +107,8 @@ def _is_100k(path: Path) -> bool:
 def _is_dat(path: Path) -> bool:
     ratings = _inside(path, "ratings.dat")
     try:
-        return ratings.name == "ratings.dat" and ratings.is_file() and "::" in first_line(ratings)
+        # Others have a file of that name, too.
+        return ratings.name == "ratings.dat" and ratings.is_file() and "::" in (first_line(ratings) or "::")
     except DataError:
         return False
 
