@@ -8,6 +8,9 @@ import numpy.typing as npt
 
 from recsys_fed.errors import DataError
 
+# Stands in `Interactions.time` where a row has no time.
+MISSING_TIME = -(2**63)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Interactions:
@@ -20,7 +23,8 @@ class Interactions:
         item_ids: object array of str [n_items]; a silo's own list, not the catalogue.
         value: a rating or a count, float32 [n], or None.
         time: int64 [n], seconds, milliseconds or (in a deployed silo) microseconds since 1970, or a position; only
-            its order matters. Or None.
+            its order matters. MISSING_TIME where a row has none. Or None.
+        clock: whether times are clock times; False: they are positions.
 
     Raises:
         DataError: columns of different lengths, or a code outside of its table.
@@ -32,6 +36,7 @@ class Interactions:
     item_ids: npt.NDArray[np.object_]
     value: npt.NDArray[np.float32] | None = None
     time: npt.NDArray[np.int64] | None = None
+    clock: bool = True
 
     def __post_init__(self) -> None:
         for name in ("user", "item", "value", "time"):
@@ -65,6 +70,7 @@ class Interactions:
             item_ids=self.item_ids,
             value=None if self.value is None else self.value[mask],
             time=None if self.time is None else self.time[mask],
+            clock=self.clock,
         )
 
 
