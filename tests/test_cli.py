@@ -203,10 +203,20 @@ def test_recommend_prints_titles_and_json(command, run_folder):
     code, out, _ = command("recommend", "--run", run_folder, "--history", "3,5")
     assert code == 0
     assert all(row["title"] in out for row in result["recommendations"])
+    code, out, _ = command("recommend", "--run", run_folder, "--history", '"3"', "--history", "5,", "--json")
+    assert [row["item"] for row in strict_json(out)["history"]] == ["3", "5"]
 
 
 @pytest.mark.parametrize(
-    ("history", "k", "message"), [("999", "3", "unknown ones: 999"), ("3", "0", "k to be an integer >= 1")]
+    ("history", "k", "message"),
+    [
+        ("999", "3", "unknown ones: 999"),
+        ("3", "0", "k to be an integer >= 1"),
+        ('3, "a,b"', "3", "unknown ones: a,b"),
+        ('"say ""a"""', "3", 'unknown ones: say "a"'),
+        ('3,"a', "3", "An id that holds a comma or a quote is written"),
+        ('3,"a"b', "3", "An id that holds a comma or a quote is written"),
+    ],
 )
 def test_recommend_refuses_what_it_does_not_know(command, run_folder, history, k, message):
     code, out, err = command("recommend", "--run", run_folder, "--history", history, "-k", k)

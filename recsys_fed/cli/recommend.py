@@ -1,5 +1,6 @@
 """`recsys-fed recommend`: a ranking for a history typed in by hand."""
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -7,11 +8,18 @@ from typing import Annotated
 
 import typer
 
+from recsys_fed.errors import ConfigurationError
+
 
 def recommend(
     *,
     run: Annotated[Path, typer.Option(help="Folder that `simulate --output` wrote.")],
-    history: Annotated[str, typer.Option(help="Item ids, separated by commas.")],
+    history: Annotated[
+        list[str],
+        typer.Option(
+            help="Item ids with commas between them; one that holds a comma as in CSV: '\"a,b\",c'. May be repeated."
+        ),
+    ],
     k: Annotated[int, typer.Option("-k", help="Length of the list.")] = 10,
     new_items: Annotated[
         Path | None,
@@ -23,10 +31,20 @@ def recommend(
     from recsys_fed.report.terminal import print_recommendations  # noqa: PLC0415
     from recsys_fed.simulation.recommend import recommend_from_run  # noqa: PLC0415
 
-    result = recommend_from_run(
-        run, [item.strip() for item in history.split(",") if item.strip()], k=k, new_items=new_items
-    )
+    result = recommend_from_run(run, _ids(history), k=k, new_items=new_items)
     if as_json:
         sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     else:
         print_recommendations(result)
+
+
+def _ids(texts: list[str]) -> list[str]:
+    """Ids of an option that may be repeated, each time a line of CSV."""
+    try:
+        cells = [cell.strip() for line in csv.reader(texts, skipinitialspace=True, strict=True) for cell in line]
+    except csv.Error as error:
+        raise ConfigurationError(
+            f"Expected --history as ids with commas between them, got {texts}: {error}. "
+            'An id that holds a comma or a quote is written "a,b" or "say ""a""".'
+        ) from error
+    return [cell for cell in cells if cell]

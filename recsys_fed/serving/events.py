@@ -7,6 +7,10 @@ from recsys_fed.serving.settings import FeedbackSettings
 
 FEEDBACK_KINDS = ("view", "click", "like", "buy", "rating", "dislike")
 IMPORTED = "imported"
+# Seconds since 1970 at the start of 1990. No shop had a log before: a smaller number is a position, not a time.
+EARLIEST = 631_152_000.0
+# Stands in the log where an imported interaction has no time: all that have one come after it.
+UNTIMED = -(2.0**63)
 # What a user has done with an item so that it is not recommended any more; "view" and "click" only if so configured.
 _CONSUMED = frozenset({"like", "buy", "rating", "dislike", IMPORTED})
 _SECONDS_A_DAY = 86_400.0
@@ -18,7 +22,8 @@ class Event(NamedTuple):
     Attributes:
         user, item: ids as the silo's application has them.
         kind: one of FEEDBACK_KINDS, or "imported" from the silo's interactions.
-        value: of a rating. time: when it happened, received: when it came in; seconds since 1970.
+        value: of a rating. received: when it came in, seconds since 1970.
+        time: when it happened, seconds since 1970; of an imported one below EARLIEST its position, or UNTIMED.
         key: what makes the event one: the same key twice is one event. None for imported ones.
         request: of the recommendation that it answers, or None.
         number: its place in the silo's log, 0 before it is there.
@@ -51,9 +56,20 @@ def level(event: Event, settings: FeedbackSettings) -> float:
     >>> level(Event(user="u", item="i", kind="view", time=0.0), FeedbackSettings(view=0.25))
     -2.0
     """
-    age = aged(event.time, settings)
+    age = aged(happened(event), settings)
     weight = float(getattr(settings, event.kind))
     return age if weight == 1.0 else math.log2(weight) + age
+
+
+def happened(event: Event) -> float:
+    """Since when the event ages, seconds since 1970: since it came in where it has no time, or one later than that.
+
+    >>> happened(Event(user="u", item="i", kind="imported", time=7.0, received=1.7e9))
+    1700000000.0
+    """
+    if event.time < EARLIEST:
+        return event.received
+    return min(event.time, event.received) if event.received else event.time
 
 
 def aged(time: float, settings: FeedbackSettings) -> float:

@@ -9,14 +9,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from recsys_fed.data.interactions import Interactions
+from recsys_fed.data.interactions import MISSING_TIME, Interactions
 from recsys_fed.data.readers.interactions import frame_block, interactions_of
 from recsys_fed.data.readers.reading import Reading
 from recsys_fed.data.sources import Request, read
 from recsys_fed.errors import RecsysFedError
-from recsys_fed.serving.events import IMPORTED, Event
+from recsys_fed.serving.events import EARLIEST, IMPORTED, UNTIMED, Event
 from recsys_fed.serving.place import ServicePlace
 from recsys_fed.serving.stamp import stamp_of
 from recsys_fed.serving.store import FeedbackStore
@@ -26,6 +27,8 @@ def import_interactions(path: Path, store: FeedbackStore) -> int:
     """Replace what was imported by the interactions of a file or folder; returns how many came in.
 
     Every format of `data.sources` is read, and validated as for training. Users who were forgotten are left out.
+    What has no time, a position for one, or a time before 1990 counts as of the import in which it first came; a time
+    later than the import counts as of the import.
 
     Raises:
         DataError: see `data.sources.read`; nothing was changed.
@@ -37,19 +40,30 @@ def import_interactions(path: Path, store: FeedbackStore) -> int:
 def export_training(store: FeedbackStore, path: Path) -> int:
     """Write what the next training reads as a table with user, item, value and time (.csv or .parquet).
 
-    It passes the reading of `data.readers` on the way out, so that a round refuses nothing of it later.
+    It passes the reading of `data.readers` on the way out, so that a round refuses nothing of it later. Rows are in
+    order: what came without time first, as it came, and with an empty cell; then positions, as they came; then
+    seconds since 1970. Where there are no seconds the column is named time_rank, and where nothing has a time there
+    is none.
     """
     frame = pd.DataFrame(store.training(), columns=["user", "item", "value", "time"])
+    frame["time"] = frame["time"].astype(np.float64)
+    frame = frame.sort_values("time", kind="stable", na_position="first", ignore_index=True)
+    # Of a pair that is there twice the last row stays, which is the latest.
     log = Reading(path="the service's log")
-    kept, _, _ = interactions_of([frame_block(frame)], log, may_be_empty=True)
+    block = frame_block(frame.drop(columns="time"))
+    kept, report, _ = interactions_of([block], log, may_be_empty=True)
     table = pd.DataFrame(
         {
             "user": kept.user_ids[kept.user],
             "item": kept.item_ids[kept.item],
             "value": kept.value,
-            "time": kept.time,
         }
     )
+    time = frame["time"][report.kept].array
+    if (np.isnan(time) | (time == np.floor(time))).all():
+        time = pd.array(time, dtype="Int64")
+    if not time.isna().all() or not len(time):
+        table["time_rank" if len(time) and time.max() < EARLIEST else "time"] = time
     partial = path.with_name(path.name + ".part")
     if path.suffix == ".parquet":
         table.to_parquet(partial, index=False)
@@ -60,23 +74,33 @@ def export_training(store: FeedbackStore, path: Path) -> int:
 
 
 def _events(found: Interactions) -> Iterator[Event]:
-    """In the order of time where there are times."""
+    """In the order of time, or of positions; what has neither comes first, in the order of the source."""
     n = len(found)
-    times = np.zeros(n) if found.time is None else found.time.astype(np.float64)
+    order = np.arange(n) if found.time is None else np.argsort(found.time, kind="stable")
+    times = _seconds(found)
     values = [None] * n if found.value is None else found.value.tolist()
-    for row in np.argsort(times, kind="stable").tolist():
+    for row in order.tolist():
         yield Event(
             user=found.user_ids[found.user[row]],
             item=found.item_ids[found.item[row]],
             kind=IMPORTED,
-            time=_seconds(float(times[row])),
+            time=float(times[row]),
             value=values[row],
         )
 
 
-def _seconds(time: float) -> float:
-    """Milliseconds since 1970 as seconds; positions and seconds as they are."""
-    return time / 1_000.0 if time > 4_102_444_800 else time
+def _seconds(found: Interactions) -> npt.NDArray[np.float64]:
+    """Times as the log has them, float64 [n]: seconds since 1970, positions below EARLIEST, or UNTIMED."""
+    if found.time is None:
+        return np.full(len(found), UNTIMED)
+    missing, times = found.time == MISSING_TIME, found.time.astype(np.float64)
+    if found.clock:
+        times = times / 1e9
+    elif (times >= EARLIEST).any():
+        # Only the order of positions counts: as ranks they are smaller than any time.
+        times = np.unique(times, return_inverse=True)[1].astype(np.float64)
+    times[missing] = UNTIMED
+    return times
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

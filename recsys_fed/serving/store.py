@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,14 +12,27 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from recsys_fed.errors import DataError
-from recsys_fed.serving.events import IMPORTED, Event
+from recsys_fed.serving.events import EARLIEST, IMPORTED, Event
 from recsys_fed.serving.tables import TRAINING_VIEW, create_tables, engine_of, events, exposures, forgotten, settings
 
 _PAGE = 20_000
 # Plain text: the columns have the types of `Event` as they come, and a history is hundreds of rows.
 _OF_USER = sa.text(
-    'SELECT "user", item, kind, time, value, event_key, request, number, accepted, received '
+    'SELECT "user", item, kind, time, value, event_key, request, number, accepted, '
+    "CASE WHEN received > 0 THEN received ELSE :opened END AS received "
     'FROM events WHERE "user" = :name ORDER BY number'
+)
+# An interaction without a time that was imported before keeps the time at which it first came in.
+_BEFORE = (
+    'CREATE TABLE imported_before AS SELECT "user", item, MIN(CASE WHEN received > 0 THEN received ELSE {opened!r} '
+    "END) AS received FROM events WHERE kind = 'imported' AND time < {earliest!r} GROUP BY \"user\", item",
+    'CREATE UNIQUE INDEX ix_imported_before ON imported_before ("user", item)',
+)
+_SAME = 'FROM imported_before b WHERE b."user" = events."user" AND b.item = events.item'
+_AS_BEFORE = (
+    f"UPDATE events SET received = (SELECT b.received {_SAME}) "  # noqa: S608  (constants)
+    "WHERE kind = 'imported' AND time < {earliest!r} AND EXISTS (SELECT 1 " + _SAME + ")",
+    "DROP TABLE imported_before",
 )
 
 
@@ -34,7 +48,7 @@ class FeedbackStore:
         added = _insert(self._sqlite)(events).on_conflict_do_nothing(index_elements=[events.c.event_key])
         self._append = added.returning(events.c.number)
         with self._translated():
-            create_tables(self._engine)
+            self._opened = create_tables(self._engine)
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
@@ -61,7 +75,8 @@ class FeedbackStore:
     def of_user(self, user: str) -> list[Event]:
         """All events of one user, in the order of the log."""
         with self.reading() as connection:
-            return list(map(Event._make, connection.execute(_OF_USER, {"name": user}).all()))
+            found = connection.execute(_OF_USER, {"name": user, "opened": self._opened})
+            return list(map(Event._make, found.all()))
 
     def put_aside(self, connection: sa.Connection, user: str, *, since: float) -> int:
         """Mark a user's feedback received from `since` on as a robot's; returns how many events."""
@@ -90,24 +105,28 @@ class FeedbackStore:
     def replace_imported(self, imported: Iterable[Event], *, source: str) -> int:
         """Replace all imported interactions by new ones in one transaction; forgotten users are left out.
 
+        They are received now; those without a time that were imported before were received when they first were.
+
         Args:
             imported: of kind "imported", one for each user and item.
             source: what they came from; `imported_from` returns it.
         """
-        count = 0
+        count, now = 0, time.time()
         with self.writing() as connection:
             gone = set(connection.execute(sa.select(forgotten.c.digest)).scalars())
+            self._run(connection, _BEFORE)
             connection.execute(events.delete().where(events.c.kind == IMPORTED))
             page: list[tuple[Any, ...]] = []
             skipped: dict[str, bool] = {}
             for event in imported:
                 if gone and skipped.setdefault(event.user, self.digest(event.user) in gone):
                     continue
-                page.append((event.user, event.item, event.kind, event.value, event.time, event.received, True))
+                page.append((event.user, event.item, event.kind, event.value, event.time, now, True))
                 if len(page) == _PAGE:
                     count += self._add_page(connection, page)
                     page = []
             count += self._add_page(connection, page)
+            self._run(connection, _AS_BEFORE)
             self._set(connection, "imported", source)
         return count
 
@@ -116,12 +135,16 @@ class FeedbackStore:
         with self.reading() as connection:
             return connection.execute(sa.select(settings.c.value).where(settings.c.name == "imported")).scalar()
 
-    def training(self) -> Iterator[tuple[str, str, float, float]]:
-        """User, item, value and time of what the next training reads."""
-        view = sa.text(f'SELECT "user", item, value, time FROM {TRAINING_VIEW}')  # noqa: S608  (a constant)
+    def training(self) -> Iterator[tuple[str, str, float, float | None]]:
+        """User, item, value and time (as `Event` has it, None without one) of what the next training reads.
+
+        In the order of the log.
+        """
+        columns = '"user", item, value, time'
+        view = sa.text(f"SELECT {columns} FROM {TRAINING_VIEW} ORDER BY number")  # noqa: S608  (constants)
         with self.reading() as connection:
             for row in connection.execution_options(yield_per=_PAGE).execute(view):
-                yield str(row[0]), str(row[1]), float(row[2]), float(row[3])
+                yield str(row[0]), str(row[1]), float(row[2]), None if row[3] is None else float(row[3])
 
     def quarantined(self) -> list[tuple[str, int]]:
         """Users with events that were put aside, and how many, most first."""
@@ -148,6 +171,10 @@ class FeedbackStore:
             marks = ", ".join([mark] * 7)
             connection.exec_driver_sql(f"INSERT INTO events ({columns}) VALUES ({marks})", page)  # noqa: S608
         return len(page)
+
+    def _run(self, connection: sa.Connection, statements: Sequence[str]) -> None:
+        for statement in statements:
+            connection.exec_driver_sql(statement.format(opened=self._opened, earliest=EARLIEST))
 
     def _set(self, connection: sa.Connection, name: str, value: str) -> None:
         insert = _insert(self._sqlite)(settings).values(name=name, value=value)

@@ -4,6 +4,7 @@ SQLite runs with a write-ahead log and synchronous = FULL: what is committed sur
 are overwritten (secure_delete), so that what is forgotten is not left in free pages.
 """
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.serving.events import UNTIMED
 
 SCHEMA = 1
 _LOCK_SECONDS = 30.0
@@ -26,7 +28,7 @@ events = sa.Table(
     sa.Column("item", sa.String(128), nullable=False),
     sa.Column("kind", sa.String(16), nullable=False),
     sa.Column("value", sa.Double),
-    # When it happened, as the application says, and when it came in.
+    # When it happened, as the application says (see `events.Event.time`), and when it came in.
     sa.Column("time", sa.Double, nullable=False),
     sa.Column("received", sa.Double, nullable=False),
     sa.Column("request", sa.String(64)),
@@ -67,17 +69,19 @@ settings = sa.Table(
 )
 
 # What the next training round reads (`data.url` and `data.query` of a silo, or `silo feedback-export`): accepted,
-# positive, and not disliked since.
+# positive, and not disliked since. The version before wrote 0 for no time, and 0 as received of all that it imported.
 TRAINING_VIEW = "training_interactions"
-TRAINING_QUERY = """
-SELECT e."user" AS "user", e.item AS item, COALESCE(e.value, 1.0) AS value, e.time AS time
+_VIEW = "2"
+TRAINING_QUERY = f"""
+SELECT e."user" AS "user", e.item AS item, COALESCE(e.value, 1.0) AS value,
+CASE WHEN e.time > {UNTIMED!r} AND NOT (e.time = 0 AND e.received = 0) THEN e.time END AS time, e.number AS number
 FROM events e
 WHERE e.accepted AND e.kind IN ('imported', 'click', 'like', 'buy', 'rating')
 AND NOT EXISTS (
     SELECT 1 FROM events d
     WHERE d."user" = e."user" AND d.item = e.item AND d.kind = 'dislike' AND d.accepted AND d.number > e.number
 )
-"""
+"""  # noqa: S608  (a constant)
 
 
 def engine_of(address: str) -> sa.Engine:
@@ -110,20 +114,40 @@ def engine_of(address: str) -> sa.Engine:
     return engine
 
 
-def create_tables(engine: sa.Engine) -> None:
-    """Make what is missing; an existing database of this schema is left as it is.
+def create_tables(engine: sa.Engine) -> float:
+    """Make what is missing; no row of an existing database of this schema is changed.
+
+    Returns:
+        When this version first opened the database, seconds since 1970: what the version before imported counts as of
+        then where it has no time.
 
     Raises:
         ConfigurationError: it is a database of a newer version.
     """
     with engine.begin() as connection:
         metadata.create_all(connection)
-        known = connection.execute(sa.select(settings.c.value).where(settings.c.name == "schema")).scalar()
-        if known is None:
-            connection.execute(settings.insert().values(name="schema", value=str(SCHEMA)))
-            connection.exec_driver_sql(f"CREATE VIEW {TRAINING_VIEW} AS {TRAINING_QUERY}")
-        elif known != str(SCHEMA):
-            raise ConfigurationError(f"Expected tables of schema {SCHEMA}, got {known}. Install the version for it.")
+        known = {row.name: row.value for row in connection.execute(sa.select(settings))}
+        if known.get("schema", str(SCHEMA)) != str(SCHEMA):
+            raise ConfigurationError(
+                f"Expected tables of schema {SCHEMA}, got {known['schema']}. Install the version for it."
+            )
+        fresh = {"schema": str(SCHEMA), "opened": repr(time.time())}
+        for name in fresh.keys() - known.keys():
+            connection.execute(settings.insert().values(name=name, value=fresh[name]))
+        if known.get("view") != _VIEW:
+            _create_view(connection)
+            connection.execute(settings.delete().where(settings.c.name == "view"))
+            connection.execute(settings.insert().values(name="view", value=_VIEW))
+    return float((fresh | known)["opened"])
+
+
+def _create_view(connection: sa.Connection) -> None:
+    """The view as this version has it. On PostgreSQL it is replaced, so that who may read it stays as it was."""
+    replaces = connection.dialect.name != "sqlite"
+    if not replaces:
+        connection.exec_driver_sql(f"DROP VIEW IF EXISTS {TRAINING_VIEW}")
+    create = "CREATE OR REPLACE VIEW" if replaces else "CREATE VIEW"
+    connection.exec_driver_sql(f"{create} {TRAINING_VIEW} AS {TRAINING_QUERY}")
 
 
 def _prepared(connection: Any, _: object) -> None:

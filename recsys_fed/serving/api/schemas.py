@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from recsys_fed.serving.events import EARLIEST
+
 _LIST = 1_000
 _FUTURE_SECONDS = 300.0
 
@@ -26,7 +28,7 @@ Id = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_plain)]
 Text = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_plain)]
 Ids = Annotated[list[Id], Field(max_length=_LIST)]
 Kind = Literal["view", "click", "like", "buy", "rating", "dislike"]
-Moment = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_not_future)]
+Moment = Annotated[float, Field(ge=EARLIEST, allow_inf_nan=False), AfterValidator(_not_future)]
 
 
 class Strict(BaseModel):
@@ -127,7 +129,7 @@ class FeedbackRequest(Strict):
     item: Id
     kind: Kind
     value: float | None = Field(default=None, allow_inf_nan=False, ge=-1e6, le=1e6, description="Of a rating.")
-    time: Moment | None = Field(default=None, description="Seconds since 1970; now without it.")
+    time: Moment | None = Field(default=None, description="Seconds since 1970, not before 1990; now without it.")
     event: Id | None = Field(default=None, description="Your id of the event: the same one twice is one event.")
     request: Annotated[str, Field(max_length=64, pattern="^[0-9a-f]+$")] | None = Field(
         default=None, description="Of the recommendation that it answers."
