@@ -7,6 +7,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,10 +60,10 @@ def export_training(store: FeedbackStore, path: Path) -> int:
             "value": kept.value,
         }
     )
-    time = frame["time"][report.kept].array
+    time: Any = frame["time"][report.kept].to_numpy()
     if (np.isnan(time) | (time == np.floor(time))).all():
         time = pd.array(time, dtype="Int64")
-    if not time.isna().all() or not len(time):
+    if not pd.isna(time).all() or not len(time):
         table["time_rank" if len(time) and time.max() < EARLIEST else "time"] = time
     partial = path.with_name(path.name + ".part")
     if path.suffix == ".parquet":

@@ -194,21 +194,21 @@ def test_an_export_of_positions_has_positions(service, tmp_path):
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_an_export_invents_no_time_and_the_latest_row_of_a_pair_stays(service, tmp_path, suffix):
-    imported(service, made_interactions([MISSING_TIME, 7, THEN * NS]))
+    imported(service, made_interactions([MISSING_TIME, 7 * NS, THEN * NS]))
     for item, moment in (("i0", THEN + 5.7), ("i5", THEN - 5.0)):
         event = Event(user="a", item=item, kind="buy", time=moment, key=item, received=moment)
         service.writer.append(event).result()
     table = exported(service, tmp_path, suffix)
     assert table["item"].tolist() == ["i1", "i5", "i2", "i0"]
-    assert table["time"].tolist() == [7, THEN - 5, THEN, THEN + 5]
+    assert table["time"].tolist() == [7, THEN - 5, THEN, THEN + 5.7]
     imported(service, made_interactions([THEN * NS, MISSING_TIME]))
     table = exported(service, tmp_path, suffix)
     assert table["item"].tolist() == ["i1", "i5", "i0"]
-    assert pd.isna(table["time"][0]) and table["time"].tolist()[1:] == [THEN - 5, THEN + 5]
+    assert pd.isna(table["time"][0]) and table["time"].tolist()[1:] == [THEN - 5, THEN + 5.7]
 
 
 def test_the_view_has_no_time_for_what_has_none(service):
-    imported(service, made_interactions([MISSING_TIME, 7, THEN * NS]))
+    imported(service, made_interactions([MISSING_TIME, 7 * NS, THEN * NS]))
     with service.store.reading() as connection:
         found = connection.exec_driver_sql(f"SELECT item, time FROM {TRAINING_VIEW} ORDER BY number").all()
     assert [tuple(row) for row in found] == [("i0", None), ("i1", 7.0), ("i2", float(THEN))]
