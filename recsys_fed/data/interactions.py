@@ -8,19 +8,24 @@ import numpy.typing as npt
 
 from recsys_fed.errors import DataError
 
+# In place of a time, for a row that has none; a user's rows without a time stand before those with one.
+MISSING_TIME = -(2**63)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Interactions:
-    """Private data of one silo (or, in a simulation, of all of them), one entry a row.
+    """Private data of one silo (or, in a simulation, of all of them), one entry a row, in the order of the source.
 
     Attributes:
         user: row of each interaction in `user_ids`, int32 or int64 [n].
         item: row of each interaction in `item_ids`, int32 or int64 [n].
         user_ids: object array of str [n_users].
         item_ids: object array of str [n_items]; a silo's own list, not the catalogue.
-        value: a rating or a count, float32 [n], or None.
-        time: int64 [n], seconds, milliseconds or (in a deployed silo) microseconds since 1970, or a position; only
-            its order matters. Or None.
+        value: a rating or a count, float32 [n], NaN where a row has none; or None.
+        time: int64 [n], nanoseconds since 1970 (positions without `clock`), MISSING_TIME where a row has none; or
+            None. Of equal times the later row is later.
+        clock: whether times are those of a clock; otherwise only their order means something.
+        weight: what the kind of an interaction counts, float32 [n], or None.
 
     Raises:
         DataError: columns of different lengths, or a code outside of its table.
@@ -32,9 +37,11 @@ class Interactions:
     item_ids: npt.NDArray[np.object_]
     value: npt.NDArray[np.float32] | None = None
     time: npt.NDArray[np.int64] | None = None
+    clock: bool = True
+    weight: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("user", "item", "value", "time"):
+        for name in ("user", "item", "value", "time", "weight"):
             column = getattr(self, name)
             if column is not None and column.shape != (len(self.user),):
                 raise DataError(f"Expected {name} of shape ({len(self.user)},), got {column.shape}.")
@@ -65,6 +72,8 @@ class Interactions:
             item_ids=self.item_ids,
             value=None if self.value is None else self.value[mask],
             time=None if self.time is None else self.time[mask],
+            clock=self.clock,
+            weight=None if self.weight is None else self.weight[mask],
         )
 
 
