@@ -23,6 +23,7 @@ from recsys_fed.data.columns import identifiers
 from recsys_fed.data.silo import silo_dataset
 from recsys_fed.data.sources.parquet import read_columns
 from recsys_fed.data.validation import validate
+from recsys_fed.models.signals import NOTHING, Signal
 from recsys_fed.models.stored_histories import HistoryWriter
 
 USERS = "users.parquet"
@@ -50,6 +51,7 @@ def regroup(
     columns: Mapping[str, str],
     min_value: float | None = None,
     bucket_rows: int = BUCKET_ROWS,
+    reads: frozenset[Signal] = NOTHING,
 ) -> Regrouped:
     """Write the histories of a Parquet file to `folder` (see `stored_histories`), with the user ids in USERS.
 
@@ -64,6 +66,7 @@ def regroup(
         columns: of user, item and perhaps value and time, see `resolve_columns`.
         min_value: only interactions with at least this value count.
         bucket_rows: rows to aim at in a bucket.
+        reads: the signals that a trainer reads.
 
     Raises:
         DataError, ConfigurationError: as for reading the file as a whole.
@@ -80,8 +83,8 @@ def regroup(
             for bucket in buckets:
                 frame = read_columns(bucket, {role: role for role in columns})
                 interactions, report = validate(frame, source=str(path), may_be_empty=True)
-                silo = silo_dataset(interactions, catalogue, min_value=min_value)
-                histories.append(silo.histories)
+                silo = silo_dataset(interactions, catalogue, min_value=min_value, reads=reads)
+                histories.append(silo.histories, silo.signals)
                 users.write_table(pa.table({"user_id": pa.array(silo.user_ids, pa.string())}))
                 counts += (len(silo.user_ids), int(report.kept.sum()), silo.unknown_items)
                 bucket.unlink()

@@ -16,6 +16,7 @@ from recsys_fed.data.sources.parquet import column_names
 from recsys_fed.data.sources.table import PARQUET, resolve_columns
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.histories import histories_of
+from recsys_fed.models.signals import NOTHING, Signal
 from recsys_fed.models.stored_histories import stored_histories
 from recsys_fed.models.user_blocks import UserHistories
 
@@ -45,25 +46,32 @@ class SiloFile:
         checks.at_least(1, block_interactions=self.block_interactions)
 
 
-def open_histories(silo: SiloFile, catalogue: Catalogue, *, device: torch.device | str = "cpu") -> UserHistories:
+def open_histories(
+    silo: SiloFile,
+    catalogue: Catalogue,
+    *,
+    device: torch.device | str = "cpu",
+    reads: frozenset[Signal] = NOTHING,
+) -> UserHistories:
     """The histories of a silo's file over a catalogue; both ways of holding them train the same model.
 
     Sums over users are the same to the last bit for `spectral` and the item counts, and to rounding for `dp-sgd`.
+    They carry those signals that the trainer `reads` and the file has.
 
     Raises:
         DataError, ConfigurationError: see `read` and `regroup`; or the file is large and there is no folder.
     """
     if not _is_large(silo):
         dataset = read(Request(path=silo.path, columns=silo.columns))
-        kept = silo_dataset(dataset.interactions, catalogue, min_value=silo.min_value)
-        return histories_of(kept.histories, device=device)
+        kept = silo_dataset(dataset.interactions, catalogue, min_value=silo.min_value, reads=reads)
+        return histories_of(kept.histories, signals=kept.signals, device=device)
     if silo.folder is None:
         raise ConfigurationError(
             f"Expected a folder for the histories of {silo.path}, which has more than {silo.block_interactions} "
             "rows, got none. Name one, or raise block-interactions if it fits into memory."
         )
     use = resolve_columns(column_names(silo.path), silo.columns, path=silo.path)
-    regroup(silo.path, catalogue, silo.folder, columns=use, min_value=silo.min_value)
+    regroup(silo.path, catalogue, silo.folder, columns=use, min_value=silo.min_value, reads=reads)
     return stored_histories(silo.folder, n_items=catalogue.n_items, device=device)
 
 

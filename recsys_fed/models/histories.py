@@ -81,7 +81,8 @@ class Histories:
         """
         if self.signals is None or self.signals.rank is None:
             raise ConfigurationError(
-                'Expected interactions in an order, got none. Is "order" in what the trainer reads, and are there times?'
+                "Expected interactions with an order, got none: either the trainer does not read it, or the data has no "
+                "times."
             )
         places = torch.empty(len(self.items), dtype=torch.int64, device=self.device)
         places[self.starts[self.users] + self.signals.rank] = torch.arange(len(self.items), device=self.device)
@@ -153,7 +154,9 @@ class Histories:
         columns = column[self.items]
         kept = columns >= 0
         starts = _cumulative(kept)[self.starts]
-        part = Histories(items=columns[kept], starts=starts, n_items=len(rows), signals=self._signals_of(kept, starts))
+        part = Histories(
+            items=columns[kept], starts=starts, n_items=len(rows), signals=self._signals_of(kept, starts)
+        )
         return self._kept(kept, part)
 
     def _signals_of(self, kept: torch.Tensor, starts: torch.Tensor) -> Signals | None:

@@ -13,10 +13,12 @@ from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.data.identifiers import id_array
 from recsys_fed.data.interactions import Interactions
 from recsys_fed.data.report import ValidationReport
+from recsys_fed.data.signals import signals_of, ties_of
 from recsys_fed.data.silo import silo_dataset
 from recsys_fed.data.split import leave_last_out
 from recsys_fed.data.validation import Columns, without_repeated
 from recsys_fed.models.histories import Histories, histories_of
+from recsys_fed.models.signals import NOTHING, Signal, Signals
 from recsys_fed.silo.block import Block
 from recsys_fed.silo.blocks import blocks_of
 from recsys_fed.silo.columns import IdColumn
@@ -36,7 +38,10 @@ class SiloData:
         train, test: csr [n_users, n_items] over the catalogue; test is what hold-out keeps away, or empty.
         users: pseudonyms, object array of str [n_users].
         report: what validation found. unknown_items: interactions with items that the catalogue lacks.
-        short: users who were left out for want of history. All three are for the operator only.
+        short: users who were left out for want of history.
+        ties: neighbours in a user's order whose times are equal, see `ties_of`; held-out items and those that the
+            catalogue lacks included. All four are for the operator only.
+        signals: beside the entries of train, those that are read.
     """
 
     train: sparse.csr_matrix
@@ -45,6 +50,8 @@ class SiloData:
     report: ValidationReport
     unknown_items: int
     short: int
+    ties: int | None = None
+    signals: Signals | None = None
 
     @property
     def interactions(self) -> int:
@@ -53,15 +60,17 @@ class SiloData:
 
     def histories(self, device: torch.device | str = "cpu") -> Histories:
         """What is trained on."""
-        return histories_of(self.train, device=device)
+        return histories_of(self.train, signals=self.signals, device=device)
 
     def parts(self) -> Iterator[Part]:
         """Users with all their interactions, held-out ones included: all at once."""
         yield self.users, self.train + self.test
 
 
-def read_silo_data(data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudonyms) -> SiloData:
-    """Read the configured source to its end.
+def read_silo_data(
+    data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudonyms, *, reads: frozenset[Signal] = NOTHING
+) -> SiloData:
+    """Read the configured source to its end, with the signals that the trainer `reads`.
 
     Guarantees: the unit is a user of this silo. Two files, folders or tables are neighbours if one has the rows of
     one user more, wherever they stand and whatever their cells hold; a row of text is a line. Whether any other user
@@ -70,18 +79,26 @@ def read_silo_data(data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudon
     - lines are split, and rows dropped, one by one (`silo.lines`, `silo.rows`): no row is an error of the reading;
     - a cell is read by a rule that sees that cell and silo.toml alone (`silo.cells`, `catalogue.ids`): types and
       units never follow from a column or a block;
-    - repeated rows, the history's minimum and what is held out are decided among a user's own rows, in the order of
-      the file; the rows of a query have no order, so that equal times are ordered by value, then item.
+    - repeated rows, the history's minimum, what is held out and signals are decided among a user's own rows, in the
+      order of the file; the rows of a query have no order, so that equal times are ordered by value, then item. Which
+      signals there are is decided by the trainer and silo.toml.
     It covers neither a query whose answer for one user depends on others, or that fails on a row, nor damaged files.
     `audit.boundary.neighbouring_files` tries pairs.
 
     Raises:
         DataError, ConfigurationError: see `blocks_of`.
     """
-    return collect(blocks_of(data), data, catalogue, pseudonyms)
+    return collect(blocks_of(data), data, catalogue, pseudonyms, reads=reads)
 
 
-def collect(blocks: Iterable[Block], data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudonyms) -> SiloData:
+def collect(
+    blocks: Iterable[Block],
+    data: DataSettings,
+    catalogue: Catalogue,
+    pseudonyms: Pseudonyms,
+    *,
+    reads: frozenset[Signal] = NOTHING,
+) -> SiloData:
     """The silo's data of all blocks of its source."""
     users, items, account = Codes(), Codes(), Account()
     parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in ("broken", *data.columns)}
@@ -108,13 +125,16 @@ def collect(blocks: Iterable[Block], data: DataSettings, catalogue: Catalogue, p
         ),
         data,
         catalogue,
+        reads=reads,
     )
     rows_left = np.flatnonzero(kept)
     kept[rows_left] = found.report.kept
     return replace(found, report=account.report(data.source, _in_source(found.report, rows_left), kept=kept))
 
 
-def silo_data(columns: Columns, data: DataSettings, catalogue: Catalogue) -> SiloData:
+def silo_data(
+    columns: Columns, data: DataSettings, catalogue: Catalogue, *, reads: frozenset[Signal] = NOTHING
+) -> SiloData:
     """What follows from all kept rows of some users; the report is about these rows."""
     columns, order = _sorted(columns, by_content=data.source in DATABASES)
     interactions, report = without_repeated(columns, source=data.source)
@@ -124,13 +144,16 @@ def silo_data(columns: Columns, data: DataSettings, catalogue: Catalogue) -> Sil
     held = leave_last_out(interactions) if data.hold_out == "last" and len(interactions) else _none(interactions)
     whole = silo_dataset(interactions, catalogue)
     kept = np.diff(whole.histories.indptr) >= data.minimum_history
+    train = silo_dataset(interactions, catalogue, ~held).histories[kept]
     return SiloData(
-        train=silo_dataset(interactions, catalogue, ~held).histories[kept],
+        train=train,
         test=silo_dataset(interactions, catalogue, held).histories[kept],
         users=interactions.user_ids[kept],
         report=report if order is None else _unsorted(report, order),
         unknown_items=whole.unknown_items,
         short=int(np.count_nonzero(~kept)),
+        ties=ties_of(interactions.select(kept[interactions.user])),
+        signals=signals_of(train, interactions, catalogue, reads=reads, users=np.flatnonzero(kept)),
     )
 
 

@@ -3,8 +3,8 @@
 Pseudonyms are uniform, so their first byte deals users evenly into 256 buckets, in the order in which users stand in
 memory. A bucket holds all rows of its users and is read like a small silo of its own; what is trained is therefore
 the same to the last bit of the exact sums. On disk are, for as long as a silo serves, the items of each user without
-the user; while rows are dealt also pseudonyms, values and times. Memory takes a block of rows, a bucket, and about
-100 bytes a user.
+the user, and what the trainer reads besides; while rows are dealt also pseudonyms, values and times. Memory takes a
+block of rows, a bucket, and about 100 bytes a user.
 """
 
 import shutil
@@ -24,6 +24,7 @@ from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.data.identifiers import id_array
 from recsys_fed.data.report import Finding, ValidationReport
 from recsys_fed.data.validation import Columns
+from recsys_fed.models.signals import NOTHING, Signal
 from recsys_fed.models.stored_histories import HistoryWriter, StoredHistories, stored_histories
 from recsys_fed.silo.blocks import blocks_of
 from recsys_fed.silo.interactions import Codes, Part, SiloData, read_silo_data, silo_data
@@ -43,7 +44,7 @@ class StoredSiloData:
 
     Attributes:
         folder: holds the histories, until nobody holds this any more.
-        test, users, report, unknown_items, short: see `SiloData`.
+        test, users, report, unknown_items, short, ties: see `SiloData`.
     """
 
     folder: "TemporaryDirectory[str]"
@@ -53,6 +54,7 @@ class StoredSiloData:
     report: ValidationReport
     unknown_items: int
     short: int
+    ties: int | None = None
 
     @property
     def interactions(self) -> int:
@@ -78,12 +80,17 @@ class StoredSiloData:
 
 
 def open_silo_data(
-    data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudonyms, *, prefix: str = SERVING
+    data: DataSettings,
+    catalogue: Catalogue,
+    pseudonyms: Pseudonyms,
+    *,
+    prefix: str = SERVING,
+    reads: frozenset[Signal] = NOTHING,
 ) -> SiloData | StoredSiloData:
     """Read the silo's data into memory or, where silo.toml names a folder for blocks, to disk."""
     if data.blocks:
-        return read_stored_data(data, catalogue, pseudonyms, prefix=prefix)
-    return read_silo_data(data, catalogue, pseudonyms)
+        return read_stored_data(data, catalogue, pseudonyms, prefix=prefix, reads=reads)
+    return read_silo_data(data, catalogue, pseudonyms, reads=reads)
 
 
 def clear_blocks(data: DataSettings) -> None:
@@ -93,7 +100,12 @@ def clear_blocks(data: DataSettings) -> None:
 
 
 def read_stored_data(
-    data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudonyms, *, prefix: str = SERVING
+    data: DataSettings,
+    catalogue: Catalogue,
+    pseudonyms: Pseudonyms,
+    *,
+    prefix: str = SERVING,
+    reads: frozenset[Signal] = NOTHING,
 ) -> StoredSiloData:
     """Read the configured source to its end, once, into a new folder `prefix`... below `data.blocks`.
 
@@ -109,12 +121,12 @@ def read_stored_data(
         items, account = _deal(data, pseudonyms, Path(scratch))
         item_ids = items.ids()
         for bucket in sorted(Path(scratch).iterdir()):
-            part = silo_data(_columns(bucket, item_ids, data), data, catalogue)
+            part = silo_data(_columns(bucket, item_ids, data), data, catalogue, reads=reads)
             bucket.unlink()
-            writer.append(part.train)
+            writer.append(part.train, part.signals)
             # One byte in place of one a row: which rows were kept is in the histories.
             report = replace(part.report, kept=np.broadcast_to(np.True_, part.report.n_kept))
-            parts.append(replace(part, train=sparse.csr_matrix((0, catalogue.n_items)), report=report))
+            parts.append(replace(part, train=sparse.csr_matrix((0, catalogue.n_items)), report=report, signals=None))
     empty = sparse.csr_matrix((0, catalogue.n_items), dtype=np.float32)
     return StoredSiloData(
         folder=kept,
@@ -124,6 +136,7 @@ def read_stored_data(
         report=_merged(account, [part.report for part in parts], source=data.source),
         unknown_items=sum(part.unknown_items for part in parts),
         short=sum(part.short for part in parts),
+        ties=sum(part.ties or 0 for part in parts) if data.time else None,
     )
 
 
