@@ -81,8 +81,8 @@ class Histories:
         """
         if self.signals is None or self.signals.rank is None:
             raise ConfigurationError(
-                "Expected interactions with an order, got none: either the trainer does not read it, or the data has no "
-                "times."
+                "Expected interactions with an order, got none. Either the trainer does not read it, or the data has "
+                "no times."
             )
         places = torch.empty(len(self.items), dtype=torch.int64, device=self.device)
         places[self.starts[self.users] + self.signals.rank] = torch.arange(len(self.items), device=self.device)
