@@ -34,7 +34,7 @@ def signals_of(
         Columns beside the entries of the matrix; ranks are among a user's entries.
 
     Raises:
-        DataError: an entry is none of the interactions, or several.
+        DataError: an entry is none of the interactions, or a user has an item twice.
     """
     there = _there(interactions, reads)
     if not there:
@@ -42,17 +42,13 @@ def signals_of(
     row_of = np.full(interactions.n_users, -1, dtype=np.int64)
     rows = np.arange(interactions.n_users) if users is None else users
     row_of[rows] = np.arange(len(rows))
-    source, place = _placed(
-        matrix, row_of[interactions.user], catalogue.rows(interactions.item_ids)[interactions.item]
-    )
+    source = _sources(matrix, row_of[interactions.user], catalogue.rows(interactions.item_ids)[interactions.item])
     columns: dict[str, torch.Tensor] = {}
     if "order" in there and interactions.time is not None:
-        columns["rank"] = torch.from_numpy(_ranks(matrix, place, interactions.time[source]))
+        columns["rank"] = torch.from_numpy(_ranks(matrix, source, interactions.time[source]))
     for name, column in (("time", interactions.time), ("value", interactions.value), ("weight", interactions.weight)):
         if name in there and column is not None:
-            beside = np.empty_like(column, shape=len(place))
-            beside[place] = column[source]
-            columns[name] = torch.from_numpy(beside)
+            columns[name] = torch.from_numpy(column[source])
     return Signals(**columns)
 
 
@@ -81,30 +77,34 @@ def _there(interactions: Interactions, reads: frozenset[Signal]) -> frozenset[Si
     return frozenset(name for name in reads if has[name])
 
 
-def _placed(matrix: sparse.csr_matrix, row: Rows, column: Rows) -> tuple[Rows, Rows]:
-    """Which interactions are entries of the matrix, in the order of the source, and which entries they are.
-
-    `row` and `column` [n] are theirs; -1 for none.
-    """
-    entry_rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    # Ascending, since rows are and the indices of each row are.
-    entries = entry_rows * matrix.shape[1] + matrix.indices
-    source = np.flatnonzero((row >= 0) & (column >= 0))
-    sought = row[source] * matrix.shape[1] + column[source]
-    place = np.searchsorted(entries, sought)
-    found = np.append(entries, -1)[place] == sought
-    source, place = source[found], place[found]
-    if len(place) != matrix.nnz or (np.bincount(place, minlength=matrix.nnz) != 1).any():
-        raise DataError(f"Expected each of {matrix.nnz} user and item once in the interactions, got {len(place)}.")
-    return source, place
+def _sources(matrix: sparse.csr_matrix, row: Rows, column: Rows) -> Rows:
+    """Which interaction each entry of the matrix is, int64 [nnz]; `row` and `column` [n] are theirs, -1 for none."""
+    within = np.flatnonzero((row >= 0) & (column >= 0))
+    # A counting sort; repeated pairs would be added up.
+    placed = sparse.csr_matrix((within, (row[within], column[within])), shape=matrix.shape)
+    placed.sort_indices()
+    there, wanted = _cells(placed), _cells(matrix)
+    place = np.searchsorted(there, wanted)
+    if placed.nnz < len(within) or not np.array_equal(np.append(there, -1)[place], wanted):
+        raise DataError(f"Expected a user and an item together once, as in the {matrix.nnz} entries, got others.")
+    return np.asarray(placed.data[place], dtype=np.int64)
 
 
-def _ranks(matrix: sparse.csr_matrix, place: Rows, time: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-    """Place of each entry in its user's order, int32 [nnz]; `place` and `time` are in the order of the source."""
-    starts = matrix.indptr.astype(np.int64)
-    owner = np.searchsorted(starts, place, side="right") - 1
+def _cells(matrix: sparse.csr_matrix) -> Rows:
+    """The number of each entry's cell, row by row, int64 [nnz]; ascending, since indices are sorted."""
+    rows = np.repeat(np.arange(matrix.shape[0], dtype=np.int64), np.diff(matrix.indptr))
+    return np.asarray(rows * matrix.shape[1] + matrix.indices)
+
+
+def _ranks(matrix: sparse.csr_matrix, source: Rows, time: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+    """Place of each entry in its user's order, int32 [nnz], from the entries' interactions and times."""
+    n_users, sizes = matrix.shape[0], np.diff(matrix.indptr)
+    in_source = np.argsort(source)
     # Stable: of equal times the one that is later in the source is later.
-    order = np.lexsort((time, owner))
-    ranks = np.empty(len(place), dtype=np.int32)
-    ranks[place[order]] = np.arange(len(place)) - np.repeat(starts[:-1], np.diff(starts))
+    by_time = in_source[np.argsort(time[in_source], kind="stable")]
+    owner = np.repeat(np.arange(n_users), sizes)[by_time]
+    # A counting sort by user, as stable.
+    by_user = sparse.csr_matrix((by_time, owner, np.array([0, len(owner)])), shape=(1, n_users)).tocsc().data
+    ranks = np.empty(len(time), dtype=np.int32)
+    ranks[by_user] = np.arange(len(time)) - np.repeat(matrix.indptr[:-1], sizes)
     return ranks

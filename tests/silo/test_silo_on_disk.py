@@ -84,30 +84,28 @@ def test_histories_are_those_of_a_silo_in_memory(filters, tmp_path, monkeypatch)
     assert (disk.report.n_rows, disk.report.n_kept) == (memory.report.n_rows, memory.report.n_kept)
 
 
-def in_order(path: Path) -> dict[str, list[tuple[str, float, int]]]:
-    """Item, value and time of each user's rows in the file, oldest first; of a repeated pair the latest row."""
+def in_order(path: Path) -> dict[str, list[tuple[int, str, float]]]:
+    """Time, item and value of each user's rows in the file, oldest first; of a repeated pair the latest row."""
     users: dict[str, dict[str, tuple[int, int, float]]] = {}
     for number, row in enumerate(pd.read_csv(path).itertuples()):
         if isinstance(row.customer, str) and isinstance(row.sku, str):
-            items = users.setdefault(row.customer, {})
+            items = users.setdefault(PSEUDONYMS.of(row.customer), {})
             items[row.sku] = max(items.get(row.sku, (0, 0, 0.0)), (row.at, number, row.stars))
-    return {
-        PSEUDONYMS.of(user): [
-            (item, stars, at) for at, _, item, stars in sorted((*v[:2], k, v[2]) for k, v in of.items())
-        ]
-        for user, of in users.items()
+    ordered = {
+        user: sorted((at, number, item, stars) for item, (at, number, stars) in items.items())
+        for user, items in users.items()
     }
+    return {user: [(at, item, stars) for at, _, item, stars in rows] for user, rows in ordered.items()}
 
 
-def held_order(silo) -> dict[str, list[tuple[str, float, int]]]:
+def held_order(silo) -> dict[str, list[tuple[str, float]]]:
+    """Item and value of each user's interactions, oldest first; without users who have none."""
     found = []
     for block in silo.histories().blocks():
-        signals, starts = block.signals, block.starts.tolist()
-        items = CATALOGUE.item_ids[block.items.numpy()]
-        entries = list(zip(items, signals.value.tolist(), signals.time.tolist(), strict=True))
-        for first, last in pairwise(starts):
+        entries = list(zip(CATALOGUE.item_ids[block.items.numpy()], block.signals.value.tolist(), strict=True))
+        for first, last in pairwise(block.starts.tolist()):
             found.append([entries[place] for place in block.by_order[first:last].tolist()])
-    return dict(zip(silo.users.tolist(), found, strict=True))
+    return {user: entries for user, entries in zip(silo.users.tolist(), found, strict=True) if entries}
 
 
 @pytest.mark.parametrize("hold_out", ["none", "last"])
@@ -117,32 +115,16 @@ def test_the_order_of_a_users_rows_is_kept_in_memory_and_on_disk(hold_out, tmp_p
     table = pd.read_csv(path)
     table["at"] = 1_704_067_200 + table["at"] % 9 * 86_400
     table.to_csv(path, index=False)
-    reads = frozenset({"order", "time", "value"})
-    settings = {"hold_out": hold_out}
-    memory = open_silo_data(settings_of(path, **settings), CATALOGUE, PSEUDONYMS, reads=reads)
-    blocks = {"block_rows": 333, "blocks": str(tmp_path / "blocks")}
-    disk = open_silo_data(settings_of(path, **settings, **blocks), CATALOGUE, PSEUDONYMS, reads=reads)
-    assert isinstance(memory, SiloData) != isinstance(disk, SiloData)
-    everything, known = in_order(path), set(CATALOGUE.item_ids)
-    last = None if hold_out == "none" else -1
-    # A user's single row stays, and what the catalogue lacks may be what is held out.
-    expected = {
-        user: [item for item, *_ in rows[: last if len(rows) > 1 else None] if item in known]
-        for user, rows in everything.items()
-    }
-    found = held_order(memory)
-    assert {user: [item for item, *_ in rows] for user, rows in found.items() if rows} == {
-        user: items for user, items in expected.items() if items
-    }
-    assert [stars for user in found for _, stars, _ in found[user]] == [
-        stars
-        for user in found
-        for item, stars, _ in everything[user][: last if len(everything[user]) > 1 else None]
-        if item in known
-    ]
-    assert held_order(disk) == found
-    ties = sum(one[2] == other[2] for rows in everything.values() for one, other in pairwise(rows))
-    assert memory.ties == disk.ties == ties > 500
+    whole, known = in_order(path), set(CATALOGUE.item_ids)
+    # A user's only row stays; the last one may be of an item that the catalogue lacks.
+    trained = {user: rows[:-1] if hold_out == "last" and len(rows) > 1 else rows for user, rows in whole.items()}
+    expected = {user: [(item, stars) for _, item, stars in rows if item in known] for user, rows in trained.items()}
+    for blocks in ({}, {"block_rows": 333, "blocks": str(tmp_path / "blocks")}):
+        data = settings_of(path, hold_out=hold_out, **blocks)
+        silo = open_silo_data(data, CATALOGUE, PSEUDONYMS, reads=frozenset({"order", "value"}))
+        assert isinstance(silo, SiloData) != bool(blocks)
+        assert held_order(silo) == {user: entries for user, entries in expected.items() if entries}
+        assert silo.ties == sum(one[0] == other[0] for rows in whole.values() for one, other in pairwise(rows)) > 500
 
 
 def test_who_reads_nothing_holds_nothing_and_ties_are_counted_where_there_are_times(tmp_path):
