@@ -1,5 +1,7 @@
 """A silo's file trains the same model from memory and, regrouped by user, from blocks on disk."""
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -81,6 +83,34 @@ def test_many_buckets_and_batches_split_no_user_and_leave_nothing_behind(parquet
     assert (found.n_users, found.unknown_items) == (len(whole.user_ids), whole.unknown_items)
     assert found.kept_rows == whole.histories.nnz + whole.unknown_items
     assert {path.name for path in (tmp_path / "many").iterdir()} == {ITEMS, STARTS, USERS}
+
+
+def ordered_by_user(histories, user_ids):
+    found, row = {}, 0
+    for block in histories.blocks():
+        for first, last in pairwise(block.starts.tolist()):
+            places = block.by_order[first:last]
+            found[user_ids[row]] = list(
+                zip(block.items[places].tolist(), block.signals.value[places].tolist(), strict=True)
+            )
+            row += 1
+    return found
+
+
+def test_a_regrouped_file_keeps_the_order_and_values_of_every_user(parquet, tmp_path):
+    reads = frozenset({"order", "value"})
+    memory = open_histories(SiloFile(path=parquet), CATALOGUE, reads=reads)
+    silo = SiloFile(path=parquet, block_interactions=100, folder=tmp_path / "silo")
+    stored = open_histories(silo, CATALOGUE, reads=reads)
+    users = pd.read_parquet(tmp_path / "silo" / USERS)["user_id"].tolist()
+    interactions = read(Request(path=parquet)).interactions
+    expected: dict[str, list] = {user: [] for user in interactions.user_ids}
+    for row in np.argsort(interactions.time, kind="stable").tolist():
+        item = int(interactions.item_ids[interactions.item[row]])
+        if item < N_ITEMS:
+            expected[interactions.user_ids[interactions.user[row]]].append((item, float(interactions.value[row])))
+    assert ordered_by_user(memory, interactions.user_ids) == expected
+    assert ordered_by_user(stored, users) == expected
 
 
 def tables_of(k=3):
