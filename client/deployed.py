@@ -53,7 +53,7 @@ class DeployedSilo(Silo):
     @cached_property
     def data(self) -> SiloData | StoredSiloData:
         """What [data] of silo.toml says, read when it is first asked for; a failure is tried again."""
-        return open_silo_data(self.settings.data, self.catalogue, Pseudonyms(self.secret))
+        return open_silo_data(self.settings.data, self.catalogue, Pseudonyms(self.secret), reads=self.trainer.reads)
 
     def prepare(self) -> None:
         """Read the data and derive the plan, which the first request would do; raises what reading them raises."""

@@ -34,6 +34,7 @@ from recsys_fed.ledger.budget import Allowance
 from recsys_fed.ledger.entries import Entry
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.models.device import resolve_device
+from recsys_fed.models.signals import Signal
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.noise import SeededNoise
@@ -44,8 +45,10 @@ from recsys_fed.versions import version_of
 
 # Purposes of a simulation's seed: streams that must differ have different numbers.
 _NOISE, _SAMPLING = 1, 2
-# Tensors of simulated silos, by silo, device and size of blocks.
-_KEPT: WeakKeyDictionary[SimulatedFederation, dict[tuple[int, str, int], UserHistories]] = WeakKeyDictionary()
+# Number of a silo, device, size of blocks, and what the trainer reads.
+_Asked = tuple[int, str, int, frozenset[Signal]]
+# Tensors of simulated silos.
+_KEPT: WeakKeyDictionary[SimulatedFederation, dict[_Asked, UserHistories]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -215,9 +218,7 @@ def open_silo(context: Context) -> Silo:
         config=config,
         catalogue=federation.catalogue,
         read=lambda: SiloUsers(
-            histories=_histories(
-                federation, index, str(resolve_device(config.device)), simulation.block_interactions
-            ),
+            histories=_histories(federation, index, config=config, block_interactions=simulation.block_interactions),
             # Of several ranks the first measures its own users.
             test=federation.test[rows[rows_of_share(len(rows))]],
         ),
@@ -227,11 +228,14 @@ def open_silo(context: Context) -> Silo:
     )
 
 
-def _histories(federation: SimulatedFederation, index: int, device: str, block_interactions: int) -> UserHistories:
+def _histories(
+    federation: SimulatedFederation, index: int, *, config: FederationConfig, block_interactions: int
+) -> UserHistories:
     """Tensors of a silo: a run asks for them every round, and they go when their federation does."""
-    kept, asked = _KEPT.setdefault(federation, {}), (index, device, block_interactions)
+    device, reads = str(resolve_device(config.device)), configured_trainer(config).reads
+    kept, asked = _KEPT.setdefault(federation, {}), (index, device, block_interactions, reads)
     if asked not in kept:
-        made = silo_histories(federation, index, device=device, block_interactions=block_interactions)
+        made = silo_histories(federation, index, device=device, block_interactions=block_interactions, reads=reads)
         kept[asked] = share_of(made)
     return kept[asked]
 

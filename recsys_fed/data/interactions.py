@@ -8,25 +8,26 @@ import numpy.typing as npt
 
 from recsys_fed.errors import DataError
 
+# In place of a time, for a row that has none; a user's rows without a time stand before those with one.
 MISSING_TIME = -(2**63)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Interactions:
-    """Private data of one silo (or, in a simulation, of all of them), one entry a row.
+    """Private data of one silo (or, in a simulation, of all of them), one entry a row, in the order of the source.
 
     Attributes:
         user: row of each interaction in `user_ids`, int32 or int64 [n].
         item: row of each interaction in `item_ids`, int32 or int64 [n].
         user_ids: object array of str [n_users].
         item_ids: object array of str [n_items]; a silo's own list, not the catalogue.
-        value: a rating or a count, float32 [n], NaN where there is none; or None.
-        time: int64 [n], nanoseconds since 1970, MISSING_TIME where there is none; or None.
-        weight: of the kind of event, float32 [n] above zero, or None.
-        clock: whether times are clock times; else they are positions in an order.
+        value: a rating or a count, float32 [n], NaN where a row has none; or None.
+        time: int64 [n], nanoseconds since 1970 (positions without `clock`), MISSING_TIME where a row has none; or
+            None. Of equal times the later row is later.
+        weight: what the kind of an interaction counts, float32 [n] above zero, or None.
+        clock: whether times are those of a clock; otherwise only their order means something.
 
-    The rows stand in the order of their source, which decides between equal times; each user and item occur together
-    once where a reader made them.
+    The rows stand in the order of their source; each user and item occur together once where a reader made them.
 
     Raises:
         DataError: columns of different lengths, or a code outside of its table.

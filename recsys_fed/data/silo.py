@@ -8,7 +8,9 @@ from scipy import sparse
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.data.interactions import Interactions
+from recsys_fed.data.signals import signals_of, ties_of
 from recsys_fed.errors import ConfigurationError, DataError
+from recsys_fed.models.signals import NOTHING, Signal, Signals
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,11 +23,16 @@ class SiloDataset:
         user_ids: object array of str [n_users]; never leaves the silo.
         unknown_items: number of interactions whose item is not in the catalogue; they are left out. A
             count of a silo: for the local report only.
+        signals: beside the entries of the histories, where they are read and the interactions have them.
+        ties: see `ties_of`, of the interactions in the histories; None also where no order is read. For the local
+            report only.
     """
 
     histories: sparse.csr_matrix
     user_ids: npt.NDArray[np.object_]
     unknown_items: int = 0
+    signals: Signals | None = None
+    ties: int | None = None
 
     def __post_init__(self) -> None:
         if self.histories.shape[0] != len(self.user_ids):
@@ -38,6 +45,7 @@ def silo_dataset(
     mask: npt.NDArray[np.bool_] | None = None,
     *,
     min_value: float | None = None,
+    reads: frozenset[Signal] = NOTHING,
 ) -> SiloDataset:
     """A silo's data set from its interactions; items that the catalogue lacks are counted and left out.
 
@@ -46,10 +54,11 @@ def silo_dataset(
         catalogue: the public items that the federation agreed on.
         mask: which interactions count, bool [len(interactions)]; all without it.
         min_value: only interactions with at least this value count; every one that does counts 1.0.
+        reads: the signals that a trainer reads.
 
     Raises:
         ConfigurationError: `min_value` is given for interactions without values.
-        DataError: the mask has another shape or type.
+        DataError: the mask has another shape or type; or signals are read, and a user has an item twice.
     """
     kept = interactions if mask is None else interactions.select(mask)
     if min_value is not None:
@@ -58,7 +67,13 @@ def silo_dataset(
     known = columns >= 0
     matrix = _binary(kept.user[known], columns[known], shape=(kept.n_users, catalogue.n_items))
     unknown = int(len(known) - np.count_nonzero(known))
-    return SiloDataset(histories=matrix, user_ids=kept.user_ids, unknown_items=unknown)
+    return SiloDataset(
+        histories=matrix,
+        user_ids=kept.user_ids,
+        unknown_items=unknown,
+        signals=signals_of(matrix, kept, catalogue, reads=reads),
+        ties=ties_of(kept.select(known)) if "order" in reads else None,
+    )
 
 
 def histories(

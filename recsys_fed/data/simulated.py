@@ -17,8 +17,10 @@ from recsys_fed.data.locate import open_dataset
 from recsys_fed.data.partition import partition
 from recsys_fed.data.parts import parts_of, valued_at_least
 from recsys_fed.data.protocols import followed
+from recsys_fed.data.signals import signals_of
 from recsys_fed.data.silo import histories
 from recsys_fed.models.histories import Histories, histories_of
+from recsys_fed.models.signals import NOTHING, Signal
 from recsys_fed.models.stored_histories import HistoryWriter, StoredHistories, stored_histories
 
 # Purposes of the seed, apart from those of trainer and noise.
@@ -111,14 +113,24 @@ def _negatives(dataset: Dataset, catalogue: Catalogue) -> npt.NDArray[np.int64] 
 
 
 def silo_histories(
-    federation: SimulatedFederation, index: int, *, device: torch.device | str = "cpu", block_interactions: int = 0
+    federation: SimulatedFederation,
+    index: int,
+    *,
+    device: torch.device | str = "cpu",
+    block_interactions: int = 0,
+    reads: frozenset[Signal] = NOTHING,
 ) -> Histories | StoredHistories:
-    """The train histories of one silo; those with more than `block_interactions` (0: none) are read from disk."""
-    matrix = federation.train[federation.users_of_silo[index]]
+    """The train histories of one silo; those with more than `block_interactions` (0: none) are read from disk.
+
+    They carry those signals that the trainer `reads` and the data set has.
+    """
+    users = federation.users_of_silo[index]
+    matrix = federation.train[users]
+    signals = signals_of(matrix, federation.dataset.interactions, federation.catalogue, reads=reads, users=users)
     if not 0 < block_interactions < matrix.nnz:
-        return histories_of(matrix, device=device)
+        return histories_of(matrix, signals=signals, device=device)
     _folders.append(TemporaryDirectory(prefix="recsys-fed-silo-"))
     folder = Path(_folders[-1].name)
     with HistoryWriter(folder) as writer:
-        writer.append(matrix)
+        writer.append(matrix, signals)
     return stored_histories(folder, n_items=matrix.shape[1], device=device)

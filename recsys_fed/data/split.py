@@ -41,7 +41,7 @@ def leave_last_out(interactions: Interactions, *, n_last: int = 1) -> Mask:
         DataError: the interactions have no times.
     """
     at_least(1, n_last=n_last)
-    newest_first = (-np.arange(len(interactions)), _newest_first(interactions))
+    newest_first = _newest_first(interactions)
     quota = np.full(interactions.n_users, n_last)
     return _first_of_each_user(interactions, newest_first, quota=quota)
 
@@ -54,7 +54,7 @@ def leave_two_out(interactions: Interactions) -> tuple[Mask, Mask]:
     Raises:
         DataError: the interactions have no times.
     """
-    newest_first = (-np.arange(len(interactions)), _newest_first(interactions))
+    newest_first = _newest_first(interactions)
     enough = np.bincount(interactions.user, minlength=interactions.n_users) >= 3
     last, last_two = (_first_of_each_user(interactions, newest_first, quota=n * enough) for n in (1, 2))
     return last, last_two & ~last
@@ -138,11 +138,6 @@ def split(
     return METHODS[method](dataset, test_fraction, n_last, rng)
 
 
-def _newest_first(interactions: Interactions) -> npt.NDArray[np.int64]:
-    """A key in which later times are smaller: -time - 1, which no int64 overflows; what has no time comes last."""
-    return ~_times(interactions)
-
-
 def _times(interactions: Interactions) -> npt.NDArray[np.int64]:
     if interactions.time is None:
         raise DataError(
@@ -150,6 +145,11 @@ def _times(interactions: Interactions) -> npt.NDArray[np.int64]:
             "or use per-user-random."
         )
     return interactions.time
+
+
+def _newest_first(interactions: Interactions) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Keys of the order from the newest row on; ~t = -t - 1 does not overflow for rows without a time, the oldest."""
+    return -np.arange(len(interactions)), ~_times(interactions)
 
 
 def _first_of_each_user(

@@ -20,6 +20,7 @@ from recsys_fed.errors import ConfigurationError, EngineError, ProtocolError
 from recsys_fed.federation.update import Request
 from recsys_fed.models.histories import Histories
 from recsys_fed.models.items import ItemEmbeddings
+from recsys_fed.models.signals import Signal
 from recsys_fed.models.stored_histories import StoredHistories
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.trainers.base import Layout, LocalNoise, PublicFacts, Stage, Tables, Trainer
@@ -96,6 +97,11 @@ class SharedTrainer:
                 "Use dp-sgd.schedule = synchronous."
             )
         return self.trainer.local_update(tables, histories, settings=settings, noise=noise)
+
+    @property
+    def reads(self) -> frozenset[Signal]:
+        """As the trainer."""
+        return self.trainer.reads
 
     def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
         """As the trainer."""

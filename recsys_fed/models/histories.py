@@ -7,7 +7,7 @@ summed by one thread in one order, so results do not depend on the number of thr
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from scipy import sparse
 
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.models.signals import Signals
 from recsys_fed.models.user_blocks import block_bounds, block_size
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta", category=UserWarning)
@@ -30,11 +31,18 @@ class Histories:
         items: column of each interaction, user by user, int32 (int64 beyond its range) [n_interactions].
         starts: first interaction of each user, int64 [n_users + 1].
         n_items: number of columns.
+        signals: what else is known of each interaction, where a trainer reads it and the data has it.
     """
 
     items: torch.Tensor
     starts: torch.Tensor
     n_items: int
+    signals: Signals | None = None
+
+    def __post_init__(self) -> None:
+        columns = self.signals.columns() if self.signals is not None else {}
+        if any(column.shape != self.items.shape for column in columns.values()):
+            raise ConfigurationError(f"Expected signals of {len(self.items)} interactions, got others.")
 
     @property
     def n_users(self) -> int:
@@ -63,6 +71,22 @@ class Histories:
         # Both are found in one pass.
         self.__dict__.setdefault("users_by_item", torch.from_numpy(by_item.indices))
         return torch.from_numpy(by_item.data)
+
+    @cached_property
+    def by_order(self) -> torch.Tensor:
+        """Interactions sorted by user, those of one user from the earliest to the latest: int64 [n_interactions].
+
+        Raises:
+            ConfigurationError: they have no order.
+        """
+        if self.signals is None or self.signals.rank is None:
+            raise ConfigurationError(
+                "Expected interactions with an order, got none. Either the trainer does not read it, or the data has "
+                "no times."
+            )
+        places = torch.empty(len(self.items), dtype=torch.int64, device=self.device)
+        places[self.starts[self.users] + self.signals.rank] = torch.arange(len(self.items), device=self.device)
+        return places
 
     @cached_property
     def users_by_item(self) -> torch.Tensor:
@@ -104,24 +128,49 @@ class Histories:
         """The histories of users start to stop - 1, over all items."""
         first, last = int(self.starts[start]), int(self.starts[stop])
         return Histories(
-            items=self.items[first:last], starts=self.starts[start : stop + 1] - first, n_items=self.n_items
+            items=self.items[first:last],
+            starts=self.starts[start : stop + 1] - first,
+            n_items=self.n_items,
+            signals=None if self.signals is None else self.signals.each(lambda column: column[first:last]),
         )
 
     def subset(self, chosen: torch.Tensor) -> "Histories":
         """The histories of the users where `chosen` [n_users] is true, over all items."""
         kept = chosen[self.users]
         starts = _cumulative(self.starts.diff()[chosen])
-        return self._kept(kept, Histories(items=self.items[kept], starts=starts, n_items=self.n_items))
+        signals = None if self.signals is None else self.signals.each(lambda column: column[kept])
+        part = Histories(items=self.items[kept], starts=starts, n_items=self.n_items, signals=signals)
+        return self._kept(kept, part)
 
     def restricted(self, rows: torch.Tensor) -> "Histories":
-        """The same users over the items `rows` [n_rows] (ascending) only; column k is then item rows[k]."""
+        """The same users over the items `rows` [n_rows] (ascending) only; column k is then item rows[k].
+
+        Ranks are those among what is left: a user's neighbours are neighbours again once what was between them is
+        gone, as if the user had never had it. Times stay as they are.
+        """
         if len(rows) == self.n_items:
             return self
         column = positions(rows, self.n_items, dtype=self.items.dtype)
         columns = column[self.items]
         kept = columns >= 0
         starts = _cumulative(kept)[self.starts]
-        return self._kept(kept, Histories(items=columns[kept], starts=starts, n_items=len(rows)))
+        part = Histories(
+            items=columns[kept], starts=starts, n_items=len(rows), signals=self._signals_of(kept, starts)
+        )
+        return self._kept(kept, part)
+
+    def _signals_of(self, kept: torch.Tensor, starts: torch.Tensor) -> Signals | None:
+        """Those of the kept interactions, which start at `starts` [n_users + 1] for each user, ranked anew."""
+        if self.signals is None:
+            return None
+        signals = self.signals.each(lambda column: column[kept])
+        if signals.rank is None:
+            return signals
+        ordered = self.by_order[kept[self.by_order]]
+        first = torch.repeat_interleave(starts[:-1], starts.diff(), output_size=len(ordered))
+        rank = torch.empty_like(signals.rank)
+        rank[_cumulative(kept)[ordered]] = (torch.arange(len(ordered), device=self.device) - first).to(rank.dtype)
+        return replace(signals, rank=rank)
 
     def _kept(self, kept: torch.Tensor, part: "Histories") -> "Histories":
         """Give `part` its order by item from this one's: dropping interactions keeps the order of the others."""
@@ -135,14 +184,33 @@ class Histories:
         return sparse.csr_matrix(arrays, shape=(self.n_users, self.n_items))
 
 
-def histories_of(matrix: sparse.csr_matrix, *, device: torch.device | str = "cpu") -> Histories:
-    """Histories of a scipy matrix [n_users, n_items]; its values are not read, an entry is an interaction."""
+def histories_of(
+    matrix: sparse.csr_matrix, *, signals: Signals | None = None, device: torch.device | str = "cpu"
+) -> Histories:
+    """Histories of a scipy matrix [n_users, n_items]; its values are not read, an entry is an interaction.
+
+    Args:
+        matrix: rows are users.
+        signals: beside the entries of the matrix, whose indices are then sorted already.
+        device: where the tensors go.
+
+    Raises:
+        ConfigurationError: the signals are those of other entries.
+    """
     csr = sparse.csr_matrix(matrix)
+    check_sorted(csr, signals)
     csr.sort_indices()
     narrow = max(csr.nnz, csr.shape[0], csr.shape[1]) < _INT32.max
     starts = torch.from_numpy(csr.indptr.astype("int64")).to(device)
     items = torch.from_numpy(csr.indices.astype("int32" if narrow else "int64")).to(device)
-    return Histories(items=items, starts=starts, n_items=csr.shape[1])
+    placed = None if signals is None else signals.each(lambda column: column.to(device))
+    return Histories(items=items, starts=starts, n_items=csr.shape[1], signals=placed)
+
+
+def check_sorted(matrix: sparse.csr_matrix, signals: Signals | None) -> None:
+    """Refuse signals beside a matrix whose indices would move when they are sorted; raises ConfigurationError."""
+    if signals is not None and not matrix.has_sorted_indices:
+        raise ConfigurationError("Expected a matrix with sorted indices beside signals, got others.")
 
 
 def positions(rows: torch.Tensor, n_items: int, *, dtype: torch.dtype) -> torch.Tensor:

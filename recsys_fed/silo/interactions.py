@@ -14,9 +14,11 @@ from recsys_fed.data.readers.blocks import blocks_of
 from recsys_fed.data.readers.interactions import Columns, collect, repeated_findings, without_repeated
 from recsys_fed.data.readers.reading import DATABASES, Block
 from recsys_fed.data.report import Finding, ValidationReport
+from recsys_fed.data.signals import signals_of, ties_of
 from recsys_fed.data.silo import silo_dataset
 from recsys_fed.data.split import leave_last_out
 from recsys_fed.models.histories import Histories, histories_of
+from recsys_fed.models.signals import NOTHING, Signal, Signals
 from recsys_fed.silo.pseudonyms import Pseudonyms
 from recsys_fed.silo.settings import DataSettings
 
@@ -33,7 +35,10 @@ class SiloData:
         train, test: csr [n_users, n_items] over the catalogue; test is what hold-out keeps away, or empty.
         users: pseudonyms, object array of str [n_users].
         report: what validation found. unknown_items: interactions with items that the catalogue lacks.
-        short: users who were left out for want of history. All three are for the operator only.
+        short: users who were left out for want of history.
+        ties: neighbours in a user's order whose times are equal, see `ties_of`; held-out items and those that the
+            catalogue lacks included. All four are for the operator only.
+        signals: beside the entries of train, those that are read.
     """
 
     train: sparse.csr_matrix
@@ -42,6 +47,8 @@ class SiloData:
     report: ValidationReport
     unknown_items: int
     short: int
+    ties: int | None = None
+    signals: Signals | None = None
 
     @property
     def interactions(self) -> int:
@@ -50,15 +57,17 @@ class SiloData:
 
     def histories(self, device: torch.device | str = "cpu") -> Histories:
         """What is trained on."""
-        return histories_of(self.train, device=device)
+        return histories_of(self.train, signals=self.signals, device=device)
 
     def parts(self) -> Iterator[Part]:
         """Users with all their interactions, held-out ones included: all at once."""
         yield self.users, self.train + self.test
 
 
-def read_silo_data(data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudonyms) -> SiloData:
-    """Read the configured source to its end.
+def read_silo_data(
+    data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudonyms, *, reads: frozenset[Signal] = NOTHING
+) -> SiloData:
+    """Read the configured source to its end, with the signals that the trainer `reads`.
 
     Guarantees: the unit is a user of this silo. Two files, folders or tables are neighbours if one has the rows of
     one user more, wherever they stand and whatever their cells hold; a row of text is a line. Whether any other user
@@ -67,21 +76,29 @@ def read_silo_data(data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudon
     - lines are split, and rows dropped, one by one (`data.readers.lines`, `rows`): no row is an error of the reading;
     - a cell is read by a rule that sees that cell and silo.toml alone (`data.readers.cells`, `ids`): types and units
       never follow from a column or a block, and separators from the header or silo.toml;
-    - repeated rows, the history's minimum and what is held out are decided among a user's own rows, in the order of
-      the file; the rows of a query have no order, so that equal times are ordered by value, then item.
+    - repeated rows, the history's minimum, what is held out and signals are decided among a user's own rows, in the
+      order of the file; the rows of a query have no order, so that equal times are ordered by value, then item. Which
+      signals there are is decided by the trainer and silo.toml.
     It covers neither a query whose answer for one user depends on others, or that fails on a row, nor damaged files.
     `audit.boundary.neighbouring_files` tries pairs.
 
     Raises:
         DataError, ConfigurationError: see `blocks_of`.
     """
-    return collected(blocks_of(data.reading()), data, catalogue, pseudonyms)
+    return collected(blocks_of(data.reading()), data, catalogue, pseudonyms, reads=reads)
 
 
-def collected(blocks: Iterable[Block], data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudonyms) -> SiloData:
+def collected(
+    blocks: Iterable[Block],
+    data: DataSettings,
+    catalogue: Catalogue,
+    pseudonyms: Pseudonyms,
+    *,
+    reads: frozenset[Signal] = NOTHING,
+) -> SiloData:
     """The silo's data of all blocks of its source."""
     found = collect(blocks, data.reading(), rename=pseudonyms.of)
-    part = silo_part(found.columns, data, catalogue)
+    part = silo_part(found.columns, data, catalogue, reads=reads)
     left = np.flatnonzero(found.kept) if part.findings(None) else np.empty(0, dtype=np.int64)
     findings = part.findings(lambda row: found.account.place(int(left[row])))
     found.kept[found.kept] = part.kept
@@ -92,6 +109,8 @@ def collected(blocks: Iterable[Block], data: DataSettings, catalogue: Catalogue,
         report=found.account.report(data.source, findings, kept=found.kept),
         unknown_items=part.unknown_items,
         short=part.short,
+        ties=part.ties,
+        signals=part.signals,
     )
 
 
@@ -100,7 +119,7 @@ class SiloPart:
     """What follows from all kept rows of some users.
 
     Attributes:
-        train, test, users, unknown_items, short: see `SiloData`.
+        train, test, users, unknown_items, short, ties, signals: see `SiloData`.
         kept: which of the rows are interactions, bool [n_rows].
         dropped: by rule, which are not, bool [n_rows].
         timed: whether rows have times.
@@ -114,13 +133,17 @@ class SiloPart:
     timed: bool
     unknown_items: int
     short: int
+    ties: int | None = None
+    signals: Signals | None = None
 
     def findings(self, place: Place | None) -> tuple[Finding, ...]:
         """Rows that were dropped, by rule."""
         return repeated_findings(self.dropped, timed=self.timed, place=place)
 
 
-def silo_part(columns: Columns, data: DataSettings, catalogue: Catalogue) -> SiloPart:
+def silo_part(
+    columns: Columns, data: DataSettings, catalogue: Catalogue, *, reads: frozenset[Signal] = NOTHING
+) -> SiloPart:
     """The histories of some users from all kept rows of theirs."""
     columns = columns.renumbered(_by_text)
     order = _by_content(columns) if data.source in DATABASES else None
@@ -134,8 +157,9 @@ def silo_part(columns: Columns, data: DataSettings, catalogue: Catalogue) -> Sil
     held = leave_last_out(interactions) if data.hold_out == "last" and len(interactions) else _none(interactions)
     whole = silo_dataset(interactions, catalogue)
     enough = np.diff(whole.histories.indptr) >= data.minimum_history
+    train = silo_dataset(interactions, catalogue, ~held).histories[enough]
     return SiloPart(
-        train=silo_dataset(interactions, catalogue, ~held).histories[enough],
+        train=train,
         test=silo_dataset(interactions, catalogue, held).histories[enough],
         users=interactions.user_ids[enough],
         kept=kept,
@@ -143,6 +167,8 @@ def silo_part(columns: Columns, data: DataSettings, catalogue: Catalogue) -> Sil
         timed=columns.time is not None,
         unknown_items=whole.unknown_items,
         short=int(np.count_nonzero(~enough)),
+        ties=ties_of(interactions.select(enough[interactions.user])),
+        signals=signals_of(train, interactions, catalogue, reads=reads, users=np.flatnonzero(enough)),
     )
 
 

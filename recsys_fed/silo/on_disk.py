@@ -3,8 +3,8 @@
 Pseudonyms are uniform, so their first byte deals users evenly into 256 buckets, in the order in which users stand in
 memory. A bucket holds all rows of its users and is read like a small silo of its own; what is trained is therefore
 the same to the last bit of the exact sums. On disk are, for as long as a silo serves, the items of each user without
-the user; while rows are dealt also pseudonyms, values and times. Memory takes a block of rows, a bucket, and about
-100 bytes a user.
+the user, and what the trainer reads besides; while rows are dealt also pseudonyms, values and times. Memory takes a
+block of rows, a bucket, and about 100 bytes a user.
 """
 
 import shutil
@@ -27,6 +27,7 @@ from recsys_fed.data.readers.blocks import blocks_of
 from recsys_fed.data.readers.interactions import REPEATED, Codes, Columns
 from recsys_fed.data.readers.rows import Account, Rows, rows_of
 from recsys_fed.data.report import Finding, ValidationReport
+from recsys_fed.models.signals import NOTHING, Signal
 from recsys_fed.models.stored_histories import HistoryWriter, StoredHistories, stored_histories
 from recsys_fed.silo.interactions import Part, SiloData, SiloPart, read_silo_data, silo_part
 from recsys_fed.silo.pseudonyms import Pseudonyms
@@ -44,7 +45,7 @@ class StoredSiloData:
 
     Attributes:
         folder: holds the histories, until nobody holds this any more.
-        test, users, report, unknown_items, short: see `SiloData`.
+        test, users, report, unknown_items, short, ties: see `SiloData`.
     """
 
     folder: "TemporaryDirectory[str]"
@@ -54,6 +55,7 @@ class StoredSiloData:
     report: ValidationReport
     unknown_items: int
     short: int
+    ties: int | None = None
 
     @property
     def interactions(self) -> int:
@@ -79,12 +81,17 @@ class StoredSiloData:
 
 
 def open_silo_data(
-    data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudonyms, *, prefix: str = SERVING
+    data: DataSettings,
+    catalogue: Catalogue,
+    pseudonyms: Pseudonyms,
+    *,
+    prefix: str = SERVING,
+    reads: frozenset[Signal] = NOTHING,
 ) -> SiloData | StoredSiloData:
     """Read the silo's data into memory or, where silo.toml names a folder for blocks, to disk."""
     if data.blocks:
-        return read_stored_data(data, catalogue, pseudonyms, prefix=prefix)
-    return read_silo_data(data, catalogue, pseudonyms)
+        return read_stored_data(data, catalogue, pseudonyms, prefix=prefix, reads=reads)
+    return read_silo_data(data, catalogue, pseudonyms, reads=reads)
 
 
 def clear_blocks(data: DataSettings) -> None:
@@ -94,7 +101,12 @@ def clear_blocks(data: DataSettings) -> None:
 
 
 def read_stored_data(
-    data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudonyms, *, prefix: str = SERVING
+    data: DataSettings,
+    catalogue: Catalogue,
+    pseudonyms: Pseudonyms,
+    *,
+    prefix: str = SERVING,
+    reads: frozenset[Signal] = NOTHING,
 ) -> StoredSiloData:
     """Read the configured source to its end, once, into a new folder `prefix`... below `data.blocks`.
 
@@ -112,13 +124,14 @@ def read_stored_data(
         items, account = _deal(data, pseudonyms, Path(scratch))
         item_ids = items.ids()
         for bucket in sorted(Path(scratch).iterdir()):
-            part = silo_part(_columns(bucket, item_ids, _row_type(data)), data, catalogue)
+            part = silo_part(_columns(bucket, item_ids, _row_type(data)), data, catalogue, reads=reads)
             bucket.unlink()
-            writer.append(part.train)
+            writer.append(part.train, part.signals)
             counts += Counter({finding.rule: finding.count for finding in part.findings(None)})
             firsts |= {finding.rule: finding for finding in part.findings(None)}
             nothing = np.empty(0, dtype=bool)
-            parts.append(replace(part, train=sparse.csr_matrix((0, catalogue.n_items)), kept=nothing, dropped={}))
+            emptied = sparse.csr_matrix((0, catalogue.n_items))
+            parts.append(replace(part, train=emptied, kept=nothing, dropped={}, signals=None))
     repeated = tuple(replace(finding, count=counts[rule]) for rule, finding in firsts.items())
     # One byte in place of one a row: which rows were kept is in the histories.
     kept = np.broadcast_to(np.True_, account.n_kept - counts.total())
@@ -131,6 +144,7 @@ def read_stored_data(
         report=account.report(data.source, _sorted_rules(repeated), kept=kept),
         unknown_items=sum(part.unknown_items for part in parts),
         short=sum(part.short for part in parts),
+        ties=sum(part.ties or 0 for part in parts) if data.time else None,
     )
 
 

@@ -15,11 +15,10 @@ from pathlib import Path
 import torch
 
 from recsys_fed.config import FederationConfig, SimulationConfig, parse, read_toml
-from recsys_fed.data.simulated import simulated_federation
+from recsys_fed.data.simulated import silo_histories, simulated_federation
 from recsys_fed.federation.ranks import joined_ranks, share_of
 from recsys_fed.models.allocator import return_large_arrays
 from recsys_fed.models.device import resolve_device, use_threads
-from recsys_fed.models.histories import histories_of
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.simulation.apps import scenario_path
 from recsys_fed.simulation.runner import Simulation, simulate
@@ -43,9 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     @lru_cache(maxsize=1024)
     def open_share(silo: str) -> tuple[Trainer, UserHistories]:
         known = simulated_federation(data, silos=federation.silos, seed=federation.seed)
-        users = known.users_of_silo[int(silo.rpartition("-")[2])]
-        histories = histories_of(known.train[users], device=resolve_device(federation.device))
-        return configured_trainer(federation), share_of(histories)
+        trainer, index = configured_trainer(federation), int(silo.rpartition("-")[2])
+        histories = silo_histories(known, index, device=resolve_device(federation.device), reads=trainer.reads)
+        return trainer, share_of(histories)
 
     with joined_ranks(open_share) as leads:
         if leads:

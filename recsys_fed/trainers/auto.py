@@ -4,12 +4,13 @@ What spectral itself takes (dimensions, head, rounds, budget of the counts) is t
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from recsys_fed.models.items import ItemEmbeddings
+from recsys_fed.models.signals import Signal
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.trainers.base import Layout, LocalNoise, PublicFacts, Stage, Tables, Trainer
 from recsys_fed.trainers.popular_items import PopularItems
@@ -32,6 +33,8 @@ def chosen(facts: PublicFacts) -> Trainer:
 
 class Auto:
     """The trainer; see the module. Its silo half answers every stage that the server half may choose."""
+
+    reads: ClassVar[frozenset[Signal]] = Spectral.reads | PopularItems.reads
 
     def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
         """The stages of the chosen trainer."""

@@ -16,6 +16,7 @@ from scipy import sparse
 
 from recsys_fed import checks
 from recsys_fed.models.items import ItemEmbeddings
+from recsys_fed.models.signals import Signal
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.privacy.integer_mechanism import IntegerMechanism
@@ -133,6 +134,13 @@ class Layout:
 
 class Trainer(Protocol):
     """Both halves of one algorithm. Every contribution is a table over item rows, and is aggregated by adding."""
+
+    @property
+    def reads(self) -> frozenset[Signal]:
+        """What the silo half reads besides who interacted with what; silos hold nothing else. Mostly NOTHING.
+
+        A silo whose source has no column of it has no such signal, and must contribute in the same shape.
+        """
 
     def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
         """Return the stages in order, one a round: known before anything is released."""

@@ -12,6 +12,7 @@ releases what it moved by and the server averages (FedAvg, arXiv 1602.05629; DP-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ import torch
 from recsys_fed import checks
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
+from recsys_fed.models.signals import NOTHING, Signal
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.adaptive_clipping import JointRelease, count_share
 from recsys_fed.privacy.events import PlannedRelease
@@ -69,6 +71,8 @@ class DPSGD:
         local_steps: noised steps a round of the local schedule.
         sampling_probability: of users, at each step.
     """
+
+    reads: ClassVar[frozenset[Signal]] = NOTHING
 
     schedule: str = "synchronous"
     loss: str = "implicit-als"

@@ -5,12 +5,14 @@ The floor below which no model may fall at the same budget, and what `auto` take
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
+from recsys_fed.models.signals import NOTHING, Signal
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.trainers import popularity
 from recsys_fed.trainers.base import Layout, LocalNoise, PublicFacts, Stage, Tables
@@ -26,6 +28,8 @@ class PopularItemsState:
 
 class PopularItems:
     """The trainer; see the module."""
+
+    reads: ClassVar[frozenset[Signal]] = NOTHING
 
     def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
         """The counts, with all of the budget.

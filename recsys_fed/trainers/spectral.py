@@ -17,12 +17,14 @@ iteration, smooth what is released, and are a few columns of the model, so that 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
+from recsys_fed.models.signals import NOTHING, Signal
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers import popularity
@@ -67,6 +69,8 @@ class Spectral:
     Attributes:
         fixed: dimensions, head items and rounds set by hand in place of the rule, as sweeps do.
     """
+
+    reads: ClassVar[frozenset[Signal]] = NOTHING
 
     fixed: Size | None = None
 

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from recsys_fed.data.identifiers import id_order
-from recsys_fed.data.interactions import Interactions
+from recsys_fed.data.interactions import MISSING_TIME, Interactions
 from recsys_fed.errors import DataError
 
 
@@ -12,6 +14,17 @@ def test_select_keeps_the_tables_of_ids(make_interactions):
     assert (len(part), part.n_users, part.n_items) == (1, 3, 2)
     assert (part.user.tolist(), part.item.tolist()) == ([2], [1])
     assert (part.time.tolist(), part.value.tolist()) == ([7], [3.0])
+
+
+def test_select_keeps_every_column_and_what_times_are(make_interactions):
+    whole = replace(
+        make_interactions([0, 1], [0, 1], time=[5, MISSING_TIME], value=[1, np.nan]),
+        clock=False,
+        weight=np.array([0.5, 1.0], dtype=np.float32),
+    )
+    part = whole.select(np.array([False, True]))
+    assert (part.time.tolist(), part.clock, part.weight.tolist()) == ([MISSING_TIME], False, [1.0])
+    assert np.isnan(part.value).tolist() == [True]
 
 
 @pytest.mark.parametrize("mask", [np.array([1, 0]), np.array([True])])

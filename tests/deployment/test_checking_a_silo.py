@@ -1,5 +1,6 @@
 """`silo check` finds each thing that is wrong, before anything is sent."""
 
+import pandas as pd
 import pytest
 from deployment_kit import deployed
 
@@ -21,6 +22,21 @@ def test_a_good_silo_is_good_but_for_a_server_that_is_not_there(there):
     assert [name for name, finding in found.items() if not finding.good] == ["federation"]
     assert "80 users" in found["data"].detail
     assert all(finding.good for finding in check_silo(there.silos[0], reach=False))
+
+
+def test_it_counts_neighbours_whose_times_do_not_order_them(there):
+    path, table = there.silos[2] / "silo.toml", there.silos[2].parent / "silo-2.csv"
+    text, rows = path.read_text(), pd.read_csv(table)
+    assert "one time" not in findings(there.silos[2], reach=False)["data"].detail
+    try:
+        path.write_text(text + 'time = "day"\n')
+        assert "one time" not in findings(there.silos[2], reach=False)["data"].detail
+        rows.assign(day=1_700_000_000).to_csv(table, index=False)
+        pairs = len(rows) - rows["customer"].nunique()
+        assert f"{pairs} pairs of a user's" in findings(there.silos[2], reach=False)["data"].detail
+    finally:
+        path.write_text(text)
+        rows.to_csv(table, index=False)
 
 
 def test_each_fault_is_found(there, tmp_path):

@@ -1,6 +1,8 @@
 """A silo that is read in blocks from disk: the same users, the same model, and no user named beside it."""
 
 import tracemalloc
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +82,62 @@ def test_histories_are_those_of_a_silo_in_memory(filters, tmp_path, monkeypatch)
     assert rows == [set(row.indices.tolist()) for row in whole]
     assert {f.rule: f.count for f in disk.report.findings} == {f.rule: f.count for f in memory.report.findings}
     assert (disk.report.n_rows, disk.report.n_kept) == (memory.report.n_rows, memory.report.n_kept)
+
+
+def in_order(path: Path) -> dict[str, list[tuple[int, str, float]]]:
+    """Time, item and value of each user's rows in the file, oldest first; of a repeated pair the latest row."""
+    users: dict[str, dict[str, tuple[int, int, float]]] = {}
+    for number, row in enumerate(pd.read_csv(path).itertuples()):
+        if isinstance(row.customer, str) and isinstance(row.sku, str):
+            items = users.setdefault(PSEUDONYMS.of(row.customer), {})
+            items[row.sku] = max(items.get(row.sku, (0, 0, 0.0)), (row.at, number, row.stars))
+    ordered = {
+        user: sorted((at, number, item, stars) for item, (at, number, stars) in items.items())
+        for user, items in users.items()
+    }
+    return {user: [(at, item, stars) for at, _, item, stars in rows] for user, rows in ordered.items()}
+
+
+def held_order(silo) -> dict[str, list[tuple[str, float]]]:
+    """Item and value of each user's interactions, oldest first; without users who have none."""
+    found = []
+    for block in silo.histories().blocks():
+        entries = list(zip(CATALOGUE.item_ids[block.items.numpy()], block.signals.value.tolist(), strict=True))
+        for first, last in pairwise(block.starts.tolist()):
+            found.append([entries[place] for place in block.by_order[first:last].tolist()])
+    return {user: entries for user, entries in zip(silo.users.tolist(), found, strict=True) if entries}
+
+
+@pytest.mark.parametrize("hold_out", ["none", "last"])
+def test_the_order_of_a_users_rows_is_kept_in_memory_and_on_disk(hold_out, tmp_path, monkeypatch):
+    monkeypatch.setattr(stored_histories, "block_size", lambda n_items: 300)
+    path = purchases(tmp_path / "purchases.csv", rows=4_000, users=200)
+    table = pd.read_csv(path)
+    table["at"] = 1_704_067_200 + table["at"] % 9 * 86_400
+    table.to_csv(path, index=False)
+    whole, known = in_order(path), set(CATALOGUE.item_ids)
+    # A user's only row stays; the last one may be of an item that the catalogue lacks.
+    trained = {user: rows[:-1] if hold_out == "last" and len(rows) > 1 else rows for user, rows in whole.items()}
+    expected = {user: [(item, stars) for _, item, stars in rows if item in known] for user, rows in trained.items()}
+    for blocks in ({}, {"block_rows": 333, "blocks": str(tmp_path / "blocks")}):
+        data = settings_of(path, hold_out=hold_out, **blocks)
+        silo = open_silo_data(data, CATALOGUE, PSEUDONYMS, reads=frozenset({"order", "value"}))
+        assert isinstance(silo, SiloData) != bool(blocks)
+        assert held_order(silo) == {user: entries for user, entries in expected.items() if entries}
+        assert silo.ties == sum(one[0] == other[0] for rows in whole.values() for one, other in pairwise(rows)) > 500
+
+
+def test_who_reads_nothing_holds_nothing_and_ties_are_counted_where_there_are_times(tmp_path):
+    path = purchases(tmp_path / "purchases.csv", rows=500, users=30)
+    memory = read_silo_data(settings_of(path), CATALOGUE, PSEUDONYMS)
+    assert (memory.signals, memory.histories().signals) == (None, None)
+    assert memory.ties == 0
+    untimed = DataSettings(source="csv", path=str(path), user="customer", item="sku")
+    for blocks in ("", str(tmp_path / "blocks")):
+        reads = frozenset({"order", "time", "value"})
+        silo = open_silo_data(replace(untimed, blocks=blocks), CATALOGUE, PSEUDONYMS, reads=reads)
+        assert silo.ties is None
+        assert all(block.signals is None for block in silo.histories().blocks())
 
 
 def test_a_deployed_silo_trains_the_same_model_from_disk(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from recsys_fed.models.items import ItemEmbeddings
+from recsys_fed.models.signals import Signal
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.trainers.base import Layout, LocalNoise, PublicFacts, Stage, Tables, Trainer
 
@@ -16,6 +17,11 @@ class DelegatingTrainer:
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
+
+    @property
+    def reads(self) -> frozenset[Signal]:
+        """The same signals."""
+        return self.trainer.reads
 
     def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
         """The same plan."""
