@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from recsys_fed.cli import audit, catalogue, compare, federation, privacy, recommend, report, serving, silo, simulate
+from recsys_fed.cli.help import with_plain_help
 from recsys_fed.errors import BudgetExceededError, LedgerIntegrityError, RecsysFedError
 
 app = typer.Typer(
@@ -16,6 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # see `cli.help`
 )
 app.command("simulate")(simulate.simulate)
 app.command("compare")(compare.compare)
@@ -38,7 +40,7 @@ def _root() -> None:
 def main() -> None:
     """Run the command; errors of the library are one line on standard error and exit code 1 or 2."""
     try:
-        app()
+        with_plain_help(typer.main.get_command(app))(prog_name="recsys-fed")
     except RecsysFedError as error:
         _stderr.print(f"[bold red]{type(error).__name__}[/]: ", end="")
         _stderr.print(str(error), markup=False, highlight=False, soft_wrap=True)

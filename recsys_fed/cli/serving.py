@@ -53,7 +53,7 @@ def api(  # noqa: PLR0913  (one argument a flag)
     ] = None,
     host: Annotated[str | None, typer.Option(help="Loopback unless TLS files are set.")] = None,
     port: Annotated[int | None, typer.Option(help="0 takes a free one.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Of the numerical library.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of BLAS.")] = 1,
 ) -> None:
     """Serve recommendations. The first start needs --model; tokens come from `recsys-fed silo token create`."""
     # Read by the numerical library when it is first imported.
@@ -102,7 +102,9 @@ def create_token(
 
 
 @tokens.command("revoke")
-def revoke_token(name: str, *, state: StateFolder = DEFAULT_STATE) -> None:
+def revoke_token(
+    name: Annotated[str, typer.Argument(help="Who holds it.")], *, state: StateFolder = DEFAULT_STATE
+) -> None:
     """Remove a token; a running service refuses it within a second."""
     from recsys_fed.serving.tokens import TokenFile  # noqa: PLC0415
 
