@@ -8,6 +8,7 @@ import typer
 from recsys_fed.cli.options import AsJson, Columns, emit
 from recsys_fed.cli.simulate import settings_of
 from recsys_fed.config import FederationConfig, SimulationConfig, parse, read_toml
+from recsys_fed.report.console import new_console
 
 
 def audit(  # noqa: PLR0913  (one argument a flag)
@@ -47,13 +48,15 @@ def audit(  # noqa: PLR0913  (one argument a flag)
     }
     from recsys_fed.audit.audit import audit as audited  # noqa: PLC0415
     from recsys_fed.audit.settings import AuditSettings  # noqa: PLC0415
-    from recsys_fed.report.audit import audit_progress, print_audit_of_run  # noqa: PLC0415
+    from recsys_fed.report.audit import print_audit_of_run  # noqa: PLC0415
+    from recsys_fed.report.progress import told_progress  # noqa: PLC0415
     from recsys_fed.simulation.apps import scenario_path  # noqa: PLC0415
 
     keys = read_toml(scenario_path(scenario)) if scenario else {}
     keys |= settings_of(settings or []) | {key: value for key, value in flags.items() if value is not None}
     wanted = AuditSettings(canaries=canaries, seed=audit_seed, power=power, attacks=attacks)
-    with audit_progress() as say:
-        record = audited(parse(FederationConfig, keys), parse(SimulationConfig, keys), wanted, folder=output, say=say)
+    config, where = parse(FederationConfig, keys), parse(SimulationConfig, keys)
+    with told_progress(new_console(stderr=True)) as progress:
+        record = audited(config, where, wanted, folder=output, progress=progress)
     emit(record) if as_json else print_audit_of_run(record, output=output)
     raise typer.Exit(1 if record["flagged"] else 0)

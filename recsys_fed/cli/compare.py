@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from recsys_fed.cli import options
 from recsys_fed.cli import simulate as run
 from recsys_fed.config import FederationConfig, SimulationConfig, parse, read_toml
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.report.console import new_console
 
 Epsilons = Annotated[str, typer.Option(help="Budgets, with commas between them.")]
 Seeds = Annotated[int, typer.Option(help="Runs of each budget, under seeds one after the other.")]
@@ -56,6 +56,7 @@ def compare(  # noqa: PLR0913  (one argument a flag)
     flags = run.run_keys(locals())
     from recsys_fed.comparison.compare import Comparison, compare  # noqa: PLC0415
     from recsys_fed.comparison.record import comparison_record  # noqa: PLC0415
+    from recsys_fed.report.progress import told_progress  # noqa: PLC0415
     from recsys_fed.simulation.apps import scenario_path  # noqa: PLC0415
     from recsys_fed.simulation.runner import Simulation  # noqa: PLC0415
 
@@ -68,8 +69,8 @@ def compare(  # noqa: PLR0913  (one argument a flag)
         declare_users="declared-users" not in keys,
     )
     comparison = Comparison(simulation=simulation, epsilons=_numbers(epsilons), n_seeds=seeds, new_items=new_items)
-    console = Console(stderr=True)
-    compared = compare(comparison, output=output, say=lambda text: console.print(text, style="dim", markup=False))
+    with told_progress(new_console(stderr=True)) as progress:
+        compared = compare(comparison, output=output, progress=progress)
     _show(comparison_record(compared), output=output, plot=plot, as_json=as_json)
 
 

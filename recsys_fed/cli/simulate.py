@@ -1,6 +1,7 @@
 """`recsys-fed simulate`: one flag a key of a run; flags come before the scenario, and it before the defaults."""
 
 import json
+import math
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -8,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from recsys_fed.cli import options
 from recsys_fed.config import FederationConfig, SimulationConfig, known_key, parse, read_toml
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.report.console import new_console
 
 if TYPE_CHECKING:
     from recsys_fed.simulation.runner import Simulation
@@ -116,10 +117,14 @@ def _scenario_keys(scenario: str | None) -> dict[str, object]:
 
 
 def _run(simulation: "Simulation", output: Path | None) -> dict[str, Any]:
-    from recsys_fed.report.terminal import simulation_progress  # noqa: PLC0415
+    from recsys_fed.report.progress import told_progress  # noqa: PLC0415
+    from recsys_fed.report.terminal import NO_PRIVACY  # noqa: PLC0415
     from recsys_fed.simulation import runner  # noqa: PLC0415
 
-    with simulation_progress(Console(stderr=True), simulation) as progress:
+    console = new_console(stderr=True)
+    if math.isinf(simulation.federation.epsilon):
+        console.print(NO_PRIVACY, style="bold red")
+    with told_progress(console) as progress:
         return runner.simulate(simulation, output=output, progress=progress)
 
 

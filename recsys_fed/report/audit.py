@@ -1,20 +1,12 @@
 """An audit as people see it in a terminal."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from recsys_fed.report.console import new_console, new_table, print_table
-
-
-@contextmanager
-def audit_progress() -> Iterator[Callable[[str], None]]:
-    """A spinner on standard error that names the phase."""
-    with Console(stderr=True).status("audit") as status:
-        yield status.update
 
 
 def print_audit_of_run(record: Mapping[str, Any], *, output: Path) -> None:

@@ -1,46 +1,15 @@
-"""What people see in a terminal: progress bars while a simulation runs, and tables at the end."""
+"""What people see of a simulation and of recommendations in a terminal."""
 
-import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
 from rich.text import Text
 
 from recsys_fed.report.console import new_console, new_table, print_table
-from recsys_fed.simulation.progress import Progress
-from recsys_fed.simulation.runner import Simulation
 
 NO_PRIVACY = "epsilon is infinite: no noise is added and nothing is private"
 _SHOWN = ("recall@20", "ndcg@20", "recall@10", "ndcg@10", "hr@10", "mrr", "coverage@20")
-
-
-@contextmanager
-def simulation_progress(console: Console, simulation: Simulation) -> Iterator[Progress]:
-    """Bars for rounds and silos on `console`; says in red when nothing is private."""
-    if math.isinf(simulation.federation.epsilon):
-        console.print(f"[bold red]{NO_PRIVACY}[/]")
-    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, console=console, transient=True) as bars:
-        phase = bars.add_task("load", total=None)
-        rounds = bars.add_task("rounds", total=None, visible=False)
-        silos = bars.add_task("silos", total=None, visible=False)
-
-        def announce(name: str) -> None:
-            bars.update(phase, description=name)
-            for task in (rounds, silos):
-                bars.update(task, visible=name == "train")
-
-        def releases(done: int, planned: int, n_silos: int) -> None:
-            bars.update(rounds, completed=done // n_silos, total=planned // n_silos or None)
-            bars.update(silos, completed=(done - 1) % n_silos + 1 if done else 0, total=n_silos)
-
-        yield Progress(phase=announce, releases=releases, say=partial(console.print, markup=False))
 
 
 def print_simulation(record: Mapping[str, Any], *, output: Path | None) -> None:
