@@ -10,7 +10,7 @@ import typer
 from recsys_fed.cli import audit, catalogue, compare, federation, privacy, recommend, report, serving, silo, simulate
 from recsys_fed.cli.help import with_plain_help
 from recsys_fed.errors import BudgetExceededError, LedgerIntegrityError, RecsysFedError
-from recsys_fed.report.console import new_console
+from recsys_fed.report.console import let_streams_take_any_text, new_console
 
 app = typer.Typer(
     help="Federated, differentially private recommendation.",
@@ -38,6 +38,7 @@ def _root() -> None:
 
 def main() -> None:
     """Run the command; errors of the library are one line on standard error and exit code 1 or 2."""
+    let_streams_take_any_text()
     try:
         with_plain_help(typer.main.get_command(app))(prog_name="recsys-fed")
     except RecsysFedError as error:

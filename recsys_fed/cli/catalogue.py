@@ -50,6 +50,7 @@ def catalogue(
     if encoder is not None:
         from recsys_fed.catalogue.encoder import encoded  # noqa: PLC0415
 
+        new_console(stderr=True).print(f"encoding the texts of {items.n_items:,} items")
         items = encoded(items, encoder)
     items.save(output)
     vectors = "" if items.text_vectors is None else f", text vectors of length {items.text_vectors.shape[1]}"

@@ -1,7 +1,5 @@
 """`recsys-fed compare`: should we federate? One table of what each silo gets alone, together, and from both."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,7 +81,7 @@ def _show(record: dict[str, Any], *, output: Path | None, plot: Path | None, as_
     if plot is not None:
         draw_comparison(record, plot)
     if as_json:
-        sys.stdout.write(json.dumps(record, indent=2) + "\n")
+        options.emit(record)
     else:
         print_comparison(record)
 

@@ -71,8 +71,13 @@ Setting = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: dp-
 
 
 def emit(record: object) -> None:
-    """Write a record to standard output as JSON."""
-    sys.stdout.write(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    """Write a record to standard output as JSON, in ASCII where the stream lacks one of its characters."""
+    text = json.dumps(record, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        text = json.dumps(record, indent=2)
+    sys.stdout.write(text + "\n")
 
 
 def key_of(path: Path) -> "SigningKey":

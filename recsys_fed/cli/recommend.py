@@ -1,11 +1,11 @@
 """`recsys-fed recommend`: a ranking for a history typed in by hand."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from recsys_fed.cli.options import emit
 
 
 def recommend(
@@ -27,6 +27,6 @@ def recommend(
         run, [item.strip() for item in history.split(",") if item.strip()], k=k, new_items=new_items
     )
     if as_json:
-        sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        emit(result)
     else:
         print_recommendations(result)

@@ -20,6 +20,7 @@ StoreUrl = Annotated[
 SettingsFile = Annotated[Path | None, typer.Option("--settings", help="serving.toml; without it, the defaults.")]
 DEFAULT_STATE = Path("serving")
 _BUDGET_SECONDS = 300.0
+_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "replace"}  # whatever the locale of a child's output
 
 tokens = typer.Typer(help="Bearer tokens of the service.", no_args_is_help=True)
 experiment = typer.Typer(help="Experiments that the service runs.", no_args_is_help=True)
@@ -234,7 +235,8 @@ def _import(path: Path, place: Any) -> None:
 
 def _apart(module: str, arguments: list[str]) -> str:
     """Run a module that needs seconds of imports in a process of its own."""
-    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", module, *arguments]
+    done: subprocess.CompletedProcess[str] = subprocess.run(command, capture_output=True, **_TEXT, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no reason given"]
         raise DataError(lines[-1])
@@ -254,7 +256,7 @@ def _budget_of(ledger: str | None) -> Any:
     def read() -> dict[str, Any]:
         if time.monotonic() >= known["until"]:
             command = [sys.executable, "-c", code, "privacy", "status", ledger, "--json"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+            done = subprocess.run(command, capture_output=True, **_TEXT, check=False, timeout=120)
             found = json.loads(done.stdout)["spending"][0] if done.returncode == 0 else {}
             known.update(until=time.monotonic() + _BUDGET_SECONDS, record=found)
         record: dict[str, Any] = known["record"]

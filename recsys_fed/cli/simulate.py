@@ -1,8 +1,6 @@
 """`recsys-fed simulate`: one flag a key of a run; flags come before the scenario, and it before the defaults."""
 
-import json
 import math
-import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -132,7 +130,7 @@ def _show(record: dict[str, Any], *, as_json: bool, output: Path | None) -> None
     from recsys_fed.report.terminal import print_simulation  # noqa: PLC0415
 
     if as_json:
-        sys.stdout.write(json.dumps(record, indent=2) + "\n")
+        options.emit(record)
     else:
         print_simulation(record, output=output)
 

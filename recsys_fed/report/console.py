@@ -1,9 +1,11 @@
-"""Where people read: a console that never cuts a line, and tables that lose no word at any width.
+"""Where people read: streams that take any text, a console that cuts no line, and tables that lose no word.
 
 Into a pipe or a file goes a table as wide as it is. In a terminal it fits: columns wrap between words, and where not
 even the longest words have room side by side, the table goes on below with the columns that are left.
 """
 
+import codecs
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -15,6 +17,23 @@ from rich.table import Table
 
 # Longer words, such as keys and paths, may be folded.
 _LONGEST_WORD = 24
+# What stands for our own characters where a terminal lacks them; others become a question mark.
+_SUBSTITUTES = {"±": "+-", "█": "#", "░": ".", "━": "-", "╸": "-", "╺": "-", "…": "...", "–": "-", "’": "'"}
+_ON_ENCODING = "recsys-fed.substitute"
+
+
+def let_streams_take_any_text() -> None:
+    """Let standard output and standard error replace what their encoding lacks, so that no text ends a command."""
+    codecs.register_error(_ON_ENCODING, _substitute)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=_ON_ENCODING)
+
+
+def _substitute(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_SUBSTITUTES.get(c, "?") for c in error.object[error.start : error.end]), error.end
 
 
 def new_console(*, stderr: bool = False, **settings: Any) -> Console:
