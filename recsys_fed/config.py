@@ -22,6 +22,7 @@ FEATURE_KINDS = ("categories", "decades", "words", "vectors")
 ENGINES = ("in-process", "flower")
 HELD_OUT = ("test", "validation")
 COLUMN_ROLES = ("user", "item", "value", "time", "kind", "test")
+_REQUIRED_ROLES = ("user", "item")
 _MOST_WEIGHT = 1e6
 
 Value = bool | int | float | str
@@ -125,7 +126,7 @@ class SimulationConfig:
     Attributes:
         data: name or path of a data set, see `data.locate`; "" takes the first that can be had.
         protocol: name of an evaluation protocol, see `data.protocols`, which fixes some keys; "" is none.
-        columns: "user=...,item=..." for tables; "" finds the usual names.
+        columns: "user=...,item=..." for tables, see `columns_of`; "" finds the usual names.
         kinds: "view=0.1,buy=1" for tables with kinds of events: the weight of each kind that counts; "" counts all.
         format: "separator=...,encoding=..." of text tables, see `data.readers.reading`; "" finds it out.
         item_catalogue: file of the public catalogue that all silos agreed on; "" takes the items of the data.
@@ -174,16 +175,23 @@ class SimulationConfig:
 def columns_of(text: str) -> dict[str, str]:
     """Read "user=customer,item=sku" as a mapping from our names to those of a table's columns.
 
+    An empty name switches off a role that a table may lack; a user and an item it must have.
+
+    >>> columns_of("user=customer,item=sku,time=")
+    {'user': 'customer', 'item': 'sku', 'time': ''}
+
     Raises:
-        ConfigurationError: it is something else, or names another role.
+        ConfigurationError: it is something else, names another role, or switches off user or item.
     """
     columns: dict[str, str] = {}
     for part in filter(None, text.split(",")):
         role, equals, column = part.partition("=")
-        if role not in COLUMN_ROLES or not equals or not column:
+        if role not in COLUMN_ROLES or not equals:
             raise ConfigurationError(
                 f"Expected columns as ROLE=NAME,... with a ROLE of {', '.join(COLUMN_ROLES)}, got {part!r}."
             )
+        if role in _REQUIRED_ROLES and not column:
+            raise ConfigurationError(f"Expected a column for {role}, which no table can lack, got {part!r}. Name it.")
         columns[role] = column
     return columns
 

@@ -175,9 +175,19 @@ def test_keys_of_other_parts_are_left_to_them():
 def test_columns_are_roles_with_names():
     assert columns_of("") == {}
     assert columns_of("user=customer,item=sku,time=a=b") == {"user": "customer", "item": "sku", "time": "a=b"}
+    assert columns_of("user=0,item=1,kind=event") == {"user": "0", "item": "1", "kind": "event"}
 
 
-@pytest.mark.parametrize("text", ["user", "user=", "=sku", "customer=user", "user=a;item=b,x", "User=a"])
+def test_an_empty_name_switches_off_what_a_table_may_lack():
+    assert columns_of("time=,value=,kind=") == {"time": "", "value": "", "kind": ""}
+    config = SimulationConfig(columns="item=sku,time=")
+    assert columns_of(parse(SimulationConfig, flat(config)).columns) == {"item": "sku", "time": ""}
+    for text in ("user=", "user=a,item="):
+        with pytest.raises(ConfigurationError, match="which no table can lack"):
+            columns_of(text)
+
+
+@pytest.mark.parametrize("text", ["user", "=sku", "customer=user", "user=a;item=b,x", "User=a"])
 def test_columns_that_are_something_else_are_refused(text):
     with pytest.raises(ConfigurationError, match="Expected columns as ROLE=NAME"):
         columns_of(text)

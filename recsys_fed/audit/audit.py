@@ -34,11 +34,11 @@ from recsys_fed.audit.statistics.bounds import bounds_of, planned_guesses
 from recsys_fed.config import FederationConfig, SimulationConfig
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.device import use_threads
+from recsys_fed.simulation.progress import Progress, Steps
 
 AUDIT = "audit.json"
 # Streams of the auditor's seed.
 _CANARIES, _KEYS, _PEOPLE = 1, 2, 3
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,15 +52,15 @@ class Scored:
 
 @dataclass(kw_only=True)
 class Stopwatch:
-    """Seconds of each phase, by the clock and of the processor, announced as it begins."""
+    """Seconds of each phase, by the clock and of the processor; announced as it begins is each step of one."""
 
-    say: Say
+    step: Callable[[str], None]
     seconds: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time a phase."""
-        self.say(name)
+        self.step(name)
         start, worked = time.perf_counter(), time.process_time()
         yield
         self.seconds[name] = {
@@ -75,7 +75,7 @@ def audit(
     settings: AuditSettings,
     *,
     folder: Path,
-    say: Say = lambda _: None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Audit the pipeline that the configuration describes, write `audit.json` to `folder`, and return its record.
 
@@ -86,7 +86,8 @@ def audit(
     if math.isinf(config.epsilon):
         raise ConfigurationError("Expected a finite epsilon to audit, got inf: it claims nothing.")
     use_threads(config.threads)
-    watch = Stopwatch(say=say)
+    progress = progress or Progress()
+    watch = Stopwatch(step=Steps(5 + settings.power + settings.attacks, progress).begin)
     with watch.phase("run with canaries"):
         config, placed = canary_data(
             config,
@@ -96,19 +97,20 @@ def audit(
             folder=folder,
             rng=np.random.default_rng([settings.seed, _CANARIES]),
         )
-        run = run_with_canaries(config, placed, folder=folder)
+        run = run_with_canaries(config, placed, folder=folder, progress=progress)
     mechanism = deployed(run, key=auditors_key(settings.seed))
     with watch.phase("canaries and replays"):
         scored = score(run, mechanism, power=settings.power)
     with watch.phase("conformance"):
         itself, checks = outcomes(run, mechanism, scored, settings)
     with watch.phase("silos under attack"):
-        boundary = attacked_silos(run, settings)
+        boundary = attacked_silos(run, settings, step=watch.step)
     attacks: dict[str, Any] = {}
     if settings.attacks:
         with watch.phase("attacks"):
             unprotected = replace(config, epsilon=math.inf, metrics_epsilon=0.0)
-            reference = run_with_canaries(unprotected, placed, folder=folder / "without-noise")
+            elsewhere = folder / "without-noise"
+            reference = run_with_canaries(unprotected, placed, folder=elsewhere, progress=progress)
             attacks = attacks_on(run, reference, mechanism, people=settings.people, list_length=settings.list_length)
     record = audit_record(
         run,
@@ -124,12 +126,16 @@ def audit(
     return record
 
 
-def attacked_silos(run: AuditedRun, settings: AuditSettings) -> list[dict[str, Any]]:
+def attacked_silos(
+    run: AuditedRun, settings: AuditSettings, *, step: Callable[[str], None] = lambda _: None
+) -> list[dict[str, Any]]:
     """What a server that lies and a file that is dirty can do to the run's silos, and to broken copies of them."""
     some, catalogue = stand(run, settings).ordinary, run.placed.federation.catalogue
     requests = hostile_requests(run.config, catalogue, some, count=settings.hostile_requests, seed=settings.seed)
+    step("silos over dirty files")
     files = neighbouring_files(seed=settings.seed, pairs=settings.neighbouring_files)
     if settings.power:
+        step("broken copies of silos under attack")
         requests["broken_copies_caught"] = broken_copies_caught(
             run.config, catalogue, some, count=settings.hostile_requests, seed=settings.seed
         )

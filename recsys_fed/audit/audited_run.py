@@ -26,6 +26,7 @@ from recsys_fed.federation.update import Greeting
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
 from recsys_fed.simulation.apps import load_apps
+from recsys_fed.simulation.progress import Progress, ReleaseCounter
 from recsys_fed.simulation.runner import one_digit
 from recsys_fed.trainers import configured_trainer
 from recsys_fed.trainers.popularity import contribute_counts
@@ -88,7 +89,9 @@ def expected_head(config: FederationConfig, catalogue: Catalogue) -> int:
     return int(training[-1].asked.shape[0])
 
 
-def run_with_canaries(config: FederationConfig, placed: Placed, *, folder: Path) -> AuditedRun:
+def run_with_canaries(
+    config: FederationConfig, placed: Placed, *, folder: Path, progress: Progress | None = None
+) -> AuditedRun:
     """Run the federation from its data files through both apps, and keep what the server sees."""
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     logging.getLogger("flwr").setLevel(logging.WARNING)
@@ -102,7 +105,14 @@ def run_with_canaries(config: FederationConfig, placed: Placed, *, folder: Path)
     server_app, client_app = load_apps()
     tap = Wiretap(client_app)
     run_config: dict[str, Value] = flat(config) | flat(data)
-    run_in_process(server_app, tap.as_client_app(), run_config=run_config, n_silos=config.silos)
+    counter = ReleaseCounter(output, config.silos, progress or Progress())
+    run_in_process(
+        server_app,
+        tap.as_client_app(),
+        run_config=run_config,
+        n_silos=config.silos,
+        on_reply=lambda reply: counter.count() if reply.metadata.message_type == "train" else None,
+    )
     catalogue = placed.federation.catalogue
     agreed = Greeting(silo="server", catalogue_hash=catalogue.content_hash, n_items=catalogue.n_items)
     return AuditedRun(

@@ -6,16 +6,18 @@ Exit codes: 0, it holds, fits or is done; 1, it does not hold, would exceed a bu
 import sys
 
 import typer
-from rich.console import Console
 
 from recsys_fed.cli import audit, catalogue, compare, federation, privacy, recommend, report, serving, silo, simulate
+from recsys_fed.cli.help import with_plain_help
 from recsys_fed.errors import BudgetExceededError, LedgerIntegrityError, RecsysFedError
+from recsys_fed.report.console import let_streams_take_any_text, new_console
 
 app = typer.Typer(
     help="Federated, differentially private recommendation.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # see `cli.help`
 )
 app.command("simulate")(simulate.simulate)
 app.command("compare")(compare.compare)
@@ -27,7 +29,6 @@ app.add_typer(privacy.app, name="privacy")
 app.add_typer(federation.app, name="federation")
 serving.register(silo.app)
 app.add_typer(silo.app, name="silo")
-_stderr = Console(stderr=True)
 
 
 @app.callback()
@@ -37,9 +38,11 @@ def _root() -> None:
 
 def main() -> None:
     """Run the command; errors of the library are one line on standard error and exit code 1 or 2."""
+    let_streams_take_any_text()
     try:
-        app()
+        with_plain_help(typer.main.get_command(app))(prog_name="recsys-fed")
     except RecsysFedError as error:
-        _stderr.print(f"[bold red]{type(error).__name__}[/]: ", end="")
-        _stderr.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        console = new_console(stderr=True, highlight=False)
+        console.print(f"[bold red]{type(error).__name__}[/]: ", end="")
+        console.print(str(error), markup=False)
         sys.exit(1 if isinstance(error, LedgerIntegrityError | BudgetExceededError) else 2)

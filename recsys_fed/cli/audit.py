@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from recsys_fed.cli.options import AsJson, emit
+from recsys_fed.cli.options import AsJson, Columns, emit
 from recsys_fed.cli.simulate import settings_of
 from recsys_fed.config import FederationConfig, SimulationConfig, parse, read_toml
+from recsys_fed.report.console import new_console
 
 
 def audit(  # noqa: PLR0913  (one argument a flag)
@@ -15,14 +16,15 @@ def audit(  # noqa: PLR0913  (one argument a flag)
     *,
     output: Annotated[Path, typer.Option(help="Folder for audit.json and the run with canaries.")],
     data: Annotated[str | None, typer.Option(help="Data set: a name, or a path, perhaps with #split.")] = None,
-    epsilon: Annotated[float | None, typer.Option(help="The claim.")] = None,
+    columns: Columns = None,
+    epsilon: Annotated[float | None, typer.Option(help="Claimed epsilon of every user.")] = None,
     silos: Annotated[int | None, typer.Option(help="Number of silos.")] = None,
     trainer: Annotated[str | None, typer.Option(help="spectral or dp-sgd.")] = None,
     secure_aggregation: Annotated[str | None, typer.Option(help="auto, on or off.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Of the numerical libraries; 0 takes all.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the run.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch and BLAS; 0: one a processor.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
     canaries: Annotated[int, typer.Option(min=10, help="Crafted users; a coin lets half of them in.")] = 1_000,
-    audit_seed: Annotated[int, typer.Option(min=0, help="Of canaries, coins and the auditor's keys.")] = 0,
+    audit_seed: Annotated[int, typer.Option(min=0, help="Seed of canaries, coins and the auditor's keys.")] = 0,
     power: Annotated[bool, typer.Option(help="Also audit a null and broken copies of the mechanism.")] = True,
     attacks: Annotated[bool, typer.Option(help="Also attack the model, updates and lists.")] = True,
     settings: Annotated[
@@ -36,6 +38,7 @@ def audit(  # noqa: PLR0913  (one argument a flag)
     """
     flags = {
         "data": data,
+        "columns": columns,
         "epsilon": epsilon,
         "silos": silos,
         "trainer": trainer,
@@ -45,13 +48,15 @@ def audit(  # noqa: PLR0913  (one argument a flag)
     }
     from recsys_fed.audit.audit import audit as audited  # noqa: PLC0415
     from recsys_fed.audit.settings import AuditSettings  # noqa: PLC0415
-    from recsys_fed.report.audit import audit_progress, print_audit_of_run  # noqa: PLC0415
+    from recsys_fed.report.audit import print_audit_of_run  # noqa: PLC0415
+    from recsys_fed.report.progress import told_progress  # noqa: PLC0415
     from recsys_fed.simulation.apps import scenario_path  # noqa: PLC0415
 
     keys = read_toml(scenario_path(scenario)) if scenario else {}
     keys |= settings_of(settings or []) | {key: value for key, value in flags.items() if value is not None}
     wanted = AuditSettings(canaries=canaries, seed=audit_seed, power=power, attacks=attacks)
-    with audit_progress() as say:
-        record = audited(parse(FederationConfig, keys), parse(SimulationConfig, keys), wanted, folder=output, say=say)
+    config, where = parse(FederationConfig, keys), parse(SimulationConfig, keys)
+    with told_progress(new_console(stderr=True)) as progress:
+        record = audited(config, where, wanted, folder=output, progress=progress)
     emit(record) if as_json else print_audit_of_run(record, output=output)
     raise typer.Exit(1 if record["flagged"] else 0)

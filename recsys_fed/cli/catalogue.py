@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from recsys_fed.cli.options import one_of_two
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.report.console import new_console
 
 if TYPE_CHECKING:
     from recsys_fed.catalogue.items import Catalogue
@@ -50,10 +50,12 @@ def catalogue(
     if encoder is not None:
         from recsys_fed.catalogue.encoder import encoded  # noqa: PLC0415
 
+        new_console(stderr=True).print(f"encoding the texts of {items.n_items:,} items")
         items = encoded(items, encoder)
     items.save(output)
     vectors = "" if items.text_vectors is None else f", text vectors of length {items.text_vectors.shape[1]}"
-    Console().print(f"{items.n_items:,} items{vectors}, hash {items.content_hash[:12]}, written to {output}")
+    written = f"{items.n_items:,} items{vectors}, hash {items.content_hash[:12]}, written to {output}"
+    new_console().print(written, markup=False)
 
 
 def _items(table: Path | None, columns: str | None, data: str | None, source: Path | None) -> "Catalogue":

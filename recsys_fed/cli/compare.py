@@ -1,17 +1,15 @@
 """`recsys-fed compare`: should we federate? One table of what each silo gets alone, together, and from both."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from recsys_fed.cli import options
 from recsys_fed.cli import simulate as run
 from recsys_fed.config import FederationConfig, SimulationConfig, parse, read_toml
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.report.console import new_console
 
 Epsilons = Annotated[str, typer.Option(help="Budgets, with commas between them.")]
 Seeds = Annotated[int, typer.Option(help="Runs of each budget, under seeds one after the other.")]
@@ -28,7 +26,7 @@ def compare(  # noqa: PLR0913  (one argument a flag)
     *,
     data: Annotated[str | None, typer.Option(help="Data set: a name, or a path, perhaps with #split.")] = None,
     protocol: run.Protocol = None,
-    columns: Annotated[str | None, typer.Option(help="For tables: user=NAME,item=NAME,value=NAME,time=NAME.")] = None,
+    columns: options.Columns = None,
     item_catalogue: run.ItemCatalogue = None,
     split: run.Split = None,
     held_out: run.HeldOut = None,
@@ -42,8 +40,8 @@ def compare(  # noqa: PLR0913  (one argument a flag)
     noise: run.Noise = None,
     secure_aggregation: options.SecureAggregation = None,
     declared_users: options.DeclaredUsers = None,
-    threads: Annotated[int | None, typer.Option(help="Of the numerical libraries; 0 takes all processors.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of splits and silos, and the first of the runs.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch and BLAS; 0: one a processor.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of splits and silos, and of the first run.")] = None,
     epsilons: Epsilons = DEFAULT_EPSILONS,
     seeds: Seeds = 1,
     new_items: NewItems = 0.0,
@@ -56,6 +54,7 @@ def compare(  # noqa: PLR0913  (one argument a flag)
     flags = run.run_keys(locals())
     from recsys_fed.comparison.compare import Comparison, compare  # noqa: PLC0415
     from recsys_fed.comparison.record import comparison_record  # noqa: PLC0415
+    from recsys_fed.report.progress import told_progress  # noqa: PLC0415
     from recsys_fed.simulation.apps import scenario_path  # noqa: PLC0415
     from recsys_fed.simulation.runner import Simulation  # noqa: PLC0415
 
@@ -68,8 +67,8 @@ def compare(  # noqa: PLR0913  (one argument a flag)
         declare_users="declared-users" not in keys,
     )
     comparison = Comparison(simulation=simulation, epsilons=_numbers(epsilons), n_seeds=seeds, new_items=new_items)
-    console = Console(stderr=True)
-    compared = compare(comparison, output=output, say=lambda text: console.print(text, style="dim", markup=False))
+    with told_progress(new_console(stderr=True)) as progress:
+        compared = compare(comparison, output=output, progress=progress)
     _show(comparison_record(compared), output=output, plot=plot, as_json=as_json)
 
 
@@ -82,7 +81,7 @@ def _show(record: dict[str, Any], *, output: Path | None, plot: Path | None, as_
     if plot is not None:
         draw_comparison(record, plot)
     if as_json:
-        sys.stdout.write(json.dumps(record, indent=2) + "\n")
+        options.emit(record)
     else:
         print_comparison(record)
 

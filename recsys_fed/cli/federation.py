@@ -8,6 +8,7 @@ import typer
 
 from recsys_fed.cli.options import AsJson, Setting, emit
 from recsys_fed.config import FederationConfig, parse
+from recsys_fed.report.console import new_console
 
 app = typer.Typer(help="The operator of a federation: make it, admit silos, serve, train.", no_args_is_help=True)
 
@@ -113,8 +114,6 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a global model with the connected silos."""
-    from rich.console import Console  # noqa: PLC0415
-
     from recsys_fed.cli.simulate import settings_of  # noqa: PLC0415
     from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
     from recsys_fed.deployment.training import (  # noqa: PLC0415
@@ -124,16 +123,19 @@ def train(
         run_training,
     )
     from recsys_fed.report.deployment import say  # noqa: PLC0415
+    from recsys_fed.report.progress import told_line  # noqa: PLC0415
 
     given = {"epsilon": epsilon, "minimum-silos": minimum_silos, "robust": robust}
     own = FederationFolder(folder)
     keys = settings_of(settings or []) | {name: value for name, value in given.items() if value is not None}
     training = resumed_training(own) if resume else new_training(own, overrides=keys)  # type: ignore[arg-type]
-    with Console(stderr=True).status(f"{training.name}: waiting for silos") as shown:
+    with told_line(new_console(stderr=True)) as tell:
+        tell(f"{training.name}: waiting for silos")
 
         def look(path: Path) -> None:
             done = progress_of(path)
-            shown.update(f"{path.name}: round {done['rounds']} of {done['planned'] or '?'}")
+            if done["planned"]:
+                tell(f"{path.name}: round {done['rounds']} of {done['planned']}")
 
         run_training(own, training, timeout=timeout, say=say, on_poll=look)
     record = progress_of(training)

@@ -29,6 +29,13 @@ KeyFile = Annotated[Path, typer.Option("--key", help=f"Key file of the silo; its
 WitnessFile = Annotated[
     Path | None, typer.Option("--witness", help="File that notes the last entry, best on another medium.")
 ]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        help="user=NAME,item=NAME[,value=][,time=][,kind=]; a number is a position in a file without a header; NAME "
+        "empty switches a role off."
+    ),
+]
 
 Epsilon = Annotated[float | None, typer.Option(help="Budget of every user, over all runs that are planned.")]
 Delta = Annotated[float | None, typer.Option(help="Below 1 / declared users.")]
@@ -36,7 +43,7 @@ NoiseMultiplier = Annotated[
     float | None, typer.Option(help="The reverse: the base noise multiplier; epsilon follows.")
 ]
 TrainerName = Annotated[str | None, typer.Option(help="auto, spectral, dp-sgd or popularity.")]
-Rounds = Annotated[int | None, typer.Option(help="Of training; 0 takes the trainer's rule.")]
+Rounds = Annotated[int | None, typer.Option(help="Rounds of training; 0 takes the trainer's rule.")]
 Silos = Annotated[int | None, typer.Option(help="Number of silos.")]
 DeclaredUsers = Annotated[int | None, typer.Option(help="Public order of magnitude of users of all silos.")]
 Items = Annotated[int, typer.Option("--n-items", help="Rows of the catalogue.")]
@@ -64,8 +71,13 @@ Setting = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: dp-
 
 
 def emit(record: object) -> None:
-    """Write a record to standard output as JSON."""
-    sys.stdout.write(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    """Write a record to standard output as JSON, in ASCII where the stream lacks one of its characters."""
+    text = json.dumps(record, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        text = json.dumps(record, indent=2)
+    sys.stdout.write(text + "\n")
 
 
 def key_of(path: Path) -> "SigningKey":

@@ -1,13 +1,12 @@
 """`recsys-fed recommend`: a ranking for a history typed in by hand."""
 
 import csv
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from recsys_fed.cli.options import emit
 from recsys_fed.errors import ConfigurationError
 
 
@@ -33,7 +32,7 @@ def recommend(
 
     result = recommend_from_run(run, _ids(history), k=k, new_items=new_items)
     if as_json:
-        sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        emit(result)
     else:
         print_recommendations(result)
 

@@ -20,6 +20,7 @@ StoreUrl = Annotated[
 SettingsFile = Annotated[Path | None, typer.Option("--settings", help="serving.toml; without it, the defaults.")]
 DEFAULT_STATE = Path("serving")
 _BUDGET_SECONDS = 300.0
+_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "replace"}  # whatever the locale of a child's output
 
 tokens = typer.Typer(help="Bearer tokens of the service.", no_args_is_help=True)
 experiment = typer.Typer(help="Experiments that the service runs.", no_args_is_help=True)
@@ -53,7 +54,7 @@ def api(  # noqa: PLR0913  (one argument a flag)
     ] = None,
     host: Annotated[str | None, typer.Option(help="Loopback unless TLS files are set.")] = None,
     port: Annotated[int | None, typer.Option(help="0 takes a free one.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Of the numerical library.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of BLAS.")] = 1,
 ) -> None:
     """Serve recommendations. The first start needs --model; tokens come from `recsys-fed silo token create`."""
     # Read by the numerical library when it is first imported.
@@ -102,7 +103,9 @@ def create_token(
 
 
 @tokens.command("revoke")
-def revoke_token(name: str, *, state: StateFolder = DEFAULT_STATE) -> None:
+def revoke_token(
+    name: Annotated[str, typer.Argument(help="Who holds it.")], *, state: StateFolder = DEFAULT_STATE
+) -> None:
     """Remove a token; a running service refuses it within a second."""
     from recsys_fed.serving.tokens import TokenFile  # noqa: PLC0415
 
@@ -232,7 +235,8 @@ def _import(path: Path, place: Any) -> None:
 
 def _apart(module: str, arguments: list[str]) -> str:
     """Run a module that needs seconds of imports in a process of its own."""
-    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", module, *arguments]
+    done: subprocess.CompletedProcess[str] = subprocess.run(command, capture_output=True, **_TEXT, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no reason given"]
         raise DataError(lines[-1])
@@ -252,7 +256,7 @@ def _budget_of(ledger: str | None) -> Any:
     def read() -> dict[str, Any]:
         if time.monotonic() >= known["until"]:
             command = [sys.executable, "-c", code, "privacy", "status", ledger, "--json"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+            done = subprocess.run(command, capture_output=True, **_TEXT, check=False, timeout=120)
             found = json.loads(done.stdout)["spending"][0] if done.returncode == 0 else {}
             known.update(until=time.monotonic() + _BUDGET_SECONDS, record=found)
         record: dict[str, Any] = known["record"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recsys_fed.cli.federation import Insecure, MetricsPort
-from recsys_fed.cli.options import AsJson, emit
+from recsys_fed.cli.options import AsJson, Columns, emit
 
 if TYPE_CHECKING:
     from recsys_fed.silo.recommendations import Recommender
@@ -30,9 +30,9 @@ def init(  # noqa: PLR0913  (one argument a flag)
         str | None, typer.Option(help="SQLAlchemy URL, or the path of an SQLite file; no password in it.")
     ] = None,
     query: Annotated[str | None, typer.Option(help="The one query that is ever run, for databases.")] = None,
-    columns: Annotated[str, typer.Option(help="user=NAME,item=NAME[,value=NAME][,time=NAME].")] = "",
+    columns: Columns = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    threads: Annotated[int, typer.Option(help="Of the numerical libraries; 0 takes all processors.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads of torch and BLAS; 0: one a processor.")] = 0,
     personalisation: Annotated[
         str,
         typer.Option(help="user-only: from the model and the own history; silo-trusted: also from the silo's users."),
@@ -49,7 +49,7 @@ def init(  # noqa: PLR0913  (one argument a flag)
     from recsys_fed.report.deployment import say  # noqa: PLC0415
     from recsys_fed.silo.passphrase import passphrase  # noqa: PLC0415
 
-    data: dict[str, Any] = {"source": source, **columns_of(columns)}
+    data: dict[str, Any] = {"source": source, **columns_of(columns or "")}
     # A path on the command line is relative to here, one in silo.toml to that file.
     place = str(Path(url).expanduser().resolve()) if url and "://" not in url else url
     given = {"path": str(path.expanduser().resolve()) if path else None, "url": place, "query": query}

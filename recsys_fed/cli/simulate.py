@@ -1,18 +1,17 @@
 """`recsys-fed simulate`: one flag a key of a run; flags come before the scenario, and it before the defaults."""
 
-import json
-import sys
+import math
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from recsys_fed.cli import options
 from recsys_fed.config import FederationConfig, SimulationConfig, known_key, parse, read_toml
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.report.console import new_console
 
 if TYPE_CHECKING:
     from recsys_fed.simulation.runner import Simulation
@@ -54,7 +53,7 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     *,
     data: Annotated[str | None, typer.Option(help="Data set: a name, or a path, perhaps with #split.")] = None,
     protocol: Protocol = None,
-    columns: Annotated[str | None, typer.Option(help="For tables: user=NAME,item=NAME,value=NAME,time=NAME.")] = None,
+    columns: options.Columns = None,
     item_catalogue: ItemCatalogue = None,
     split: Split = None,
     held_out: HeldOut = None,
@@ -86,8 +85,8 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     declared_users: Annotated[int | None, typer.Option(help="Public order of magnitude of users.")] = None,
     max_silos_per_user: MaxSilosPerUser = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
-    threads: Annotated[int | None, typer.Option(help="Of the numerical libraries; 0 takes all processors.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of splits, silos, start and simulated noise.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch and BLAS; 0: one a processor.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of splits, silos, start and simulated noise.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the model, metrics and events.")] = None,
     settings: Set = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics record as JSON.")] = False,
@@ -116,10 +115,14 @@ def _scenario_keys(scenario: str | None) -> dict[str, object]:
 
 
 def _run(simulation: "Simulation", output: Path | None) -> dict[str, Any]:
-    from recsys_fed.report.terminal import simulation_progress  # noqa: PLC0415
+    from recsys_fed.report.progress import told_progress  # noqa: PLC0415
+    from recsys_fed.report.terminal import NO_PRIVACY  # noqa: PLC0415
     from recsys_fed.simulation import runner  # noqa: PLC0415
 
-    with simulation_progress(Console(stderr=True), simulation) as progress:
+    console = new_console(stderr=True)
+    if math.isinf(simulation.federation.epsilon):
+        console.print(NO_PRIVACY, style="bold red")
+    with told_progress(console) as progress:
         return runner.simulate(simulation, output=output, progress=progress)
 
 
@@ -127,7 +130,7 @@ def _show(record: dict[str, Any], *, as_json: bool, output: Path | None) -> None
     from recsys_fed.report.terminal import print_simulation  # noqa: PLC0415
 
     if as_json:
-        sys.stdout.write(json.dumps(record, indent=2) + "\n")
+        options.emit(record)
     else:
         print_simulation(record, output=output)
 

@@ -19,6 +19,7 @@ from recsys_fed.comparison.pooled import pooled_lines, popularity_line
 from recsys_fed.data.simulated import SimulatedFederation
 from recsys_fed.federation.outcome import EMBEDDINGS
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
+from recsys_fed.simulation.progress import Progress, Steps
 from recsys_fed.simulation.runner import Simulation, prepared, simulate
 
 _POOLED = 32
@@ -67,7 +68,7 @@ class Compared:
     new_items: Mapping[str, Any] | None = None
 
 
-def compare(comparison: Comparison, *, output: Path | None = None, say: Say = lambda _: None) -> Compared:
+def compare(comparison: Comparison, *, output: Path | None = None, progress: Progress | None = None) -> Compared:
     """Train, fit and measure everything.
 
     Every private model is the outcome of a whole simulated run, with its ledgers and certificates.
@@ -75,11 +76,12 @@ def compare(comparison: Comparison, *, output: Path | None = None, say: Say = la
     Args:
         comparison: what to compare.
         output: folder for the runs, each as `simulate` leaves it; they are not kept without it.
-        say: takes a line of progress.
+        progress: is told of every run, every silo and the pooled baselines.
 
     Raises:
         RecsysFedError: see `simulate`.
     """
+    progress = progress or Progress()
     given = comparison.simulation
     if given.data.data_seed < 0:
         given = replace(given, data=replace(given.data, data_seed=given.federation.seed))
@@ -87,27 +89,42 @@ def compare(comparison: Comparison, *, output: Path | None = None, say: Say = la
     with ExitStack() as stack:
         folder = output or Path(stack.enter_context(TemporaryDirectory(prefix="recsys-fed-compare-")))
         ready = replace(comparison, simulation=simulation)
-        models = dict(_trained(ready, folder, say))
-        popular = dict(_trained(_with_popularity(ready), folder, say))
+        popularity = _with_popularity(ready)
+        steps = Steps(_planned(ready) + len(_runs(popularity)), progress)
+        models = dict(_trained(ready, folder, steps, progress))
+        popular = dict(_trained(popularity, folder, steps, progress))
         new_items = new_item_record(
             simulation, federation, share=comparison.new_items, epsilons=(*sorted(comparison.epsilons), math.inf),
-            seeds=comparison.seeds, folder=folder, say=say,
+            seeds=comparison.seeds, folder=folder, say=steps.begin,
         ) if comparison.new_items else None  # fmt: skip
-    lines = tuple(_lines(federation, models, popular, seed=simulation.data.data_seed, say=say))
+    seed = simulation.data.data_seed
+    lines = tuple(_lines(federation, models, popular, seed=seed, step=steps.begin, say=progress.say))
     return Compared(comparison=comparison, federation=federation, lines=lines, new_items=new_items)
 
 
-def _trained(comparison: Comparison, folder: Path, say: Say) -> Iterator[tuple[tuple[float, int], ItemEmbeddings]]:
-    """Every budget under every seed, and a run without noise."""
+def _planned(comparison: Comparison) -> int:
+    """Steps of a comparison, but for the runs of popularity: runs, those for new items, silos, and the baselines."""
+    new = (len(comparison.epsilons) + 1) * comparison.n_seeds if comparison.new_items else 0
+    return len(_runs(comparison)) + new + comparison.simulation.federation.silos + 1
+
+
+def _runs(comparison: Comparison) -> list[tuple[float, int]]:
+    """Epsilon and seed of every run: every budget under every seed, and one without noise."""
+    wanted = [(epsilon, seed) for epsilon in sorted(comparison.epsilons) for seed in comparison.seeds]
+    without_noise = comparison.simulation.federation.trainer != POPULARITY
+    return wanted + ([(math.inf, comparison.seeds[0])] if without_noise else [])
+
+
+def _trained(
+    comparison: Comparison, folder: Path, steps: Steps, progress: Progress
+) -> Iterator[tuple[tuple[float, int], ItemEmbeddings]]:
     simulation = comparison.simulation
     trainer = simulation.federation.trainer
-    wanted = [(epsilon, seed) for epsilon in sorted(comparison.epsilons) for seed in comparison.seeds]
-    wanted += [] if trainer == POPULARITY else [(math.inf, comparison.seeds[0])]
-    for epsilon, seed in wanted:
-        say(f"training, {trainer}: epsilon {epsilon:g}, seed {seed}")
+    for epsilon, seed in _runs(comparison):
+        steps.begin(f"training, {trainer}: epsilon {epsilon:g}, seed {seed}")
         config = replace(simulation.federation, epsilon=epsilon, seed=seed)
         run = folder / f"{trainer}-epsilon-{epsilon:g}-seed-{seed}"
-        simulate(replace(simulation, federation=config), output=run)
+        simulate(replace(simulation, federation=config), output=run, progress=Progress(releases=progress.releases))
         yield (epsilon, seed), load_item_embeddings(run / EMBEDDINGS)
 
 
@@ -118,18 +135,18 @@ def _with_popularity(comparison: Comparison) -> Comparison:
 
 
 def _lines(
-    federation: SimulatedFederation, models: Models, popular: Models, *, seed: int, say: Say
+    federation: SimulatedFederation, models: Models, popular: Models, *, seed: int, step: Say, say: Say
 ) -> Iterator[Line]:
     """All lines; what is held out to choose follows from `seed`, as the silos do."""
     groups = item_groups(federation.train)
     private = {key: model for key, model in models.items() if math.isfinite(key[0])}
     yield popularity_line(federation, groups)
     yield from fold_in_lines(federation, popular, groups, method="private popularity")
-    local, *personal = silo_lines(federation, private, groups, seed=seed, say=say)
+    local, *personal = silo_lines(federation, private, groups, seed=seed, say=step)
     yield local
     yield from fold_in_lines(federation, private, groups)
     yield from personal
     yield from fold_in_lines(federation, {k: m for k, m in models.items() if k not in private}, groups)
-    say("pooled baselines")
+    step("pooled baselines")
     rng = np.random.default_rng([seed, _POOLED])
     yield from pooled_lines(federation, groups, rng=rng, say=say)

@@ -1,7 +1,7 @@
 """Users to silos, for simulations: disjoint, complete, and as uneven as asked.
 
-A silo may come out empty: with more silos than users it has to, with strong taste skew it can. An empty
-silo is a valid silo (an array of no users); it takes part, and its contribution is noise only.
+A silo may come out empty, under a strong skew of taste. An empty silo is a valid silo (an array of no users); it
+takes part, and its contribution is noise only. More silos than users is a mistake, and `partition` refuses it.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from scipy import sparse
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.checks import at_least, non_negative, one_of, positive
 from recsys_fed.data.taste import item_groups, user_groups
+from recsys_fed.errors import ConfigurationError
 
 Users = npt.NDArray[np.int64]
 
@@ -84,7 +85,7 @@ def partition(
 
     Args:
         histories: csr [n_users, n_items]; dirichlet reads the tastes from it.
-        n_silos: number of silos, at least 1; more than users is allowed.
+        n_silos: number of silos, at least 1 and at most one a user, whether or not the user has an interaction here.
         rng: the randomness.
         method: a name of `METHODS`.
         catalogue: its first category of each item makes the taste groups of dirichlet; without
@@ -96,7 +97,13 @@ def partition(
         `n_silos` sorted arrays of user rows, int64; together every user exactly once; some may be empty.
 
     Raises:
-        ConfigurationError: an unknown method, or a setting out of range.
+        ConfigurationError: an unknown method, a setting out of range, or more silos than users.
     """
     one_of(METHODS, partition=method)
+    n_users = histories.shape[0]
+    if n_silos > max(1, n_users):
+        raise ConfigurationError(
+            f"Expected at most one silo a user, and the data set has {n_users:,} users; got {n_silos:,} silos. "
+            f"Ask for {n_users:,} silos or fewer, or take a larger data set."
+        )
     return METHODS[method](histories, n_silos, rng, catalogue, exponent, alpha)

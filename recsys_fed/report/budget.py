@@ -6,9 +6,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from recsys_fed.certificates.terms import epsilon_to_record
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.federation.planning import planned_events
@@ -17,6 +14,7 @@ from recsys_fed.ledger.budget import spending
 from recsys_fed.ledger.forecast import budget_after_runs
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.guarantee import Guarantee, guarantee_of
+from recsys_fed.report.console import new_console, new_table, print_table
 
 # Limit of a forecast without a ledger.
 DEFAULT_LIMIT = 8.0
@@ -95,15 +93,14 @@ def budget_record(
 
 def print_budget(record: Mapping[str, Any]) -> None:
     """A row a run, with a bar of what is left."""
-    console = Console()
+    console = new_console()
     console.print(
         f"[bold]each run costs epsilon {_number(record['epsilon_of_a_run'])} alone, at delta {record['delta']:g}; "
         f"{_number(record['epsilon_spent'])} of {_number(record['epsilon_limit'])} is spent already[/]",
-        soft_wrap=True,
         highlight=False,
     )
     dated = any(step["date"] for step in record["runs"])
-    table = Table("run", *(["date"] if dated else []), "epsilon in all", "left", "")
+    table = new_table("run", *(["date"] if dated else []), "epsilon in all", "left", "")
     limit = record["epsilon_limit"]
     for step in record["runs"]:
         day = [step["date"]] if dated else []
@@ -111,7 +108,7 @@ def print_budget(record: Mapping[str, Any]) -> None:
             table.add_row(str(step["run"]), *day, _number(step["epsilon"]), _number(step["left"]), _bar(step, limit))
         else:
             table.add_row(str(step["run"]), *day, f"[red]{_number(step['epsilon'])}[/]", "-", "[red]refused[/]")
-    console.print(table)
+    print_table(console, table)
     console.print(f"runs that fit: {record['runs_that_fit']}", highlight=False)
 
 

@@ -4,41 +4,44 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from recsys_fed.comparison.measuring import METRICS, POPULARITY_GROUPS
 from recsys_fed.comparison.new_items import MAPPED
 from recsys_fed.comparison.record import ACTIVITY_GROUPS
+from recsys_fed.report.console import new_console, new_table, print_table
 from recsys_fed.report.picture import new_picture, write_picture
 
 _COLOURS = ("#2a6f97", "#c1121f", "#6a994e", "#bc6c25")
 _MARKERS = ("s", "o", "D", "^")
 _STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 NEW_ITEM_HEADINGS = ("method", "epsilon", "NDCG@20", "Recall@20")
+_KEYS = 2  # method and epsilon
 INTERVALS = "intervals: 95%, over users and, where there are several, seeds"
 
 
 def print_comparison(record: Mapping[str, Any]) -> None:
     """One table, one of groups, and one sentence a silo."""
-    console = Console()
+    console = new_console()
     console.print(
-        f"[bold]{record['data']}: {record['n_users']:,} users, {record['n_items']:,} items, "
-        f"{record['n_silos']} silos; seeds: {record['n_seeds']}[/]", soft_wrap=True,
-    )  # fmt: skip
-    console.print(_table(record, ("Recall@20", "NDCG@20"), figure_cells))
+        f"{record['data']}: {record['n_users']:,} users, {record['n_items']:,} items, "
+        f"{record['n_silos']} silos; seeds: {record['n_seeds']}",
+        style="bold",
+        markup=False,
+    )
+    print_table(console, _table(record, ("Recall@20", "NDCG@20"), figure_cells), keys=_KEYS)
     console.print(INTERVALS, style="dim")
     console.print("Recall@20 of users by length of history, and of test items by frequency", highlight=False)
-    console.print(_table(record, (*ACTIVITY_GROUPS, *POPULARITY_GROUPS), group_cells))
+    print_table(console, _table(record, (*ACTIVITY_GROUPS, *POPULARITY_GROUPS), group_cells), keys=_KEYS)
     if record["new_items"]:
-        console.print(new_items_heading(record), highlight=False, soft_wrap=True)
-        table = Table(*NEW_ITEM_HEADINGS)
+        console.print(new_items_heading(record), highlight=False)
+        table = new_table(*NEW_ITEM_HEADINGS)
         for row in new_item_rows(record):
             table.add_row(*row)
-        console.print(table)
+        print_table(console, table, keys=_KEYS)
     for sentence in record["sentences"]:
-        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
-    console.print(record["note"], style="dim", soft_wrap=True)
+        console.print(sentence, markup=False, highlight=False)
+    console.print(record["note"], style="dim")
 
 
 def draw_comparison(record: Mapping[str, Any], path: Path) -> None:
@@ -133,9 +136,7 @@ def _draw_private(axes: Any, record: Mapping[str, Any]) -> list[float]:
 def _table(
     record: Mapping[str, Any], headings: Sequence[str], cells: Callable[[Mapping[str, Any]], list[str]]
 ) -> Table:
-    table = Table()
-    for heading in ("method", "epsilon", *headings):
-        table.add_column(heading)
+    table = new_table("method", "epsilon", *headings)
     for row in rows_of(record, cells):
         table.add_row(*row)
     return table

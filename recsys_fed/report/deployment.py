@@ -3,20 +3,20 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-_console = Console(highlight=False)
+from recsys_fed.report.console import new_console, new_table, print_table
+
+_console = new_console(highlight=False)
 
 
 def print_findings(findings: Sequence[Mapping[str, Any]]) -> None:
     """One line a check."""
-    table = Table("", "check", "what was found", box=None, padding=(0, 2, 0, 0))
+    table = new_table("", "check", "what was found", box=None, padding=(0, 2, 0, 0))
     for finding in findings:
         mark = Text("good", style="green") if finding["good"] else Text("BAD", style="bold red")
         table.add_row(mark, finding["name"], Text(str(finding["detail"])))
-    _console.print(table)
+    print_table(_console, table, keys=2)
 
 
 def print_status(record: Mapping[str, Any]) -> None:
@@ -24,16 +24,16 @@ def print_status(record: Mapping[str, Any]) -> None:
     server = record["server"]
     _console.print(f"{record['name']} at {record['address']}: {server}", markup=False)
     _console.print(f"server certificate until {record['certificate_until']}", markup=False)
-    silos = Table("silo", "status", "ledger key")
+    silos = new_table("silo", "status", "ledger key")
     for silo in record["silos"]:
         silos.add_row(Text(silo["name"]), silo["status"], silo["ledger_key"][:16])
-    _console.print(silos)
-    trainings = Table("training", "rounds", "silos in the last", "refused messages", "")
+    print_table(_console, silos)
+    trainings = new_table("training", "rounds", "silos in the last", "refused messages", "")
     for one in record["trainings"]:
         rounds = f"{one['rounds']} of {one['planned'] or '?'}"
         done = "complete" if one["complete"] else "not complete"
-        trainings.add_row(one["training"], rounds, str(one["answered"]), str(one["refused"]), done)
-    _console.print(trainings)
+        trainings.add_row(Text(one["training"]), rounds, str(one["answered"]), str(one["refused"]), done)
+    print_table(_console, trainings)
 
 
 def print_silo_status(record: Mapping[str, Any]) -> None:
@@ -42,21 +42,21 @@ def print_silo_status(record: Mapping[str, Any]) -> None:
     _console.print(f"{record['name']} in the federation at {record['address']}", markup=False)
     _console.print(f"{spent} on {record['releases']} releases", markup=False)
     _console.print(f"model in use: {record['model'][:16] or 'none yet'}", markup=False)
-    messages = Table("messages", "of", "how many")
+    messages = new_table("messages", "of", "how many")
     for kind in ("answered", "refused", "failed"):
         for name, count in record[f"messages_{kind}"].items():
             messages.add_row(kind, Text(name), str(count))
-    _console.print(messages)
+    print_table(_console, messages, keys=2)
 
 
 def print_ranking(items: Sequence[Mapping[str, Any]]) -> None:
     """A user's recommendations."""
-    table = Table("rank", "item", "title", "score")
+    table = new_table("rank", "item", "title", "score")
     for item in items:
         table.add_row(str(item["rank"]), Text(item["item"]), Text(item["title"]), f"{item['score']:.4f}")
-    _console.print(table)
+    print_table(_console, table)
 
 
 def say(line: str) -> None:
     """A line for people, on standard error: standard output is for results."""
-    Console(stderr=True, highlight=False).print(line, markup=False, soft_wrap=True)
+    new_console(stderr=True, highlight=False).print(line, markup=False)

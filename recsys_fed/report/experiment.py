@@ -4,30 +4,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from recsys_fed.report.console import new_console, new_table, print_table
 from recsys_fed.report.picture import new_picture, write_picture
 
+_FIGURES = ("users", "successes", "rate")
 _SURE, _OPEN, _ZERO = "#2a6f97", "#8d99ae", "#444444"
 
 
 def print_experiment(record: Mapping[str, Any]) -> None:
     """Print the record of `serving.experiment`."""
-    console = Console()
-    table = Table(title=f"{record['experiment']}: {record['rewards']} within {record['window_hours']:g} h")
-    for heading in ("variant", "users", "successes", "rate"):
-        table.add_column(heading, justify="left" if heading == "variant" else "right")
+    console = new_console()
+    console.print(f"{record['experiment']}: {record['rewards']} within {record['window_hours']:g} h", markup=False)
+    table = new_table("variant", *_FIGURES, right=_FIGURES)
     for arm in record["variants"]:
         rate = f"{arm['successes'] / arm['users']:.4f}" if arm["users"] else "-"
         table.add_row(arm["variant"], f"{arm['users']:,}", f"{arm['successes']:,}", rate)
-    console.print(table)
+    print_table(console, table)
     for pair in record["comparisons"]:
         verdict = "they differ" if pair["significant"] else "no difference shown so far"
         console.print(
             f"{pair['treatment']} - {pair['control']}: between {pair['low']:+.4f} and {pair['high']:+.4f} at every "
             f"look, p = {pair['p_value']:.4g}: {verdict} (level {record['level']:g})",
-            soft_wrap=True,
         )
     policy = record["off_policy"]
     if policy:

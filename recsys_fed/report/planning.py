@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from recsys_fed.certificates.terms import epsilon_to_record
 from recsys_fed.config import FederationConfig
@@ -22,6 +21,7 @@ from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.accounting.kinds import repeated
 from recsys_fed.privacy.events import PrivacyEvent
 from recsys_fed.privacy.guarantee import guarantee_of
+from recsys_fed.report.console import new_console, new_table, print_table
 from recsys_fed.trainers.popularity import STAGE as COUNTS
 
 
@@ -56,13 +56,12 @@ def plan_record(schedule: Schedule, *, runs: int = 1, ledger: Ledger | None = No
 
 def print_plan(record: Mapping[str, Any]) -> None:
     """The plan as tables."""
-    console = Console()
+    console = new_console()
     console.print(
         f"[bold]{record['trainer']}: {record['rounds']} rounds, {record['silos']} silos, {record['n_items']:,} "
         f"items, {record['declared_users']:,} declared users, noise {record['noise']}[/]",
-        soft_wrap=True,
     )
-    table = Table("stage", "rounds", "table", "noise multiplier", "noise on the sum: own", "once")
+    table = new_table("stage", "rounds", "table", "noise multiplier", "noise on the sum: own", "once")
     for stage in record["stages"]:
         once = stage["noise_on_sum_if_once"]
         sampled = "" if stage["sampling_probability"] == 1 else f", q {stage['sampling_probability']:g}"
@@ -75,31 +74,29 @@ def print_plan(record: Mapping[str, Any]) -> None:
             f"{stage['noise_on_sum_if_own']:.4g}",
             "-" if once is None else f"{once:.4g}",
         )
-    console.print(table)
+    print_table(console, table)
     for stage in record["stages"]:
         if stage["error"]:
-            console.print(f"{stage['stage']}: {stage['error']}", soft_wrap=True, highlight=False)
+            console.print(f"{stage['stage']}: {stage['error']}", highlight=False)
     _print_masking(console, record)
     uncounted = record["uncounted_silos"]
     if uncounted["silos"]:
         console.print(
             f"the noise of {uncounted['silos']} of the silos is not counted, as a silo that listens knows its own: "
             f"noise on the sum is {uncounted['noise_factor'] - 1:.1%} more for it",
-            soft_wrap=True,
             highlight=False,
         )
     console.print(f"base noise multiplier {record['noise_multiplier']:.6g}", highlight=False)
-    console.print(f"one run: {_figures(record['run'])}", soft_wrap=True, highlight=False)
+    console.print(f"one run: {_figures(record['run'])}", highlight=False)
     if record["runs"] > 1:
         console.print(
             f"all {record['runs']} runs: {_figures(record['all_runs'])}; ask for each with "
             f"--epsilon {record['epsilon_of_a_run']}",
-            soft_wrap=True,
             highlight=False,
         )
     if "ledger" in record:
         _print_ledger(console, record["ledger"], record["runs"])
-    console.print(record["guarantee"], soft_wrap=True, highlight=False)
+    console.print(record["guarantee"], highlight=False)
 
 
 def _uncounted_record(config: FederationConfig) -> dict[str, Any]:
@@ -116,7 +113,6 @@ def _print_masking(console: Console, record: Mapping[str, Any]) -> None:
     console.print(
         f"secure aggregation: {masking['threshold']} of {record['silos']} silos must stay, {masking['colluding']} of "
         "them may collude with the server",
-        soft_wrap=True,
         highlight=False,
     )
     for stage in record["stages"]:
@@ -125,7 +121,6 @@ def _print_masking(console: Console, record: Mapping[str, Any]) -> None:
             f"{stage['stage']}: {modulus['bits']} bits a value, {modulus['bytes_over_int32']:.2f} times the bytes; a "
             f"sum does not fit with probability below {max(modulus['overflow_probability'], 1e-300):.1g}; the grid "
             f"adds {modulus['noise_of_grid']:.2%} to the noise",
-            soft_wrap=True,
             highlight=False,
         )
 
@@ -146,7 +141,6 @@ def _print_ledger(console: Console, ledger: Mapping[str, Any], runs: int) -> Non
         f"{verdict}: epsilon {_number(ledger['epsilon_spent'])} is spent, it would be "
         f"{_number(ledger['epsilon_after'])} of {_number(ledger['epsilon_limit'])}, "
         f"{_number(ledger['epsilon_left'])} left. Runs like this that fit: {ledger['runs_that_fit']}.",
-        soft_wrap=True,
         highlight=False,
     )
 

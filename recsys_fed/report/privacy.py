@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from recsys_fed.certificates.figures import counting
 from recsys_fed.certificates.run import VerifiedRun
 from recsys_fed.certificates.terms import epsilon_to_record
+from recsys_fed.report.console import new_console, new_table, print_table
 
 SIMULATED = "simulated: its noise follows from a seed, so it protects nobody"
 ONLY_THE_SUM = "each silo added a share of the noise: this holds only against those who see no more than the sum"
@@ -21,7 +22,7 @@ _ACCOUNTANTS = ("pld", "prv", "rdp")
 
 def print_created(record: Mapping[str, Any]) -> None:
     """A new ledger, and the key that others should know."""
-    console = Console()
+    console = new_console()
     _say(console, f"created {record['ledger']}")
     _say(console, f"public key: {record['terms']['public_key']}")
     _say(console, record["guarantee"])
@@ -29,9 +30,9 @@ def print_created(record: Mapping[str, Any]) -> None:
 
 def print_status(record: Mapping[str, Any]) -> None:
     """Terms, budget and the last runs."""
-    console = Console()
+    console = new_console()
     terms = record["terms"]
-    console.print(f"[bold]{record['ledger']}[/]", soft_wrap=True, highlight=False)
+    console.print(record["ledger"], style="bold", markup=False, highlight=False)
     _say(
         console,
         f"silo {terms['silo']}, key {terms['public_key'][:16]}..., {terms['declared_users']:,} declared users",
@@ -44,17 +45,17 @@ def print_status(record: Mapping[str, Any]) -> None:
         f"{record['entries']:,} entries, {record['releases']:,} of them releases; the last one is {last['kind']} "
         f"{last['number']} of {last['time']}",
     )
-    table = Table("delta", "epsilon spent", "limit", "left", *(name.upper() for name in _ACCOUNTANTS))
+    table = new_table("delta", "epsilon spent", "limit", "left", *(name.upper() for name in _ACCOUNTANTS))
     for spent in record["spending"]:
         figures = (spent["epsilon"], spent["epsilon_limit"], spent["epsilon_left"])
         by_accountant = (spent[f"epsilon_{name}"] for name in _ACCOUNTANTS)
         table.add_row(f"{spent['delta']:g}", *map(_number, figures), *map(_number, by_accountant))
-    console.print(table)
+    print_table(console, table)
     if record["runs"]:
-        runs = Table("run", "releases", "epsilon of the run alone")
+        runs = new_table("run", "releases", "epsilon of the run alone")
         for run in record["runs"]:
-            runs.add_row(run["run"], f"{run['releases']:,}", _number(run["epsilon"]))
-        console.print(runs)
+            runs.add_row(Text(run["run"]), f"{run['releases']:,}", _number(run["epsilon"]))
+        print_table(console, runs)
     _say(console, f"{record['over_silos']}.")
     _say(console, record["guarantee"])
     console.print("[yellow]nothing was verified here: recsys-fed privacy verify[/]")
@@ -63,13 +64,8 @@ def print_status(record: Mapping[str, Any]) -> None:
 def print_entries(records: Sequence[Mapping[str, Any]]) -> None:
     """Entries as a table."""
     with_epsilon = any("epsilon_until_then" in record for record in records)
-    table = Table("number")
-    table.add_column("time (UTC)", no_wrap=True)
-    table.add_column("run", overflow="fold")
-    for heading in ("round", "what", "noise multiplier"):
-        table.add_column(heading)
-    if with_epsilon:
-        table.add_column("epsilon until then", justify="right")
+    until = ["epsilon until then"] if with_epsilon else []
+    table = new_table("number", "time (UTC)", "run", "round", "what", "noise multiplier", *until, right=until)
     for record in records:
         if record["kind"] == "release":
             cells = [record["run"], str(record["round"]), record["released"], _noise(record)]
@@ -78,13 +74,13 @@ def print_entries(records: Sequence[Mapping[str, Any]]) -> None:
             cells = ["", "", f"epsilon limit {_number(record['epsilon_limit'])}: {said}", ""]
         if with_epsilon:
             cells.append(_number(record["epsilon_until_then"]))
-        table.add_row(str(record["number"]), record["time"][:19].replace("T", " "), *cells)
-    Console().print(table)
+        table.add_row(str(record["number"]), record["time"][:19].replace("T", " "), *map(Text, cells))
+    print_table(new_console(), table)
 
 
 def print_audit(record: Mapping[str, Any]) -> None:
     """What was checked, or the first thing that does not hold."""
-    console = Console()
+    console = new_console()
     if not record["holds"]:
         console.print("[bold red]it does not hold[/]")
         _say(console, record["problem"])
@@ -109,7 +105,6 @@ def print_audit(record: Mapping[str, Any]) -> None:
     if not record["certificates_checked"]:
         console.print(
             "[yellow]without certificates nobody can tell whether later entries were cut off: --certificates[/]",
-            soft_wrap=True,
         )
     if terms["simulated"]:
         console.print(f"[bold red]{SIMULATED}[/]")
@@ -146,16 +141,16 @@ def run_record(run: VerifiedRun) -> dict[str, Any]:
 
 def print_run(record: Mapping[str, Any]) -> None:
     """A table of silos, everything that does not hold, and the federation's guarantee."""
-    console = Console()
-    table = Table("silo", "key", "releases", "epsilon of this run", "in all", "limit")
+    console = new_console()
+    table = new_table("silo", "key", "releases", "epsilon of this run", "in all", "limit")
     for silo in record["silos"]:
         figures = (silo["epsilon_of_run"], silo["epsilon_in_all"], silo["epsilon_limit"])
-        table.add_row(silo["silo"], silo["public_key"][:16], str(silo["releases"]), *map(_number, figures))
-    console.print(table)
+        table.add_row(Text(silo["silo"]), silo["public_key"][:16], str(silo["releases"]), *map(_number, figures))
+    print_table(console, table)
     for problem in record["problems"]:
         _say(console, problem)
     if not record["holds"]:
-        console.print("[bold red]it does not hold[/]; no guarantee follows from these certificates", soft_wrap=True)
+        console.print("[bold red]it does not hold[/]; no guarantee follows from these certificates")
         return
     console.print("[bold green]it holds[/]")
     k = record["max_silos_per_user"]
@@ -165,7 +160,7 @@ def print_run(record: Mapping[str, Any]) -> None:
     if record["masked"]:
         _say(console, MASKED.format(**record["masked"]))
     if record["only_the_sum"]:
-        console.print(f"[bold red]{ONLY_THE_SUM}[/]", soft_wrap=True)
+        console.print(f"[bold red]{ONLY_THE_SUM}[/]")
     if record["simulated"]:
         console.print(f"[bold red]{SIMULATED}[/]")
 
@@ -181,4 +176,4 @@ def _number(value: float | str) -> str:
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
+    console.print(text, highlight=False, markup=False)

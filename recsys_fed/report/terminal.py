@@ -1,93 +1,59 @@
-"""What people see in a terminal: progress bars while a simulation runs, and tables at the end."""
+"""What people see of a simulation and of recommendations in a terminal."""
 
-import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
-from rich.table import Table
+from rich.text import Text
 
-from recsys_fed.simulation.progress import Progress
-from recsys_fed.simulation.runner import Simulation
+from recsys_fed.report.console import new_console, new_table, print_table
 
 NO_PRIVACY = "epsilon is infinite: no noise is added and nothing is private"
 _SHOWN = ("recall@20", "ndcg@20", "recall@10", "ndcg@10", "hr@10", "mrr", "coverage@20")
 
 
-@contextmanager
-def simulation_progress(console: Console, simulation: Simulation) -> Iterator[Progress]:
-    """Bars for rounds and silos on `console`; says in red when nothing is private."""
-    if math.isinf(simulation.federation.epsilon):
-        console.print(f"[bold red]{NO_PRIVACY}[/]")
-    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, console=console, transient=True) as bars:
-        phase = bars.add_task("load", total=None)
-        rounds = bars.add_task("rounds", total=None, visible=False)
-        silos = bars.add_task("silos", total=None, visible=False)
-
-        def announce(name: str) -> None:
-            bars.update(phase, description=name)
-            for task in (rounds, silos):
-                bars.update(task, visible=name == "train")
-
-        def releases(done: int, planned: int, n_silos: int) -> None:
-            bars.update(rounds, completed=done // n_silos, total=planned // n_silos or None)
-            bars.update(silos, completed=(done - 1) % n_silos + 1 if done else 0, total=n_silos)
-
-        yield Progress(phase=announce, releases=releases, say=partial(console.print, markup=False, soft_wrap=True))
-
-
 def print_simulation(record: Mapping[str, Any], *, output: Path | None) -> None:
     """The final table of a run."""
-    console = Console()
-    console.print(f"[bold]{_title(record)}[/]", soft_wrap=True)
-    table = Table()
-    for heading in ("metric", record["trainer"], "exact popularity"):
-        table.add_column(heading, justify="left" if heading == "metric" else "right")
+    console = new_console()
+    console.print(_title(record), style="bold", markup=False)
+    figures = (record["trainer"], "exact popularity")
+    table = new_table("metric", *figures, right=figures)
     for name in (*_SHOWN, *sorted(n for n in record["metrics"] if n.startswith("sampled"))):
         table.add_row(name, f"{record['metrics'][name]:.4f}", f"{record['popularity'][name]:.4f}")
-    console.print(table)
+    print_table(console, table)
     if record["protocol"]["name"]:
-        console.print(_protocol(record["protocol"]), soft_wrap=True)
+        console.print(_protocol(record["protocol"]))
     if record["private_metrics"]:
-        console.print(f"as the silos report it, a noised sum: {_private_metrics(record)}", soft_wrap=True)
-    console.print(f"[yellow]{record['note']}[/]; {record['noise_note']}", soft_wrap=True)
+        console.print(f"as the silos report it, a noised sum: {_private_metrics(record)}")
+    console.print(f"[yellow]{record['note']}[/]; {record['noise_note']}")
     if record["epsilon"] == "inf":
         console.print(f"[bold red]{NO_PRIVACY}[/]")
     else:
         spent = max(record["epsilon_spent"].values())
         console.print(
             f"epsilon spent by each silo: {spent:.3f} of {record['epsilon']} at delta {record['delta']}",
-            soft_wrap=True,
         )
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in record["seconds"].items())
     console.print(
         f"{seconds}; peak memory {record['peak_rss_mb']:.0f} MB; "
         f"up {record['bytes_up'] / 1e6:.1f} MB, down {record['bytes_down'] / 1e6:.1f} MB",
-        soft_wrap=True,
     )
     if record["refused"]:
-        console.print(
-            f"[red]left out: {len(record['refused'])} answers, first: {record['refused'][0]}[/]", soft_wrap=True
-        )
+        console.print(f"[red]left out: {len(record['refused'])} answers, first: {record['refused'][0]}[/]")
     if output is not None:
-        console.print(f"written to {output}")
+        console.print(f"written to {output}", markup=False)
 
 
 def print_recommendations(result: Mapping[str, Any]) -> None:
     """History and recommendations as tables."""
-    console = Console()
+    console = new_console()
     for item in result["history"]:
         console.print(f"history: {item['item']} {item['title']}", markup=False, highlight=False)
-    table = Table("rank", "item", "title", "score")
+    table = new_table("rank", "item", "title", "score")
     for row in result["recommendations"]:
-        table.add_row(str(row["rank"]), row["item"], row["title"], f"{row['score']:.4f}" + " new" * row["new"])
-    console.print(table)
+        score = f"{row['score']:.4f}" + " new" * row["new"]
+        table.add_row(str(row["rank"]), Text(row["item"]), Text(row["title"]), score)
+    print_table(console, table)
 
 
 def _private_metrics(record: Mapping[str, Any]) -> str:

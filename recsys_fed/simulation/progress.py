@@ -1,4 +1,4 @@
-"""Where a simulation stands: phases, and releases of silos out of those planned."""
+"""How far a long command is: steps out of those planned, and within a step releases of silos."""
 
 import json
 import threading
@@ -17,23 +17,36 @@ def _nothing(*_: object) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What a caller wants to hear while a simulation runs.
+    """What a caller wants to hear while a simulation, a comparison or an audit runs.
 
     Attributes:
-        phase: called with "load", "train" and "evaluate" as each begins.
+        step: called with the number of a step, of how many, and its name, as it begins.
         releases: called with the releases of silos so far, of how many planned, and the number of silos.
         say: called with a line for people.
     """
 
-    phase: Callable[[str], None] = _nothing
+    step: Callable[[int, int, str], None] = _nothing
     releases: Callable[[int, int, int], None] = _nothing
     say: Callable[[str], None] = _nothing
 
 
+class Steps:
+    """Numbers steps as they begin."""
+
+    def __init__(self, planned: int, progress: Progress) -> None:
+        self._planned, self._progress = planned, progress
+        self._begun = 0
+
+    def begin(self, name: str) -> None:
+        """Announce the next step."""
+        self._begun += 1
+        self._progress.step(self._begun, self._planned, name)
+
+
 @contextmanager
-def timed(name: str, seconds: dict[str, float], progress: Progress) -> Iterator[None]:
-    """Announce a phase and keep how long it took."""
-    progress.phase(name)
+def timed(name: str, seconds: dict[str, float], steps: Steps) -> Iterator[None]:
+    """Announce a step and keep how long it took."""
+    steps.begin(name)
     start = time.perf_counter()
     try:
         yield

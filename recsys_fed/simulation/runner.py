@@ -25,7 +25,7 @@ from recsys_fed.privacy.guarantee import check_delta
 from recsys_fed.simulation.apps import app_folder, load_apps
 from recsys_fed.simulation.evaluation import evaluate, evaluated, fold_in_scorer
 from recsys_fed.simulation.flower_engine import run_with_flower
-from recsys_fed.simulation.progress import Progress, ReleaseCounter, timed
+from recsys_fed.simulation.progress import Progress, ReleaseCounter, Steps, timed
 from recsys_fed.simulation.record import METRICS, Measured, metrics_record, protocol_record, write_run
 
 CATALOGUE, LEDGERS = "catalogue.parquet", "ledgers"
@@ -75,19 +75,20 @@ def simulate(
     use_threads(simulation.federation.threads)
     return_large_arrays()
     seconds: dict[str, float] = {}
+    steps = Steps(3, progress)
     with ExitStack() as stack:
         scratch = output or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recsys-fed-")))
         folder = _made(scratch)
-        with timed("load", seconds, progress):
+        with timed("load", seconds, steps):
             if simulation.engine == "in-process":
                 logging.getLogger("flwr").setLevel(logging.WARNING)
                 load_apps()
             simulation, federation = prepared(simulation)
             for line in reading_notes(federation):
                 progress.say(line)
-        with timed("train", seconds, progress):
+        with timed("train", seconds, steps):
             _train(simulation, federation, folder=folder, progress=progress)
-        with timed("evaluate", seconds, progress):
+        with timed("evaluate", seconds, steps):
             model = load_item_embeddings(folder / EMBEDDINGS)
             some = evaluated(federation, n_users=simulation.evaluate_users, seed=simulation.federation.seed)
             protocol = protocol_of(simulation.data)

@@ -22,7 +22,7 @@ def _checkerboard(n_users=40, n_items=12):
 
 @settings(max_examples=100, deadline=None)
 @given(
-    n_users=st.integers(0, 30),
+    n_users=st.integers(12, 30),
     n_silos=st.integers(1, 12),
     method=st.sampled_from(sorted(METHODS)),
     alpha=st.sampled_from([1e-3, 1.0, 1e6]),
@@ -89,6 +89,17 @@ def test_without_categories_the_interactions_tell_the_tastes_apart():
     tastes = user_groups(matrix, groups)
     assert len(set(tastes[::2])) == len(set(tastes[1::2])) == 1
     assert tastes[0] != tastes[1]
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_as_many_silos_as_users_are_the_most(method):
+    assert len(partition(_checkerboard(7), method=method, n_silos=7, rng=_rng())) == 7
+    with pytest.raises(ConfigurationError, match=r"has 7 users; got 8 silos. Ask for 7 silos or fewer"):
+        partition(_checkerboard(7), method=method, n_silos=8, rng=_rng())
+
+
+def test_no_user_at_all_is_for_others_to_judge():
+    assert [len(silo) for silo in partition(_checkerboard(0), n_silos=1, rng=_rng())] == [0]
 
 
 def test_bad_settings_are_refused():

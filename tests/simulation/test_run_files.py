@@ -118,10 +118,10 @@ def test_infinite_epsilon_is_said_in_words_that_json_knows(tmp_path):
 
 
 def test_progress_is_reported(tmp_path):
-    phases, releases = [], []
-    progress = Progress(phase=phases.append, releases=lambda *numbers: releases.append(numbers))
+    steps, releases = [], []
+    progress = Progress(step=lambda *step: steps.append(step), releases=lambda *numbers: releases.append(numbers))
     record = small_run(tmp_path, progress=progress)
-    assert phases == ["load", "train", "evaluate"]
+    assert steps == [(1, 3, "load"), (2, 3, "train"), (3, 3, "evaluate")]
     n = record["rounds"] * 3
     assert releases == [(done, n, 3) for done in range(1, n + 1)]
 
