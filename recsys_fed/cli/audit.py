@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from recsys_fed.cli.options import AsJson, Columns, emit
+from recsys_fed.cli.options import AsJson, Columns, Format, Kinds, emit
 from recsys_fed.cli.simulate import settings_of
 from recsys_fed.config import FederationConfig, SimulationConfig, parse, read_toml
 from recsys_fed.report.console import new_console
@@ -17,6 +17,8 @@ def audit(  # noqa: PLR0913  (one argument a flag)
     output: Annotated[Path, typer.Option(help="Folder for audit.json and the run with canaries.")],
     data: Annotated[str | None, typer.Option(help="Data set: a name, or a path, perhaps with #split.")] = None,
     columns: Columns = None,
+    kinds: Kinds = None,
+    format: Format = None,
     epsilon: Annotated[float | None, typer.Option(help="Claimed epsilon of every user.")] = None,
     silos: Annotated[int | None, typer.Option(help="Number of silos.")] = None,
     trainer: Annotated[str | None, typer.Option(help="spectral or dp-sgd.")] = None,
@@ -39,6 +41,8 @@ def audit(  # noqa: PLR0913  (one argument a flag)
     flags = {
         "data": data,
         "columns": columns,
+        "kinds": kinds,
+        "format": format,
         "epsilon": epsilon,
         "silos": silos,
         "trainer": trainer,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recsys_fed.cli.options import one_of_two
+from recsys_fed.cli.options import Format, one_of_two
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.report.console import new_console
 
@@ -34,6 +34,7 @@ def catalogue(
     *,
     table: Table = None,
     columns: Columns = None,
+    format: Format = None,
     data: Data = None,
     source: Source = None,
     encoder: Encoder = None,
@@ -46,7 +47,9 @@ def catalogue(
     one_of_two(table=table, data=data, catalogue=source)
     if output.exists():
         raise ConfigurationError(f"Expected no file at {output} yet, there is one.")
-    items = _items(table, columns, data, source)
+    if table is None and (columns is not None or format is not None):
+        raise ConfigurationError("Expected --columns and --format beside --table only. Leave them out.")
+    items = _read_table(table, columns or "", format or "") if table is not None else _items(data, source)
     if encoder is not None:
         from recsys_fed.catalogue.encoder import encoded  # noqa: PLC0415
 
@@ -58,14 +61,17 @@ def catalogue(
     new_console().print(written, markup=False)
 
 
-def _items(table: Path | None, columns: str | None, data: str | None, source: Path | None) -> "Catalogue":
+def _read_table(table: Path, columns: str, form: str) -> "Catalogue":
+    from recsys_fed.data.readers.products import catalogue_of_table  # noqa: PLC0415
+    from recsys_fed.data.readers.reading import text_format_of  # noqa: PLC0415
+
+    pairs = [pair.partition("=") for pair in columns.split(",")] if columns else []
+    named = {role.strip(): name for role, _, name in pairs}
+    return catalogue_of_table(table, named, text_format_of(form))
+
+
+def _items(data: str | None, source: Path | None) -> "Catalogue":
     from recsys_fed.catalogue.items import Catalogue  # noqa: PLC0415
     from recsys_fed.data.locate import open_dataset  # noqa: PLC0415
-    from recsys_fed.data.readers.products import catalogue_of_table  # noqa: PLC0415
 
-    if columns is not None and table is None:
-        raise ConfigurationError("Expected --columns beside --table only. Leave it out.")
-    if table is not None:
-        pairs = [pair.partition("=") for pair in columns.split(",")] if columns else []
-        return catalogue_of_table(table, {role.strip(): name for role, _, name in pairs} or None)
     return Catalogue.load(source) if source is not None else open_dataset(data).catalogue

@@ -27,6 +27,8 @@ def compare(  # noqa: PLR0913  (one argument a flag)
     data: Annotated[str | None, typer.Option(help="Data set: a name, or a path, perhaps with #split.")] = None,
     protocol: run.Protocol = None,
     columns: options.Columns = None,
+    kinds: options.Kinds = None,
+    format: options.Format = None,
     item_catalogue: run.ItemCatalogue = None,
     split: run.Split = None,
     held_out: run.HeldOut = None,

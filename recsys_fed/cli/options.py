@@ -37,6 +37,19 @@ Columns = Annotated[
     ),
 ]
 
+Kinds = Annotated[
+    str | None,
+    typer.Option(help="KIND=WEIGHT,... of a table with kinds of events: view=0.1,buy=1; other kinds are left out."),
+]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="Of text tables, where it cannot be seen: separator=tab (comma, semicolon, pipe, colons, blank or a "
+        "letter), encoding=NAME, header=no, lists=blank (several items in a cell).",
+    ),
+]
+
 Epsilon = Annotated[float | None, typer.Option(help="Budget of every user, over all runs that are planned.")]
 Delta = Annotated[float | None, typer.Option(help="Below 1 / declared users.")]
 NoiseMultiplier = Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recsys_fed.cli.federation import Insecure, MetricsPort
-from recsys_fed.cli.options import AsJson, Columns, emit
+from recsys_fed.cli.options import AsJson, Columns, Format, Kinds, emit
 
 if TYPE_CHECKING:
     from recsys_fed.silo.recommendations import Recommender
@@ -24,13 +24,17 @@ def init(  # noqa: PLR0913  (one argument a flag)
     federation: Annotated[Path, typer.Option(help="The public folder that the federation handed out.")],
     name: Annotated[str, typer.Option(help="Public name of the silo.")],
     epsilon: Annotated[float, typer.Option(help="Limit of the silo's ledger over its lifetime.")],
-    source: Annotated[str, typer.Option(help="csv, parquet, sqlite or postgresql.")],
+    source: Annotated[
+        str, typer.Option(help="csv (any text), json (lines), parquet, sqlite or postgresql; found by --path.")
+    ] = "",
     path: Annotated[Path | None, typer.Option(help="File or folder, for csv and parquet.")] = None,
     url: Annotated[
         str | None, typer.Option(help="SQLAlchemy URL, or the path of an SQLite file; no password in it.")
     ] = None,
     query: Annotated[str | None, typer.Option(help="The one query that is ever run, for databases.")] = None,
     columns: Columns = None,
+    kinds: Kinds = None,
+    format: Format = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     threads: Annotated[int, typer.Option(help="Threads of torch and BLAS; 0: one a processor.")] = 0,
     personalisation: Annotated[
@@ -44,12 +48,19 @@ def init(  # noqa: PLR0913  (one argument a flag)
     """Make keys, ledger and silo.toml; hand the NAME.pub that it writes to the federation's operator."""
     import tomllib  # noqa: PLC0415
 
-    from recsys_fed.config import columns_of  # noqa: PLC0415
+    from recsys_fed.config import columns_of, kinds_of  # noqa: PLC0415
+    from recsys_fed.data.readers.blocks import source_of, usual_columns  # noqa: PLC0415
+    from recsys_fed.data.readers.reading import Reading, text_format_of  # noqa: PLC0415
     from recsys_fed.deployment.provisioning import init_silo  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
     from recsys_fed.silo.passphrase import passphrase  # noqa: PLC0415
 
-    data: dict[str, Any] = {"source": source, **columns_of(columns or "")}
+    named = columns_of(columns or "")
+    data: dict[str, Any] = {"source": source or (source_of(path) if path else ""), **named}
+    data |= {"format": format} if format else {}
+    if path is not None and path.exists() and not named:
+        form, counted = text_format_of(format or ""), kinds_of(kinds or "")
+        data |= usual_columns(Reading(source=data["source"], path=str(path), kinds=counted, format=form))
     # A path on the command line is relative to here, one in silo.toml to that file.
     place = str(Path(url).expanduser().resolve()) if url and "://" not in url else url
     given = {"path": str(path.expanduser().resolve()) if path else None, "url": place, "query": query}
@@ -67,6 +78,7 @@ def init(  # noqa: PLR0913  (one argument a flag)
         name=name,
         epsilon=epsilon,
         data=data,
+        kinds=kinds_of(kinds or ""),
         extra={"device": device, "threads": threads, "personalisation": personalisation},
         passphrase=passphrase(),
     )

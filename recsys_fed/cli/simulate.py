@@ -54,6 +54,8 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     data: Annotated[str | None, typer.Option(help="Data set: a name, or a path, perhaps with #split.")] = None,
     protocol: Protocol = None,
     columns: options.Columns = None,
+    kinds: options.Kinds = None,
+    format: options.Format = None,
     item_catalogue: ItemCatalogue = None,
     split: Split = None,
     held_out: HeldOut = None,

@@ -10,6 +10,7 @@ import numpy as np
 
 from recsys_fed.config import SimulationConfig
 from recsys_fed.data.dataset import Dataset
+from recsys_fed.data.report import report_without
 from recsys_fed.data.split import LEAVE_TWO_OUT, Mask, leave_two_out, per_user_random, split
 from recsys_fed.errors import ConfigurationError
 
@@ -69,4 +70,5 @@ def valued_at_least(dataset: Dataset, min_value: float) -> Dataset:
         )
     kept = np.asarray(value >= min_value, dtype=bool)
     is_test = None if dataset.is_test is None else dataset.is_test[kept]
-    return replace(dataset, interactions=dataset.interactions.select(kept), is_test=is_test)
+    report = report_without(dataset.report, kept, "below the minimum value")
+    return replace(dataset, interactions=dataset.interactions.select(kept), is_test=is_test, report=report)

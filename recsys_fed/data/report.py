@@ -1,9 +1,12 @@
 """What reading found, for the silo's own operator: counts, reasons and places, never what stands in a cell."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
+
+# Rules that are no faults of rows.
+LEFT_OUT = {"below the minimum value": "Left out by the minimum value, which a row without a value does not reach."}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,20 @@ class ValidationReport:
             lines.append(f"  {finding.rule}: {finding.count:,} rows {finding.action}{where}")
             lines.append(f"    {finding.explanation}")
         return lines
+
+
+def report_without(report: ValidationReport, left: npt.NDArray[np.bool_], rule: str) -> ValidationReport:
+    """The report once more rows are left out: `left` says of each that was kept, bool [n_kept], if it stays."""
+    kept = report.kept.copy()
+    kept[kept] = left
+    finding = Finding(
+        rule=rule,
+        count=int(np.count_nonzero(~left)),
+        action="dropped",
+        explanation=LEFT_OUT[rule],
+        examples=(),
+    )
+    return replace(report, kept=kept, findings=(*report.findings, *((finding,) if finding.count else ())))
 
 
 def clean_report(source: str, n_rows: int) -> ValidationReport:

@@ -11,12 +11,13 @@ import torch
 from scipy import sparse
 
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.config import SimulationConfig, columns_of
+from recsys_fed.config import SimulationConfig, columns_of, kinds_of
 from recsys_fed.data.dataset import Dataset
 from recsys_fed.data.locate import open_dataset
 from recsys_fed.data.partition import partition
 from recsys_fed.data.parts import parts_of, valued_at_least
 from recsys_fed.data.protocols import followed
+from recsys_fed.data.readers.reading import text_format_of
 from recsys_fed.data.signals import signals_of
 from recsys_fed.data.silo import histories
 from recsys_fed.models.histories import Histories, histories_of
@@ -75,7 +76,15 @@ def simulated_federation(config: SimulationConfig, *, silos: int, seed: int) -> 
 
 @lru_cache(maxsize=4)
 def _federation(config: SimulationConfig, *, silos: int, seed: int) -> SimulatedFederation:
-    dataset = valued_at_least(open_dataset(config.data or None, columns=columns_of(config.columns)), config.min_value)
+    dataset = valued_at_least(
+        open_dataset(
+            config.data or None,
+            columns=columns_of(config.columns),
+            kinds=kinds_of(config.kinds),
+            form=text_format_of(config.format),
+        ),
+        config.min_value,
+    )
     parts = parts_of(dataset, config, rng=np.random.default_rng([seed, _SPLIT]))
     catalogue = Catalogue.load(config.item_catalogue) if config.item_catalogue else dataset.catalogue
     matrix = partial(histories, dataset.interactions, catalogue)

@@ -87,6 +87,7 @@ def init_silo(
     name: str,
     epsilon: float,
     data: Mapping[str, Value],
+    kinds: Mapping[str, float] | None = None,
     extra: Mapping[str, Value] | None = None,
     passphrase: str | None = None,
 ) -> Admission:
@@ -97,7 +98,7 @@ def init_silo(
         federation: the public folder that the federation handed out; it is copied.
         name: public name.
         epsilon: limit of the silo's ledger over its lifetime.
-        data: keys of the table [data].
+        data: keys of the table [data]. kinds: the table [kinds].
         extra: more keys of the table [silo].
         passphrase: of the three keys.
 
@@ -112,7 +113,8 @@ def init_silo(
     for file in (TERMS, AUTHORITY, CATALOGUE):
         shutil.copyfile(federation / file, path / _FEDERATION / file)
     Catalogue.load(path / _FEDERATION / CATALOGUE)
-    (path / SILO_FILE).write_text(_silo_toml(terms, name=name, data=data, extra=extra or {}), encoding="utf-8")
+    text = _silo_toml(terms, name=name, tables={"data": data, "kinds": kinds or {}}, extra=extra or {})
+    (path / SILO_FILE).write_text(text, encoding="utf-8")
     try:
         settings = read_silo_settings(path)
         admission = _make_keys(settings, epsilon=epsilon, passphrase=passphrase)
@@ -143,7 +145,9 @@ def _make_keys(settings: SiloSettings, *, epsilon: float, passphrase: str | None
     return Admission(name=settings.name, node_key=node_key, ledger_key=signing.public_key)
 
 
-def _silo_toml(terms: FederationSettings, *, name: str, data: Mapping[str, Value], extra: Mapping[str, Value]) -> str:
+def _silo_toml(
+    terms: FederationSettings, *, name: str, tables: Mapping[str, Mapping[str, Value]], extra: Mapping[str, Value]
+) -> str:
     silo: dict[str, Value] = {
         "name": name,
         "address": terms.address,
@@ -158,7 +162,7 @@ def _silo_toml(terms: FederationSettings, *, name: str, data: Mapping[str, Value
         f"# Paths are relative to this file.\n[silo]\n{to_toml(silo)}\n"
         f"# The terms of the federation when this silo joined: it answers no request for anything else.\n"
         f"[agreed]\n{to_toml(agreed_keys(terms.training))}\n"
-        f"[data]\n{to_toml(data)}"
+        + "\n".join(f"[{table}]\n{to_toml(keys)}" for table, keys in tables.items() if keys)
     )
 
 

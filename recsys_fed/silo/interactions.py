@@ -11,7 +11,7 @@ from scipy import sparse
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.data.interactions import Interactions
 from recsys_fed.data.readers.blocks import blocks_of
-from recsys_fed.data.readers.interactions import Columns, collect, repeated_findings, without_repeated
+from recsys_fed.data.readers.interactions import Columns, collect, dropped_findings, without_repeated
 from recsys_fed.data.readers.reading import DATABASES, Block
 from recsys_fed.data.report import Finding, ValidationReport
 from recsys_fed.data.signals import signals_of, ties_of
@@ -138,7 +138,7 @@ class SiloPart:
 
     def findings(self, place: Place | None) -> tuple[Finding, ...]:
         """Rows that were dropped, by rule."""
-        return repeated_findings(self.dropped, timed=self.timed, place=place)
+        return dropped_findings(self.dropped, timed=self.timed, place=place)
 
 
 def silo_part(
@@ -148,12 +148,15 @@ def silo_part(
     columns = columns.renumbered(_by_text)
     order = _by_content(columns) if data.source in DATABASES else None
     interactions, kept, dropped = without_repeated(columns if order is None else columns.taken(order))
+    if not np.isneginf(data.minimum_value) and interactions.value is not None:
+        valued = np.asarray(interactions.value >= data.minimum_value, dtype=bool)
+        interactions = interactions.select(valued)
+        dropped["below the minimum value"] = np.zeros_like(kept)
+        dropped["below the minimum value"][kept] = ~valued
+        kept[kept] = valued
     if order is not None:
         kept, *masks = (_placed(mask, order) for mask in (kept, *dropped.values()))
         dropped = dict(zip(dropped, masks, strict=True))
-    minimum = None if np.isneginf(data.minimum_value) else data.minimum_value
-    if minimum is not None and interactions.value is not None:
-        interactions = interactions.select(np.asarray(interactions.value >= minimum, dtype=bool))
     held = leave_last_out(interactions) if data.hold_out == "last" and len(interactions) else _none(interactions)
     whole = silo_dataset(interactions, catalogue)
     enough = np.diff(whole.histories.indptr) >= data.minimum_history

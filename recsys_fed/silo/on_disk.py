@@ -24,7 +24,7 @@ from scipy import sparse
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.data.identifiers import id_array
 from recsys_fed.data.readers.blocks import blocks_of
-from recsys_fed.data.readers.interactions import REPEATED, Codes, Columns
+from recsys_fed.data.readers.interactions import DROPPED, Codes, Columns
 from recsys_fed.data.readers.rows import Account, Rows, rows_of
 from recsys_fed.data.report import Finding, ValidationReport
 from recsys_fed.models.signals import NOTHING, Signal
@@ -208,4 +208,4 @@ def _columns(bucket: Path, item_ids: npt.NDArray[np.object_], row_type: np.dtype
 
 def _sorted_rules(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
     """In the order of the rules; rows of a bucket have no place in the source, so that no examples are named."""
-    return tuple(sorted(findings, key=lambda finding: list(REPEATED).index(finding.rule)))
+    return tuple(sorted(findings, key=lambda finding: list(DROPPED).index(finding.rule)))

@@ -63,6 +63,26 @@ def blocks_of(reading: Reading) -> Blocks:
         raise DataFormatError(f"Expected a table at {reading.path}: {', '.join(sorted(_SUFFIXES))}, perhaps .gz.")
 
 
+def usual_columns(reading: Reading) -> dict[str, str]:
+    """Role -> name of its column, of the columns of a file that have usual names; see `roles`.
+
+    Raises:
+        DataError: see `blocks_of`.
+    """
+    path = Path(reading.path)
+    wanted: dict[str, Any] = {"usual": _usual(reading), "needed": _needed(reading)}
+    source = reading.source or source_of(path)
+    file = _files(path, source)[0]
+    if source == "parquet":
+        names, roles = tuple(pq.read_schema(file).names), _parquet_roles(file, reading)
+    elif source == "json":
+        roles, names = json_roles(file, reading.columns, encoding=reading.format.encoding, **wanted)
+    else:
+        table = text_table(file, reading.columns, reading.format, **wanted)
+        roles, names = table.roles, table.names
+    return {role: names[at] if names.count(names[at]) == 1 else str(at) for role, at in roles.at.items()}
+
+
 def check_place(reading: Reading) -> None:
     """Look whether there is anything to read, and at nothing in it: what this says does not follow from any row.
 

@@ -16,16 +16,18 @@ from recsys_fed.data.readers.blocks import blocks_of
 from recsys_fed.data.readers.columns import Column, IdColumn
 from recsys_fed.data.readers.reading import Block, Reading
 from recsys_fed.data.readers.rows import Account, rows_of
-from recsys_fed.data.report import Finding, ValidationReport
+from recsys_fed.data.report import LEFT_OUT, Finding, ValidationReport
 from recsys_fed.errors import DataFormatError
 
 Mask = npt.NDArray[np.bool_]
 Place = Callable[[int], str]
 
 _EXAMPLES = 5
-REPEATED = {
+# Of rows that are whole, in the order in which they apply.
+DROPPED = {
     "exact duplicate": "Expected each row once; the last of equal rows is kept.",
     "repeated pair": "Expected a user and an item together once; {which} is kept.",
+    **LEFT_OUT,
 }
 
 
@@ -172,15 +174,15 @@ def _at(rows: npt.NDArray[np.int64], n: int) -> Mask:
     return mask
 
 
-def repeated_findings(rules: dict[str, Mask], *, timed: bool, place: Place | None) -> tuple[Finding, ...]:
-    """Rows that repeat others as findings; `place` names a row by its number among all that were looked at."""
+def dropped_findings(rules: dict[str, Mask], *, timed: bool, place: Place | None) -> tuple[Finding, ...]:
+    """Whole rows that were dropped as findings; `place` names a row by its number among all that were looked at."""
     which = "the latest (of equal times the last row)" if timed else "the last row"
     return tuple(
         Finding(
             rule=rule,
             count=int(np.count_nonzero(mask)),
             action="dropped",
-            explanation=REPEATED[rule].format(which=which),
+            explanation=DROPPED[rule].format(which=which),
             examples=() if place is None else tuple(map(place, np.flatnonzero(mask)[:_EXAMPLES].tolist())),
         )
         for rule, mask in rules.items()
@@ -209,7 +211,7 @@ def interactions_of(
     interactions, kept, rules = without_repeated(columns)
     test = None if columns.test is None else columns.test[kept]
     rows_left = np.flatnonzero(found.kept) if rules else np.empty(0, dtype=np.int64)
-    repeated = repeated_findings(
+    repeated = dropped_findings(
         rules, timed=columns.time is not None, place=lambda row: found.account.place(int(rows_left[row]))
     )
     found.kept[found.kept] = kept

@@ -41,7 +41,7 @@ class TextTable:
     """A text table whose first line was read, or needs no reading.
 
     Attributes:
-        separator: between fields. roles: where its columns are.
+        separator: between fields. roles: where its columns are. names: of all columns, () without a header.
         n_fields: of a row; 0: as many as the columns need, or more.
         has_header: whether the first line is no row.
         encoding: that has to be decoded, "" for UTF-8.
@@ -50,6 +50,7 @@ class TextTable:
     path: Path
     separator: bytes
     roles: Roles
+    names: tuple[str, ...]
     n_fields: int
     has_header: bool
     encoding: str
@@ -79,29 +80,31 @@ def text_table(
         DataFormatError: there is no header that can be read.
         ConfigurationError: nothing says what separates the fields of a file without a header.
     """
+    has_header = form.header == "yes" or (form.header == "auto" and not are_numbers(columns))
+    names: list[str] = []
     with open_text(path, form.encoding) as (file, encoding):
-        if form.header == "no" or (form.header == "auto" and are_numbers(columns)):
-            separator = form.separator or _BY_SUFFIX.get(_suffix(path), "")
-            if not separator:
-                raise ConfigurationError(
-                    f"Expected a separator for {path}, which has no header to show it: --format separator=tab "
-                    "(or comma, semicolon, pipe, colons, blank)."
-                )
-            roles, n_fields = numbered_roles(columns, place=str(path), needed=needed), form.n_fields
-        else:
+        if has_header:
             line = _header(file, path)
             separator = form.separator or _guess_separator(line, path, quotes=form.quotes)
             names = [decode(name).strip() for name in _fields(line, separator.encode(), quotes=form.quotes)]
             if typed_names:
                 names = [name.rpartition(":")[0] or name for name in names]
             roles = find_roles(names, columns, place=str(path), usual=usual, needed=needed, public=False)
-            n_fields = len(names)
+        else:
+            separator = form.separator or _BY_SUFFIX.get(_suffix(path), "")
+            roles = numbered_roles(columns, place=str(path), needed=needed)
+    if not separator:
+        raise ConfigurationError(
+            f"Expected a separator for {path}, which has no header to show it: --format separator=tab (or comma, "
+            "semicolon, pipe, colons, blank)."
+        )
     return TextTable(
         path=path,
         separator=separator.encode(),
         roles=roles,
-        n_fields=n_fields,
-        has_header=not (form.header == "no" or (form.header == "auto" and are_numbers(columns))),
+        names=tuple(names),
+        n_fields=len(names) or form.n_fields,
+        has_header=has_header,
         encoding=encoding,
         quotes=form.quotes,
     )
