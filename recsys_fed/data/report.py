@@ -54,6 +54,11 @@ class ValidationReport:
         """Rows kept."""
         return int(np.count_nonzero(self.kept))
 
+    @property
+    def is_clean(self) -> bool:
+        """Whether every row was taken as it is."""
+        return not self.findings and not self.notes
+
     def table(self) -> list[str]:
         """Plain lines for people: the totals, then two lines a finding."""
         lines = [f"{self.source}: {self.n_rows:,} rows read, {self.n_kept:,} kept"]

@@ -125,7 +125,7 @@ def _data(settings: SiloSettings) -> str:
     lines += [f"{data.unknown_items} with items that the catalogue lacks"] if data.unknown_items else []
     lines += [f"{data.short} users with too short a history are left out"] if data.short else []
     lines += [f"{data.ties} pairs of a user's neighbouring interactions have one time"] if data.ties else []
-    return "; ".join([*lines, *data.report.table()]) if data.report.findings else "; ".join(lines)
+    return "; ".join(lines if data.report.is_clean else [*lines, *data.report.table()])
 
 
 def _federation(settings: SiloSettings) -> str:

@@ -49,6 +49,7 @@ def metrics_record(
         "data": federation.dataset.name,
         "data_note": federation.dataset.note,
         "data_findings": {f.rule: f.count for f in federation.dataset.report.findings},
+        "data_notes": {note.rule: note.count for note in federation.dataset.report.notes},
         "n_users": federation.train.shape[0],
         "n_items": federation.train.shape[1],
         "n_interactions": len(federation.dataset.interactions),

@@ -151,7 +151,7 @@ def prepared(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
 def reading_notes(federation: SimulatedFederation) -> list[str]:
     """What people should know of the data: its licence or origin, and every row that was not taken as it is."""
     dataset = federation.dataset
-    findings = dataset.report.table() if dataset.report.findings else []
+    findings = [] if dataset.report.is_clean else dataset.report.table()
     unknown = [
         f"silo-{silo}: {count} interactions with items that the catalogue lacks are left out"
         for silo, count in enumerate(federation.unknown_items)

@@ -28,10 +28,12 @@ def table(tmp_path: Path, rows, header: str = "user,item") -> str:
 
 
 @pytest.mark.parametrize("trainer", ["spectral", "dp-sgd"])
-@pytest.mark.parametrize("silos", [12, 20])
-def test_silos_with_one_user_or_none_take_part(trainer, silos, tmp_path):
+@pytest.mark.parametrize(("silos", "keys"), [(12, {}), (10, {"partition": "dirichlet", "skew": 0.05})])
+def test_silos_with_one_user_or_none_take_part(trainer, silos, keys, tmp_path):
     """An empty silo must look like any other: it releases noise for the same price."""
-    record = small_run(tmp_path, data=table(tmp_path, PAIRS), silos=silos, trainer=trainer, rounds=3, split="auto")
+    record = small_run(
+        tmp_path, data=table(tmp_path, PAIRS), silos=silos, trainer=trainer, rounds=3, split="auto", **keys
+    )
     assert record["refused"] == []
     assert len(set(record["epsilon_spent"].values())) == 1
     assert len(record["epsilon_spent"]) == silos
@@ -91,10 +93,13 @@ def test_nothing_to_test_on_is_said_before_training(split, untrained, tmp_path):
         small_run(data=data, split=split)
 
 
-def test_ratings_that_are_no_numbers_are_dropped_and_counted(tmp_path):
+def test_ratings_that_are_no_numbers_are_counted_and_cost_no_row_that_is_not_compared_with_one(tmp_path):
     rows = [(user, item, "nan" if (user, item) == PAIRS[0] else 3) for user, item in PAIRS]
     record = small_run(data=table(tmp_path, rows, header="user,item,rating"))
-    assert record["data_findings"] == {"missing value": 1}
+    assert (record["data_findings"], record["data_notes"]) == ({}, {"missing value": 1})
+    assert record["n_interactions"] == len(PAIRS)
+    record = small_run(data=table(tmp_path, rows, header="user,item,rating"), min_value=3.0)
+    assert record["data_findings"] == {"below the minimum value": 1}
     assert record["n_interactions"] == len(PAIRS) - 1
 
 
@@ -154,7 +159,7 @@ def test_plans_that_cannot_be_are_refused_before_any_release(keys, error, messag
 
 @pytest.mark.parametrize("header", ["a,b", "user,b", "1,2"])
 def test_a_table_without_its_columns_is_refused(header, tmp_path):
-    with pytest.raises(DataFormatError, match=r"columns .* Name them"):
+    with pytest.raises(DataFormatError, match=r"a column for .* Name it"):
         small_run(data=table(tmp_path, PAIRS, header=header))
 
 
