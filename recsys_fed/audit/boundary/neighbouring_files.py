@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,6 +38,7 @@ from recsys_fed.data.readers.blocks import blocks_of
 from recsys_fed.data.readers.dates import LATEST_SECONDS
 from recsys_fed.data.readers.reading import Block
 from recsys_fed.errors import RecsysFedError
+from recsys_fed.models.signals import Signal
 from recsys_fed.silo.interactions import SiloData, collected, read_silo_data
 from recsys_fed.silo.on_disk import StoredSiloData, read_stored_data
 from recsys_fed.silo.pseudonyms import Pseudonyms
@@ -46,6 +48,7 @@ from recsys_fed.silo.settings import DataSettings
 NAME = "neighbouring-files"
 SOURCES = ("csv", "tsv", "parquet", "parquet folder", "sqlite")
 QUERY = "SELECT customer, sku, stars, at FROM purchases"
+SIGNALS: frozenset[Signal] = frozenset({"order", "time", "value"})
 _REPORTED = 5
 CATALOGUE = Catalogue(item_ids=np.array(ITEMS, dtype=object))
 
@@ -119,23 +122,30 @@ def breach_of(rng: np.random.Generator, pair: Pair, read: Read | None = None) ->
     """
     pseudonyms = Pseudonyms(SiloSecret.generate())
     ordinary = {pseudonyms.of(str(user)) for user in ORDINARY}
-    found = []
+    found: list[Histories] = []
+    signals: list[dict[str, list[tuple[float, ...]]]] = []
     with TemporaryDirectory() as blocks:
         for data in (pair.without, pair.with_one_more):
             sized = replace(data, block_rows=int(rng.choice([1, 2, 3, 7, 1000])))
             on_disk = replace(sized, blocks=blocks)
             use, settings = (read_stored_data, on_disk) if rng.random() < 0.5 else (read_silo_data, sized)
             try:
-                silo = (read or use)(settings if read is None else sized, CATALOGUE, pseudonyms)
+                silo = (read or partial(use, reads=SIGNALS))(
+                    settings if read is None else sized, CATALOGUE, pseudonyms
+                )
             except (RecsysFedError, ValueError, TypeError, ArithmeticError, LookupError) as error:
                 return f"the reading failed: {type(error).__name__}"
             report = silo.report
             if report.n_rows != report.n_kept + sum(finding.count for finding in report.findings):
                 return "rows are not accounted for"
+            users = [row for row, user in enumerate(silo.users.tolist()) if user in ordinary]
             found.append({user: items for user, items in histories_of_all(silo).items() if user in ordinary})
+            signals.append({silo.users[row]: told for row, told in _signals_of(silo, users).items()})
     if found[0].keys() != found[1].keys():
         return "another user takes part, or does not"
-    return None if found[0] == found[1] else "the history of another user changed"
+    if found[0] != found[1]:
+        return "the history of another user changed"
+    return None if signals[0] == signals[1] else "the order, times or values of another user changed"
 
 
 def histories_of_all(silo: SiloData | StoredSiloData) -> Histories:
@@ -146,6 +156,22 @@ def histories_of_all(silo: SiloData | StoredSiloData) -> Histories:
         user: (frozenset(items - out), frozenset(out))
         for user, items, out in zip(silo.users.tolist(), whole, held, strict=True)
     }
+
+
+def _signals_of(silo: SiloData | StoredSiloData, rows: Sequence[int]) -> dict[int, list[tuple[float, ...]]]:
+    """For some users, by their row, what is trained on: item, order, time and value of each interaction."""
+    told: dict[int, list[tuple[float, ...]]] = {}
+    first = 0
+    for block in silo.histories().blocks():
+        signals = {} if block.signals is None else block.signals.columns()
+        # NaN equals nothing, not even itself.
+        columns = [block.items, *(column.nan_to_num(-1) for column in signals.values())]
+        starts = block.starts.tolist()
+        for row in (row for row in rows if first <= row < first + block.n_users):
+            part = slice(starts[row - first], starts[row - first + 1])
+            told[row] = list(zip(*(column[part].tolist() for column in columns), strict=True))
+        first += block.n_users
+    return told
 
 
 def neighbouring_files(
