@@ -10,6 +10,7 @@ from simulations.benchmarks.growth import growth_lines
 from simulations.benchmarks.ledger import ledger_lines
 from simulations.benchmarks.line import Line
 from simulations.benchmarks.noise import noise_lines
+from simulations.benchmarks.reading import reading_lines
 from simulations.benchmarks.round_work import round_work_lines
 from simulations.benchmarks.secure_aggregation import secure_aggregation_lines
 from simulations.benchmarks.server_memory import server_memory_lines
@@ -22,6 +23,7 @@ from simulations.benchmarks.whole_runs import whole_runs_lines
 # it starts, so the runs whose peak is measured come first; then what is timed with the allocator as it comes, which
 # whole runs in this process set as silos do.
 BENCHMARKS: dict[str, Callable[[], list[Line]]] = {
+    "reading": reading_lines,
     "whole-run": whole_run_lines,
     "spectral-scale": spectral_scale_lines,
     "clipped-sum": clipped_sum_lines,
