@@ -11,8 +11,16 @@ from scipy import sparse
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.data.interactions import Interactions
 from recsys_fed.data.readers.blocks import blocks_of
-from recsys_fed.data.readers.interactions import Columns, collect, dropped_findings, without_repeated
-from recsys_fed.data.readers.reading import DATABASES, Block
+from recsys_fed.data.readers.interactions import (
+    Columns,
+    collect,
+    dropped_findings,
+    in_source,
+    order_of,
+    text_order,
+    without_repeated,
+)
+from recsys_fed.data.readers.reading import Block
 from recsys_fed.data.report import Finding, ValidationReport
 from recsys_fed.data.signals import signals_of, ties_of
 from recsys_fed.data.silo import silo_dataset
@@ -145,8 +153,8 @@ def silo_part(
     columns: Columns, data: DataSettings, catalogue: Catalogue, *, reads: frozenset[Signal] = NOTHING
 ) -> SiloPart:
     """The histories of some users from all kept rows of theirs."""
-    columns = columns.renumbered(_by_text)
-    order = _by_content(columns) if data.source in DATABASES else None
+    columns = columns.renumbered(text_order)
+    order = order_of(columns, data.source)
     interactions, kept, dropped = without_repeated(columns if order is None else columns.taken(order))
     if not np.isneginf(data.minimum_value) and interactions.value is not None:
         valued = np.asarray(interactions.value >= data.minimum_value, dtype=bool)
@@ -155,7 +163,7 @@ def silo_part(
         dropped["below the minimum value"][kept] = ~valued
         kept[kept] = valued
     if order is not None:
-        kept, *masks = (_placed(mask, order) for mask in (kept, *dropped.values()))
+        kept, *masks = (in_source(mask, order) for mask in (kept, *dropped.values()))
         dropped = dict(zip(dropped, masks, strict=True))
     held = leave_last_out(interactions) if data.hold_out == "last" and len(interactions) else _none(interactions)
     whole = silo_dataset(interactions, catalogue)
@@ -177,21 +185,3 @@ def silo_part(
 
 def _none(interactions: Interactions) -> npt.NDArray[np.bool_]:
     return np.zeros(len(interactions), dtype=bool)
-
-
-def _by_text(ids: npt.NDArray[np.object_]) -> npt.NDArray[np.int64]:
-    """Positions of ids in the order of their text."""
-    return np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
-
-
-def _by_content(columns: Columns) -> npt.NDArray[np.int64]:
-    """Rows by time, value, kind and item: those of a query have no order of their own."""
-    signals = (columns.weight, columns.value, columns.time)
-    return np.lexsort([columns.item, *(column for column in signals if column is not None)])
-
-
-def _placed(mask: npt.NDArray[np.bool_], order: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """A mask over rows that stand in another order, in the order of the source."""
-    found = np.empty_like(mask)
-    found[order] = mask
-    return found

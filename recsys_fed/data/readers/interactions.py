@@ -14,7 +14,7 @@ from recsys_fed.data.identifiers import id_array, id_order
 from recsys_fed.data.interactions import Interactions
 from recsys_fed.data.readers.blocks import blocks_of
 from recsys_fed.data.readers.columns import Column, IdColumn
-from recsys_fed.data.readers.reading import Block, Reading
+from recsys_fed.data.readers.reading import DATABASES, Block, Reading
 from recsys_fed.data.readers.rows import Account, rows_of
 from recsys_fed.data.report import LEFT_OUT, Finding, ValidationReport
 from recsys_fed.errors import DataFormatError
@@ -174,6 +174,28 @@ def _at(rows: npt.NDArray[np.int64], n: int) -> Mask:
     return mask
 
 
+def text_order(ids: npt.NDArray[np.object_]) -> npt.NDArray[np.int64]:
+    """Positions of ids in the order of their text, int64 [n_ids]."""
+    return np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
+
+
+def order_of(columns: Columns, source: str) -> npt.NDArray[np.int64] | None:
+    """Rows of a query, which have no order of their own, by time, value, weight and item; None for other sources."""
+    if source not in DATABASES:
+        return None
+    place = np.empty(len(columns.item_ids), dtype=np.int64)
+    place[text_order(columns.item_ids)] = np.arange(len(place))
+    signals = (columns.weight, columns.value, columns.time)
+    return np.lexsort([place[columns.item], *(column for column in signals if column is not None)])
+
+
+def in_source(mask: Mask, order: npt.NDArray[np.int64]) -> Mask:
+    """A mask over rows that were put into an order, in the order of the source."""
+    found = np.empty_like(mask)
+    found[order] = mask
+    return found
+
+
 def dropped_findings(rules: dict[str, Mask], *, timed: bool, place: Place | None) -> tuple[Finding, ...]:
     """Whole rows that were dropped as findings; `place` names a row by its number among all that were looked at."""
     which = "the latest (of equal times the last row)" if timed else "the last row"
@@ -208,8 +230,12 @@ def interactions_of(
     """What `read_interactions` makes of blocks."""
     found = collect(blocks, reading)
     columns = found.columns.renumbered(id_order)
+    order = order_of(columns, reading.source)
+    columns = columns if order is None else columns.taken(order)
     interactions, kept, rules = without_repeated(columns)
     test = None if columns.test is None else columns.test[kept]
+    if order is not None:
+        kept, rules = in_source(kept, order), {rule: in_source(mask, order) for rule, mask in rules.items()}
     rows_left = np.flatnonzero(found.kept) if rules else np.empty(0, dtype=np.int64)
     repeated = dropped_findings(
         rules, timed=columns.time is not None, place=lambda row: found.account.place(int(rows_left[row]))

@@ -6,7 +6,7 @@ A new format is a module with a `SOURCE` and its name in the list.
 from pathlib import Path
 
 from recsys_fed.data.dataset import Dataset
-from recsys_fed.data.sources import movielens, movielens_parquet, recbole, table, ultragcn
+from recsys_fed.data.sources import movielens, movielens_parquet, recbole, sqlite, table, ultragcn
 from recsys_fed.data.sources.source import Request, Source, check_request
 from recsys_fed.errors import DataFormatError
 
@@ -16,6 +16,7 @@ SOURCES: tuple[Source, ...] = (
     movielens_parquet.SOURCE,
     ultragcn.SOURCE,
     recbole.SOURCE,
+    sqlite.SOURCE,
     table.SOURCE,
 )
 

@@ -39,6 +39,7 @@ class Source:
         read: reads it; raises DataFormatError where the content is not what the format says.
         splits: names of the splits that may be chosen.
         named_columns: whether the request may name columns.
+        any_split: whether the reading itself says which names may stand behind the #.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Source:
     read: Callable[[Request], Dataset]
     splits: tuple[str, ...] = ()
     named_columns: bool = False
+    any_split: bool = False
 
 
 def reading_of(request: Request, *, path: Path, source: str, form: TextFormat | None = None) -> Reading:
@@ -62,7 +64,7 @@ def check_request(source: Source, request: Request) -> None:
     Raises:
         ConfigurationError: says what the format has.
     """
-    if request.split is not None and request.split not in source.splits:
+    if request.split is not None and request.split not in source.splits and not source.any_split:
         there = f"one of {', '.join(source.splits)}" if source.splits else "no #split"
         raise ConfigurationError(f"Expected {there} for {request.path} ({source.name}), got {request.split!r}.")
     given = [*request.columns, *(f"kind {kind}" for kind in request.kinds)]
