@@ -51,6 +51,7 @@ def init(  # noqa: PLR0913  (one argument a flag)
     from recsys_fed.config import columns_of, kinds_of  # noqa: PLC0415
     from recsys_fed.data.readers.blocks import source_of, usual_columns  # noqa: PLC0415
     from recsys_fed.data.readers.reading import Reading, text_format_of  # noqa: PLC0415
+    from recsys_fed.data.readers.roles import are_numbers  # noqa: PLC0415
     from recsys_fed.deployment.provisioning import init_silo  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
     from recsys_fed.silo.passphrase import passphrase  # noqa: PLC0415
@@ -60,7 +61,11 @@ def init(  # noqa: PLR0913  (one argument a flag)
     data |= {"format": format} if format else {}
     if path is not None and path.exists() and not named:
         form, counted = text_format_of(format or ""), kinds_of(kinds or "")
-        data |= usual_columns(Reading(source=data["source"], path=str(path), kinds=counted, format=form))
+        found = usual_columns(Reading(source=data["source"], path=str(path), kinds=counted, format=form))
+        data |= found
+        if are_numbers(found):
+            # Of names that occur twice, which for once do not mean that there is no header.
+            data["format"] = ",".join(filter(None, (format, "header=yes")))
     # A path on the command line is relative to here, one in silo.toml to that file.
     place = str(Path(url).expanduser().resolve()) if url and "://" not in url else url
     given = {"path": str(path.expanduser().resolve()) if path else None, "url": place, "query": query}

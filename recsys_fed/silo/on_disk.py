@@ -121,10 +121,11 @@ def read_stored_data(
     firsts: dict[str, Finding] = {}
     parts: list[SiloPart] = []
     with TemporaryDirectory(dir=folder.name) as scratch, HistoryWriter(Path(folder.name)) as writer:
-        items, account = _deal(data, pseudonyms, Path(scratch))
+        items, account, positions = _deal(data, pseudonyms, Path(scratch))
         item_ids = items.ids()
         for bucket in sorted(Path(scratch).iterdir()):
-            part = silo_part(_columns(bucket, item_ids, _row_type(data)), data, catalogue, reads=reads)
+            columns = replace(_columns(bucket, item_ids, _row_type(data)), positions=positions)
+            part = silo_part(columns, data, catalogue, reads=reads)
             bucket.unlink()
             writer.append(part.train, part.signals)
             counts += Counter({finding.rule: finding.count for finding in part.findings(None)})
@@ -148,14 +149,19 @@ def read_stored_data(
     )
 
 
-def _deal(data: DataSettings, pseudonyms: Pseudonyms, scratch: Path) -> tuple[Codes, Account]:
-    """Append each kept row to the file of its user's bucket; rows of a user stay in their order."""
-    items, account, reading = Codes(), Account(), data.reading()
+def _deal(data: DataSettings, pseudonyms: Pseudonyms, scratch: Path) -> tuple[Codes, Account, bool]:
+    """Append each kept row to the file of its user's bucket; rows of a user stay in their order.
+
+    Returns:
+        The items, the account of all rows, and whether their times are places in an order.
+    """
+    items, account, reading, positions = Codes(), Account(), data.reading(), False
     with ExitStack() as stack:
         files = {}
         for block in blocks_of(reading):
             kept = rows_of(block, reading)
             account.add(kept)
+            positions |= kept.positions
             rows = _records(kept, items, pseudonyms, _row_type(data))
             bucket = _bucket_of(rows["user"])
             dealt = rows[np.argsort(bucket, kind="stable")]
@@ -164,7 +170,7 @@ def _deal(data: DataSettings, pseudonyms: Pseudonyms, scratch: Path) -> tuple[Co
                 if one not in files:
                     files[one] = stack.enter_context((scratch / f"{one:03}").open("ab"))
                 files[one].write(dealt[ends[one - 1] if one else 0 : ends[one]].tobytes())
-    return items, account
+    return items, account, positions
 
 
 def _row_type(data: DataSettings) -> np.dtype[np.void]:
