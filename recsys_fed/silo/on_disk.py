@@ -25,6 +25,7 @@ from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.data.identifiers import id_array
 from recsys_fed.data.readers.blocks import blocks_of
 from recsys_fed.data.readers.interactions import DROPPED, Codes, Columns
+from recsys_fed.data.readers.roles import are_positions
 from recsys_fed.data.readers.rows import Account, Rows, rows_of
 from recsys_fed.data.report import Finding, ValidationReport
 from recsys_fed.models.signals import NOTHING, Signal
@@ -155,7 +156,9 @@ def _deal(data: DataSettings, pseudonyms: Pseudonyms, scratch: Path) -> tuple[Co
     Returns:
         The items, the account of all rows, and whether their times are places in an order.
     """
-    items, account, reading, positions = Codes(), Account(), data.reading(), False
+    items, account, reading, positions = Codes(), Account(), data.reading(), are_positions(data.time)
+    # A source of no rows has its columns all the same: one bucket is always there.
+    (scratch / "000").touch()
     with ExitStack() as stack:
         files = {}
         for block in blocks_of(reading):

@@ -1,6 +1,7 @@
 """The three doors to interactions: a simulation, a silo in memory and a silo on disk, and what each of them gives."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -39,8 +40,12 @@ class Entry(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What a door gives: pseudonym -> entries from the earliest on, the bytes of the same, and the account."""
+    """What a door gives: pseudonym -> entries from the earliest on, the bytes of the same, and the account.
 
+    Without `ordered` there is no order: entries stand in that of the catalogue.
+    """
+
+    ordered: bool
     histories: Mapping[str, list[Entry]]
     bits: Mapping[str, bytes]
     n_rows: int
@@ -65,11 +70,12 @@ def through_all(
     path: Path, *, columns: str = "", kinds: str = "", form: str = "", folder: Path, block_rows: int = 1000
 ) -> Given:
     """What all three doors give, which must be the same; settings as on the command line, `folder` for blocks."""
-    simulated, catalogue = in_simulation(path, columns=columns, kinds=kinds, form=form)
     settings = silo_settings(path, columns=columns, kinds=kinds, form=form)
+    simulated, catalogue = in_simulation(path, columns=columns, kinds=kinds, form=form, timed="time" in settings)
     for blocks in ("", str(folder)):
         data = DataSettings(**settings, blocks=blocks, block_rows=block_rows)
-        assert in_silo(data, catalogue) == simulated, "on disk" if blocks else "in memory"
+        found = in_silo(data, catalogue)
+        assert found == simulated, f"{found} {'on disk' if blocks else 'in memory'}, {simulated} in a simulation"
     return simulated
 
 
@@ -84,7 +90,9 @@ def silo_settings(path: Path, *, columns: str = "", kinds: str = "", form: str =
     return {"source": source, "path": str(path), "format": form, "kinds": counted, **named}
 
 
-def in_simulation(path: Path, *, columns: str = "", kinds: str = "", form: str = "") -> tuple[Given, Catalogue]:
+def in_simulation(
+    path: Path, *, columns: str = "", kinds: str = "", form: str = "", timed: bool
+) -> tuple[Given, Catalogue]:
     """By the door of simulate, compare, audit and the service; and the items that occur."""
     named, counted, text = columns_of(columns), kinds_of(kinds), text_format_of(form)
     try:
@@ -96,6 +104,9 @@ def in_simulation(path: Path, *, columns: str = "", kinds: str = "", form: str =
         reading = Reading(path=str(path), columns=named, kinds=counted, format=text)
         interactions, report, _ = interactions_of(blocks_of(reading), reading, may_be_empty=True)
         catalogue = Catalogue(item_ids=id_array(["nothing"]))
+    if timed and interactions.time is None:
+        # A simulation drops a column in which nobody has a time; in a silo that would follow from its rows.
+        interactions = replace(interactions, time=np.full(len(interactions), MISSING_TIME))
     there = silo_dataset(interactions, catalogue, reads=READS)
     found = histories_of(there.histories, signals=there.signals)
     users = list(map(PSEUDONYMS.of, interactions.user_ids.tolist()))
@@ -111,9 +122,10 @@ def in_silo(data: DataSettings, catalogue: Catalogue) -> Given:
 
 
 def _given(histories, users, catalogue, report) -> Given:
-    entries, bits = {}, {}
+    entries, bits, ordered = {}, {}, False
     rows = iter(users)
     for block in histories.blocks():
+        ordered |= block.signals is not None and block.signals.rank is not None
         for first, last in pairwise(block.starts.tolist()):
             user = next(rows)
             entries[user], bits[user] = _entries(block, first, last, catalogue)
@@ -121,16 +133,12 @@ def _given(histories, users, catalogue, report) -> Given:
     rules, notes = ({found.rule: found.count for found in some} for some in (report.findings, report.notes))
     assert report.n_rows == report.n_kept + sum(rules.values())
     assert report.n_kept == sum(map(len, entries.values()))
-    return Given(entries, bits, report.n_rows, report.n_kept, rules, notes)
+    return Given(ordered and bool(entries), entries, bits, report.n_rows, report.n_kept, rules, notes)
 
 
 def _entries(block, first, last, catalogue) -> tuple[list[Entry], bytes]:
     columns = {} if block.signals is None else block.signals.columns()
     some = {name: column[first:last].numpy() for name, column in columns.items()}
-    if "time" in some and (some["time"] == MISSING_TIME).all():
-        # Of a silo a column without one time is still a column; a simulation drops it if no user has one.
-        some.pop("time")
-        some.pop("rank")
     items = block.items[first:last].numpy()
     order = np.argsort(some["rank"]) if "rank" in some else np.arange(len(items))
     rows = [
