@@ -72,6 +72,7 @@ def through_all(
     """What all three doors give, which must be the same; settings as on the command line, `folder` for blocks."""
     settings = silo_settings(path, columns=columns, kinds=kinds, form=form)
     simulated, catalogue = in_simulation(path, columns=columns, kinds=kinds, form=form, timed="time" in settings)
+    assert simulated.n_kept == sum(map(len, simulated.histories.values()))
     for blocks in ("", str(folder)):
         data = DataSettings(**settings, blocks=blocks, block_rows=block_rows)
         found = in_silo(data, catalogue)
@@ -132,7 +133,6 @@ def _given(histories, users, catalogue, report) -> Given:
     assert next(rows, None) is None
     rules, notes = ({found.rule: found.count for found in some} for some in (report.findings, report.notes))
     assert report.n_rows == report.n_kept + sum(rules.values())
-    assert report.n_kept == sum(map(len, entries.values()))
     return Given(ordered and bool(entries), entries, bits, report.n_rows, report.n_kept, rules, notes)
 
 

@@ -76,7 +76,10 @@ def usual_columns(reading: Reading) -> dict[str, str]:
     source = reading.source or source_of(path)
     file = _files(path, source)[0]
     if source == "parquet":
-        names, roles = tuple(pq.read_schema(file).names), _parquet_roles(file, reading)
+        try:
+            names, roles = tuple(pq.read_schema(file).names), _parquet_roles(file, reading)
+        except (pa.ArrowException, OSError) as error:
+            raise DataFormatError(f"Expected Parquet in {file}, got {type(error).__name__}.") from error
     elif source == "json":
         roles, names = json_roles(file, reading.columns, encoding=reading.format.encoding, **wanted)
     else:
