@@ -46,44 +46,62 @@ def init(  # noqa: PLR0913  (one argument a flag)
     ] = None,
 ) -> None:
     """Make keys, ledger and silo.toml; hand the NAME.pub that it writes to the federation's operator."""
-    import tomllib  # noqa: PLC0415
-
     from recsys_fed.config import columns_of, kinds_of  # noqa: PLC0415
-    from recsys_fed.data.readers.blocks import source_of, usual_columns  # noqa: PLC0415
-    from recsys_fed.data.readers.reading import Reading, text_format_of  # noqa: PLC0415
+    from recsys_fed.data.readers.blocks import source_of  # noqa: PLC0415
     from recsys_fed.deployment.provisioning import init_silo  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
     from recsys_fed.silo.passphrase import passphrase  # noqa: PLC0415
 
-    named = columns_of(columns or "")
+    named, counted = columns_of(columns or ""), kinds_of(kinds or "")
     data: dict[str, Any] = {"source": source or (source_of(path) if path else ""), **named}
     data |= {"format": format} if format else {}
     if path is not None and path.exists() and not named:
-        form, counted = text_format_of(format or ""), kinds_of(kinds or "")
-        data |= usual_columns(Reading(source=data["source"], path=str(path), kinds=counted, format=form))
+        data |= _found_columns(path, data["source"], kinds=counted, form=format or "")
     # A path on the command line is relative to here, one in silo.toml to that file.
     place = str(Path(url).expanduser().resolve()) if url and "://" not in url else url
     given = {"path": str(path.expanduser().resolve()) if path else None, "url": place, "query": query}
     data |= {key: value for key, value in given.items() if value is not None}
-    for pair in settings or []:
-        key, _, text = pair.partition("=")
-        try:
-            data[key] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            data[key] = text
-        data[key] = data[key].isoformat() if hasattr(data[key], "isoformat") else data[key]
+    data |= _settings_of(settings or [])
     admission = init_silo(
         folder,
         federation=federation,
         name=name,
         epsilon=epsilon,
         data=data,
-        kinds=kinds_of(kinds or ""),
+        kinds=counted,
         extra={"device": device, "threads": threads, "personalisation": personalisation},
         passphrase=passphrase(),
     )
     say(f"made {folder / 'silo.toml'}; hand {folder / (admission.name + '.pub')} to the federation's operator")
     say("then: recsys-fed silo check")
+
+
+def _found_columns(path: Path, source: str, *, kinds: dict[str, float], form: str) -> dict[str, Any]:
+    """Keys of [data] for the columns of a file that have usual names."""
+    from recsys_fed.data.readers.blocks import usual_columns  # noqa: PLC0415
+    from recsys_fed.data.readers.reading import Reading, text_format_of  # noqa: PLC0415
+    from recsys_fed.data.readers.roles import are_numbers  # noqa: PLC0415
+
+    found = usual_columns(Reading(source=source, path=str(path), kinds=kinds, format=text_format_of(form)))
+    if are_numbers(found):
+        # Of names that occur twice, which for once do not mean that there is no header.
+        return {**found, "format": ",".join(filter(None, (form, "header=yes")))}
+    return dict(found)
+
+
+def _settings_of(pairs: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE of [data], values as TOML has them or as text; dates as text."""
+    import tomllib  # noqa: PLC0415
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, _, text = pair.partition("=")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        found[key] = value.isoformat() if hasattr(value, "isoformat") else value
+    return found
 
 
 @app.command()

@@ -25,6 +25,7 @@ from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.data.identifiers import id_array
 from recsys_fed.data.readers.blocks import blocks_of
 from recsys_fed.data.readers.interactions import DROPPED, Codes, Columns
+from recsys_fed.data.readers.roles import are_positions
 from recsys_fed.data.readers.rows import Account, Rows, rows_of
 from recsys_fed.data.report import Finding, ValidationReport
 from recsys_fed.models.signals import NOTHING, Signal
@@ -121,10 +122,11 @@ def read_stored_data(
     firsts: dict[str, Finding] = {}
     parts: list[SiloPart] = []
     with TemporaryDirectory(dir=folder.name) as scratch, HistoryWriter(Path(folder.name)) as writer:
-        items, account = _deal(data, pseudonyms, Path(scratch))
+        items, account, positions = _deal(data, pseudonyms, Path(scratch))
         item_ids = items.ids()
         for bucket in sorted(Path(scratch).iterdir()):
-            part = silo_part(_columns(bucket, item_ids, _row_type(data)), data, catalogue, reads=reads)
+            columns = replace(_columns(bucket, item_ids, _row_type(data)), positions=positions)
+            part = silo_part(columns, data, catalogue, reads=reads)
             bucket.unlink()
             writer.append(part.train, part.signals)
             counts += Counter({finding.rule: finding.count for finding in part.findings(None)})
@@ -148,14 +150,21 @@ def read_stored_data(
     )
 
 
-def _deal(data: DataSettings, pseudonyms: Pseudonyms, scratch: Path) -> tuple[Codes, Account]:
-    """Append each kept row to the file of its user's bucket; rows of a user stay in their order."""
-    items, account, reading = Codes(), Account(), data.reading()
+def _deal(data: DataSettings, pseudonyms: Pseudonyms, scratch: Path) -> tuple[Codes, Account, bool]:
+    """Append each kept row to the file of its user's bucket; rows of a user stay in their order.
+
+    Returns:
+        The items, the account of all rows, and whether their times are places in an order.
+    """
+    items, account, reading, positions = Codes(), Account(), data.reading(), are_positions(data.time)
+    # A source of no rows has its columns all the same: one bucket is always there.
+    (scratch / "000").touch()
     with ExitStack() as stack:
         files = {}
         for block in blocks_of(reading):
             kept = rows_of(block, reading)
             account.add(kept)
+            positions |= kept.positions
             rows = _records(kept, items, pseudonyms, _row_type(data))
             bucket = _bucket_of(rows["user"])
             dealt = rows[np.argsort(bucket, kind="stable")]
@@ -164,7 +173,7 @@ def _deal(data: DataSettings, pseudonyms: Pseudonyms, scratch: Path) -> tuple[Co
                 if one not in files:
                     files[one] = stack.enter_context((scratch / f"{one:03}").open("ab"))
                 files[one].write(dealt[ends[one - 1] if one else 0 : ends[one]].tobytes())
-    return items, account
+    return items, account, positions
 
 
 def _row_type(data: DataSettings) -> np.dtype[np.void]:

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys_fed.data.readers.json_lines import json_blocks, json_roles
-from recsys_fed.data.readers.lines import COMPRESSIONS, text_blocks, text_table
-from recsys_fed.data.readers.reading import DATABASES, Block, Blocks, Reading
+from recsys_fed.data.readers.lines import COMPRESSIONS, TextTable, suffix_of, text_blocks, text_table
+from recsys_fed.data.readers.reading import DATABASES, Block, Blocks, Reading, TextFormat
 from recsys_fed.data.readers.roles import ROLES, Roles, check_roles, find_roles
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 
@@ -23,6 +23,8 @@ _SUFFIXES = {
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), "json"),
     **dict.fromkeys((".parquet", ".pq"), "parquet"),
 }
+# RecBole's atomic files.
+ATOMIC = TextFormat(separator="\t", header="yes", quotes=False)
 
 
 def source_of(path: Path) -> str:
@@ -74,11 +76,14 @@ def usual_columns(reading: Reading) -> dict[str, str]:
     source = reading.source or source_of(path)
     file = _files(path, source)[0]
     if source == "parquet":
-        names, roles = tuple(pq.read_schema(file).names), _parquet_roles(file, reading)
+        try:
+            names, roles = tuple(pq.read_schema(file).names), _parquet_roles(file, reading)
+        except (pa.ArrowException, OSError) as error:
+            raise DataFormatError(f"Expected Parquet in {file}, got {type(error).__name__}.") from error
     elif source == "json":
         roles, names = json_roles(file, reading.columns, encoding=reading.format.encoding, **wanted)
     else:
-        table = text_table(file, reading.columns, reading.format, **wanted)
+        table = _text_table(file, reading)
         roles, names = table.roles, table.names
     return {role: names[at] if names.count(names[at]) == 1 else str(at) for role, at in roles.at.items()}
 
@@ -120,17 +125,19 @@ def _text_blocks(reading: Reading, source: str) -> Blocks:
             for file, (roles, names) in zip(files, found, strict=True)
         ]
     else:
-        tables = [
-            text_table(
-                file, reading.columns, reading.format, usual=_usual(reading), needed=_needed(reading),
-                typed_names=file.suffix == ".inter",
-            )
-            for file in files
-        ]  # fmt: skip
+        tables = [_text_table(file, reading) for file in files]
         streams = [text_blocks(table, block_rows=reading.block_rows) for table in tables]
     for file, stream in zip(files, streams, strict=True):
         for block in stream:
             yield _from(block, file.name if named else "")
+
+
+def _text_table(file: Path, reading: Reading) -> TextTable:
+    """How a text file is written; an atomic file is written in one way only."""
+    atomic = suffix_of(file) == ".inter"
+    form = ATOMIC if atomic else reading.format
+    wanted: dict[str, Any] = {"usual": _usual(reading), "needed": _needed(reading)}
+    return text_table(file, reading.columns, form, typed_names=atomic, **wanted)
 
 
 def _parquet_blocks(reading: Reading) -> Blocks:

@@ -19,6 +19,8 @@ from recsys_fed.data.readers.ids import spell_id
 
 Column: TypeAlias = "pa.Array | Sequence[object]"
 
+# Arrow knows how to tell decimals apart from this width on.
+_DECIMAL_BITS = 128
 _HEAD = 19
 # 2024-01-31T12:00:00: where its digits stand, and its separators.
 _DIGITS_AT = np.array([0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18])
@@ -56,7 +58,8 @@ def values_of(column: Column) -> ValueColumn:
     """The numbers of a column, each cell by `value_of`."""
     column = _typed(column)
     if isinstance(column, pa.Array) and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        values = np.where(_gaps(column), np.nan, _numbers(column).astype(np.float64))
+        filled = column.fill_null(0).to_numpy(zero_copy_only=False)
+        values = np.where(_gaps(column), np.nan, filled.astype(np.float64))
         missing = np.isnan(values)
         return ValueColumn(values=values, missing=missing, unreadable=np.zeros(len(values), dtype=bool))
     cells, codes = _distinct(column)
@@ -104,20 +107,26 @@ def _typed(column: Column) -> Column:
             return pa.array(column, type=wanted[frozenset(kinds)])
         except (KeyError, OverflowError, pa.ArrowException):
             return column
-    return _plain(column)
+    return plain(column)
 
 
-def _plain(array: pa.Array) -> pa.Array:
-    """Without extensions, dictionaries and the many kinds of text."""
+def plain(array: pa.Array) -> pa.Array:
+    """Without extensions, dictionaries, small decimals and the many kinds of text."""
+    if array.type.equals(pa.uuid()):
+        return pa.array(
+            [None if cell is None else str(cell).encode() for cell in array.to_pylist()], type=pa.binary()
+        )
     if isinstance(array, pa.ExtensionArray):
-        return _plain(array.storage)
+        return plain(array.storage)
     if isinstance(array, pa.DictionaryArray):
-        return _plain(array.dictionary_decode())
+        return plain(array.dictionary_decode())
     kind = array.type
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
         array = array.cast(pa.large_binary())
     elif pa.types.is_string(kind) or pa.types.is_fixed_size_binary(kind):
         array = array.cast(pa.binary())
+    elif pa.types.is_decimal(kind) and kind.bit_width < _DECIMAL_BITS:
+        array = array.cast(pa.decimal128(kind.precision, kind.scale))
     # A block holds far less than the two gigabytes that 32-bit offsets reach.
     return array.cast(pa.binary()) if pa.types.is_large_binary(array.type) else array
 
@@ -129,7 +138,8 @@ def _distinct(column: Column) -> tuple[list[object], npt.NDArray[np.int64]]:
         return _distinct_objects(column)
     kind = column.type
     if pa.types.is_nested(kind) or pa.types.is_null(kind) or pa.types.is_interval(kind):
-        return [], np.full(len(column), -1, dtype=np.int64)
+        # Something, whatever it holds, that is no id, no number and no time.
+        return [()], np.where(_gaps(column), -1, 0)
     if pa.types.is_temporal(kind):
         # As text: Python's own dates and times end in the year 9999.
         zoneless = column.cast(pa.timestamp(kind.unit)) if pa.types.is_timestamp(kind) else column

@@ -15,6 +15,7 @@ from recsys_fed.data.interactions import Interactions
 from recsys_fed.data.readers.blocks import blocks_of
 from recsys_fed.data.readers.columns import Column, IdColumn
 from recsys_fed.data.readers.reading import DATABASES, Block, Reading
+from recsys_fed.data.readers.roles import are_positions
 from recsys_fed.data.readers.rows import Account, rows_of
 from recsys_fed.data.report import LEFT_OUT, Finding, ValidationReport
 from recsys_fed.errors import DataFormatError
@@ -23,6 +24,9 @@ Mask = npt.NDArray[np.bool_]
 Place = Callable[[int], str]
 
 _EXAMPLES = 5
+_TYPES = {"kept": "?", "user": "i4", "item": "i4", "value": "f4", "time": "i8", "weight": "f4", "test": "?"}
+# Columns of the rows that are kept, and the roles that they come from.
+_OPTIONAL = {"value": "value", "time": "time", "weight": "kind", "test": "test"}
 # Of rows that are whole, in the order in which they apply.
 DROPPED = {
     "exact duplicate": "Expected each row once; the last of equal rows is kept.",
@@ -98,8 +102,10 @@ class Collected:
 def collect(blocks: Iterable[Block], reading: Reading, *, rename: Callable[[str], str] | None = None) -> Collected:
     """The kept rows of all blocks; `rename` gives users other names, and theirs are gone once a block is taken in."""
     users, items, account = Codes(rename), Codes(), Account()
-    parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in ("kept", "user", "item")}
-    positions = False
+    # A source of no rows has its columns all the same.
+    asked = [name for name, role in _OPTIONAL.items() if reading.columns.get(role)]
+    parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in ("kept", "user", "item", *asked)}
+    positions = are_positions(reading.columns.get("time", ""))
     for block in blocks:
         rows = rows_of(block, reading)
         account.add(rows)
@@ -111,24 +117,24 @@ def collect(blocks: Iterable[Block], reading: Reading, *, rename: Callable[[str]
             column = getattr(rows, name)
             if column is not None:
                 parts.setdefault(name, []).append(column)
-    kept = _joined(parts.pop("kept"), np.bool_)
+    kept = _joined(parts.pop("kept"), "kept")
     return Collected(
         columns=Columns(
-            user=_joined(parts.pop("user"), np.int32),
-            item=_joined(parts.pop("item"), np.int32),
+            user=_joined(parts.pop("user"), "user"),
+            item=_joined(parts.pop("item"), "item"),
             user_ids=users.ids(),
             item_ids=items.ids(),
             positions=positions,
-            **{name: _joined(parts.pop(name)) for name in list(parts)},
+            **{name: _joined(parts.pop(name), name) for name in list(parts)},
         ),
         kept=kept,
         account=account,
     )
 
 
-def _joined(parts: list[npt.NDArray[Any]], kind: Any = None) -> npt.NDArray[Any]:
+def _joined(parts: list[npt.NDArray[Any]], name: str) -> npt.NDArray[Any]:
     """One array of all, [n]; the parts are let go."""
-    found = np.concatenate(parts) if parts else np.empty(0, dtype=kind)
+    found = np.concatenate(parts) if parts else np.empty(0, dtype=_TYPES[name])
     parts.clear()
     return found
 

@@ -30,14 +30,15 @@ def json_roles(
     open_roles = [role for role in usual if role not in columns]
     if set(needed) <= set(named) and not open_roles:
         names = tuple(dict.fromkeys(named.values()))
-        return find_roles(names, named, place=str(path)), names
+        return find_roles(names, named, place=str(path), public=False), names
     with open_text(path, encoding) as (file, _):
         lines = [file.readline(LONGEST_LINE).rstrip(b"\r\n") for _ in range(_FIRST)]
     objects = [found for found in map(_object, lines) if found is not None]
     if not objects:
         raise DataFormatError(f"Expected JSON lines in {path}, an object a line; its first {_FIRST} hold none.")
     names = tuple(dict.fromkeys([*(name for found in objects for name in found), *named.values()]))
-    return find_roles(names, columns, place=str(path), usual=usual, needed=needed), names
+    # Somebody's id may be a name, as in {"ann": ["book"]}.
+    return find_roles(names, columns, place=str(path), usual=usual, needed=needed, public=False), names
 
 
 def json_blocks(path: Path, roles: Roles, names: Sequence[str], *, encoding: str, block_rows: int) -> Blocks:

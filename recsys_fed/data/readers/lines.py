@@ -91,7 +91,7 @@ def text_table(
                 names = [name.rpartition(":")[0] or name for name in names]
             roles = find_roles(names, columns, place=str(path), usual=usual, needed=needed, public=False)
         else:
-            separator = form.separator or _BY_SUFFIX.get(_suffix(path), "")
+            separator = form.separator or _BY_SUFFIX.get(suffix_of(path), "")
             roles = numbered_roles(columns, place=str(path), needed=needed)
     if not separator:
         raise ConfigurationError(
@@ -183,7 +183,7 @@ class _Bytes:
             if found := self._utf8(piece):
                 return found
         if self._decoder is not None:
-            found, self._decoder = self._decoder.decode(b"", final=True).encode(), None
+            found, self._decoder = self._decoder.decode(b"", final=True).encode(errors="replace"), None
             return bytes(found)
         return b""
 
@@ -196,7 +196,7 @@ class _Bytes:
         return found + end
 
     def _utf8(self, piece: bytes) -> bytes:
-        return piece if self._decoder is None else self._decoder.decode(piece).encode()
+        return piece if self._decoder is None else self._decoder.decode(piece).encode(errors="replace")
 
 
 def fields_of(line: bytes, separator: bytes = b",") -> list[bytes] | None:
@@ -237,7 +237,7 @@ def _unquoted(field: bytes) -> bytes:
     return bare[1:-1].replace(b'""', b'"') if bare[:1] == b'"' else field
 
 
-def _suffix(path: Path) -> str:
+def suffix_of(path: Path) -> str:
     """The suffix of a file's name before that of its compression."""
     name = path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
     return name.suffix.lower()
@@ -260,8 +260,12 @@ def _header(file: BinaryIO, path: Path) -> bytes:
 
 def _guess_separator(line: bytes, path: Path, *, quotes: bool) -> str:
     """Of the usual separators that which makes most fields of a header; the file's name decides between equals."""
-    by_name = _BY_SUFFIX.get(_suffix(path), "")
-    counts = {mark: len(_fields(line, mark.encode(), quotes=quotes)) for mark in _GUESSES}
+    by_name = _BY_SUFFIX.get(suffix_of(path), "")
+    fields = {mark: fields_of(line, mark.encode()) if quotes else None for mark in _GUESSES}
+    counts = {mark: len(found or ()) for mark, found in fields.items()}
+    if max(counts.values()) <= 1:
+        # Quotes that do not close where fields end are letters, and what stands between them is what it is.
+        counts = {mark: line.count(mark.encode()) + 1 for mark in _GUESSES}
     if max(counts.values()) == 1:
         return by_name or (" " if b" " in line.strip() else ",")
     return max(_GUESSES, key=lambda mark: (counts[mark], mark == by_name))
@@ -328,13 +332,14 @@ def _split_fields(lines: pa.Array, table: TextTable) -> tuple[npt.NDArray[np.boo
     fields = pc.split_pattern(lines, pattern=table.separator)
     lengths = np.asarray(pc.list_value_length(fields))
     good = lengths == table.n_fields if table.n_fields else lengths >= table.least
+    cells, starts = fields.values, np.asarray(fields.offsets)[:-1]
     if table.n_fields:
         for more in np.unique(lengths[lengths > table.n_fields] - table.n_fields).tolist():
             rows = np.flatnonzero(lengths == table.n_fields + more)
-            ends = pc.ends_with(lines.take(pa.array(rows)), pattern=(table.separator * more).decode())
-            good[rows[_true(ends)]] = True
-    starts = np.asarray(fields.offsets)[:-1][good]
-    cells = fields.values
+            extra = starts[rows][:, None] + table.n_fields + np.arange(more)
+            filled = _true(pc.greater(pc.binary_length(cells.take(pa.array(extra.ravel()))), 0))
+            good[rows[~filled.reshape(extra.shape).any(axis=1)]] = True
+    starts = starts[good]
     return good, {role: cells.take(pa.array(starts + place)) for role, place in table.roles.at.items()}
 
 

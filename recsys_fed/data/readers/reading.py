@@ -53,7 +53,7 @@ class TextFormat:
         if self.encoding:
             try:
                 "".encode(self.encoding)
-            except LookupError as error:
+            except (LookupError, UnicodeError) as error:
                 raise ConfigurationError(f"Expected the name of an encoding, got {self.encoding!r}.") from error
 
 

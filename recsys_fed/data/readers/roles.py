@@ -118,7 +118,12 @@ def find_roles(
             f"{_example(needed)}; by number (from 0) if the first line is no header."
         )
     time = found.get("time")
-    return Roles(at=found, positions=time is not None and _plain(names[time]) in _POSITIONS)
+    return Roles(at=found, positions=time is not None and are_positions(names[time]))
+
+
+def are_positions(name: str) -> bool:
+    """Whether a column of this name holds places in an order, and no clock times."""
+    return _plain(name) in _POSITIONS
 
 
 def numbered_roles(asked: Mapping[str, str], *, place: str, needed: Sequence[str] = ("user", "item")) -> Roles:

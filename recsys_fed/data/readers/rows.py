@@ -4,6 +4,7 @@ Whether a row is kept, and with what, follows from that row and the settings alo
 `interactions`.) What nobody needs takes no row with it: a value or a time that cannot be read is left out, and noted.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys_fed.data.readers.columns import IdColumn, ids_of, times_of, values_of
+from recsys_fed.data.readers.columns import IdColumn, ids_of, plain, times_of, values_of
 from recsys_fed.data.readers.dates import LATEST, MISSING, UNREADABLE
 from recsys_fed.data.readers.reading import Block, Numbers, Reading
 from recsys_fed.data.report import Finding, ValidationReport
@@ -93,7 +94,8 @@ def rows_of(block: Block, reading: Reading) -> Rows:
         column = values_of(cells["value"])
         infinite = np.abs(column.values) > _MOST_VALUE
         notes |= {"unreadable value": column.unreadable | infinite, "missing value": column.missing}
-        value = np.where(infinite, np.nan, column.values).astype(np.float32)
+        # Zero has one sign.
+        value = np.where(infinite, np.nan, column.values).astype(np.float32) + np.float32(0)
     if "time" in cells:
         time = times_of(cells["time"], "ns" if block.positions else reading.time_unit)
         lacking = {"unreadable time": time == UNREADABLE, "missing time": time == MISSING}
@@ -170,8 +172,8 @@ def spread(block: Block, *, lists: str) -> Block:
     """The block with a row for each item of a list: of a cell that is one, or of text with `lists` between items."""
     items = block.cells["item"]
     if isinstance(items, pa.Array):
-        if lists and (pa.types.is_binary(items.type) or pa.types.is_string(items.type)):
-            items = _split_lists(items, lists)
+        if lists and pa.types.is_binary(plain(items).type):
+            items = _split_lists(plain(items), lists)
         if not _is_list(items.type):
             return block
     else:
@@ -199,7 +201,6 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _split_lists(cells: pa.Array, lists: str) -> pa.Array:
-    cells = cells.cast(pa.binary())
     if lists == " ":
         cells = pc.replace_substring_regex(cells, pattern="[ \t]+", replacement=" ")
         cells = pc.replace_substring_regex(cells, pattern="^ | $", replacement="")
@@ -208,9 +209,9 @@ def _split_lists(cells: pa.Array, lists: str) -> pa.Array:
 
 def _split_cell(cell: object, lists: str) -> object:
     if isinstance(cell, bytes):
-        return cell.split() if lists == " " else cell.split(lists.encode())
+        return re.split(b"[ \t]+", cell.strip(b" \t")) if lists == " " else cell.split(lists.encode())
     if isinstance(cell, str):
-        return cell.split() if lists == " " else cell.split(lists)
+        return re.split("[ \t]+", cell.strip(" \t")) if lists == " " else cell.split(lists)
     return cell
 
 
@@ -246,7 +247,6 @@ class Account:
     _examples: dict[str, list[int]] = field(default_factory=dict)
     # First row (of all), numbers in their file, file and unit of each block.
     _spans: list[tuple[int, Numbers, str, str]] = field(default_factory=list)
-    _kept_before: list[int] = field(default_factory=list)
 
     def add(self, rows: Rows) -> None:
         """Take in the rows of the next block."""

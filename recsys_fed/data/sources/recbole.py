@@ -6,17 +6,16 @@ A header is `user_id:token<tab>item_id:token<tab>rating:float<tab>timestamp:floa
 from pathlib import Path
 
 from recsys_fed.data.dataset import Dataset
+from recsys_fed.data.readers.blocks import ATOMIC
 from recsys_fed.data.readers.ids import decode
 from recsys_fed.data.readers.interactions import read_interactions
 from recsys_fed.data.readers.lines import text_table
 from recsys_fed.data.readers.products import records_of
-from recsys_fed.data.readers.reading import Reading, TextFormat
+from recsys_fed.data.readers.reading import Reading
 from recsys_fed.data.sources.item_file import ItemColumns, catalogue_of
 from recsys_fed.data.sources.source import Request, Source, reading_of
 from recsys_fed.data.sources.text import first_line
 from recsys_fed.errors import MissingColumnError
-
-_FORM = TextFormat(separator="\t", header="yes", quotes=False)
 
 
 def _interactions_file(path: Path) -> Path | None:
@@ -33,7 +32,7 @@ def _matches(path: Path) -> bool:
 
 def _read(request: Request) -> Dataset:
     path = _interactions_file(request.path) or request.path
-    reading = reading_of(request, path=path, source="csv", form=_FORM)
+    reading = reading_of(request, path=path, source="csv", form=ATOMIC)
     interactions, report, is_test = read_interactions(reading)
     items = path.with_suffix(".item")
     return Dataset(
@@ -51,7 +50,7 @@ def _read_items(path: Path, reading: Reading) -> ItemColumns | None:
     roles = ("title", "categories")
     try:
         table = text_table(
-            path, _named_item(path, reading), _FORM, usual=("item", *roles), needed=("item",), typed_names=True
+            path, _named_item(path, reading), ATOMIC, usual=("item", *roles), needed=("item",), typed_names=True
         )
     except MissingColumnError:
         return None
