@@ -16,7 +16,7 @@ from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.calibration import SMALLEST_EPSILON
 from recsys_fed.privacy.events import PlannedRelease
-from recsys_fed.trainers.base import Layout, Stage, TableLayout, Tables
+from recsys_fed.trainers.trainer import Layout, Stage, TableLayout, Tables
 
 STAGE = "metrics"
 SHAPE = (1 + len(HEADLINE_NAMES), 1)

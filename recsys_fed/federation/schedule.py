@@ -34,8 +34,8 @@ from recsys_fed.privacy.events import PlannedRelease, events_of
 from recsys_fed.privacy.grid import grid_step
 from recsys_fed.privacy.guarantee import check_delta, guarantee_of
 from recsys_fed.privacy.integer_mechanism import ROUNDING_SLACK
-from recsys_fed.trainers import configured_trainer
-from recsys_fed.trainers.base import Layout, PublicFacts, Stage, Trainer
+from recsys_fed.trainers.registry import configured_trainer
+from recsys_fed.trainers.trainer import Layout, PublicFacts, Stage, Trainer
 
 _FEATURES: WeakKeyDictionary[Catalogue, dict[str, sparse.csr_matrix | None]] = WeakKeyDictionary()
 
