@@ -11,7 +11,7 @@ from recsys_fed.federation.noise_split import masking_of
 from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.guarantee import Guarantee
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey
 
 LEDGER, KEY = "ledger.sqlite", "signing.key"
 

@@ -11,8 +11,7 @@ from typing import Any, Self
 from recsys_fed.certificates.terms import Terms
 from recsys_fed.errors import DataFormatError, LedgerIntegrityError
 from recsys_fed.privacy.events import ReleaseEvent
-from recsys_fed.signing.canonical import canonical, exactly, parse_canonical, text_of
-from recsys_fed.signing.keys import SigningKey, verified
+from recsys_fed.signing import SigningKey, canonical, exactly, parse_canonical, text_of, verified
 
 VERSION = 1
 PURPOSE = "run certificate"

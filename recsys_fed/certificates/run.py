@@ -19,7 +19,7 @@ from recsys_fed.errors import DataFormatError, DataNotFoundError, LedgerError, L
 from recsys_fed.privacy.accounting import epsilon_of_history
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.guarantee import Guarantee
-from recsys_fed.signing.canonical import sha256
+from recsys_fed.signing import sha256
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any, Self
 from recsys_fed import checks
 from recsys_fed.errors import ConfigurationError, DataFormatError
 from recsys_fed.privacy.guarantee import Guarantee, check_delta
-from recsys_fed.signing.keys import checked_public_key
+from recsys_fed.signing import checked_public_key
 
 _KEYS = {
     "silo", "public_key", "epsilon_limit", "delta", "unit", "neighbouring_relation", "max_silos_per_user",

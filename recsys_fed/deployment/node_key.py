@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError, KeyFileError
-from recsys_fed.signing.keys import checked_public_key
+from recsys_fed.signing import checked_public_key
 from recsys_fed.silo.secret import write_private
 
 _KIND = "ecdsa-sha2-nistp384"

@@ -26,7 +26,7 @@ from recsys_fed.deployment.node_key import Admission, make_node_key
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.guarantee import Guarantee
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey
 from recsys_fed.silo.secret import SiloSecret
 from recsys_fed.silo.settings import FILE as SILO_FILE
 from recsys_fed.silo.settings import SiloSettings, read_silo_settings

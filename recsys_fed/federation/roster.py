@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
-from recsys_fed.signing.keys import checked_public_key
+from recsys_fed.signing import checked_public_key
 
 
 def read_roster(path: Path) -> dict[str, str]:

@@ -8,8 +8,7 @@ from dataclasses import asdict, replace
 
 from recsys_fed.errors import ProtocolError
 from recsys_fed.federation.update import Greeting
-from recsys_fed.signing.canonical import canonical
-from recsys_fed.signing.keys import SigningKey, verified
+from recsys_fed.signing import SigningKey, canonical, verified
 
 PURPOSE = "greeting"
 

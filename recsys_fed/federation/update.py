@@ -15,7 +15,7 @@ from recsys_fed import checks
 from recsys_fed.errors import DataFormatError, ProtocolError
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.integer_mechanism import IntegerMechanism
-from recsys_fed.signing.canonical import canonical, exactly, read_json, sha256, text_of
+from recsys_fed.signing import canonical, exactly, read_json, sha256, text_of
 
 PROTOCOL = 2
 # Version of the rules by which a server and its silos derive one plan from the same settings; it must be the same.

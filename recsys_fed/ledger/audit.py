@@ -14,7 +14,7 @@ from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.statements import Statement, witnessed
 from recsys_fed.ledger.storage import Storage
 from recsys_fed.ledger.verification import EACH_SIGNATURE, Verified, entries_of_export, stored_entries, verify_entries
-from recsys_fed.signing.keys import checked_public_key
+from recsys_fed.signing import checked_public_key
 
 JSON_LINES = ".jsonl"
 

@@ -6,7 +6,7 @@ from recsys_fed.certificates.certificate import Certificate, CertifiedRelease, H
 from recsys_fed.certificates.terms import epsilon_to_record
 from recsys_fed.ledger.entries import Entry, Release, utc_text
 from recsys_fed.ledger.ledger import Ledger, now
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey
 from recsys_fed.versions import versions
 
 

@@ -5,7 +5,7 @@
     hash       = SHA-256(content, signature)   previous of the next entry; of the first it is 64 zeros
 
 Kinds: *genesis* (the terms, number 0), *release* (an event and the name of the draw that it pays for), *limit* (a
-new epsilon limit and its reason). Every byte of an exported line is covered, see `signing.canonical`.
+new epsilon limit and its reason). Every byte of an exported line is covered, see `signing`.
 """
 
 import re
@@ -18,8 +18,7 @@ from typing import Any, Self
 from recsys_fed.certificates.terms import Terms, epsilon_from_record, epsilon_to_record
 from recsys_fed.errors import ConfigurationError, DataFormatError, LedgerIntegrityError
 from recsys_fed.privacy.events import ReleaseEvent
-from recsys_fed.signing.canonical import canonical, exactly, read_json, sha256, text_of
-from recsys_fed.signing.keys import SigningKey, verified
+from recsys_fed.signing import SigningKey, canonical, exactly, read_json, sha256, text_of, verified
 
 VERSION = 1
 PURPOSE = "ledger entry"

@@ -55,7 +55,7 @@ from recsys_fed.ledger.queries import (
 from recsys_fed.ledger.storage import Storage, entries_table
 from recsys_fed.ledger.witness import Noted, Witness
 from recsys_fed.privacy.events import PrivacyEvent, ReleaseEvent
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey
 
 Clock = Callable[[], datetime]
 # A clock may be set back by so much without a person looking at it; entries then keep the last time.

@@ -17,8 +17,7 @@ from recsys_fed.ledger.queries import row_of
 from recsys_fed.ledger.storage import Storage, entries_table
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.guarantee import Guarantee
-from recsys_fed.signing.canonical import sha256
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey, sha256
 from simulations.benchmarks.line import Line
 
 FEW, MANY = 10_000, 100_000

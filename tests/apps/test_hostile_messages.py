@@ -87,7 +87,7 @@ def start_anew(silo):
     """A silo of a simulation keys its noise by the releases in its ledger: without them the run repeats."""
     from recsys_fed.certificates.terms import Terms
     from recsys_fed.ledger.ledger import Ledger
-    from recsys_fed.signing.keys import SigningKey
+    from recsys_fed.signing import SigningKey
 
     for path in (*silo.glob("ledger.sqlite*"), silo / "ledger.witness"):
         key = SigningKey.load(silo / "keys" / "ledger.key")

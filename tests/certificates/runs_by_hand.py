@@ -8,8 +8,7 @@ from recsys_fed.ledger.certify import certify
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.guarantee import Guarantee
-from recsys_fed.signing.canonical import sha256
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey, sha256
 
 MODEL = b"the item embeddings of this run"
 

@@ -11,7 +11,7 @@ from recsys_fed.ledger.entries import Entry
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.guarantee import Guarantee
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey
 
 KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(b"\7" * 32))
 OTHER_KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(b"\x0b" * 32))

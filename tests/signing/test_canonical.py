@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_fed.errors import DataFormatError
-from recsys_fed.signing.canonical import canonical, exactly, parse_canonical, sha256, text_of
+from recsys_fed.signing import canonical, exactly, parse_canonical, sha256, text_of
 
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
 VALUES = st.recursive(

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from recsys_fed.errors import ConfigurationError, DataNotFoundError, KeyFileError
-from recsys_fed.signing.keys import SigningKey, checked_public_key, verified
+from recsys_fed.signing import SigningKey, checked_public_key, verified
 
 
 @pytest.fixture

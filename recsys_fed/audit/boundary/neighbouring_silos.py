@@ -42,7 +42,7 @@ from recsys_fed.federation.wire import (
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.guarantee import guarantee_of
 from recsys_fed.privacy.noise import SeededNoise
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey
 from recsys_fed.simulation.apps import load_apps
 from recsys_fed.trainers import configured_trainer
 

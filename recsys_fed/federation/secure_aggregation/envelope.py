@@ -16,7 +16,7 @@ from recsys_fed.federation.secure_aggregation.errors import (
 )
 from recsys_fed.federation.secure_aggregation.reader import Reader, uint32
 from recsys_fed.federation.secure_aggregation.terms import VERSION, RoundTerms
-from recsys_fed.signing.keys import SigningKey, verified
+from recsys_fed.signing import SigningKey, verified
 
 _MAGIC = b"RFSA" + bytes([VERSION])
 _HEAD = len(_MAGIC) + 1 + 32 + 32 + 4

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from recsys_fed.errors import DataFormatError
 from recsys_fed.federation.secure_aggregation.errors import NotAdmittedError, TermsError
-from recsys_fed.signing.canonical import canonical, exactly, parse_canonical
+from recsys_fed.signing import canonical, exactly, parse_canonical
 
 VERSION = 1
 LEAST_SILOS, MOST_SILOS = 3, 1024
