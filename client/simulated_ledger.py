@@ -4,7 +4,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from recsys_fed.certificates.terms import Terms
+from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.config import FederationConfig, SimulationConfig
 from recsys_fed.errors import DataNotFoundError, KeyFileError
 from recsys_fed.federation.noise_split import masking_of
@@ -77,7 +77,7 @@ def _opened(
         return Ledger.open(str(path), key=key, durable=False), key
     if not key_file.is_file():
         key.save(key_file)
-    terms = Terms(
+    terms = LedgerTerms(
         silo=silo,
         public_key=key.public_key,
         guarantee=guarantee,

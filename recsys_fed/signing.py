@@ -76,7 +76,7 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def exactly(record: object, names: set[str], what: str) -> Mapping[str, Any]:
+def require_keys(record: object, names: set[str], what: str) -> Mapping[str, Any]:
     """Return the record if it has these keys and no others; raises DataFormatError."""
     if not isinstance(record, Mapping) or set(record) != names:
         got = sorted(map(str, record)) if isinstance(record, Mapping) else type(record).__name__
@@ -155,7 +155,7 @@ class SigningKey:
         return self.private.sign(_message(purpose, content)).hex()
 
 
-def verified(public_key: str, purpose: str, content: bytes, signature: str) -> bool:
+def verify_signature(public_key: str, purpose: str, content: bytes, signature: str) -> bool:
     """Whether `signature` is that of the key's owner on the content, for this purpose. Bad input is not."""
     if not (_HEX_KEY.fullmatch(public_key) and _HEX_SIGNATURE.fullmatch(signature)):
         return False
@@ -166,7 +166,7 @@ def verified(public_key: str, purpose: str, content: bytes, signature: str) -> b
     return True
 
 
-def checked_public_key(text: str) -> str:
+def parse_public_key(text: str) -> str:
     """Return a public key given by a person, in lower case.
 
     Raises:

@@ -13,7 +13,7 @@ from recsys_fed.config import FederationConfig, parse
 from recsys_fed.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from recsys_fed.certificates.terms import Terms
+    from recsys_fed.certificates.terms import LedgerTerms
     from recsys_fed.federation.planning import PublicCatalogue
     from recsys_fed.signing import SigningKey
 
@@ -112,7 +112,7 @@ def key_made(path: Path) -> "SigningKey":
 
 
 def federation_of(
-    flags: Mapping[str, Any], settings: list[str] | None, *, terms: "Terms | None" = None
+    flags: Mapping[str, Any], settings: list[str] | None, *, terms: "LedgerTerms | None" = None
 ) -> FederationConfig:
     """The configuration of a planned run: what was given, else the terms of a ledger, else the defaults of a run."""
     from recsys_fed.cli.simulate import settings_of  # noqa: PLC0415

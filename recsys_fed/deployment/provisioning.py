@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.certificates.terms import Terms
+from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.config import Value, to_toml
 from recsys_fed.deployment.authority import make_authority, make_server_certificate
 from recsys_fed.deployment.federation import (
@@ -130,7 +130,7 @@ def _make_keys(settings: SiloSettings, *, epsilon: float, passphrase: str | None
     agreed = settings.agreed
     guarantee = Guarantee(epsilon=epsilon, delta=agreed.delta, max_silos_per_user=agreed.max_silos_per_user)
     signing, secret = SigningKey.generate(), SiloSecret.generate()
-    terms = Terms(
+    terms = LedgerTerms(
         silo=settings.name,
         public_key=signing.public_key,
         guarantee=guarantee,

@@ -22,7 +22,7 @@ from scipy import sparse
 from recsys_fed.audit.instruments.inputs import silo_of
 from recsys_fed.audit.mechanisms.mechanism import quiet
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.certificates.terms import Terms
+from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ProtocolError, RecsysFedError
 from recsys_fed.federation.inprocess import _task_identity
@@ -129,7 +129,7 @@ class NeighbouringSilos:
     def _opened(self, number: int, read: Callable[[], SiloUsers]) -> "SimulatedSilo":
         key = SigningKey.generate()
         guarantee = replace(guarantee_of(self.config), epsilon=_TRAININGS * self.config.epsilon)
-        terms = Terms(
+        terms = LedgerTerms(
             silo=_NAME,
             public_key=key.public_key,
             guarantee=guarantee,
