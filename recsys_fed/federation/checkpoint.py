@@ -22,7 +22,7 @@ from recsys_fed.config import FederationConfig, flat
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 from recsys_fed.federation.schedule import Schedule
 from recsys_fed.signing import canonical
-from recsys_fed.trainers.base import PublicFacts
+from recsys_fed.trainers.trainer import PublicFacts
 
 FILE = "checkpoint.safetensors"
 _METADATA, _VERSION = "recsys-fed checkpoint", 1

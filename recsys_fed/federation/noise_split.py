@@ -19,6 +19,7 @@ from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.federation.secure_aggregation.noise_share import noise_share
 from recsys_fed.federation.secure_aggregation.terms import LEAST_SILOS, least_threshold
+from recsys_fed.trainers.registry import configured_trainer
 
 # By the rule one silo in ten may drop out of a deployed round, and at least one.
 _ONE_IN = 10
@@ -45,7 +46,7 @@ def settled(config: FederationConfig, *, simulated: bool) -> FederationConfig:
     """
     mode, threshold = config.secure_aggregation, config.secure_aggregation_threshold
     if mode == "auto":
-        local = config.trainer == "dp-sgd" and config.dp_sgd.get("schedule") == "local"
+        local = configured_trainer(config).noise_inside
         possible = config.noise == "own" and not local and config.silos >= LEAST_SILOS and config.robust == "none"
         mode = "on" if possible and not simulated else "off"
     if mode == "on" and not threshold:

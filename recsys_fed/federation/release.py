@@ -19,7 +19,7 @@ from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.grid import to_int32
 from recsys_fed.privacy.integer_mechanism import ROUNDING_SLACK, noised
 from recsys_fed.privacy.noise import NoiseSource
-from recsys_fed.trainers.base import LocalNoise, Trainer
+from recsys_fed.trainers.trainer import LocalNoise, Trainer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -29,10 +29,10 @@ from recsys_fed.privacy.engine import poisson_sample
 from recsys_fed.privacy.grid import grid_step
 from recsys_fed.privacy.integer_mechanism import IntegerMechanism
 from recsys_fed.privacy.noise import SeededNoise, SystemNoise
-from recsys_fed.trainers.base import LocalNoise
 from recsys_fed.trainers.local_steps import Task, local_steps
 from recsys_fed.trainers.losses import loss_of
 from recsys_fed.trainers.losses.loss import Clipping
+from recsys_fed.trainers.trainer import LocalNoise
 from simulations.benchmarks.line import Line
 from simulations.benchmarks.peak_memory import peak_megabytes, print_peak
 from simulations.benchmarks.plain_steps import plain_round
