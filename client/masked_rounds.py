@@ -17,7 +17,7 @@ from recsys_fed.federation.secure_aggregation.silo_states import Advertised, Con
 from recsys_fed.federation.secure_aggregation.state_bytes import KeptState, state_of, state_to_bytes
 from recsys_fed.federation.secure_aggregation.terms import RoundTerms
 from recsys_fed.federation.update import MaskedUpdate, Request
-from recsys_fed.signing.canonical import sha256
+from recsys_fed.signing import sha256
 
 _RECORD, _KEY = "masked-round", "state"
 # Before the bytes of a state that is used up, while the answer to it is computed.

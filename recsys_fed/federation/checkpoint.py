@@ -21,7 +21,7 @@ from safetensors.torch import save
 from recsys_fed.config import FederationConfig, flat
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 from recsys_fed.federation.schedule import Schedule
-from recsys_fed.signing.canonical import canonical
+from recsys_fed.signing import canonical
 from recsys_fed.trainers.trainer import PublicFacts
 
 FILE = "checkpoint.safetensors"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
-from recsys_fed.signing.keys import checked_public_key
+from recsys_fed.signing import parse_public_key
 
 
 def read_roster(path: Path) -> dict[str, str]:
@@ -21,7 +21,7 @@ def read_roster(path: Path) -> dict[str, str]:
         raise DataNotFoundError(f"Expected the roster of admitted silos at {path}, there is no such file.")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): checked_public_key(str(key)) for name, key in found.items()}
+        return {str(name): parse_public_key(str(key)) for name, key in found.items()}
     except (ValueError, AttributeError, ConfigurationError) as error:
         raise DataFormatError(f"Expected names and ledger keys of silos in {path}: {error}") from error
 

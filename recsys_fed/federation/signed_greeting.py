@@ -8,8 +8,7 @@ from dataclasses import asdict, replace
 
 from recsys_fed.errors import ProtocolError
 from recsys_fed.federation.update import Greeting
-from recsys_fed.signing.canonical import canonical
-from recsys_fed.signing.keys import SigningKey, verified
+from recsys_fed.signing import SigningKey, canonical, verify_signature
 
 PURPOSE = "greeting"
 
@@ -28,7 +27,7 @@ def check_greeting(greeting: Greeting, *, run: str, node: int) -> None:
     Raises:
         ProtocolError: the signature does not hold.
     """
-    if not verified(greeting.public_key, PURPOSE, _content(greeting, run=run, node=node), greeting.signature):
+    if not verify_signature(greeting.public_key, PURPOSE, _content(greeting, run=run, node=node), greeting.signature):
         raise ProtocolError(
             f"Expected the greeting of {greeting.silo!r:.80} to be signed by its ledger key for this run and node, "
             "it is not. Install the same version everywhere."

@@ -42,7 +42,7 @@ from recsys_fed.federation.secure_aggregation.survivors import (
     view_digest,
 )
 from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms, RoundTerms, check_terms
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey
 
 
 def advertise(terms: RoundTerms, key: SigningKey, accepted: AcceptedTerms) -> tuple[Advertised, bytes]:

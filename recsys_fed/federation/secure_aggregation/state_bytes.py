@@ -14,7 +14,7 @@ from recsys_fed.federation.secure_aggregation.roster import Advertisement, Roste
 from recsys_fed.federation.secure_aggregation.sealing import SharePair
 from recsys_fed.federation.secure_aggregation.silo_states import Advertised, Confirmed, Masked, Shared
 from recsys_fed.federation.secure_aggregation.terms import RoundTerms
-from recsys_fed.signing.canonical import canonical, exactly, parse_canonical
+from recsys_fed.signing import canonical, parse_canonical, require_keys
 
 # `Received` is none of them: a silo masks its input in the exchange in which it receives its shares.
 KeptState = Advertised | Shared | Masked | Confirmed
@@ -71,7 +71,7 @@ def _terms(text: str) -> RoundTerms:
 
 
 def _secrets(record: Mapping[str, str]) -> RoundSecrets:
-    known = exactly(record, {"sealing", "masking", "self_mask"}, "secrets of a round")
+    known = require_keys(record, {"sealing", "masking", "self_mask"}, "secrets of a round")
     return RoundSecrets(**{name: bytes.fromhex(text) for name, text in known.items()})
 
 

@@ -19,7 +19,7 @@ from recsys_fed.federation.secure_aggregation.sealing import (
     sealed_to_bytes,
 )
 from recsys_fed.federation.secure_aggregation.shamir import PRIME, SHARE_BYTES
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey
 
 # --- shares ---------------------------------------------------------------------------------------------------
 
