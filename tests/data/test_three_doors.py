@@ -7,7 +7,7 @@ import pytest
 from doors import PSEUDONYMS, READS, in_silo, through_all
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
-from plain_oracle import expected
+from table_oracle import expected
 from table_files import json_tables, parquet_tables, sqlite_tables, text_tables
 
 from recsys_fed.catalogue.items import Catalogue
