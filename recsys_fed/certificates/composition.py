@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from heapq import nlargest
 
-from recsys_fed.privacy.accounting.kinds import Kinds, kinds_of
+from recsys_fed.privacy.accounting.composition import Kinds, kinds_of
 from recsys_fed.privacy.events import PrivacyEvent
 
 

@@ -17,7 +17,7 @@ from recsys_fed.federation.release import release_event
 from recsys_fed.federation.schedule import Schedule, begin, planned_request
 from recsys_fed.federation.update import Greeting, Request
 from recsys_fed.privacy.accounting import epsilon_of_history
-from recsys_fed.privacy.accounting.kinds import repeated
+from recsys_fed.privacy.accounting.composition import repeat
 from recsys_fed.privacy.calibration import SMALLEST_EPSILON
 from recsys_fed.privacy.events import PrivacyEvent
 from recsys_fed.privacy.guarantee import guarantee_of
@@ -129,7 +129,7 @@ def schedule_of_equal_runs(config: FederationConfig, catalogue: PublicCatalogue,
                 "Plan fewer runs, or a larger epsilon."
             )
         schedule = planned_schedule(replace(config, epsilon=epsilon), catalogue)
-        together = repeated(planned_events(schedule), runs)
+        together = repeat(planned_events(schedule), runs)
         cost = epsilon_of_history(guarantee.over_silos_kinds(together), delta=config.delta)
         if 0.99 * config.epsilon <= cost <= config.epsilon:
             return schedule

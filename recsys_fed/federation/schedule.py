@@ -31,9 +31,8 @@ from recsys_fed.federation.update import Greeting, Request, Update, check_update
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.privacy.calibration import calibrate_noise_multiplier
 from recsys_fed.privacy.events import PlannedRelease, events_of
-from recsys_fed.privacy.grid import grid_step
 from recsys_fed.privacy.guarantee import check_delta, guarantee_of
-from recsys_fed.privacy.integer_mechanism import ROUNDING_SLACK
+from recsys_fed.privacy.integer_mechanism import ROUNDING_SLACK, grid_step
 from recsys_fed.trainers import configured_trainer
 from recsys_fed.trainers.base import Layout, PublicFacts, Stage, Trainer
 

@@ -10,7 +10,7 @@ from recsys_fed import checks
 from recsys_fed.certificates.terms import epsilon_to_record
 from recsys_fed.errors import BudgetExceededError, ConfigurationError
 from recsys_fed.privacy.accounting import ACCOUNTANTS, epsilon_of_history, kinds_of
-from recsys_fed.privacy.accounting.kinds import Kinds
+from recsys_fed.privacy.accounting.composition import Kinds
 from recsys_fed.privacy.events import PrivacyEvent
 from recsys_fed.privacy.guarantee import Guarantee
 

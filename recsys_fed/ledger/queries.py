@@ -10,7 +10,7 @@ from recsys_fed.certificates.terms import Terms
 from recsys_fed.errors import LedgerIntegrityError
 from recsys_fed.ledger.entries import Entry, Limit, Release, entry_of, moment_of
 from recsys_fed.ledger.storage import entries_table
-from recsys_fed.privacy.accounting.kinds import Kinds, kinds_of, slack_of, slack_units
+from recsys_fed.privacy.accounting.composition import Kinds, kinds_of, slack_of, slack_units
 from recsys_fed.privacy.events import PrivacyEvent
 
 _columns = entries_table.c

@@ -11,7 +11,7 @@ from recsys_fed.certificates.figures import check_figures
 from recsys_fed.certificates.terms import Terms
 from recsys_fed.errors import LedgerIntegrityError
 from recsys_fed.ledger.entries import Entry, Limit, Release
-from recsys_fed.privacy.accounting.kinds import Kinds, kinds_of
+from recsys_fed.privacy.accounting.composition import Kinds, kinds_of
 from recsys_fed.privacy.events import PrivacyEvent
 
 # Events are merged by kind so many at a time.

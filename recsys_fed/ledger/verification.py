@@ -18,7 +18,7 @@ from recsys_fed.ledger.budget import ROUNDING, Spending, spending
 from recsys_fed.ledger.entries import NOTHING_BEFORE, Entry, Limit, Release, entry_of, entry_of_line
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.queries import row_of
-from recsys_fed.privacy.accounting.kinds import Kinds, kinds_of
+from recsys_fed.privacy.accounting.composition import Kinds, kinds_of
 from recsys_fed.privacy.events import PrivacyEvent
 
 # Events that are held before they are merged into their kinds.

@@ -18,7 +18,7 @@ from recsys_fed.federation.update import Request
 from recsys_fed.ledger.budget import spending, would_exceed, would_spend
 from recsys_fed.ledger.forecast import MOST_RUNS, runs_that_fit
 from recsys_fed.ledger.ledger import Ledger
-from recsys_fed.privacy.accounting.kinds import repeated
+from recsys_fed.privacy.accounting.composition import repeat
 from recsys_fed.privacy.events import PrivacyEvent
 from recsys_fed.privacy.guarantee import guarantee_of
 from recsys_fed.report.console import new_console, new_table, print_table
@@ -48,7 +48,7 @@ def plan_record(schedule: Schedule, *, runs: int = 1, ledger: Ledger | None = No
         "runs": runs,
     }
     if runs > 1:
-        record["all_runs"] = spending(repeated(events, runs), guarantee).to_dict()
+        record["all_runs"] = spending(repeat(events, runs), guarantee).to_dict()
     if ledger is not None:
         record["ledger"] = _ledger_record(ledger, events, runs=runs)
     return record
@@ -146,7 +146,7 @@ def _print_ledger(console: Console, ledger: Mapping[str, Any], runs: int) -> Non
 
 
 def _ledger_record(ledger: Ledger, events: tuple[PrivacyEvent, ...], *, runs: int) -> dict[str, Any]:
-    spent, planned = ledger.spending(), repeated(events, runs)
+    spent, planned = ledger.spending(), repeat(events, runs)
     limit = spent.guarantee.epsilon
     after = would_spend(spent.kinds, planned, spent.guarantee)
     fitting = runs_that_fit(spent.kinds, events, spent.guarantee)

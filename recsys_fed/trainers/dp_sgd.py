@@ -22,7 +22,7 @@ from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.models.signals import NOTHING, Signal
 from recsys_fed.models.user_blocks import UserHistories
-from recsys_fed.privacy.adaptive_clipping import JointRelease, count_share
+from recsys_fed.privacy.clipping import JointRelease, count_share
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers import popularity
 from recsys_fed.trainers.base import Layout, LocalNoise, PublicFacts, Stage, TableLayout, Tables

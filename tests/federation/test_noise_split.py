@@ -14,7 +14,7 @@ from recsys_fed.federation.masked_request import check_terms_of, modulus_of, rou
 from recsys_fed.federation.noise_split import masking_of, settled, share_of_silo
 from recsys_fed.federation.planning import PublicCatalogue, planned_schedule, stages_of
 from recsys_fed.federation.secure_aggregation.errors import TermsError
-from recsys_fed.privacy.integer_mechanism import noised
+from recsys_fed.privacy.integer_mechanism import add_noise
 from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.signing.keys import SigningKey
 
@@ -92,7 +92,7 @@ def test_the_sum_over_any_survivors_has_the_noise_that_is_said_and_never_less_th
     asked = stages_of(planned_schedule(config, PublicCatalogue(n_items=20_000)))[0].asked
     rng = np.random.default_rng(0)
     empty = np.zeros(asked.shape)
-    noise = [noised(empty, mechanism=asked.mechanism, noise=SeededNoise(5, n, silo)).ravel() for silo in range(n)]
+    noise = [add_noise(empty, mechanism=asked.mechanism, noise=SeededNoise(5, n, silo)).ravel() for silo in range(n)]
     promised = asked.noise_multiplier * asked.l2_clip_norm
     for survivors in range(threshold, n + 1):
         total = (sum(noise[:survivors]) + rng.uniform(-0.5, 0.5, len(empty))) * asked.grid_step

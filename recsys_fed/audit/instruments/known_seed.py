@@ -10,7 +10,7 @@ from recsys_fed.audit.instruments.finding import Finding
 from recsys_fed.audit.instruments.noise_scale import empty_silo
 from recsys_fed.audit.instruments.residuals import Bench
 from recsys_fed.federation.update import Request
-from recsys_fed.privacy.integer_mechanism import noised
+from recsys_fed.privacy.integer_mechanism import add_noise
 from recsys_fed.privacy.noise import SeededNoise
 
 # Purposes and release numbers that the attacker tries: those of a simulated silo's keys, and a few more.
@@ -21,7 +21,7 @@ _RELEASES = range(3)
 def predicted_noise(request: Request, *, purpose: int, seed: int, silo: int, release: int) -> npt.NDArray[np.float64]:
     """The integers that a silo would add if its key followed from these numbers, dither included."""
     zeros = np.zeros(request.shape)
-    drawn = noised(zeros, mechanism=request.mechanism, noise=SeededNoise(purpose, seed, silo, release))
+    drawn = add_noise(zeros, mechanism=request.mechanism, noise=SeededNoise(purpose, seed, silo, release))
     return drawn.astype(np.float64)
 
 

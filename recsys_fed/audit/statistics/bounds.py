@@ -14,7 +14,7 @@ from recsys_fed.audit.statistics.gaussian import GaussianEstimate, gaussian_esti
 from recsys_fed.audit.statistics.guesses import Guesses, extreme_guesses
 from recsys_fed.audit.statistics.one_run import one_run_epsilon
 from recsys_fed.audit.statistics.one_run_fdp import one_run_fdp_epsilon
-from recsys_fed.privacy.accounting.gaussian import largest_mu
+from recsys_fed.privacy.accounting.closed_forms import largest_mu
 
 CONFIDENCES = (0.95, 0.99)
 # Shares of the canaries that may be guessed about; the plan takes one of them before any score is seen.

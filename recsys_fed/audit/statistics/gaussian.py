@@ -14,7 +14,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from recsys_fed import checks
-from recsys_fed.privacy.accounting.gaussian import gaussian_delta
+from recsys_fed.privacy.accounting.closed_forms import gaussian_delta
 
 _LEAST_GROUP = 2
 

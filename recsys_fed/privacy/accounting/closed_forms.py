@@ -1,6 +1,11 @@
-"""A Rényi bound in closed form, for histories that the accountants cannot compute in a bounded time.
+"""Bounds in closed form: of the Gaussian mechanism without sampling, and of any history by Rényi divergences.
 
-Rényi divergence of order a of the Poisson-sampled Gaussian mechanism, for whole a >= 2 (arXiv 1908.10530, 3.3):
+The Gaussian mechanism: Balle and Wang, arXiv 1805.06083, Theorem 8, with mu the L2 sensitivity over the noise's
+standard deviation. k releases are one with mu^2 = sum of mu_i^2. Only a start for calibration: accountants have the
+last word.
+
+The Rényi bound is for histories that the accountants cannot compute in a bounded time. Rényi divergence of order a of
+the Poisson-sampled Gaussian mechanism, for whole a >= 2 (arXiv 1908.10530, 3.3):
 
     (a - 1) rdp(a) = log sum_i binomial(a, i) (1 - q)^(a - i) q^i exp((i^2 - i) / (2 noise^2))
 
@@ -14,13 +19,31 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaln, logsumexp, xlog1py, xlogy
+from scipy.optimize import brentq
+from scipy.special import gammaln, log_ndtr, logsumexp, xlog1py, xlogy
 
 from recsys_fed.privacy.events import PrivacyEvent
 
 _WHOLE = np.unique(np.concatenate([np.arange(2, 65), np.geomspace(64, 1024, 40).round()])).astype(np.int64)
 # Orders that are not whole: near 1 for large epsilons, beyond the whole ones for histories without sampling.
 _LOW, _HIGH = 1 + np.geomspace(1e-6, 0.99, 200), np.geomspace(1030, 1e9, 300)
+
+
+def gaussian_delta(mu: float, *, epsilon: float) -> float:
+    """Return the exact delta at `epsilon`: Phi(mu/2 - epsilon/mu) - e^epsilon Phi(-mu/2 - epsilon/mu)."""
+    first = math.exp(log_ndtr(mu / 2 - epsilon / mu))
+    return first - math.exp(epsilon + log_ndtr(-mu / 2 - epsilon / mu))
+
+
+def largest_mu(*, epsilon: float, delta: float) -> float:
+    """Return the mu at which the exact delta at `epsilon` > 0 is `delta` in (0, 1)."""
+    # mu = sqrt(2 epsilon) gives a delta above 1/4 or so; the doubling covers the deltas above that.
+    low, high = 1e-9, math.sqrt(2 * epsilon) + 1.0
+    while gaussian_delta(high, epsilon=epsilon) < delta:
+        high *= 2
+    while gaussian_delta(low, epsilon=epsilon) > delta:
+        low /= 2
+    return float(brentq(lambda mu: gaussian_delta(mu, epsilon=epsilon) - delta, low, high, xtol=1e-14))
 
 
 def renyi_bound(events: Sequence[PrivacyEvent], *, delta: float) -> float:

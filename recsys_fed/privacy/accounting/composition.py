@@ -22,7 +22,6 @@ _FIRST_GRID = 1e-3
 _SLACK_UNIT = 2**64
 # Of delta, that all negligible kinds together may cost outright.
 _NEGLIGIBLE = 1e-4
-
 Kinds = tuple[PrivacyEvent, ...]
 
 
@@ -58,7 +57,7 @@ def slack_of(units: int) -> float:
     return units / _SLACK_UNIT
 
 
-def repeated(events: Iterable[PrivacyEvent], times: int) -> Kinds:
+def repeat(events: Iterable[PrivacyEvent], times: int) -> Kinds:
     """The kinds of a history that happens so many times over."""
     kinds = kinds_of(events) if times else ()
     return tuple(replace(kind, steps=kind.steps * times, slack=kind.slack * times) for kind in kinds)
@@ -86,7 +85,7 @@ def few_kinds(events: Iterable[PrivacyEvent], *, most: int = MOST_SAMPLED_KINDS)
     return (replace(first, slack=math.fsum(event.slack for event in kinds)), *others)
 
 
-def without_negligible(kinds: Kinds, *, delta: float) -> Kinds:
+def drop_negligible(kinds: Kinds, *, delta: float) -> Kinds:
     """Return kinds whose epsilon is at least that of `kinds`, without those that cost nearly nothing.
 
     Their total variation is paid for out of delta, as slack: at most 1e-4 of delta; kinds of a size that
