@@ -9,14 +9,21 @@ from flwr.app import ConfigRecord, Context
 
 from client.state import Silo
 from client.training import training_of
-from recsys_fed.federation.masked_request import check_terms_of
+from recsys_fed.federation.messages import MaskedUpdate, Request
+from recsys_fed.federation.noise_split import check_terms_of
 from recsys_fed.federation.release import OnFailure
 from recsys_fed.federation.secure_aggregation import silo as protocol
 from recsys_fed.federation.secure_aggregation.errors import TermsError
-from recsys_fed.federation.secure_aggregation.silo_states import Advertised, Confirmed, Masked, Shared
-from recsys_fed.federation.secure_aggregation.state_bytes import KeptState, state_of, state_to_bytes
+from recsys_fed.federation.secure_aggregation.silo_state import (
+    Advertised,
+    Confirmed,
+    KeptState,
+    Masked,
+    Shared,
+    state_of,
+    state_to_bytes,
+)
 from recsys_fed.federation.secure_aggregation.terms import RoundTerms
-from recsys_fed.federation.update import MaskedUpdate, Request
 from recsys_fed.signing.canonical import sha256
 
 _RECORD, _KEY = "masked-round", "state"

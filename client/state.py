@@ -17,19 +17,19 @@ from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig, SimulationConfig, parse
 from recsys_fed.data.simulated import SimulatedFederation, silo_histories, simulated_federation
 from recsys_fed.errors import ConfigurationError, ProtocolError
-from recsys_fed.federation.noise_split import settled
+from recsys_fed.federation.distributed import check_ranks, over_ranks, rows_of_share, share_of
+from recsys_fed.federation.messages import Request, Update, payload_of, request_digest, update_of
+from recsys_fed.federation.noise_split import resolve_masking
 from recsys_fed.federation.plan import check_request
-from recsys_fed.federation.ranks import check_ranks, over_ranks, rows_of_share, share_of
 from recsys_fed.federation.release import (
     OnFailure,
     Randomness,
     SiloUsers,
     answer,
-    noised_integers,
+    noisy_integers,
     release_event,
 )
 from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms
-from recsys_fed.federation.update import Request, Update, payload_of, request_digest, update_of
 from recsys_fed.ledger.budget import Allowance
 from recsys_fed.ledger.entries import Entry
 from recsys_fed.ledger.ledger import Ledger
@@ -118,7 +118,7 @@ class Silo(ABC):
         """Charge, compute and return the answer; a request that was answered before gets the same bytes.
 
         Guarantees: the event is in the ledger, and durable there, before anything private is read. From then on there
-        is an answer of one shape, whatever the private data is: see `noised_integers`. Under one charge one draw
+        is an answer of one shape, whatever the private data is: see `noisy_integers`. Under one charge one draw
         leaves and never two.
 
         Raises:
@@ -156,7 +156,7 @@ class Silo(ABC):
         event = self._event(request)
         entry = self._charged(event, run=run, digest=request_digest(request), keep=False)
         randomness = self.randomness(entry.number - 1)
-        integers = noised_integers(request, self.trainer, self.users, randomness=randomness, on_failure=on_failure)
+        integers = noisy_integers(request, self.trainer, self.users, randomness=randomness, on_failure=on_failure)
         return MaskedInput(integers=integers, event=event, nonce=entry.draw)
 
     def _event(self, request: Request) -> ReleaseEvent:
@@ -206,7 +206,7 @@ def open_silo(context: Context) -> Silo:
         )
     config = parse(FederationConfig, context.run_config)
     config = replace(config, silos=config.silos or int(context.node_config["num-partitions"]))
-    config = settled(config, simulated=True)
+    config = resolve_masking(config, simulated=True)
     simulation = parse(SimulationConfig, context.run_config)
     federation = simulated_federation(simulation, silos=config.silos, seed=config.seed)
     index = int(context.node_config["partition-id"])

@@ -13,10 +13,9 @@ from flwr.serverapp import Grid, ServerApp
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig, parse
-from recsys_fed.federation.checkpoint import FILE as CHECKPOINT
-from recsys_fed.federation.checkpoint import checkpointed_silos, resume_schedule, save_checkpoint
-from recsys_fed.federation.noise_split import masking_of, settled
-from recsys_fed.federation.outcome import FederationLog
+from recsys_fed.federation.noise_split import masking_of, resolve_masking
+from recsys_fed.federation.run_files import FILE as CHECKPOINT
+from recsys_fed.federation.run_files import FederationLog, checkpointed_silos, resume_schedule, save_checkpoint
 from recsys_fed.federation.schedule import Schedule, agree, begin, item_embeddings
 from recsys_fed.models.device import use_threads
 from recsys_fed.privacy.guarantee import check_delta
@@ -42,7 +41,7 @@ def main(grid: Grid, context: Context) -> None:
     # Silos look at it too, but may not say why they refuse.
     check_delta(config.delta, n_users=config.declared_users)
     if config.silos:
-        masking_of(settled(config, simulated=True))
+        masking_of(resolve_masking(config, simulated=True))
     catalogue = Catalogue.load(config.catalogue) if config.catalogue else None
     run = config.training or str(context.run_id)
     gathered = gather(_patient(grid, config, masked=False), config, run=run)
@@ -50,7 +49,7 @@ def main(grid: Grid, context: Context) -> None:
     resumed = kept is not None and config.resume and kept.is_file()
     simulated = any(greeting.simulated for greeting in gathered.greetings.values())
     config = replace(config, silos=_silos(config, gathered, kept if resumed else None))
-    config = settled(config, simulated=simulated)
+    config = resolve_masking(config, simulated=simulated)
     begun = begin(config, agree(list(gathered.greetings.values()), catalogue), catalogue)
     schedule = resume_schedule(begun, kept) if resumed and kept is not None else begun
     run_log = FederationLog(folder=Path(config.output) if config.output else None, training=run)

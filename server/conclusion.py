@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 
 from recsys_fed.certificates.certificate import Certificate, read_certificate
 from recsys_fed.errors import DataFormatError, LedgerIntegrityError, ProtocolError
-from recsys_fed.federation.update import Greeting
+from recsys_fed.federation.messages import Greeting
 from recsys_fed.federation.wire import blob_from_records, blob_to_records
 from recsys_fed.models.items import ItemEmbeddings, item_embeddings_bytes
 from recsys_fed.signing.canonical import sha256

@@ -15,9 +15,8 @@ from flwr.serverapp import Grid
 
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ProtocolError
-from recsys_fed.federation.roster import read_roster
-from recsys_fed.federation.signed_greeting import check_greeting
-from recsys_fed.federation.update import PLAN, Greeting
+from recsys_fed.federation.admission import check_greeting, read_roster
+from recsys_fed.federation.messages import PLAN, Greeting
 from recsys_fed.federation.wire import greeting_from_records, invitation_to_records
 
 # Seconds to wait for all silos to be connected.

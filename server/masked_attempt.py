@@ -12,15 +12,15 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 
 from recsys_fed.errors import ProtocolError
-from recsys_fed.federation.masked_request import round_terms
+from recsys_fed.federation.messages import Released, Request, check_answers, released_of
+from recsys_fed.federation.noise_split import round_terms
 from recsys_fed.federation.secure_aggregation import server as protocol
 from recsys_fed.federation.secure_aggregation.errors import (
     SecureAggregationError,
     TooFewSurvivorsError,
     objection_of,
 )
-from recsys_fed.federation.secure_aggregation.unmasking import unmasked_sum
-from recsys_fed.federation.update import Released, Request, check_answers, released_of
+from recsys_fed.federation.secure_aggregation.server import unmasked_sum
 from recsys_fed.federation.wire import (
     blob_from_records,
     blob_to_records,

@@ -13,8 +13,8 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 
 from recsys_fed.errors import ProtocolError
+from recsys_fed.federation.messages import Greeting, Request
 from recsys_fed.federation.secure_aggregation.errors import SecureAggregationError
-from recsys_fed.federation.update import Greeting, Request
 from server.masked_attempt import Account, Attempt, Invited, MaskedSum
 
 MOST_ATTEMPTS = 3

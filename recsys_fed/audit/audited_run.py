@@ -16,13 +16,13 @@ from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig, SimulationConfig, Value, flat
 from recsys_fed.data.simulated import simulated_federation
 from recsys_fed.federation.inprocess import run_in_process
+from recsys_fed.federation.messages import Greeting
 from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
-from recsys_fed.federation.noise_split import settled
-from recsys_fed.federation.outcome import EMBEDDINGS
+from recsys_fed.federation.noise_split import resolve_masking
 from recsys_fed.federation.planning import PublicCatalogue, planned_schedule, stages_of
 from recsys_fed.federation.release import SiloUsers
+from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.federation.schedule import begin
-from recsys_fed.federation.update import Greeting
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
 from recsys_fed.simulation.apps import load_apps
@@ -71,7 +71,7 @@ def canary_data(
     """Craft canaries for a run, place them, and settle what the run declares of its users."""
     plain = simulated_federation(data, silos=config.silos, seed=config.seed)
     n_users = plain.train.shape[0]
-    config = settled(replace(config, declared_users=one_digit(n_users)), simulated=True)
+    config = resolve_masking(replace(config, declared_users=one_digit(n_users)), simulated=True)
     withheld = np.sort(rng.choice(n_users, size=min(withhold, n_users // 4), replace=False))
     kept = plain.train[np.setdiff1d(np.arange(n_users), withheld)]
     popularity = contribute_counts(histories_of(kept), l2_clip_norm=1.0)[:, 0].numpy()

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Message, RecordDict
 
+from recsys_fed.federation.messages import Request
 from recsys_fed.federation.secure_aggregation import server as protocol
 from recsys_fed.federation.secure_aggregation.errors import SecureAggregationError
+from recsys_fed.federation.secure_aggregation.server import unmasked_sum
 from recsys_fed.federation.secure_aggregation.terms import RoundTerms
-from recsys_fed.federation.secure_aggregation.unmasking import unmasked_sum
-from recsys_fed.federation.update import Request
 from recsys_fed.federation.wire import blob_from_records, masked_from_records, masked_request_from_records
 
 # Blobs of the exchanges around the request: what is answered, by the action that asks.

@@ -26,8 +26,8 @@ from recsys_fed.audit.mechanisms.mechanism import (
 from recsys_fed.audit.scores import Directions, round_scores
 from recsys_fed.audit.statistics.bounds import Bounds
 from recsys_fed.audit.transcript import Round
+from recsys_fed.federation.messages import Request
 from recsys_fed.federation.release import SiloUsers
-from recsys_fed.federation.update import Request
 
 Integers = npt.NDArray[np.int64]
 # Of the noise, above which the attacker takes off what the public seed predicts.

@@ -11,7 +11,7 @@ from recsys_fed.audit.power import Outcome
 from recsys_fed.audit.settings import AuditSettings
 from recsys_fed.audit.statistics.bounds import ceiling
 from recsys_fed.config import flat
-from recsys_fed.federation.outcome import EVENTS
+from recsys_fed.federation.run_files import EVENTS
 from recsys_fed.privacy.guarantee import guarantee_of
 from recsys_fed.simulation.record import finite, spent_by_silo
 from recsys_fed.versions import versions

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from scipy import sparse
 
 from recsys_fed.audit.mechanisms.mechanism import SUM, label
+from recsys_fed.federation.messages import Request
 from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
-from recsys_fed.federation.update import Request
 from recsys_fed.models.histories import histories_of
 from recsys_fed.trainers.base import Trainer
 

@@ -12,9 +12,9 @@ from flwr.clientapp import ClientApp
 from recsys_fed.audit.masked_tap import MaskedTap
 from recsys_fed.audit.mechanisms.mechanism import SUM, only_the_sum
 from recsys_fed.errors import ProtocolError
+from recsys_fed.federation.messages import Request, Update, request_digest
 from recsys_fed.federation.schedule import Schedule, advance, advance_by_sum
 from recsys_fed.federation.schedule import request as asked_by
-from recsys_fed.federation.update import Request, Update, request_digest
 from recsys_fed.federation.wire import request_from_records, update_from_records
 
 

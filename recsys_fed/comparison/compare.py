@@ -17,7 +17,7 @@ from recsys_fed.comparison.new_items import new_item_record
 from recsys_fed.comparison.personal import fold_in_lines, silo_lines
 from recsys_fed.comparison.pooled import pooled_lines, popularity_line
 from recsys_fed.data.simulated import SimulatedFederation
-from recsys_fed.federation.outcome import EMBEDDINGS
+from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
 from recsys_fed.simulation.progress import Progress, Steps
 from recsys_fed.simulation.runner import Simulation, prepared, simulate

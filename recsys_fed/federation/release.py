@@ -9,10 +9,10 @@ import torch
 from scipy import sparse
 
 from recsys_fed.errors import ProtocolError
+from recsys_fed.federation.messages import Request, Update
 from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
 from recsys_fed.federation.metrics_round import contribute_metrics
-from recsys_fed.federation.secure_aggregation.noise_share import slack_of_sum
-from recsys_fed.federation.update import Request, Update
+from recsys_fed.federation.noise_split import slack_of_sum
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.integer_mechanism import ROUNDING_SLACK, add_noise, to_int32
@@ -74,8 +74,8 @@ def answer(
     randomness: Randomness,
     on_failure: OnFailure = raise_it,
 ) -> Update:
-    """Compute what the silo releases for a request that is not masked; see `noised_integers`."""
-    grid = noised_integers(request, trainer, users, randomness=randomness, on_failure=on_failure)
+    """Compute what the silo releases for a request that is not masked; see `noisy_integers`."""
+    grid = noisy_integers(request, trainer, users, randomness=randomness, on_failure=on_failure)
     return Update(
         silo=silo,
         total=to_int32(grid),
@@ -85,7 +85,7 @@ def answer(
     )
 
 
-def noised_integers(
+def noisy_integers(
     request: Request,
     trainer: Trainer,
     users: Callable[[], SiloUsers],

@@ -1,6 +1,6 @@
 """Whose turn it is in a masked round: a silo's state is used once, whatever a server sends and however often.
 
-A state travels with the silo's process (see `secure_aggregation.state_bytes`). A server that sends two messages at
+A state travels with the silo's process (see `secure_aggregation.silo_state`). A server that sends two messages at
 once may make two processes start from copies of it, and two answers from one state would sign two views of the round.
 So before an answer leaves, the digest of the state that it used is exchanged for that of the state after it, in the
 one database that all processes of the silo share.

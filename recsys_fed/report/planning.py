@@ -9,12 +9,11 @@ from rich.console import Console
 
 from recsys_fed.certificates.terms import epsilon_to_record
 from recsys_fed.config import FederationConfig
-from recsys_fed.federation.masked_request import modulus_of
+from recsys_fed.federation.messages import Request
 from recsys_fed.federation.metrics_round import STAGE as METRICS
-from recsys_fed.federation.noise_split import masking_of, share_of_silo
+from recsys_fed.federation.noise_split import masking_of, modulus_of, share_of_silo
 from recsys_fed.federation.planning import PlannedStage, planned_events, stages_of
 from recsys_fed.federation.schedule import Schedule
-from recsys_fed.federation.update import Request
 from recsys_fed.ledger.budget import spending, would_exceed, would_spend
 from recsys_fed.ledger.forecast import MOST_RUNS, runs_that_fit
 from recsys_fed.ledger.ledger import Ledger

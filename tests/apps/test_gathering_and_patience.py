@@ -9,9 +9,9 @@ from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import DataNotFoundError, ProtocolError
+from recsys_fed.federation.admission import sign_greeting
 from recsys_fed.federation.inprocess import _task_identity
-from recsys_fed.federation.signed_greeting import signed_greeting
-from recsys_fed.federation.update import Greeting
+from recsys_fed.federation.messages import Greeting
 from recsys_fed.federation.wire import greeting_to_records
 from recsys_fed.signing.keys import SigningKey
 from recsys_fed.simulation.apps import load_apps
@@ -57,7 +57,7 @@ class Nodes:
 def greeting(silo: str, node: int = 0, /, *, key: SigningKey | None = None, run: str = RUN, **changes) -> RecordDict:
     """What a silo says from a node; `changes` are made after it was signed."""
     made = Greeting(silo=silo, catalogue_hash="c0ffee", n_items=3)
-    signed = signed_greeting(made, OWNERS[silo] if key is None else key, run=run, node=node)
+    signed = sign_greeting(made, OWNERS[silo] if key is None else key, run=run, node=node)
     return greeting_to_records(replace(signed, **changes))
 
 

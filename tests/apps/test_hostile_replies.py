@@ -151,9 +151,9 @@ def gathered_again(there, folder, told) -> set[int]:
 
 
 def collected_again(there, folder, told) -> set[int]:
-    from recsys_fed.federation.outcome import EMBEDDINGS
-    from recsys_fed.federation.roster import read_roster
-    from recsys_fed.federation.update import Greeting
+    from recsys_fed.federation.admission import read_roster
+    from recsys_fed.federation.messages import Greeting
+    from recsys_fed.federation.run_files import EMBEDDINGS
     from recsys_fed.models.items import load_item_embeddings
 
     keys = read_roster(folder / "roster.json")

@@ -13,9 +13,9 @@ from flwr.app import Array, ArrayRecord, Message
 
 from recsys_fed.config import flat
 from recsys_fed.errors import PrivacyError, ProtocolError
+from recsys_fed.federation.admission import sign_greeting
 from recsys_fed.federation.inprocess import run_in_process
-from recsys_fed.federation.outcome import EMBEDDINGS, EVENTS, FEDERATION
-from recsys_fed.federation.signed_greeting import signed_greeting
+from recsys_fed.federation.run_files import EMBEDDINGS, EVENTS, FEDERATION
 from recsys_fed.federation.wire import greeting_from_records, greeting_to_records
 from recsys_fed.models.items import load_item_embeddings
 from recsys_fed.signing.keys import SigningKey
@@ -90,7 +90,7 @@ def test_a_silo_with_another_catalogue_stops_the_run(tmp_path):
     def other(message, reply):
         greeting = replace(greeting_from_records(reply.content), catalogue_hash="c0ffee")
         run, node = str(message.metadata.run_id), message.metadata.dst_node_id
-        signed = signed_greeting(greeting, SigningKey.generate(), run=run, node=node)
+        signed = sign_greeting(greeting, SigningKey.generate(), run=run, node=node)
         return Message(greeting_to_records(signed), reply_to=message)
 
     with pytest.raises(ProtocolError, match="silos silo-1 hold another than silo-0"):

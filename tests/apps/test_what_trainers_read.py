@@ -14,7 +14,7 @@ from client.deployed import forget_silos, open_deployed_silo
 from client.state import forget_histories, open_silo
 from recsys_fed.config import FederationConfig, SimulationConfig, flat
 from recsys_fed.data.simulated import simulated_federation
-from recsys_fed.federation.outcome import EMBEDDINGS
+from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.models import stored_histories
 from recsys_fed.models.signals import Signal
 from recsys_fed.simulation.runner import Simulation, simulate

@@ -10,8 +10,14 @@ from scipy import stats
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.federation.aggregation import noise_on_total
-from recsys_fed.federation.masked_request import check_terms_of, modulus_of, round_terms
-from recsys_fed.federation.noise_split import masking_of, settled, share_of_silo
+from recsys_fed.federation.noise_split import (
+    check_terms_of,
+    masking_of,
+    modulus_of,
+    resolve_masking,
+    round_terms,
+    share_of_silo,
+)
 from recsys_fed.federation.planning import PublicCatalogue, planned_schedule, stages_of
 from recsys_fed.federation.secure_aggregation.errors import TermsError
 from recsys_fed.privacy.integer_mechanism import add_noise
@@ -27,7 +33,7 @@ def silos(n: int, **changes) -> FederationConfig:
 
 def test_auto_is_on_for_three_or_more_deployed_silos_whose_noise_can_be_split():
     def mode(config: FederationConfig, *, simulated: bool = False) -> str:
-        return settled(replace(config, secure_aggregation="auto"), simulated=simulated).secure_aggregation
+        return resolve_masking(replace(config, secure_aggregation="auto"), simulated=simulated).secure_aggregation
 
     assert [mode(silos(n)) for n in (1, 2, 3, 10)] == ["off", "off", "on", "on"]
     assert mode(silos(10), simulated=True) == "off"
@@ -40,16 +46,16 @@ def test_auto_is_on_for_three_or_more_deployed_silos_whose_noise_can_be_split():
 
 @pytest.mark.parametrize(("n", "deployed"), [(3, 3), (4, 3), (5, 4), (10, 9), (19, 18), (20, 18), (100, 90)])
 def test_by_the_rule_one_deployed_silo_in_ten_may_drop_out_and_no_simulated_one(n, deployed):
-    assert masking_of(settled(silos(n), simulated=False)).threshold == deployed
-    assert masking_of(settled(silos(n), simulated=True)).threshold == n
+    assert masking_of(resolve_masking(silos(n), simulated=False)).threshold == deployed
+    assert masking_of(resolve_masking(silos(n), simulated=True)).threshold == n
     said = silos(n, secure_aggregation_threshold=n)
-    assert settled(said, simulated=False).secure_aggregation_threshold == n
+    assert resolve_masking(said, simulated=False).secure_aggregation_threshold == n
 
 
 def test_settling_twice_changes_nothing():
-    once = settled(silos(10), simulated=False)
-    assert settled(once, simulated=True) == once
-    assert masking_of(settled(replace(ON, secure_aggregation="off"), simulated=True)) is None
+    once = resolve_masking(silos(10), simulated=False)
+    assert resolve_masking(once, simulated=True) == once
+    assert masking_of(resolve_masking(replace(ON, secure_aggregation="off"), simulated=True)) is None
 
 
 @pytest.mark.parametrize(
@@ -70,7 +76,7 @@ def test_settling_twice_changes_nothing():
     ],
 )
 def test_the_share_of_a_silo(changes, share):
-    config = settled(replace(silos(10), **changes), simulated=True)
+    config = resolve_masking(replace(silos(10), **changes), simulated=True)
     assert share_of_silo(config) == pytest.approx(share, rel=1e-12)
 
 

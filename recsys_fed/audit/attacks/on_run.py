@@ -11,8 +11,8 @@ from recsys_fed.audit.attacks.membership import membership
 from recsys_fed.audit.attacks.reconstruction import KnownSilo, Recovered, from_counts, from_lists, recovered
 from recsys_fed.audit.audited_run import AuditedRun
 from recsys_fed.audit.mechanisms.mechanism import Mechanism, quiet
+from recsys_fed.federation.messages import Request
 from recsys_fed.federation.release import SiloUsers
-from recsys_fed.federation.update import Request
 from recsys_fed.models.histories import histories_of
 
 # First release number of replays of attacks, apart from those of instruments.

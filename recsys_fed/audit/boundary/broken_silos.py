@@ -6,9 +6,9 @@ They are classes of the ClientApp's own silos, so they exist once the apps are l
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from recsys_fed.federation.messages import Request, Update
 from recsys_fed.federation.plan import derive_plan
 from recsys_fed.federation.release import OnFailure, raise_it
-from recsys_fed.federation.update import Request, Update
 from recsys_fed.simulation.apps import load_apps
 
 if TYPE_CHECKING:

@@ -25,9 +25,9 @@ from recsys_fed.audit.instruments.inputs import maximal_users, silo_of
 from recsys_fed.audit.mechanisms.mechanism import quiet
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
-from recsys_fed.federation.release import Randomness, noised_integers
+from recsys_fed.federation.messages import Greeting, Request
+from recsys_fed.federation.release import Randomness, noisy_integers
 from recsys_fed.federation.schedule import advance_by_sum, begin, request
-from recsys_fed.federation.update import Greeting, Request
 from recsys_fed.federation.wire import invitation_to_records, request_to_records
 from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.simulation.apps import load_apps
@@ -153,7 +153,7 @@ def honest_requests(
     asked = []
     while schedule.round < len(schedule.stages):
         asked.append(request(schedule))
-        integers = noised_integers(
+        integers = noisy_integers(
             quiet(asked[-1]), schedule.trainer, lambda: silo_of(ordinary), randomness=randomness
         )
         schedule = advance_by_sum(schedule, asked[-1], integers, n_silos=config.silos)

@@ -26,13 +26,12 @@ from recsys_fed.certificates.terms import Terms
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ProtocolError, RecsysFedError
 from recsys_fed.federation.inprocess import _task_identity
-from recsys_fed.federation.masked_request import round_terms
-from recsys_fed.federation.noise_split import masking_of
-from recsys_fed.federation.release import Randomness, SiloUsers, bounded_sum, noised_integers
+from recsys_fed.federation.messages import Request
+from recsys_fed.federation.noise_split import masking_of, round_terms
+from recsys_fed.federation.release import Randomness, SiloUsers, bounded_sum, noisy_integers
 from recsys_fed.federation.secure_aggregation import server as masked_server
 from recsys_fed.federation.secure_aggregation import silo as masked_silo
 from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms
-from recsys_fed.federation.update import Request
 from recsys_fed.federation.wire import (
     blob_from_records,
     blob_to_records,
@@ -169,7 +168,7 @@ class NeighbouringSilos:
             sums = [_sum_of(asked, trainer, read) for read in users]
             self._distance("sum", float(np.linalg.norm(sums[1] - sums[0])) / request.l2_clip_norm)
         integers = [
-            noised_integers(asked, trainer, read, randomness=_fixed(), on_failure=lambda _: None) for read in users
+            noisy_integers(asked, trainer, read, randomness=_fixed(), on_failure=lambda _: None) for read in users
         ]
         moved = float(np.linalg.norm((integers[1] - integers[0]).astype(np.float64)))
         self._distance("rounded sum", moved / asked.mechanism.sensitivity)

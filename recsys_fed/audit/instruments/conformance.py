@@ -15,8 +15,8 @@ from recsys_fed.audit.instruments.noise_scale import noise_scale
 from recsys_fed.audit.instruments.residuals import Bench
 from recsys_fed.audit.instruments.sensitivity import sensitivity
 from recsys_fed.audit.mechanisms.mechanism import Mechanism
+from recsys_fed.federation.messages import Request
 from recsys_fed.federation.schedule import Schedule
-from recsys_fed.federation.update import Request
 from recsys_fed.trainers.popularity import STAGE as COUNTS_STAGE
 
 # Users of the ordinary silo of the benches, and releases of each kind for the likelihood ratio.

@@ -9,7 +9,7 @@ from scipy.stats import norm
 from recsys_fed.audit.instruments.finding import Finding
 from recsys_fed.audit.instruments.noise_scale import empty_silo
 from recsys_fed.audit.instruments.residuals import Bench
-from recsys_fed.federation.update import Request
+from recsys_fed.federation.messages import Request
 from recsys_fed.privacy.integer_mechanism import add_noise
 from recsys_fed.privacy.noise import SeededNoise
 

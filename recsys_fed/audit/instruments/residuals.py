@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys_fed.audit.mechanisms.mechanism import Mechanism, promised_deviation, quiet
+from recsys_fed.federation.messages import Request
 from recsys_fed.federation.release import SiloUsers
 from recsys_fed.federation.schedule import Schedule
-from recsys_fed.federation.update import Request
 
 # Entries of all repetitions together: the scale is then known to 0.7%.
 WANTED_ENTRIES = 10_000

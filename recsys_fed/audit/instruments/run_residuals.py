@@ -11,7 +11,7 @@ from recsys_fed.audit.instruments.finding import Finding
 from recsys_fed.audit.instruments.independence import correlation_finding
 from recsys_fed.audit.instruments.noise_scale import scale_findings
 from recsys_fed.audit.mechanisms.mechanism import promised_deviation
-from recsys_fed.federation.update import Request
+from recsys_fed.federation.messages import Request
 
 Integers = npt.NDArray[np.int64]
 RunResiduals = Sequence[tuple[Request, Mapping[str, npt.NDArray[np.float64]]]]

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from recsys_fed.audit.mechanisms.broken_sums import RecordLevel, Unclipped, WeightedByCount
 from recsys_fed.audit.mechanisms.mechanism import Mechanism
+from recsys_fed.federation.messages import Request, Update
 from recsys_fed.federation.release import Randomness, SiloUsers
 from recsys_fed.federation.schedule import Schedule
-from recsys_fed.federation.update import Request, Update
 from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.trainers.base import Trainer
 

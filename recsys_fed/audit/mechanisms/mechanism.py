@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys_fed.errors import PrivacyError
+from recsys_fed.federation.messages import Request, Update
 from recsys_fed.federation.release import Randomness, SiloUsers, answer
 from recsys_fed.federation.schedule import Schedule, advance
-from recsys_fed.federation.update import Request, Update
 from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.trainers.base import Trainer
 

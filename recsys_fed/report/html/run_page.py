@@ -8,7 +8,7 @@ from typing import Any
 
 from recsys_fed.certificates.run import verify_run
 from recsys_fed.errors import DataFormatError, DataNotFoundError
-from recsys_fed.federation.outcome import CERTIFICATES, EMBEDDINGS, EVENTS
+from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
 from recsys_fed.privacy.guarantee import Guarantee
 from recsys_fed.report.html.budget_page import Spent, budget_section, spent_by_events, spent_by_ledger
 from recsys_fed.report.html.charts import interval_chart

@@ -3,7 +3,7 @@
 Rank 0 is the silo: it talks to the server, keeps the budget, draws the noise. The other ranks hold a share of the
 users each and add up what rank 0 asks them for; nothing leaves the silo but what rank 0 releases.
 
-    rank 0   SharedTrainer.contribution --job--> every rank: sum over its users --reduce--> rank 0: noise, release
+    rank 0   _SharedTrainer.contribution --job--> every rank: sum over its users --reduce--> rank 0: noise, release
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +17,7 @@ import torch
 from torch import distributed
 
 from recsys_fed.errors import ConfigurationError, EngineError, ProtocolError
-from recsys_fed.federation.update import Request
+from recsys_fed.federation.messages import Request
 from recsys_fed.models.histories import Histories
 from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.models.signals import Signal
@@ -66,7 +66,7 @@ class Share:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharedTrainer:
+class _SharedTrainer:
     """A trainer on rank 0 whose contributions are summed over all ranks; its server half is the trainer's own."""
 
     trainer: Trainer
@@ -147,7 +147,7 @@ def check_ranks(request: Request) -> None:
 
 def over_ranks(trainer: Trainer, *, silo: str) -> Trainer:
     """The trainer, summing over the ranks of this silo where there are several."""
-    return SharedTrainer(trainer=trainer, silo=silo) if several_ranks() else trainer
+    return _SharedTrainer(trainer=trainer, silo=silo) if several_ranks() else trainer
 
 
 def share_of(histories: Histories | StoredHistories) -> UserHistories:

@@ -11,9 +11,7 @@ from silo_data import make_histories
 
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError, ProtocolError
-from recsys_fed.federation.aggregation import total_of
-from recsys_fed.federation.plausible import check_norm, largest_norm
-from recsys_fed.federation.robust import noise_factor, robust_total
+from recsys_fed.federation.aggregation import check_norm, largest_norm, noise_factor, robust_total, total_of
 from recsys_fed.federation.schedule import advance, request
 
 KINDS = [("median", 0.2), ("trimmed-mean", 0.2)]

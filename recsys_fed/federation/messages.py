@@ -30,7 +30,7 @@ class Greeting:
 
     `simulated` silos draw their noise from a seed, and their rounds are not masked unless somebody asks for it.
     `plan` is the version of the rules by which the silo derives what it will answer.
-    `signature` is that of the ledger's key, see `federation.signed_greeting`.
+    `signature` is that of the ledger's key, see `federation.admission`.
     """
 
     silo: str

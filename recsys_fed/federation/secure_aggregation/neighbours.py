@@ -1,4 +1,4 @@
-"""How many neighbours a silo needs, and how many of them hold its secrets together.
+"""Who is whose neighbour in a round, how many neighbours a silo needs, and how many hold its secrets together.
 
 Up to 32 silos everybody is everybody's neighbour and the threshold of the shares is that of the round. Above, the
 silos stand on a ring in an order that nobody chose, and a silo's neighbours are the k / 2 on either side (a Harary
@@ -7,7 +7,7 @@ n silos, t the threshold of the round, d = n - t dropouts and c declared colludi
 
 1. for c silos *anywhere on the ring*, and dropouts chosen by the server: fewer than `shares` neighbours of a silo
    collude (shares > c). That the survivors hang together without any c of them, every silo checks on the actual
-   set of survivors (`ring.check_spread`). Nothing is left to chance, so choosing keys until the order suits does not
+   set of survivors (`check_spread`). Nothing is left to chance, so choosing keys until the order suits does not
    help an attacker.
 2. for g = max(c, n / 3) silos that collude with a server that keeps to the protocol, and did not choose their
    places, and d dropouts at random: no silo has `shares` or more of them as neighbours, and no two gaps of k / 2 cut
@@ -17,12 +17,19 @@ n silos, t the threshold of the round, d = n - t dropouts and c declared colludi
 
 Places on the ring are a uniformly random order, so the numbers of neighbours that collude or drop out are
 hypergeometric; their tails are computed exactly and added up over all silos.
+
+The order on the ring follows from all signed keys together. The last silo that signs its keys could try out several;
+see point 2 for what that gains it.
 """
 
+import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from scipy.stats import hypergeom
+
+from recsys_fed.federation.secure_aggregation.errors import TooFewSurvivorsError
 
 COMPLETE_UP_TO = 32
 PRIVACY_FAILURE, COMPLETION_FAILURE = 2.0**-40, 2.0**-30
@@ -75,3 +82,59 @@ def _sparse(n: int, threshold: int, colluding: int, degree: int) -> Neighbourhoo
     if shares <= max(colluding, 1) or known + cut >= PRIVACY_FAILURE or lost >= least:
         return None
     return Neighbourhood(degree=degree, shares=shares, privacy_failure=known + cut, completion_failure=gaps + lost)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ring:
+    """The silos in their order on the ring, and how far their neighbourhoods reach."""
+
+    order: tuple[str, ...]
+    neighbourhood: Neighbourhood
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Each silo's place on the ring, from 0."""
+        return {silo: place for place, silo in enumerate(self.order)}
+
+    @property
+    def complete(self) -> bool:
+        """Whether everybody is everybody's neighbour."""
+        return self.neighbourhood.degree >= len(self.order) - 1
+
+    def neighbours(self, silo: str) -> frozenset[str]:
+        """The silos that this one shares masks and secrets with; being a neighbour is mutual."""
+        if self.complete:
+            return frozenset(self.order) - {silo}
+        place, half, n = self.places[silo], self.neighbourhood.degree // 2, len(self.order)
+        steps = (*range(-half, 0), *range(1, half + 1))
+        return frozenset(self.order[(place + step) % n] for step in steps)
+
+
+def ring_of(silos: Collection[str], *, seed: bytes, threshold: int, colluding: int) -> Ring:
+    """The ring of a round, the same for everybody: silos in the order of SHA-256(seed, silo)."""
+    order = sorted(silos, key=lambda silo: hashlib.sha256(seed + bytes.fromhex(silo)).digest())
+    wide = neighbourhood(n_silos=len(order), threshold=threshold, colluding=colluding)
+    return Ring(order=tuple(order), neighbourhood=wide)
+
+
+def check_spread(ring: Ring, survivors: Collection[str], *, colluding: int) -> None:
+    """Refuse survivors that c colluding silos could fall apart into two groups with sums of their own.
+
+    Guarantees: without any c of the survivors, the others still hang together by masks that only they know. To cut
+    the ring takes two gaps of k / 2 places; each holds more than c / 2 survivors, so c silos do not suffice.
+
+    Raises:
+        TooFewSurvivorsError: k / 2 silos in a row have dropped out, or nearly.
+    """
+    if ring.complete:
+        return
+    half, n = ring.neighbourhood.degree // 2, len(ring.order)
+    alive = [silo in survivors for silo in ring.order]
+    inside = sum(alive[:half])
+    for place in range(n):
+        if 2 * inside <= colluding:
+            raise TooFewSurvivorsError(
+                f"Expected more than {colluding / 2:g} survivors among any {half} silos in a row, got {inside} from "
+                f"place {place}. Try the round again with the silos that are there."
+            )
+        inside += alive[(place + half) % n] - alive[place]

@@ -1,20 +1,69 @@
-"""A silo's state between two exchanges as bytes, for a silo whose process ends after each message.
+"""What a silo keeps between two exchanges of a round: in memory only, used once.
 
-Canonical JSON with the name of the state. The bytes hold the secrets of one attempt at one round: whoever keeps them
-keeps them in memory, gives them out once and to the silo itself only. Nothing is verified that was verified before.
+Each state is frozen and holds what later steps need and no more; the identity key is never part of one. As bytes they
+are for a silo whose process ends after each message: canonical JSON with the name of the state. The bytes hold the
+secrets of one attempt at one round: whoever keeps them keeps them in memory, gives them out once and to the silo
+itself only. Nothing is verified that was verified before.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from recsys_fed.errors import DataFormatError
-from recsys_fed.federation.secure_aggregation.agreement import RoundSecrets
+from recsys_fed.federation.secure_aggregation.crypto import RoundSecrets
 from recsys_fed.federation.secure_aggregation.errors import ReplayedMessageError
 from recsys_fed.federation.secure_aggregation.roster import Advertisement, Roster
-from recsys_fed.federation.secure_aggregation.sealing import SharePair
-from recsys_fed.federation.secure_aggregation.silo_states import Advertised, Confirmed, Masked, Shared
+from recsys_fed.federation.secure_aggregation.shares import SharePair
 from recsys_fed.federation.secure_aggregation.terms import RoundTerms
 from recsys_fed.signing.canonical import canonical, exactly, parse_canonical
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Advertised:
+    """This silo's keys are out; nothing else is."""
+
+    terms: RoundTerms
+    secrets: RoundSecrets
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Shared:
+    """Shares of this silo's secrets are out; `kept` is the pair that it holds of its own."""
+
+    roster: Roster
+    secrets: RoundSecrets
+    kept: SharePair
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Received:
+    """The neighbours' shares are in, `held` by silo; this silo is ready to contribute."""
+
+    roster: Roster
+    secrets: RoundSecrets
+    sharers: tuple[str, ...]
+    held: Mapping[str, SharePair]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Masked:
+    """The masked input is out and charged; this silo's own secrets are forgotten."""
+
+    roster: Roster
+    sharers: tuple[str, ...]
+    held: Mapping[str, SharePair]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Confirmed:
+    """This silo has signed who survived, once."""
+
+    roster: Roster
+    survivors: tuple[str, ...]
+    view: bytes
+    held: Mapping[str, SharePair]
+
 
 # `Received` is none of them: a silo masks its input in the exchange in which it receives its shares.
 KeptState = Advertised | Shared | Masked | Confirmed
