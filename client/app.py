@@ -37,7 +37,7 @@ from recsys_fed.federation.wire import (
 from recsys_fed.ledger.certify import certify
 from recsys_fed.models.allocator import return_large_arrays
 from recsys_fed.models.device import use_threads
-from recsys_fed.signing.canonical import sha256
+from recsys_fed.signing import sha256
 
 # Flower's code for an exception in a ClientApp.
 _RAISED = 1

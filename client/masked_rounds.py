@@ -24,7 +24,7 @@ from recsys_fed.federation.secure_aggregation.silo_state import (
     state_to_bytes,
 )
 from recsys_fed.federation.secure_aggregation.terms import RoundTerms
-from recsys_fed.signing.canonical import sha256
+from recsys_fed.signing import sha256
 
 _RECORD, _KEY = "masked-round", "state"
 # Before the bytes of a state that is used up, while the answer to it is computed.

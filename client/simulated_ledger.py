@@ -4,14 +4,14 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from recsys_fed.certificates.terms import Terms
+from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.config import FederationConfig, SimulationConfig
 from recsys_fed.errors import DataNotFoundError, KeyFileError
 from recsys_fed.federation.noise_split import masking_of
 from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.guarantee import Guarantee
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey
 
 LEDGER, KEY = "ledger.sqlite", "signing.key"
 
@@ -77,7 +77,7 @@ def _opened(
         return Ledger.open(str(path), key=key, durable=False), key
     if not key_file.is_file():
         key.save(key_file)
-    terms = Terms(
+    terms = LedgerTerms(
         silo=silo,
         public_key=key.public_key,
         guarantee=guarantee,

@@ -38,9 +38,9 @@ from recsys_fed.models.signals import Signal
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.noise import SeededNoise
-from recsys_fed.signing.keys import SigningKey
-from recsys_fed.trainers import configured_trainer
-from recsys_fed.trainers.base import Trainer
+from recsys_fed.signing import SigningKey
+from recsys_fed.trainers.registry import configured_trainer
+from recsys_fed.trainers.trainer import Trainer
 from recsys_fed.versions import version_of
 
 # Purposes of a simulation's seed: streams that must differ have different numbers.

@@ -4,6 +4,7 @@ All three speak the same flat keys, `embedding-dim = 16` or `dp-sgd.schedule = "
 [dp-sgd] is the same as the dotted key. Below this module nobody reads a mapping.
 """
 
+import json
 import math
 import tomllib
 from collections.abc import Mapping
@@ -11,13 +12,14 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_origin, get_type_hints
 
-from recsys_fed import checks
+from recsys_fed import checks, extensions
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 
 NOISE = ("own", "central")
 SECURE_AGGREGATION = ("auto", "on", "off")
 ROBUST = ("none", "median", "trimmed-mean")
-TRAINER_NAMES = ("auto", "spectral", "dp-sgd", "popularity")
+BUILT_IN_TRAINERS = ("auto", "spectral", "dp-sgd", "popularity")
+_TRAINERS = "recsys_fed.trainers"
 FEATURE_KINDS = ("categories", "decades", "words", "vectors")
 ENGINES = ("in-process", "flower")
 HELD_OUT = ("test", "validation")
@@ -34,7 +36,7 @@ class FederationConfig:
     """What server and silos agree on. All of it is public.
 
     Attributes:
-        trainer: "auto", "spectral", "dp-sgd" or "popularity".
+        trainer: "auto", "spectral", "dp-sgd", "popularity", or the name of one that somebody brings (`extensions`).
         epsilon, delta: the guarantee of every user, over all rounds of the run; epsilon may be inf (no noise).
         rounds: exchanges of messages that train, counts included; 0 takes the trainer's rule.
         embedding_dim: length of the vectors; 0 takes the trainer's rule.
@@ -64,6 +66,9 @@ class FederationConfig:
         minimum_silos: a round needs answers of so many; 0 needs at least one. Divisors stay those of all `silos`.
         robust: "none", sums of silos; "median" or "trimmed-mean" of the silos by coordinate (`aggregation`).
         trim: share of the silos that the trimmed mean leaves out at each end.
+        dp_sgd: settings of the trainer dp-sgd.
+        trainer_settings: settings of a trainer that somebody brings, JSON; or `key = value, ...` as in TOML. In flat
+            keys they are NAME.key, too.
     """
 
     trainer: str = "spectral"
@@ -93,9 +98,12 @@ class FederationConfig:
     robust: str = "none"
     trim: float = 0.2
     dp_sgd: Mapping[str, Value] = field(default_factory=dict)
+    trainer_settings: str = ""
 
     def __post_init__(self) -> None:
-        checks.one_of(TRAINER_NAMES, trainer=self.trainer)
+        if self.trainer not in BUILT_IN_TRAINERS:
+            checks.one_of((*BUILT_IN_TRAINERS, *extensions.extension_names(_TRAINERS)), trainer=self.trainer)
+        object.__setattr__(self, "trainer_settings", _as_json(self.trainer_settings))
         checks.one_of(NOISE, noise=self.noise)
         checks.one_of(SECURE_AGGREGATION, secure_aggregation=self.secure_aggregation)
         checks.at_least(0, secure_aggregation_threshold=self.secure_aggregation_threshold)
@@ -259,15 +267,43 @@ def parse(kind: type[T], record: Mapping[str, object]) -> T:
             inner = {k.removeprefix(prefix): v for k, v in record.items() if k.startswith(prefix)}
             values[declared.name] = {k.replace("-", "_"): v for k, v in inner.items()}
         elif key in record and declared.default is not MISSING:
-            values[declared.name] = _typed(key, hints[declared.name], record[key])
+            values[declared.name] = typed_value(key, hints[declared.name], record[key])
+    if kind is FederationConfig:
+        values |= _settings_of_trainer(str(record.get("trainer", "")), record)
     return kind(**values)
+
+
+def _settings_of_trainer(name: str, record: Mapping[str, object]) -> dict[str, Any]:
+    """Flat keys NAME.key of a trainer that somebody brings, and what stands under trainer-settings beside them."""
+    own = {
+        key.removeprefix(f"{name}."): value for key, value in record.items() if name and key.startswith(f"{name}.")
+    }
+    if not own or name in BUILT_IN_TRAINERS:
+        return {}
+    beside = json.loads(_as_json(str(record.get("trainer-settings", ""))) or "{}")
+    return {"trainer_settings": json.dumps({**beside, **own}, sort_keys=True)}
+
+
+def _as_json(text: str) -> str:
+    """Settings of a trainer as JSON with sorted keys; "" where there are none."""
+    if not text.strip():
+        return ""
+    try:
+        found = (
+            json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(f"settings = {{{text}}}")["settings"]
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"Expected trainer-settings as JSON or `key = value, ...`: {error}.") from error
+    return json.dumps(found, sort_keys=True) if found else ""
 
 
 def known_key(key: str) -> bool:
     """Whether a flat key belongs to any part of the configuration."""
     names = {f.name.replace("_", "-") for kind in (FederationConfig, SimulationConfig) for f in fields(kind)}
     head, dot, _ = key.partition(".")
-    return head in names and (head == "dp-sgd") == bool(dot)
+    if dot:
+        return head == "dp-sgd" or head in extensions.extension_names(_TRAINERS)
+    return head in names and head != "dp-sgd"
 
 
 def read_toml(path: Path) -> dict[str, object]:
@@ -323,7 +359,7 @@ def _literal(value: Value) -> str:
     return repr(value)
 
 
-def _typed(key: str, expected: type, value: object) -> object:
+def typed_value(key: str, expected: type, value: object) -> object:
     """Return a value of the expected type; whole numbers are fine where a float is expected."""
     if expected is float and type(value) is int and abs(value) < 2**53:
         return float(value)

@@ -13,7 +13,7 @@ from recsys_fed.errors import DataFormatError, LedgerIntegrityError, ProtocolErr
 from recsys_fed.federation.messages import Greeting
 from recsys_fed.federation.wire import blob_from_records, blob_to_records
 from recsys_fed.models.items import ItemEmbeddings, item_embeddings_bytes
-from recsys_fed.signing.canonical import sha256
+from recsys_fed.signing import sha256
 
 
 @dataclass(frozen=True, kw_only=True)

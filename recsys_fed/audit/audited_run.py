@@ -28,8 +28,8 @@ from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
 from recsys_fed.simulation.apps import load_apps
 from recsys_fed.simulation.progress import Progress, ReleaseCounter
 from recsys_fed.simulation.runner import one_digit
-from recsys_fed.trainers import configured_trainer
 from recsys_fed.trainers.popularity import contribute_counts
+from recsys_fed.trainers.registry import configured_trainer
 
 _CATALOGUE, _DATA, _RUN = "catalogue.parquet", "data", "run"
 

@@ -20,7 +20,7 @@ from recsys_fed.audit.mechanisms.mechanism import SUM, label
 from recsys_fed.federation.messages import Request
 from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
 from recsys_fed.models.histories import histories_of
-from recsys_fed.trainers.base import Trainer
+from recsys_fed.trainers.trainer import Trainer
 
 Integers = npt.NDArray[np.int64]
 

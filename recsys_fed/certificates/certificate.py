@@ -4,18 +4,20 @@ It holds nothing that is not public already: events, digests, figures that follo
 and the head of its ledger. A later ledger that lacks this head was cut or replaced.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from recsys_fed.certificates.terms import Terms
+from recsys_fed.certificates.terms import LedgerTerms, epsilon_from_record
 from recsys_fed.errors import DataFormatError, LedgerIntegrityError
-from recsys_fed.privacy.events import ReleaseEvent
-from recsys_fed.signing.canonical import canonical, exactly, parse_canonical, text_of
-from recsys_fed.signing.keys import SigningKey, verified
+from recsys_fed.privacy.accounting import ACCOUNTANTS, epsilon_of_history
+from recsys_fed.privacy.events import PrivacyEvent, ReleaseEvent
+from recsys_fed.privacy.guarantee import Guarantee
+from recsys_fed.signing import SigningKey, canonical, parse_canonical, require_keys, text_of, verify_signature
 
-VERSION = 1
-PURPOSE = "run certificate"
+_VERSION = 1
+_PURPOSE = "run certificate"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class Head:
     @classmethod
     def from_record(cls, record: object) -> Self:
         """Read a head; raises DataFormatError for anything else."""
-        known = exactly(record, {"number", "hash"}, "a head of a ledger")
+        known = require_keys(record, {"number", "hash"}, "a head of a ledger")
         if type(known["number"]) is not int:
             raise DataFormatError("Expected the number of an entry.")
         return cls(number=known["number"], hash=text_of(known, "hash"))
@@ -59,7 +61,7 @@ class Certificate:
         versions: of the software that answered.
     """
 
-    terms: Terms
+    terms: LedgerTerms
     run: str
     time: str
     genesis: str
@@ -74,7 +76,7 @@ class Certificate:
         """Return the certificate as JSON values."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         return plain | {
-            "version": VERSION,
+            "version": _VERSION,
             "terms": self.terms.to_record(),
             "head": vars(self.head),
             "releases": [vars(r) | {"event": r.event.to_dict()} for r in self.releases],
@@ -86,26 +88,26 @@ class Certificate:
     @classmethod
     def from_record(cls, record: object) -> Self:
         """Read a certificate; raises DataFormatError for anything else."""
-        known = exactly(record, {f.name for f in fields(cls)} | {"version"}, "a certificate")
-        if known["version"] != VERSION:
-            raise DataFormatError(f"Expected a certificate of version {VERSION}, got {known['version']!r}.")
+        known = require_keys(record, {f.name for f in fields(cls)} | {"version"}, "a certificate")
+        if known["version"] != _VERSION:
+            raise DataFormatError(f"Expected a certificate of version {_VERSION}, got {known['version']!r}.")
         if not isinstance(known["releases"], list) or not isinstance(known["terms"], Mapping):
             raise DataFormatError("Expected a certificate with its terms and its releases.")
         return cls(
-            terms=Terms.from_record(known["terms"]),
+            terms=LedgerTerms.from_record(known["terms"]),
             head=Head.from_record(known["head"]),
             releases=tuple(map(_release, known["releases"])),
-            epsilon_of_run=_figures(known, "epsilon_of_run"),
-            epsilon_in_all=_figures(known, "epsilon_in_all"),
+            epsilon_of_run=_figures_of(known, "epsilon_of_run"),
+            epsilon_in_all=_figures_of(known, "epsilon_in_all"),
             versions={name: str(text) for name, text in _mapping(known, "versions").items()},
             **{name: text_of(known, name) for name in ("run", "time", "genesis", "model")},
         )
 
 
-def signed_certificate(certificate: Certificate, key: SigningKey) -> bytes:
+def sign_certificate(certificate: Certificate, key: SigningKey) -> bytes:
     """Return the certificate as the one text that its signature covers."""
     record = certificate.to_record()
-    return canonical({"certificate": record, "signature": key.sign(PURPOSE, canonical(record))})
+    return canonical({"certificate": record, "signature": key.sign(_PURPOSE, canonical(record))})
 
 
 def read_certificate(text: bytes) -> Certificate:
@@ -115,10 +117,10 @@ def read_certificate(text: bytes) -> Certificate:
         DataFormatError: it is something else.
         LedgerIntegrityError: the signature does not hold.
     """
-    record = exactly(parse_canonical(text.strip()), {"certificate", "signature"}, "a signed certificate")
+    record = require_keys(parse_canonical(text.strip()), {"certificate", "signature"}, "a signed certificate")
     certificate = Certificate.from_record(record["certificate"])
     content = canonical(record["certificate"])
-    if not verified(certificate.terms.public_key, PURPOSE, content, text_of(record, "signature")):
+    if not verify_signature(certificate.terms.public_key, _PURPOSE, content, text_of(record, "signature")):
         raise LedgerIntegrityError(
             f"Expected the certificate of {certificate.terms.silo} to be signed by its key, it is not."
         )
@@ -126,7 +128,7 @@ def read_certificate(text: bytes) -> Certificate:
 
 
 def _release(record: object) -> CertifiedRelease:
-    known = exactly(record, {f.name for f in fields(CertifiedRelease)}, "a certified release")
+    known = require_keys(record, {f.name for f in fields(CertifiedRelease)}, "a certified release")
     if type(known["number"]) is not int:
         raise DataFormatError("Expected the number of an entry.")
     return CertifiedRelease(
@@ -144,9 +146,43 @@ def _mapping(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found
 
 
-def _figures(record: Mapping[str, Any], name: str) -> Mapping[str, float | str]:
+def _figures_of(record: Mapping[str, Any], name: str) -> Mapping[str, float | str]:
     figures = _mapping(record, name)
     for value in figures.values():
         if type(value) is not float and value != "inf":
             raise DataFormatError(f'Expected {name} to hold decimal numbers or "inf", got {value!r}.')
     return dict(figures)
+
+
+# Another machine, or another version of an accountant, gives another last digit, not another figure.
+TOLERANCE = 1e-3
+# The accountants whose larger figure counts.
+_COUNTING = ("pld", "prv")
+
+
+def check_figures(
+    stated: Mapping[str, float | str], events: Iterable[PrivacyEvent], guarantee: Guarantee, *, what: str
+) -> dict[str, float]:
+    """Recompute a certificate's figures by every accountant and return them.
+
+    Raises:
+        LedgerIntegrityError: an accountant is missing, or a figure is not that of the events.
+    """
+    if stated.keys() != ACCOUNTANTS.keys():
+        raise LedgerIntegrityError(f"Expected the {what} by {sorted(ACCOUNTANTS)}, got {sorted(stated)}.")
+    history = guarantee.over_silos_kinds(events)
+    found = {
+        name: epsilon_of_history(history, delta=guarantee.delta, accountant=name) for name in sorted(ACCOUNTANTS)
+    }
+    for name, epsilon in found.items():
+        said = epsilon_from_record(stated[name])
+        if not (said == epsilon or math.isclose(said, epsilon, rel_tol=TOLERANCE, abs_tol=TOLERANCE)):
+            raise LedgerIntegrityError(
+                f"Expected the {what} to be {epsilon:.4f} by {name.upper()}, as its events say, it is {said:.4f}."
+            )
+    return found
+
+
+def epsilon_that_counts(figures: Mapping[str, float | str]) -> float:
+    """The figure that counts: the larger of PLD and PRV."""
+    return max(epsilon_from_record(figures[name]) for name in _COUNTING)

@@ -2,24 +2,152 @@
 
 parallel composition   a user is in one silo: what counts is the worst silo
 k silos a user         what counts is the composition of the k most expensive silos
+
+Checks yield one sentence for each thing that does not hold.
 """
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from heapq import nlargest
 from pathlib import Path
 from typing import Any
 
-from recsys_fed.certificates.certificate import Certificate, read_certificate
-from recsys_fed.certificates.composition import worst_composition
-from recsys_fed.certificates.consistency import Counted, disagreements, faults, too_few_masked, uncounted
-from recsys_fed.certificates.figures import counting
+from recsys_fed.certificates.certificate import (
+    TOLERANCE,
+    Certificate,
+    check_figures,
+    epsilon_that_counts,
+    read_certificate,
+)
 from recsys_fed.errors import DataFormatError, DataNotFoundError, LedgerError, LedgerIntegrityError
 from recsys_fed.privacy.accounting import epsilon_of_history
-from recsys_fed.privacy.events import ReleaseEvent
+from recsys_fed.privacy.accounting.composition import Kinds, kinds_of
+from recsys_fed.privacy.events import PrivacyEvent, ReleaseEvent
 from recsys_fed.privacy.guarantee import Guarantee
-from recsys_fed.signing.canonical import sha256
+from recsys_fed.signing import sha256
+
+
+def worst_composition(histories: Iterable[Iterable[PrivacyEvent]], silos_per_user: int) -> Kinds:
+    """Return events that cost at least as much as any `silos_per_user` of the histories together.
+
+    Guarantees: an upper bound. Of every sampled kind it takes the steps of the histories that have most of it,
+    without sampling those with the largest sum of steps / noise^2, and the largest slacks. It is exact where the
+    same histories have most of every kind, above all where all are alike.
+    """
+    precisions: list[float] = []
+    slacks: list[float] = []
+    sampled: defaultdict[tuple[float, float], list[int]] = defaultdict(list)
+    for history in histories:
+        kinds = kinds_of(history)
+        if any(kind.noise_multiplier == 0 for kind in kinds):
+            return (PrivacyEvent(noise_multiplier=0.0),)
+        precisions.append(sum(k.steps / k.noise_multiplier**2 for k in kinds if k.sampling_probability == 1))
+        slacks.append(sum(kind.slack for kind in kinds))
+        for kind in kinds:
+            if kind.sampling_probability < 1:
+                sampled[(kind.noise_multiplier, kind.sampling_probability)].append(kind.steps)
+    worst = [
+        PrivacyEvent(noise_multiplier=noise, sampling_probability=q, steps=sum(nlargest(silos_per_user, steps)))
+        for (noise, q), steps in sampled.items()
+    ]
+    most = sum(nlargest(silos_per_user, precisions))
+    kinds = kinds_of([*worst, PrivacyEvent(noise_multiplier=most**-0.5)] if most else worst)
+    if not kinds:
+        return ()
+    return (replace(kinds[0], slack=sum(nlargest(silos_per_user, slacks))), *kinds[1:])
+
+
+# The digest of a payload, and what it cost.
+_Counted = Counter[tuple[str, ReleaseEvent]]
+
+
+def _disagreements(certificates: Mapping[str, Certificate]) -> Iterator[str]:
+    """All are of one run with one promise, and of different silos with different keys and ledgers."""
+    shared: dict[str, Callable[[Certificate], object]] = {
+        "run": lambda c: c.run,
+        "delta": lambda c: c.terms.guarantee.delta,
+        "unit": lambda c: c.terms.guarantee.unit,
+        "neighbouring relation": lambda c: c.terms.guarantee.neighbouring_relation,
+        "number of silos a user may be in": lambda c: c.terms.guarantee.max_silos_per_user,
+    }
+    for what, of in shared.items():
+        values = Counter(map(of, certificates.values()))
+        usual = values.most_common(1)[0][0] if values else None
+        for name, certificate in certificates.items():
+            if of(certificate) != usual:
+                yield f"{name}: its {what} is {of(certificate)}, others say {usual}."
+    own: dict[str, Callable[[Certificate], object]] = {
+        "silo": lambda c: c.terms.silo,
+        "key": lambda c: c.terms.public_key,
+        "ledger": lambda c: c.genesis,
+    }
+    for what, of in own.items():
+        counts = Counter(map(of, certificates.values()))
+        for name, certificate in certificates.items():
+            if counts[of(certificate)] > 1:
+                yield f"{name}: another certificate has the same {what}."
+
+
+def _faults(name: str, certificate: Certificate) -> Iterator[str]:
+    """Entries in order up to the head, and an epsilon that follows from the events and keeps to the limit."""
+    numbers = [release.number for release in certificate.releases]
+    if any(before >= after for before, after in zip([0, *numbers], numbers, strict=False)):
+        yield f"{name}: its releases are not entries in order."
+    if numbers and numbers[-1] > certificate.head.number:
+        yield f"{name}: it lists a release after its head."
+    known = {0: certificate.genesis, **{release.number: release.hash for release in certificate.releases}}
+    if known.get(certificate.head.number, certificate.head.hash) != certificate.head.hash:
+        yield f"{name}: its head is another entry than the one it lists there."
+    guarantee = certificate.terms.guarantee
+    events = [release.event for release in certificate.releases]
+    yield from _weak_shares(name, events, guarantee.max_silos_per_user)
+    try:
+        check_figures(certificate.epsilon_of_run, events, guarantee, what=f"epsilon of the run in {name}")
+        run, in_all = epsilon_that_counts(certificate.epsilon_of_run), epsilon_that_counts(certificate.epsilon_in_all)
+    except LedgerIntegrityError as error:
+        yield str(error)
+        return
+    if run > in_all * (1 + TOLERANCE):
+        yield f"{name}: the run cost epsilon {run:.4f}, more than the {in_all:.4f} that its silo says it ever spent."
+    if in_all > guarantee.epsilon * (1 + TOLERANCE):
+        yield f"{name}: epsilon {in_all:.4f} is beyond its silo's own limit of {guarantee.epsilon:g}."
+
+
+def _weak_shares(name: str, events: Sequence[ReleaseEvent], k: int) -> Iterator[str]:
+    """The noise shares of t - c silos must add up to what is charged, see `federation.noise_split`."""
+    for event in events:
+        contributors = event.threshold - event.colluding
+        if event.threshold and event.noise_share * contributors < min(k, contributors) * (1 - TOLERANCE):
+            yield (
+                f"{name}: in round {event.round} its share of the noise, {event.noise_share:.4g}, is too small for "
+                f"masked sums of {event.threshold} silos, {event.colluding} of which may collude."
+            )
+
+
+def _too_few_masked(lines: Mapping[str, _Counted]) -> Iterator[str]:
+    """A masked sum that a finished run has used is one of t silos or more, which have all released."""
+    silos: Counter[tuple[int, int]] = Counter()
+    for counted in lines.values():
+        silos.update({(event.round, event.threshold) for _, event in counted if event.threshold})
+    for (number, threshold), count in sorted(silos.items()):
+        if count < threshold:
+            yield f"the events have masked releases of {count} silos in round {number}, its sum needs {threshold}."
+
+
+def _uncounted(certificates: Mapping[str, Certificate], lines: Mapping[str, _Counted]) -> Iterator[str]:
+    """The silos of `certificates` have signed exactly the releases of the lines; both are by silo."""
+    for silo, counted in sorted(lines.items()):
+        if silo not in certificates:
+            yield f"{silo}: {counted.total()} releases in the events, and no certificate that holds."
+    for silo, certificate in sorted(certificates.items()):
+        counted = lines.get(silo, Counter())
+        signed = Counter((release.payload, release.event) for release in certificate.releases)
+        for payload, event in counted - signed:
+            yield f"{silo}: the events have a release of round {event.round} ({payload[:12]}) that it did not sign."
+        for payload, event in signed - counted:
+            yield f"{silo}: it signed a release of round {event.round} ({payload[:12]}) that the events lack."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,14 +245,14 @@ def verify_run(certificates: Path, *, events: Path, model: Path) -> VerifiedRun:
     found, problems = read_certificates(certificates)
     lines, unread = _lines(_content(events))
     problems += unread
-    problems += disagreements(found)
+    problems += _disagreements(found)
     for name, certificate in found.items():
-        problems += faults(name, certificate)
+        problems += _faults(name, certificate)
         if certificate.model != digest:
             problems.append(f"{name}: it is about another model than {model.name}.")
     by_silo = {certificate.terms.silo: certificate for certificate in found.values()}
-    problems += uncounted(by_silo, lines)
-    problems += too_few_masked(lines)
+    problems += _uncounted(by_silo, lines)
+    problems += _too_few_masked(lines)
     return _verified(by_silo, problems)
 
 
@@ -137,9 +265,9 @@ def _content(path: Path) -> bytes:
         raise LedgerError(f"Expected to read {path}: {error}.") from error
 
 
-def _lines(content: bytes) -> tuple[dict[str, Counted], list[str]]:
+def _lines(content: bytes) -> tuple[dict[str, _Counted], list[str]]:
     """The releases that the server counted, by silo, and the lines that are none."""
-    by_silo: defaultdict[str, Counted] = defaultdict(Counter)
+    by_silo: defaultdict[str, _Counted] = defaultdict(Counter)
     problems = []
     for number, line in enumerate(content.splitlines(), start=1):
         try:
@@ -165,7 +293,7 @@ def _verified(by_silo: Mapping[str, Certificate], problems: list[str]) -> Verifi
         else:
             worst = worst_composition(histories, terms.max_silos_per_user)
             of_run = epsilon_of_history(worst, delta=terms.delta)
-        in_all = max(counting(certificate.epsilon_in_all) for certificate in certificates)
+        in_all = max(epsilon_that_counts(certificate.epsilon_in_all) for certificate in certificates)
     return VerifiedRun(
         problems=tuple(problems),
         certificates=dict(by_silo),

@@ -8,7 +8,7 @@ from typing import Any, Self
 from recsys_fed import checks
 from recsys_fed.errors import ConfigurationError, DataFormatError
 from recsys_fed.privacy.guarantee import Guarantee, check_delta
-from recsys_fed.signing.keys import checked_public_key
+from recsys_fed.signing import parse_public_key
 
 _KEYS = {
     "silo", "public_key", "epsilon_limit", "delta", "unit", "neighbouring_relation", "max_silos_per_user",
@@ -17,7 +17,7 @@ _KEYS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms:
+class LedgerTerms:
     """Body of the genesis entry.
 
     Attributes:
@@ -37,7 +37,7 @@ class Terms:
     def __post_init__(self) -> None:
         if not self.silo or not self.silo.isprintable():
             raise ConfigurationError(f"Expected a silo name of printable characters, got {self.silo!r}.")
-        if checked_public_key(self.public_key) != self.public_key:
+        if parse_public_key(self.public_key) != self.public_key:
             raise ConfigurationError("Expected a public key in lower case.")
         checks.at_least(1, declared_users=self.declared_users)
         check_delta(self.guarantee.delta, n_users=self.declared_users)

@@ -13,9 +13,9 @@ from recsys_fed.config import FederationConfig, parse
 from recsys_fed.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from recsys_fed.certificates.terms import Terms
+    from recsys_fed.certificates.terms import LedgerTerms
     from recsys_fed.federation.planning import PublicCatalogue
-    from recsys_fed.signing.keys import SigningKey
+    from recsys_fed.signing import SigningKey
 
 PASSPHRASE = "RECSYS_FED_PASSPHRASE"  # noqa: S105  (the name of a variable)
 DEFAULT_ITEMS = 3_000
@@ -95,14 +95,14 @@ def emit(record: object) -> None:
 
 def key_of(path: Path) -> "SigningKey":
     """Read a silo's key, with the passphrase of the environment if there is one."""
-    from recsys_fed.signing.keys import SigningKey  # noqa: PLC0415
+    from recsys_fed.signing import SigningKey  # noqa: PLC0415
 
     return SigningKey.load(path, passphrase=os.environ.get(PASSPHRASE))
 
 
 def key_made(path: Path) -> "SigningKey":
     """Read a silo's key, or make it if there is none yet."""
-    from recsys_fed.signing.keys import SigningKey  # noqa: PLC0415
+    from recsys_fed.signing import SigningKey  # noqa: PLC0415
 
     if path.exists():
         return key_of(path)
@@ -112,7 +112,7 @@ def key_made(path: Path) -> "SigningKey":
 
 
 def federation_of(
-    flags: Mapping[str, Any], settings: list[str] | None, *, terms: "Terms | None" = None
+    flags: Mapping[str, Any], settings: list[str] | None, *, terms: "LedgerTerms | None" = None
 ) -> FederationConfig:
     """The configuration of a planned run: what was given, else the terms of a ledger, else the defaults of a run."""
     from recsys_fed.cli.simulate import settings_of  # noqa: PLC0415

@@ -35,14 +35,14 @@ def create(  # noqa: PLR0913  (one argument a flag)
     as_json: AsJson = False,
 ) -> None:
     """Start a ledger; the key is made if it is not there. Exit code 2 if there is a ledger already."""
-    from recsys_fed.certificates.terms import Terms  # noqa: PLC0415
+    from recsys_fed.certificates.terms import LedgerTerms  # noqa: PLC0415
     from recsys_fed.ledger.ledger import Ledger  # noqa: PLC0415
     from recsys_fed.privacy.guarantee import Guarantee  # noqa: PLC0415
     from recsys_fed.report.privacy import print_created  # noqa: PLC0415
 
     guarantee = Guarantee(epsilon=epsilon, delta=delta, max_silos_per_user=max_silos_per_user)
     signing = key_made(key)
-    terms = Terms(
+    terms = LedgerTerms(
         silo=silo,
         public_key=signing.public_key,
         guarantee=guarantee,

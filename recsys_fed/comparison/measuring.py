@@ -10,15 +10,12 @@ import numpy.typing as npt
 import torch
 from scipy import sparse
 
-from recsys_fed.evaluation.metrics import ndcg_at, recall_at
-from recsys_fed.evaluation.protocol import are_among
+from recsys_fed.evaluation.metrics import HEADLINE, HEADLINE_CUTOFF, HEADLINE_NAMES, recall_at
+from recsys_fed.evaluation.protocol import Scorer, are_among, score_block
 from recsys_fed.evaluation.ranking import top_items
-from recsys_fed.evaluation.scorer import Scorer, score_block
 
 Floats = npt.NDArray[np.float64]
 Groups = Mapping[str, npt.NDArray[np.bool_]]
-K = 20
-METRICS = ("recall@20", "ndcg@20")
 POPULARITY_GROUPS = ("frequent items", "middle items", "rare items")
 # Scores that are held at once: 16 MB in float64.
 _BLOCK_SCORES = 1 << 21
@@ -43,7 +40,7 @@ def measured(
     `excluded` are each user's items that are no candidates, csr [n_users, n_items]: `SimulatedFederation.excluded`.
     """
     n_users, n_items = excluded.shape
-    found = {name: np.full(n_users, np.nan) for name in (*METRICS, *groups)}
+    found = {name: np.full(n_users, np.nan) for name in (*HEADLINE_NAMES, *groups)}
     rows = max(1, _BLOCK_SCORES // n_items)
     for start in range(0, n_users, rows):
         block = slice(start, min(start + rows, n_users))
@@ -60,15 +57,16 @@ def _measured_block(
     # A copy is written to: scores may be one row for everybody.
     scores = scores.cpu().clone(memory_format=torch.contiguous_format)
     scores[_pairs(excluded)] = -torch.inf
-    items = top_items(scores, K)
+    items = top_items(scores, HEADLINE_CUTOFF)
     users, relevant = _pairs(test)
     hits = are_among(items, users, relevant, n_items=scores.shape[1])
     there = torch.from_numpy(np.diff(test.indptr).astype(np.int64))
-    found = {"recall@20": _known(recall_at(hits, there, K), there), "ndcg@20": _known(ndcg_at(hits, there, K), there)}
+    k = HEADLINE_CUTOFF
+    found = {metric.at(k): _known(metric.values(hits, there, k), there) for metric in HEADLINE}
     for name, members in groups.items():
         inside = torch.from_numpy(members)
         of_group = torch.bincount(users[inside[relevant]], minlength=len(items))
-        found[name] = _known(recall_at(hits & inside[items], of_group, K), of_group)
+        found[name] = _known(recall_at(hits & inside[items], of_group, k), of_group)
     return found
 
 

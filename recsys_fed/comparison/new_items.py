@@ -22,6 +22,7 @@ from recsys_fed.catalogue.item_table import without
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.data.simulated import SimulatedFederation
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.evaluation.metrics import HEADLINE_CUTOFF, HEADLINE_NAMES
 from recsys_fed.evaluation.protocol import evaluate_ranking
 from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.models.items import load_item_embeddings
@@ -32,7 +33,7 @@ from recsys_fed.simulation.runner import Simulation, simulate
 
 RANDOM, FEATURES, MAPPED = "random", "features alone", "mapped from features"
 _HELD_OUT = 33
-_METRICS = ("ndcg@20", "recall@20")
+_METRICS = tuple(reversed(HEADLINE_NAMES))
 Say = Callable[[str], None]
 
 
@@ -147,7 +148,11 @@ def _by_mapped(simulation: Simulation, items: HeldOutItems, run: Path) -> Floats
 def _quality(scores: Floats, items: HeldOutItems) -> dict[str, float]:
     table = torch.from_numpy(np.ascontiguousarray(scores))
     means = evaluate_ranking(
-        lambda rows: table[rows], train=items.unranked, test=items.asked, cutoffs=(20,), whole_ranking=False
+        lambda rows: table[rows],
+        train=items.unranked,
+        test=items.asked,
+        cutoffs=(HEADLINE_CUTOFF,),
+        whole_ranking=False,
     ).means()
     return {name: means[name] for name in _METRICS}
 

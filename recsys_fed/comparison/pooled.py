@@ -10,8 +10,7 @@ from recsys_fed.comparison.measuring import Groups, measured
 from recsys_fed.data.simulated import SimulatedFederation
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.evaluation.baselines import ease, implicit_als, popularity
-from recsys_fed.evaluation.protocol import evaluate_ranking
-from recsys_fed.evaluation.scorer import Scorer
+from recsys_fed.evaluation.protocol import Scorer, evaluate_ranking
 from recsys_fed.personalisation.folds import held_out
 
 NOTE = "no privacy, all in one place"

@@ -12,14 +12,15 @@ import numpy.typing as npt
 from recsys_fed.comparison.compare import Compared
 from recsys_fed.comparison.intervals import Interval, bootstrap
 from recsys_fed.comparison.lines import Line
-from recsys_fed.comparison.measuring import METRICS, POPULARITY_GROUPS, Floats
+from recsys_fed.comparison.measuring import POPULARITY_GROUPS, Floats
 from recsys_fed.comparison.personal import BOTH, LOCAL
 from recsys_fed.comparison.sentences import Gain, sentence
+from recsys_fed.evaluation.metrics import HEADLINE_CUTOFF, HEADLINE_NAMES, RECALL
 
 KIND, FILE = "comparison", "comparison.json"
 ACTIVITY_GROUPS = ("light users", "middle users", "heavy users")
 NOT_PRIVATISED = "simulation: figures not privatised; choosing by them would have to be charged"
-_TOLD = "recall@20"
+_TOLD = RECALL.at(HEADLINE_CUTOFF)
 
 
 def comparison_record(compared: Compared, *, seed: int = 0) -> dict[str, Any]:
@@ -60,12 +61,12 @@ def write_comparison(folder: Path, record: dict[str, Any]) -> None:
 
 def _lines(lines: Sequence[Line], sizes: Floats, *, rng: np.random.Generator) -> list[dict[str, Any]]:
     activity = _activity(sizes)
-    names = [*METRICS, *POPULARITY_GROUPS, *activity]
+    names = [*HEADLINE_NAMES, *POPULARITY_GROUPS, *activity]
     figures = [
         values
         for line in lines
         for values in (
-            *(line.per_user[name] for name in (*METRICS, *POPULARITY_GROUPS)),
+            *(line.per_user[name] for name in (*HEADLINE_NAMES, *POPULARITY_GROUPS)),
             *(np.where(inside, line.per_user[_TOLD], np.nan) for inside in activity.values()),
         )
     ]
@@ -79,8 +80,8 @@ def _line(line: Line, found: dict[str, Interval | None]) -> dict[str, Any]:
         "method": line.method,
         "epsilon": _finite(line.epsilon),
         "note": line.note,
-        **{name: records[name] for name in METRICS},
-        "std_over_seeds": {name: _std_over_seeds(line.per_user[name]) for name in METRICS},
+        **{name: records[name] for name in HEADLINE_NAMES},
+        "std_over_seeds": {name: _std_over_seeds(line.per_user[name]) for name in HEADLINE_NAMES},
         "by_activity": {name: records[name] for name in ACTIVITY_GROUPS},
         "by_item_popularity": {name: records[name] for name in POPULARITY_GROUPS},
     }
@@ -92,10 +93,10 @@ def _silo(
     """Every method for the users of one silo, and what joining gains there over the silo alone."""
     alone = next(line for line in lines if line.method == LOCAL)
     joined = [line for line in lines if line.method == BOTH]
-    figures = [line.per_user[metric][:, users] for line in lines for metric in METRICS]
+    figures = [line.per_user[metric][:, users] for line in lines for metric in HEADLINE_NAMES]
     figures += [line.per_user[_TOLD][:, users] - alone.per_user[_TOLD][:, users] for line in joined]
     found = iter(bootstrap(figures, rng=rng) if len(users) else [None] * len(figures))
-    records = [_silo_line(line, {metric: next(found) for metric in METRICS}) for line in lines]
+    records = [_silo_line(line, {metric: next(found) for metric in HEADLINE_NAMES}) for line in lines]
     gains = [
         Gain(epsilon=line.epsilon, change=change, alone=_mean(alone, users), joined=_mean(line, users))
         for line, change in zip(joined, found, strict=True)

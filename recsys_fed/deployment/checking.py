@@ -20,7 +20,7 @@ from recsys_fed.federation.noise_split import masking_of, resolve_masking
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.verification import verify_ledger
 from recsys_fed.privacy.guarantee import check_delta
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey
 from recsys_fed.silo.on_disk import open_silo_data
 from recsys_fed.silo.passphrase import passphrase
 from recsys_fed.silo.pseudonyms import Pseudonyms

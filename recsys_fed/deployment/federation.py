@@ -24,7 +24,7 @@ DEFAULT_PORT = 9092
 AGREED = (
     "trainer", "epsilon", "delta", "rounds", "embedding-dim", "noise", "metrics-epsilon", "silos",
     "max-silos-per-user", "declared-users", "secure-aggregation", "secure-aggregation-threshold",
-    "secure-aggregation-colluders", "item-features", "feature-kinds",
+    "secure-aggregation-colluders", "item-features", "feature-kinds", "trainer-settings",
 )  # fmt: skip
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(?P<port>\d{1,5})")
 _PLAIN = ("name", "address", "listen", "insecure", "most-message-megabytes")
@@ -175,7 +175,7 @@ def terms_toml(settings: FederationSettings) -> str:
 def agreed_keys(config: FederationConfig) -> dict[str, Value]:
     """The flat keys of a run that silos agree to."""
     keys = flat(config)
-    return {name: value for name, value in keys.items() if name in AGREED or name.startswith("dp-sgd.")}
+    return {name: value for name, value in keys.items() if name in AGREED or "." in name}
 
 
 def split_address(address: str) -> tuple[str, int]:

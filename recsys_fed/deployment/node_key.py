@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError, KeyFileError
-from recsys_fed.signing.keys import checked_public_key
+from recsys_fed.signing import parse_public_key
 from recsys_fed.silo.secret import write_private
 
 _KIND = "ecdsa-sha2-nistp384"
@@ -41,7 +41,7 @@ class Admission:
     def __post_init__(self) -> None:
         if not self.name or not self.name.isprintable() or len(self.name) > 64:
             raise ConfigurationError(f"Expected a silo name of 1 to 64 printable characters, got {self.name!r}.")
-        checked_public_key(self.ledger_key)
+        parse_public_key(self.ledger_key)
 
     def line(self) -> str:
         """The one line of the file that admits the silo."""
@@ -95,7 +95,7 @@ def read_admission(path: Path) -> Admission:
         key = load_ssh_public_key(f"{kind} {node_key}".encode())
         if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1) or "\n" in text:
             raise ValueError("another kind of key")
-        return Admission(name=name, node_key=node_key, ledger_key=checked_public_key(ledger_key))
+        return Admission(name=name, node_key=node_key, ledger_key=parse_public_key(ledger_key))
     except (ValueError, UnsupportedAlgorithm, ConfigurationError) as error:
         raise DataFormatError(
             f"Expected one line as `silo init` writes it ({_KIND} KEY LEDGER-KEY NAME) in {path}: {error}."

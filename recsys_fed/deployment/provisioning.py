@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.certificates.terms import Terms
+from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.config import Value, to_toml
 from recsys_fed.deployment.authority import make_authority, make_server_certificate
 from recsys_fed.deployment.federation import (
@@ -26,7 +26,7 @@ from recsys_fed.deployment.node_key import Admission, make_node_key
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.guarantee import Guarantee
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey
 from recsys_fed.silo.secret import SiloSecret
 from recsys_fed.silo.settings import FILE as SILO_FILE
 from recsys_fed.silo.settings import SiloSettings, read_silo_settings
@@ -130,7 +130,7 @@ def _make_keys(settings: SiloSettings, *, epsilon: float, passphrase: str | None
     agreed = settings.agreed
     guarantee = Guarantee(epsilon=epsilon, delta=agreed.delta, max_silos_per_user=agreed.max_silos_per_user)
     signing, secret = SigningKey.generate(), SiloSecret.generate()
-    terms = Terms(
+    terms = LedgerTerms(
         silo=settings.name,
         public_key=signing.public_key,
         guarantee=guarantee,

@@ -1,7 +1,7 @@
 """Metrics as a release: sums over a silo's users that are bounded per user, so that noise makes them private.
 
 A user with test items contributes (1, recall@20, ndcg@20) / sqrt(3), any other user nothing. The server divides
-the noised sums by the noised number of users, which is post-processing.
+the noisy sums by the noisy number of users, which is post-processing.
 """
 
 import math
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from recsys_fed.evaluation.metrics import HEADLINE_CUTOFF, HEADLINE_NAMES
 from recsys_fed.evaluation.protocol import evaluate_ranking
 from recsys_fed.models.exact_scores import items_on_grid, users_on_grid
 from recsys_fed.models.histories import Histories
@@ -18,10 +19,8 @@ from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.models.user_blocks import UserHistories, for_each_block
 from recsys_fed.models.users import user_vectors
 
-METRICS = ("recall@20", "ndcg@20")
-_CUTOFF = 20
 # 1 / sqrt(3), and less than that by more than float64 rounds anywhere: all ones have a norm below 1.
-_SCALE = (1 + len(METRICS)) ** -0.5 * (1 - 1e-12)
+_SCALE = (1 + len(HEADLINE_NAMES)) ** -0.5 * (1 - 1e-12)
 # Below so many standard deviations of its noise the number of users says nothing, and neither do the ratios.
 _CLEAR = 5.0
 
@@ -29,7 +28,7 @@ _CLEAR = 5.0
 def metric_sums(
     model: ItemEmbeddings, histories: UserHistories, test: sparse.csr_matrix | None, *, l2_clip_norm: float
 ) -> torch.Tensor:
-    """Silo: [1 + len(METRICS), 1], number of users and sum of each metric, in units of l2_clip_norm / sqrt(3).
+    """Silo: [1 + len(HEADLINE_NAMES), 1], number of users and sum of each metric, in units of l2_clip_norm / sqrt(3).
 
     Args:
         model: released.
@@ -44,7 +43,7 @@ def metric_sums(
         - In float64 the sums of n users are right to n^2 2^-53, which is within `ARITHMETIC_ERROR` for 2^20 users.
         - A silo without held-out interactions answers with zeros; no model makes the answer fail.
     """
-    sums = torch.zeros(1 + len(METRICS), 1, dtype=torch.float64)
+    sums = torch.zeros(1 + len(HEADLINE_NAMES), 1, dtype=torch.float64)
     if test is None:
         return sums
     parts: dict[int, torch.Tensor] = {}
@@ -61,7 +60,7 @@ def metric_sums(
 
 
 def _sums_of_block(model: ItemEmbeddings, histories: Histories, test: sparse.csr_matrix) -> torch.Tensor:
-    sums = torch.zeros(1 + len(METRICS), 1, dtype=torch.float64)
+    sums = torch.zeros(1 + len(HEADLINE_NAMES), 1, dtype=torch.float64)
     measurable = np.diff(test.indptr) > 0
     if not measurable.any():
         return sums
@@ -75,10 +74,10 @@ def _sums_of_block(model: ItemEmbeddings, histories: Histories, test: sparse.csr
         return (users.whole[rows] @ items.whole.T).mul_((users.scales[rows] * items.scales)[:, None]).add_(bias)
 
     measured = evaluate_ranking(
-        score, train=_matrix(histories), test=test, cutoffs=(_CUTOFF,), whole_ranking=False, overwrite=True
+        score, train=_matrix(histories), test=test, cutoffs=(HEADLINE_CUTOFF,), whole_ranking=False, overwrite=True
     ).per_user
-    sums[0] = len(measured[METRICS[0]])
-    for row, name in enumerate(METRICS, start=1):
+    sums[0] = len(measured[HEADLINE_NAMES[0]])
+    for row, name in enumerate(HEADLINE_NAMES, start=1):
         sums[row] = float(measured[name].clip(0.0, 1.0).sum())
     return sums
 
@@ -89,17 +88,19 @@ def _matrix(histories: Histories) -> sparse.csr_matrix:
     return sparse.csr_matrix((np.ones(len(items), dtype=np.int8), items, starts), shape=shape)
 
 
-def noised_metrics(total: torch.Tensor, *, noise_std: float, l2_clip_norm: float) -> dict[str, Mapping[str, float]]:
+def metrics_from_sums(
+    total: torch.Tensor, *, noise_std: float, l2_clip_norm: float
+) -> dict[str, Mapping[str, float]]:
     """Server: each metric over all silos with the standard deviation that its noise gives it.
 
-    Nothing if the noised number of users is not well above its noise.
+    Nothing if the noisy number of users is not well above its noise.
     """
     users, *sums = (total[:, 0].double() / (_SCALE * l2_clip_norm)).tolist()
     deviation = noise_std / (_SCALE * l2_clip_norm)
     if users <= max(_CLEAR * deviation, 0.5):
         return {}
     found: dict[str, Mapping[str, float]] = {}
-    for name, value in zip(METRICS, sums, strict=True):
+    for name, value in zip(HEADLINE_NAMES, sums, strict=True):
         mean = value / users
         found[name] = {"value": mean, "noise": deviation * math.sqrt(1 + mean**2) / users}
     return found

@@ -1,4 +1,4 @@
-"""Ranking metrics of one user at a time, from a matrix of hits and the number of relevant items.
+"""Ranking metrics of one user at a time, by groups of users or items, and the list of those that are reported.
 
 `hits[u, r]` says whether the item at position r of user u's list (best first) is relevant. A list shorter
 than k, as of a user or a catalogue with fewer than k candidates, is scored as if filled with misses.
@@ -13,11 +13,18 @@ Definitions, with n_u the number of test items of user u and rel_r in {0, 1} the
 With n_u > k, Recall@k cannot reach 1, while NDCG@k can. Values are float64, per user.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from recsys_fed.checks import at_least
+from recsys_fed.errors import ConfigurationError
+
+CUTOFFS = (10, 20)
+"""Lengths of the lists that a run is measured by."""
 
 
 def recall_at(hits: torch.Tensor, n_relevant: torch.Tensor, k: int) -> torch.Tensor:
@@ -83,7 +90,65 @@ def coverage(recommended: torch.Tensor) -> float:
     return float(recommended.double().mean())
 
 
-AtCutoff = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+@dataclass(frozen=True)
+class Metric:
+    """A metric of one user's list of k items.
 
-METRICS: dict[str, AtCutoff] = {"recall": recall_at, "ndcg": ndcg_at, "hr": hit_rate_at}
-"""Metrics that are reported at every cutoff as `name@k`."""
+    Attributes:
+        name: it is reported as `name@k`.
+        values: of hits bool [n_users, list_length], n_relevant int [n_users] and k: float64 [n_users] in [0, 1].
+        shown_at: cutoffs at which the table of a run shows it.
+    """
+
+    name: str
+    values: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+    shown_at: tuple[int, ...] = CUTOFFS
+
+    def at(self, k: int) -> str:
+        """The name under which it is reported for lists of k items."""
+        return f"{self.name}@{k}"
+
+
+RECALL, NDCG, HIT_RATE = Metric("recall", recall_at), Metric("ndcg", ndcg_at), Metric("hr", hit_rate_at, (10,))
+
+METRICS = (RECALL, NDCG, HIT_RATE)
+"""Every metric that a full ranking is measured by; a further one is a function above and one entry here."""
+
+SAMPLED_METRICS = (HIT_RATE, NDCG)
+"""What the sampled protocol reports."""
+
+HEADLINE, HEADLINE_CUTOFF = (RECALL, NDCG), 20
+"""What silos release as noisy sums, and what comparisons show: a change is a change of the protocol."""
+
+HEADLINE_NAMES = tuple(metric.at(HEADLINE_CUTOFF) for metric in HEADLINE)
+SHOWN_NAMES = tuple(metric.at(k) for k in sorted(CUTOFFS, reverse=True) for metric in METRICS if k in metric.shown_at)
+"""Per user, as the tables of a run order them."""
+
+
+def by_user_group(values: npt.NDArray[np.floating], groups: npt.NDArray[np.object_]) -> dict[str, float]:
+    """Mean of a metric over the users of each group, and "gap", the largest difference between two of them.
+
+    Args:
+        values: of each user, [n_users].
+        groups: name of each user's group, object array of str [n_users].
+
+    Raises:
+        ConfigurationError: of different lengths, or empty.
+    """
+    if len(values) != len(groups) or not len(values):
+        raise ConfigurationError(f"Expected one group for each of the users, got {len(values)} and {len(groups)}.")
+    means = {str(name): float(values[groups == name].mean()) for name in np.unique(groups)}
+    return means | {"gap": max(means.values()) - min(means.values())}
+
+
+def exposure(lists: npt.NDArray[np.integer], item_groups: npt.NDArray[np.object_]) -> Mapping[str, float]:
+    """Share of all places of the lists that each group of items has; places that are not filled are -1.
+
+    >>> exposure(np.array([[0, 1], [0, -1]]), np.array(["head", "tail"], dtype=object))["head"]
+    0.6666666666666666
+    """
+    filled = lists[lists >= 0]
+    names, codes = np.unique(item_groups, return_inverse=True)
+    counts = np.bincount(codes[filled], minlength=len(names))
+    total = max(1, len(filled))
+    return {str(name): float(count) / total for name, count in zip(names, counts, strict=True)}

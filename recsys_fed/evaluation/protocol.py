@@ -2,21 +2,141 @@
 
 Only users with at least one test item count. Ties go to the lower item row (see `ranking`). Nothing of size
 n_users x n_items is ever held: scores exist for one block of users at a time.
+
+A scorer maps a block of users, given as the slice of their row numbers, to one score per item:
+a floating tensor [n_block, n_items] on any device. Higher is better; only the order matters.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array, csr_matrix
 
 from recsys_fed.checks import at_least
-from recsys_fed.errors import ConfigurationError
-from recsys_fed.evaluation.held_out import HeldOut, hold_out
-from recsys_fed.evaluation.metrics import METRICS, coverage, reciprocal_rank
+from recsys_fed.errors import ConfigurationError, DataError
+from recsys_fed.evaluation.metrics import CUTOFFS, METRICS, coverage, reciprocal_rank
 from recsys_fed.evaluation.ranking import first_relevant_rank, top_items
-from recsys_fed.evaluation.scorer import Scorer, score_block
+
+Scorer: TypeAlias = Callable[[slice], torch.Tensor]
+
+_DTYPES = (torch.float32, torch.float64)
+
+
+def score_block(score: Scorer, rows: slice, n_items: int) -> torch.Tensor:
+    """Score a block of users and check the result.
+
+    Args:
+        score: the scorer.
+        rows: row numbers of the users, with `start` and `stop` set.
+        n_items: number of columns to expect.
+
+    Returns:
+        The scores [rows.stop - rows.start, n_items] as they came, detached. They may share memory with
+        the scorer, so the caller must not write to them.
+
+    Raises:
+        ConfigurationError: the shape or the type is wrong, or a score is NaN or infinite.
+    """
+    with torch.no_grad():
+        scores = score(rows).detach()
+    if scores.ndim != 2 or len(scores) != rows.stop - rows.start or scores.shape[1] != n_items:
+        raise ConfigurationError(
+            f"Expected scores with one row per user of the block and {n_items} columns, "
+            f"got {scores.ndim} dimensions, the last of size {scores.shape[-1] if scores.ndim else 1}. "
+            "Score every user of the slice on every item of the catalogue."
+        )
+    if scores.dtype not in _DTYPES:
+        raise ConfigurationError(
+            f"Expected scores as float32 or float64, got {scores.dtype}. Convert them in the scorer."
+        )
+    # aminmax propagates NaN, so the two extremes are finite only if every score is.
+    if scores.numel() and not torch.stack(scores.aminmax()).isfinite().all():
+        raise ConfigurationError(
+            "Expected finite scores, got NaN or infinity. The model has diverged or was not trained."
+        )
+    return scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """What the model has seen and what it is asked for, as [n_users, n_items] patterns without overlap."""
+
+    train: csr_array = field(repr=False)
+    test: csr_array = field(repr=False)
+
+    @property
+    def n_items(self) -> int:
+        """Number of columns of both matrices."""
+        return int(self.test.shape[1])
+
+    @property
+    def users(self) -> np.ndarray:
+        """Rows with at least one test item, ascending, int64."""
+        return self.users_in(0, self.test.shape[0])
+
+    def users_in(self, start: int, stop: int) -> np.ndarray:
+        """Rows from `start` up to but not including `stop` with at least one test item, ascending, int64."""
+        return start + np.flatnonzero(np.diff(self.test.indptr[start : stop + 1]))
+
+    def train_pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Users and items of the train entries, int64 [n_entries] each, by user and then item."""
+        return _entries(self.train)
+
+    def test_pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Users and items of the test entries, int64 [n_entries] each, by user and then item."""
+        return _entries(self.test)
+
+    def of_users(self, users: np.ndarray) -> "HeldOut":
+        """The rows `users` alone, in that order."""
+        return HeldOut(train=self.train[users], test=self.test[users])
+
+
+def hold_out(train: csr_matrix | csr_array, test: csr_matrix | csr_array) -> HeldOut:
+    """Check two interaction matrices and reduce them to patterns.
+
+    Every stored non-zero entry is an interaction, whatever its value; entries stored twice count once.
+
+    Args:
+        train: sparse [n_users, n_items], interactions that the model has seen.
+        test: sparse [n_users, n_items], interactions to be predicted.
+
+    Returns:
+        The two patterns; the arguments are left as they are.
+
+    Raises:
+        DataError: the shapes differ, an entry is in both, or no user has a test item.
+    """
+    if train.shape != test.shape:
+        raise DataError(
+            "Expected train and test of one shape [n_users, n_items], got two. "
+            "Index both by the same users and the same catalogue."
+        )
+    held_out = HeldOut(train=_pattern(train), test=_pattern(test))
+    if held_out.train.multiply(held_out.test).nnz:
+        raise DataError(
+            "Expected train and test without common entries, got some. "
+            "A train item is never recommended again: remove it from the user's test row."
+        )
+    if not held_out.test.nnz:
+        raise DataError("Expected at least one user with a test item, got none. Check the split.")
+    return held_out
+
+
+def _entries(matrix: csr_array) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    return rows, matrix.indices.astype(np.int64)
+
+
+def _pattern(matrix: csr_matrix | csr_array) -> csr_array:
+    pattern = csr_array(matrix, copy=True)
+    pattern.eliminate_zeros()
+    pattern.sum_duplicates()
+    pattern.data = np.ones(pattern.nnz, dtype=np.int8)
+    return pattern
+
 
 # Scores of a block: 8 MB, which an allocator gives again without new pages, and most of which stays in the cache.
 _BLOCK_SCORES = 1 << 21
@@ -58,7 +178,7 @@ def evaluate_ranking(
     *,
     train: csr_matrix | csr_array,
     test: csr_matrix | csr_array,
-    cutoffs: Sequence[int] = (10, 20),
+    cutoffs: Sequence[int] = CUTOFFS,
     block_users: int | None = None,
     whole_ranking: bool = True,
     overwrite: bool = False,
@@ -79,7 +199,7 @@ def evaluate_ranking(
         on_block: called after each block with the number of user rows done so far.
 
     Returns:
-        "recall@k", "ndcg@k", "hr@k" for every k and "mrr" (of the whole ranking) per user, and
+        Each of `METRICS`, as in "recall@k", for every k and "mrr" (of the whole ranking) per user, and
         "coverage@k" for the catalogue. Recall divides by the number of test items of the user, not min(k, n).
 
     Raises:
@@ -164,9 +284,7 @@ def _first_ranks(
 
 
 def _measure(block: _RankedBlock, cutoffs: Sequence[int]) -> dict[str, np.ndarray]:
-    values = {
-        f"{name}@{k}": metric(block.hits, block.n_relevant, k) for name, metric in METRICS.items() for k in cutoffs
-    }
+    values = {metric.at(k): metric.values(block.hits, block.n_relevant, k) for metric in METRICS for k in cutoffs}
     if block.first_rank is not None:
         values["mrr"] = reciprocal_rank(block.first_rank)
     return {name: value.numpy() for name, value in values.items()}

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError, ProtocolError
 from recsys_fed.federation.messages import Greeting
-from recsys_fed.signing.canonical import canonical
-from recsys_fed.signing.keys import SigningKey, checked_public_key, verified
+from recsys_fed.signing import SigningKey, canonical, parse_public_key, verify_signature
 
 PURPOSE = "greeting"
 
@@ -32,7 +31,7 @@ def read_roster(path: Path) -> dict[str, str]:
         raise DataNotFoundError(f"Expected the roster of admitted silos at {path}, there is no such file.")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): checked_public_key(str(key)) for name, key in found.items()}
+        return {str(name): parse_public_key(str(key)) for name, key in found.items()}
     except (ValueError, AttributeError, ConfigurationError) as error:
         raise DataFormatError(f"Expected names and ledger keys of silos in {path}: {error}") from error
 
@@ -58,7 +57,7 @@ def check_greeting(greeting: Greeting, *, run: str, node: int) -> None:
     Raises:
         ProtocolError: the signature does not hold.
     """
-    if not verified(greeting.public_key, PURPOSE, _content(greeting, run=run, node=node), greeting.signature):
+    if not verify_signature(greeting.public_key, PURPOSE, _content(greeting, run=run, node=node), greeting.signature):
         raise ProtocolError(
             f"Expected the greeting of {greeting.silo!r:.80} to be signed by its ledger key for this run and node, "
             "it is not. Install the same version everywhere."

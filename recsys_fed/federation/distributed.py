@@ -12,18 +12,15 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-import numpy as np
 import torch
 from torch import distributed
 
 from recsys_fed.errors import ConfigurationError, EngineError, ProtocolError
 from recsys_fed.federation.messages import Request
 from recsys_fed.models.histories import Histories
-from recsys_fed.models.items import ItemEmbeddings
-from recsys_fed.models.signals import Signal
 from recsys_fed.models.stored_histories import StoredHistories
 from recsys_fed.models.user_blocks import UserHistories
-from recsys_fed.trainers.base import Layout, LocalNoise, PublicFacts, Stage, Tables, Trainer
+from recsys_fed.trainers.trainer import DelegatingTrainer, LocalNoise, Tables, Trainer
 
 # Between two rounds ranks wait for the server, however long it takes.
 _PATIENCE = timedelta(days=7)
@@ -65,12 +62,12 @@ class Share:
         return replace(self, chosen=chosen.cpu() if self.chosen is None else chosen.cpu() & self.chosen)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _SharedTrainer:
+class _SharedTrainer(DelegatingTrainer):
     """A trainer on rank 0 whose contributions are summed over all ranks; its server half is the trainer's own."""
 
-    trainer: Trainer
-    silo: str
+    def __init__(self, trainer: Trainer, *, silo: str) -> None:
+        super().__init__(trainer)
+        self.silo = silo
 
     def contribution(
         self, stage: str, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float]
@@ -98,35 +95,6 @@ class _SharedTrainer:
             )
         return self.trainer.local_update(tables, histories, settings=settings, noise=noise)
 
-    @property
-    def reads(self) -> frozenset[Signal]:
-        """As the trainer."""
-        return self.trainer.reads
-
-    def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
-        """As the trainer."""
-        return self.trainer.plan(facts)
-
-    def start(self, facts: PublicFacts, rng: np.random.Generator) -> Any:
-        """As the trainer."""
-        return self.trainer.start(facts, rng)
-
-    def tables(self, state: Any, stage: Stage) -> Tables:
-        """As the trainer."""
-        return self.trainer.tables(state, stage)
-
-    def layout(self, facts: PublicFacts, stage: Stage) -> Layout:
-        """As the trainer."""
-        return self.trainer.layout(facts, stage)
-
-    def step(self, state: Any, stage: Stage, total: torch.Tensor, *, noise_std: float, n_silos: int) -> Any:
-        """As the trainer."""
-        return self.trainer.step(state, stage, total, noise_std=noise_std, n_silos=n_silos)
-
-    def item_embeddings(self, state: Any) -> ItemEmbeddings:
-        """As the trainer."""
-        return self.trainer.item_embeddings(state)
-
 
 def several_ranks() -> bool:
     """Whether this process is one of several ranks."""
@@ -147,7 +115,7 @@ def check_ranks(request: Request) -> None:
 
 def over_ranks(trainer: Trainer, *, silo: str) -> Trainer:
     """The trainer, summing over the ranks of this silo where there are several."""
-    return _SharedTrainer(trainer=trainer, silo=silo) if several_ranks() else trainer
+    return _SharedTrainer(trainer, silo=silo) if several_ranks() else trainer
 
 
 def share_of(histories: Histories | StoredHistories) -> UserHistories:

@@ -15,7 +15,7 @@ from recsys_fed import checks
 from recsys_fed.errors import DataFormatError, ProtocolError
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.integer_mechanism import IntegerMechanism
-from recsys_fed.signing.canonical import canonical, exactly, read_json, sha256, text_of
+from recsys_fed.signing import canonical, read_json, require_keys, sha256, text_of
 
 PROTOCOL = 2
 # Version of the rules by which a server and its silos derive one plan from the same settings; it must be the same.
@@ -191,7 +191,7 @@ def payload_of(update: Update) -> bytes:
 def update_of(payload: bytes) -> Update:
     """The update that `payload_of` wrote; raises DataFormatError for anything else."""
     head, _, numbers = payload.partition(b"\n")
-    facts = exactly(read_json(head), {"silo", "event", "catalogue_hash", "nonce", "shape"}, "a payload")
+    facts = require_keys(read_json(head), {"silo", "event", "catalogue_hash", "nonce", "shape"}, "a payload")
     try:
         total = np.frombuffer(numbers, dtype="<i4").reshape(facts["shape"]).astype(np.int32)
     except (TypeError, ValueError) as error:

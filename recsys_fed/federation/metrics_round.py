@@ -10,15 +10,16 @@ from scipy import sparse
 
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError, DataFormatError, ProtocolError
-from recsys_fed.evaluation.metric_sums import METRICS, metric_sums
+from recsys_fed.evaluation.metric_sums import metric_sums
+from recsys_fed.evaluation.metrics import HEADLINE_NAMES
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.calibration import SMALLEST_EPSILON
 from recsys_fed.privacy.events import PlannedRelease
-from recsys_fed.trainers.base import Layout, Stage, TableLayout, Tables
+from recsys_fed.trainers.trainer import Layout, Stage, TableLayout, Tables
 
 STAGE = "metrics"
-SHAPE = (1 + len(METRICS), 1)
+SHAPE = (1 + len(HEADLINE_NAMES), 1)
 # Of the run's epsilon, unless the configuration says otherwise: noise on the model grows by 0.1%.
 DEFAULT_SHARE = 0.05
 _TABLES = {"vectors", "bias", "history_weights"}

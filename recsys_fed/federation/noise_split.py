@@ -52,6 +52,7 @@ from recsys_fed.federation.messages import Request, request_digest
 from recsys_fed.federation.secure_aggregation.encoding import Modulus, modulus_for
 from recsys_fed.federation.secure_aggregation.errors import TermsError
 from recsys_fed.federation.secure_aggregation.terms import LEAST_SILOS, RoundTerms, least_threshold
+from recsys_fed.trainers.registry import configured_trainer
 
 # By the rule one silo in ten may drop out of a deployed round, and at least one.
 _ONE_IN = 10
@@ -80,7 +81,7 @@ def resolve_masking(config: FederationConfig, *, simulated: bool) -> FederationC
     """
     mode, threshold = config.secure_aggregation, config.secure_aggregation_threshold
     if mode == "auto":
-        local = config.trainer == "dp-sgd" and config.dp_sgd.get("schedule") == "local"
+        local = configured_trainer(config).noise_inside
         possible = config.noise == "own" and not local and config.silos >= LEAST_SILOS and config.robust == "none"
         mode = "on" if possible and not simulated else "off"
     if mode == "on" and not threshold:

@@ -25,7 +25,7 @@ from recsys_fed.config import FederationConfig, flat
 from recsys_fed.errors import ProtocolError, RecsysFedError
 from recsys_fed.federation.messages import PLAN, Greeting, Request
 from recsys_fed.federation.schedule import begin, layout_of, planned_request
-from recsys_fed.trainers.base import Layout, TableLayout
+from recsys_fed.trainers.trainer import Layout, TableLayout
 
 # Two processors may round a calibrated figure differently. What is charged is what is used, see `release_event`.
 CALIBRATED = 1e-6

@@ -17,7 +17,7 @@ from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.integer_mechanism import ROUNDING_SLACK, add_noise, to_int32
 from recsys_fed.privacy.noise import NoiseSource, poisson_sample
-from recsys_fed.trainers.base import LocalNoise, Trainer
+from recsys_fed.trainers.trainer import LocalNoise, Trainer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -25,8 +25,8 @@ from recsys_fed.federation.messages import Released, Request
 from recsys_fed.federation.schedule import Schedule
 from recsys_fed.logs import EventLog, Field
 from recsys_fed.models.items import ItemEmbeddings, save_item_embeddings
-from recsys_fed.signing.canonical import canonical
-from recsys_fed.trainers.base import PublicFacts
+from recsys_fed.signing import canonical
+from recsys_fed.trainers.trainer import PublicFacts
 
 EVENTS, EMBEDDINGS, FEDERATION = "events.jsonl", "item_embeddings.safetensors", "federation.json"
 CERTIFICATES, LOG = "certificates", "log.jsonl"

@@ -14,7 +14,7 @@ from recsys_fed.catalogue.features import public_features
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError, PrivacyError, ProtocolError
-from recsys_fed.evaluation.metric_sums import noised_metrics
+from recsys_fed.evaluation.metric_sums import metrics_from_sums
 from recsys_fed.federation.aggregation import in_unit_of, noise_factor, noise_on_total, robust_total, total_of
 from recsys_fed.federation.messages import Greeting, Request, Update, check_update
 from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
@@ -32,8 +32,8 @@ from recsys_fed.privacy.calibration import calibrate_noise_multiplier
 from recsys_fed.privacy.events import PlannedRelease, events_of
 from recsys_fed.privacy.guarantee import check_delta, guarantee_of
 from recsys_fed.privacy.integer_mechanism import ROUNDING_SLACK, grid_step
-from recsys_fed.trainers import configured_trainer
-from recsys_fed.trainers.base import Layout, PublicFacts, Stage, Trainer
+from recsys_fed.trainers.registry import configured_trainer
+from recsys_fed.trainers.trainer import Layout, PublicFacts, Stage, Trainer
 
 _FEATURES: WeakKeyDictionary[Catalogue, dict[str, sparse.csr_matrix | None]] = WeakKeyDictionary()
 
@@ -228,7 +228,7 @@ def _step(schedule: Schedule, asked: Request, total: torch.Tensor, *, noise_std:
     stage, n_silos = schedule.stages[schedule.round], schedule.config.silos
     after = replace(schedule, round=schedule.round + 1)
     if stage.name == METRICS_STAGE:
-        return replace(after, metrics=noised_metrics(total, noise_std=noise_std, l2_clip_norm=asked.l2_clip_norm))
+        return replace(after, metrics=metrics_from_sums(total, noise_std=noise_std, l2_clip_norm=asked.l2_clip_norm))
     state = schedule.trainer.step(schedule.state, stage, total, noise_std=noise_std, n_silos=n_silos)
     return replace(after, state=state)
 

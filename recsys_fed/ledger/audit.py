@@ -7,14 +7,14 @@ from typing import Any
 
 from recsys_fed.certificates.certificate import Certificate
 from recsys_fed.certificates.run import read_certificates
-from recsys_fed.certificates.terms import Terms
+from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.errors import DataNotFoundError, LedgerError, LedgerIntegrityError
 from recsys_fed.ledger.entries import Entry
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.statements import Statement, witnessed
 from recsys_fed.ledger.storage import Storage
 from recsys_fed.ledger.verification import EACH_SIGNATURE, Verified, entries_of_export, stored_entries, verify_entries
-from recsys_fed.signing.keys import checked_public_key
+from recsys_fed.signing import parse_public_key
 
 JSON_LINES = ".jsonl"
 
@@ -91,7 +91,7 @@ def audit_record(
         address, json_lines, public_key, every_signature: see `audit`.
         certificates: files or folders; those that another key signed are counted and left alone.
     """
-    key = checked_public_key(public_key) if public_key is not None else None
+    key = parse_public_key(public_key) if public_key is not None else None
     record: dict[str, Any] = {"holds": False, "ledger": _place(address), "problem": None, "certificates_checked": []}
     try:
         own = _own_certificates(address, json_lines=json_lines, places=certificates) if certificates else {}
@@ -117,7 +117,7 @@ def _own_certificates(address: str, *, json_lines: bool, places: Sequence[Path])
     """The certificates of the ledger's key by file; raises LedgerIntegrityError if one is bad, or none is of it."""
     with _entries(address, json_lines=json_lines) as entries:
         first = next(entries, None)
-    key = first.body.public_key if first is not None and isinstance(first.body, Terms) else ""
+    key = first.body.public_key if first is not None and isinstance(first.body, LedgerTerms) else ""
     own: dict[str, Certificate] = {}
     for place in places:
         found, problems = read_certificates(place)

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from recsys_fed.certificates.certificate import Certificate, CertifiedRelease, Head, signed_certificate
+from recsys_fed.certificates.certificate import Certificate, CertifiedRelease, Head, sign_certificate
 from recsys_fed.certificates.terms import epsilon_to_record
 from recsys_fed.ledger.entries import Entry, Release, utc_text
 from recsys_fed.ledger.ledger import Ledger, now
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey
 from recsys_fed.versions import versions
 
 
@@ -34,7 +34,7 @@ def certify(ledger: Ledger, key: SigningKey, *, run: str, model: str) -> bytes:
         model=model,
         versions=versions(),
     )
-    return signed_certificate(certificate, key)
+    return sign_certificate(certificate, key)
 
 
 def _certified(entry: Entry, release: Release) -> CertifiedRelease:

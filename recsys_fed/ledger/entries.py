@@ -5,7 +5,7 @@
     hash       = SHA-256(content, signature)   previous of the next entry; of the first it is 64 zeros
 
 Kinds: *genesis* (the terms, number 0), *release* (an event and the name of the draw that it pays for), *limit* (a
-new epsilon limit and its reason). Every byte of an exported line is covered, see `signing.canonical`.
+new epsilon limit and its reason). Every byte of an exported line is covered, see `signing`.
 """
 
 import re
@@ -15,11 +15,10 @@ from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from typing import Any, Self
 
-from recsys_fed.certificates.terms import Terms, epsilon_from_record, epsilon_to_record
+from recsys_fed.certificates.terms import LedgerTerms, epsilon_from_record, epsilon_to_record
 from recsys_fed.errors import ConfigurationError, DataFormatError, LedgerIntegrityError
 from recsys_fed.privacy.events import ReleaseEvent
-from recsys_fed.signing.canonical import canonical, exactly, read_json, sha256, text_of
-from recsys_fed.signing.keys import SigningKey, verified
+from recsys_fed.signing import SigningKey, canonical, read_json, require_keys, sha256, text_of, verify_signature
 
 VERSION = 1
 PURPOSE = "ledger entry"
@@ -62,7 +61,7 @@ class Release:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """Read a body; raises DataFormatError for anything else."""
-        known = exactly(record, {"event", *_RELEASE_TEXTS}, "a release")
+        known = require_keys(record, {"event", *_RELEASE_TEXTS}, "a release")
         texts = {name: text_of(known, name) for name in _RELEASE_TEXTS}
         return cls(event=_event(known["event"]), **texts)
 
@@ -109,15 +108,19 @@ class Limit:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """Read a body; raises DataFormatError for anything else."""
-        known = exactly(record, {"epsilon", "reason"}, "a limit")
+        known = require_keys(record, {"epsilon", "reason"}, "a limit")
         try:
             return cls(epsilon=epsilon_from_record(known["epsilon"]), reason=text_of(known, "reason"))
         except ConfigurationError as error:
             raise DataFormatError(f"Not a limit: {error}") from error
 
 
-Body = Terms | Release | Limit
-_BODIES: dict[str, type[Terms] | type[Release] | type[Limit]] = {"genesis": Terms, "release": Release, "limit": Limit}
+Body = LedgerTerms | Release | Limit
+_BODIES: dict[str, type[LedgerTerms] | type[Release] | type[Limit]] = {
+    "genesis": LedgerTerms,
+    "release": Release,
+    "limit": Limit,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +162,7 @@ class Entry:
 
     def check_signature(self, public_key: str) -> None:
         """Raise LedgerIntegrityError unless the owner of the key signed exactly this content."""
-        if not verified(public_key, PURPOSE, self.content, self.signature):
+        if not verify_signature(public_key, PURPOSE, self.content, self.signature):
             raise LedgerIntegrityError(
                 f"Expected entry {self.number} to be signed by the key {public_key[:16]}..., it is not."
             )
@@ -193,7 +196,7 @@ def entry_of(content: bytes, signature: str) -> Entry:
 
 def entry_of_line(line: bytes) -> Entry:
     """Read a line of an export; raises DataFormatError."""
-    record = exactly(read_json(line), {"entry", "signature"}, "a line of an exported ledger")
+    record = require_keys(read_json(line), {"entry", "signature"}, "a line of an exported ledger")
     entry = _entry(record["entry"], text_of(record, "signature"))
     if entry.line() != line:
         raise DataFormatError(f"Expected entry {entry.number} in the one spelling of its values, got another.")
@@ -201,7 +204,7 @@ def entry_of_line(line: bytes) -> Entry:
 
 
 def _entry(record: object, signature: str) -> Entry:
-    known = exactly(record, {"version", "number", "time", "previous", "kind", "body"}, "an entry")
+    known = require_keys(record, {"version", "number", "time", "previous", "kind", "body"}, "an entry")
     if known["version"] != VERSION:
         raise DataFormatError(f"Expected an entry of version {VERSION}, got {known['version']!r}.")
     if type(known["number"]) is not int or known["kind"] not in KINDS or not isinstance(known["body"], dict):

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from recsys_fed.certificates.certificate import Head
-from recsys_fed.certificates.terms import Terms
+from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.errors import ClockError, ConfigurationError, KeyFileError, LedgerIntegrityError, PrivacyError
 from recsys_fed.ledger import payloads, turns
 from recsys_fed.ledger.budget import (
@@ -55,7 +55,7 @@ from recsys_fed.ledger.queries import (
 from recsys_fed.ledger.storage import Storage, entries_table
 from recsys_fed.ledger.witness import Noted, Witness
 from recsys_fed.privacy.events import PrivacyEvent, ReleaseEvent
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey
 
 Clock = Callable[[], datetime]
 # A clock may be set back by so much without a person looking at it; entries then keep the last time.
@@ -70,7 +70,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def _check_noise_source(event: ReleaseEvent, terms: Terms) -> None:
+def _check_noise_source(event: ReleaseEvent, terms: LedgerTerms) -> None:
     if not terms.simulated and event.noise_source != "operating-system":
         raise PrivacyError(
             "Expected noise from the operating system's generator, got noise that a seed repeats: it protects nobody "
@@ -102,7 +102,7 @@ class Ledger:
         url: str,
         *,
         key: SigningKey,
-        terms: Terms,
+        terms: LedgerTerms,
         clock: Clock = now,
         witness: Path | None = None,
         durable: bool = True,
@@ -171,7 +171,7 @@ class Ledger:
         """Its address, without a password."""
         return self._storage.place
 
-    def terms(self, *, until: int | None = None) -> Terms:
+    def terms(self, *, until: int | None = None) -> LedgerTerms:
         """Return the terms, with the limit that holds now, or held at entry `until`."""
         with self._storage.reading() as connection:
             return terms_now(connection, until=until)

@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from recsys_fed.certificates.terms import Terms
+from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.errors import LedgerIntegrityError
 from recsys_fed.ledger.entries import Entry, Limit, Release, entry_of, moment_of
 from recsys_fed.ledger.storage import entries_table
@@ -33,10 +33,10 @@ def last_entry(connection: Connection) -> Entry:
     return entry_at(connection, number)
 
 
-def terms_now(connection: Connection, *, until: int | None = None) -> Terms:
+def terms_now(connection: Connection, *, until: int | None = None) -> LedgerTerms:
     """Return the terms with the limit that holds now, or held at entry `until`."""
     genesis = entry_at(connection, 0)
-    if not isinstance(genesis.body, Terms):
+    if not isinstance(genesis.body, LedgerTerms):
         raise LedgerIntegrityError("Expected the first entry of the ledger to hold its terms, got another one.")
     newest = sa.select(sa.func.max(_columns.number)).where(_columns.kind == "limit")
     number = connection.execute(_upto(newest, until)).scalar()

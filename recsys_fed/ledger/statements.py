@@ -6,9 +6,8 @@ The same terms and limit, the same releases of its run, and the same epsilon by 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from recsys_fed.certificates.certificate import Certificate, CertifiedRelease
-from recsys_fed.certificates.figures import check_figures
-from recsys_fed.certificates.terms import Terms
+from recsys_fed.certificates.certificate import Certificate, CertifiedRelease, check_figures
+from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.errors import LedgerIntegrityError
 from recsys_fed.ledger.entries import Entry, Limit, Release
 from recsys_fed.privacy.accounting.composition import Kinds, kinds_of
@@ -42,7 +41,7 @@ class Statement:
 
     name: str
     certificate: Certificate
-    terms: Terms | None = None
+    terms: LedgerTerms | None = None
     kinds: Kinds = ()
     pending: list[PrivacyEvent] = field(default_factory=list)
     releases: list[CertifiedRelease] = field(default_factory=list)
@@ -52,7 +51,7 @@ class Statement:
         head = self.certificate.head.number
         if entry.number > head:
             return
-        if isinstance(entry.body, Terms):
+        if isinstance(entry.body, LedgerTerms):
             self.terms = entry.body
         elif isinstance(entry.body, Limit) and self.terms is not None:
             self.terms = self.terms.with_limit(entry.body.epsilon)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recsys_fed.certificates.certificate import Head
-from recsys_fed.certificates.terms import Terms
+from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.errors import DataFormatError, LedgerIntegrityError
 from recsys_fed.ledger.budget import ROUNDING, Spending, spending
 from recsys_fed.ledger.entries import NOTHING_BEFORE, Entry, Limit, Release, entry_of, entry_of_line
@@ -39,7 +39,7 @@ class Verified:
         spending: recomputed from the events by all accountants.
     """
 
-    terms: Terms
+    terms: LedgerTerms
     head: Head
     releases: int
     first: str
@@ -135,7 +135,7 @@ class _Chain:
 
     public_key: str | None
     witnessed: dict[int, str]
-    terms: Terms | None = None
+    terms: LedgerTerms | None = None
     head: Head | None = None
     first: str = ""
     last: str = ""
@@ -162,7 +162,7 @@ class _Chain:
         self.first = self.first or entry.time
 
     def _take(self, entry: Entry) -> None:
-        if isinstance(entry.body, Terms):
+        if isinstance(entry.body, LedgerTerms):
             if self.public_key is not None and entry.body.public_key != self.public_key:
                 raise LedgerIntegrityError(
                     f"Expected the ledger of the key {self.public_key[:16]}..., entry 0 names "
@@ -185,7 +185,7 @@ class _Chain:
             if len(self.pending) >= _MOST_PENDING:
                 self._kinds()
 
-    def _vouch(self, entry: Entry, terms: Terms) -> None:
+    def _vouch(self, entry: Entry, terms: LedgerTerms) -> None:
         """Check a signature; the chain up to the entry holds, so everything before is vouched for."""
         entry.check_signature(terms.public_key)
         self.unchecked.clear()
@@ -215,7 +215,7 @@ class _Chain:
             spending=self._check_limit(self.terms, before=self.head.number + 1),
         )
 
-    def _check_limit(self, terms: Terms, *, before: int) -> Spending:
+    def _check_limit(self, terms: LedgerTerms, *, before: int) -> Spending:
         spent = spending(self._kinds(), terms.guarantee)
         if spent.epsilon > terms.guarantee.epsilon * (1 + ROUNDING):
             raise LedgerIntegrityError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recsys_fed.errors import DataFormatError, LedgerError, LedgerIntegrityError
-from recsys_fed.signing.canonical import canonical, parse_canonical
+from recsys_fed.signing import canonical, parse_canonical
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import torch
 from scipy import sparse
 
 from recsys_fed import checks
-from recsys_fed.evaluation.scorer import Scorer
+from recsys_fed.evaluation.protocol import Scorer
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.models.users import scores, user_vectors

@@ -63,7 +63,7 @@ _STEPS_PER_ROOT, _LEAST_STEPS = 6.0, 2048.0
 _TAILS = 8.0
 # beta: what one rounded sum costs in delta.
 ROUNDING_SLACK = 1e-15
-# Relative to C; trainers' sums keep within it, see `trainers.base`.
+# Relative to C; trainers' sums keep within it, see `trainers.trainer`.
 ARITHMETIC_ERROR = 2.0**-10
 # Variance of the random rounding in point 4.
 SMOOTHING = 3.0

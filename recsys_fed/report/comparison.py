@@ -6,9 +6,10 @@ from typing import Any
 
 from rich.table import Table
 
-from recsys_fed.comparison.measuring import METRICS, POPULARITY_GROUPS
+from recsys_fed.comparison.measuring import POPULARITY_GROUPS
 from recsys_fed.comparison.new_items import MAPPED
 from recsys_fed.comparison.record import ACTIVITY_GROUPS
+from recsys_fed.evaluation.metrics import HEADLINE_NAMES
 from recsys_fed.report.console import new_console, new_table, print_table
 from recsys_fed.report.picture import new_picture, write_picture
 
@@ -87,7 +88,7 @@ def rows_of(record: Mapping[str, Any], cells: Callable[[Mapping[str, Any]], list
 
 def figure_cells(line: Mapping[str, Any]) -> list[str]:
     """Recall@20 and NDCG@20 with their intervals."""
-    return [_figure(line[name]) for name in METRICS]
+    return [_figure(line[name]) for name in HEADLINE_NAMES]
 
 
 def group_cells(line: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from recsys_fed.certificates.figures import counting
+from recsys_fed.certificates.certificate import epsilon_that_counts
 from recsys_fed.certificates.run import VerifiedRun
 from recsys_fed.certificates.terms import epsilon_to_record
 from recsys_fed.report.console import new_console, new_table, print_table
@@ -117,8 +117,8 @@ def run_record(run: VerifiedRun) -> dict[str, Any]:
             "silo": name,
             "public_key": certificate.terms.public_key,
             "releases": len(certificate.releases),
-            "epsilon_of_run": epsilon_to_record(counting(certificate.epsilon_of_run)),
-            "epsilon_in_all": epsilon_to_record(counting(certificate.epsilon_in_all)),
+            "epsilon_of_run": epsilon_to_record(epsilon_that_counts(certificate.epsilon_of_run)),
+            "epsilon_in_all": epsilon_to_record(epsilon_that_counts(certificate.epsilon_in_all)),
             "epsilon_limit": epsilon_to_record(certificate.terms.guarantee.epsilon),
         }
         for name, certificate in sorted(run.certificates.items(), key=lambda pair: (len(pair[0]), pair[0]))

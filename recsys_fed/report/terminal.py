@@ -6,10 +6,11 @@ from typing import Any
 
 from rich.text import Text
 
+from recsys_fed.evaluation.metrics import SHOWN_NAMES
 from recsys_fed.report.console import new_console, new_table, print_table
 
 NO_PRIVACY = "epsilon is infinite: no noise is added and nothing is private"
-_SHOWN = ("recall@20", "ndcg@20", "recall@10", "ndcg@10", "hr@10", "mrr", "coverage@20")
+_SHOWN = (*SHOWN_NAMES, "mrr", "coverage@20")
 
 
 def print_simulation(record: Mapping[str, Any], *, output: Path | None) -> None:

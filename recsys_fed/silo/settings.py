@@ -77,6 +77,8 @@ class DataSettings:
             raise ConfigurationError(
                 "Expected data.time, the column that since, until, hold-out and time-unit need, got none."
             )
+        if self.minimum_value > float("-inf") and not self.value:
+            raise ConfigurationError("Expected data.value, the column that minimum-value needs, got none.")
         if bool(self.kind) != bool(self.kinds):
             raise ConfigurationError("Expected data.kind, a column, and the table [kinds] together, got one of them.")
         check_kinds(self.kinds)

@@ -31,7 +31,7 @@ from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
 from recsys_fed.models.users import user_vectors
 from recsys_fed.personalisation.silo_model import SiloModel
-from recsys_fed.signing.canonical import sha256
+from recsys_fed.signing import sha256
 from recsys_fed.silo.personal import fitted, packed, residual_of, unpacked
 from recsys_fed.silo.sealing import read_sealed, write_sealed
 from recsys_fed.silo.secret import OWNER_ONLY, SiloSecret

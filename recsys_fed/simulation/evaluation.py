@@ -6,10 +6,8 @@ import numpy as np
 import torch
 
 from recsys_fed.data.simulated import SimulatedFederation
-from recsys_fed.evaluation.negatives import SampledTrials, draw_negatives
-from recsys_fed.evaluation.protocol import evaluate_ranking
-from recsys_fed.evaluation.sampled import evaluate_sampled
-from recsys_fed.evaluation.scorer import Scorer
+from recsys_fed.evaluation.protocol import Scorer, evaluate_ranking
+from recsys_fed.evaluation.sampled import SampledTrials, draw_negatives, evaluate_sampled
 from recsys_fed.models.device import resolve_device
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import ItemEmbeddings

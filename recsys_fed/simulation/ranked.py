@@ -22,8 +22,8 @@ from recsys_fed.models.device import resolve_device, use_threads
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.simulation.apps import scenario_path
 from recsys_fed.simulation.runner import Simulation, simulate
-from recsys_fed.trainers import configured_trainer
-from recsys_fed.trainers.base import Trainer
+from recsys_fed.trainers.registry import configured_trainer
+from recsys_fed.trainers.trainer import Trainer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,9 +12,9 @@ import torch
 from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.models.signals import Signal
 from recsys_fed.models.user_blocks import UserHistories
-from recsys_fed.trainers.base import Layout, LocalNoise, PublicFacts, Stage, Tables, Trainer
 from recsys_fed.trainers.popular_items import PopularItems
 from recsys_fed.trainers.spectral import Spectral
+from recsys_fed.trainers.trainer import Layout, PublicFacts, Stage, Tables, Trainer
 
 # Signal to noise below which a subspace is worth less than better counts; see docs/quality.md for the sweep.
 LEAST_SIGNAL, LEAST_SIGNAL_WITH_FEATURES = 200.0, 60.0
@@ -31,9 +31,10 @@ def chosen(facts: PublicFacts) -> Trainer:
     return Spectral() if facts.signal_to_noise >= least else PopularItems()
 
 
-class Auto:
+class Auto(Trainer):
     """The trainer; see the module. Its silo half answers every stage that the server half may choose."""
 
+    name: ClassVar[str] = "auto"
     reads: ClassVar[frozenset[Signal]] = Spectral.reads | PopularItems.reads
 
     def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
@@ -60,12 +61,6 @@ class Auto:
         Guarantees: those of `spectral`: user-level, add or remove one user, sensitivity settings["l2_clip_norm"].
         """
         return Spectral().contribution(stage, tables, histories, settings=settings)
-
-    def local_update(
-        self, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float], noise: LocalNoise
-    ) -> torch.Tensor:
-        """Refuse: no trainer that may be chosen has local steps."""
-        return Spectral().local_update(tables, histories, settings=settings, noise=noise)
 
     def step(self, state: Any, stage: Stage, total: torch.Tensor, *, noise_std: float, n_silos: int) -> Any:
         """The step of the chosen trainer."""

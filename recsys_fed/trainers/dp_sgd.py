@@ -20,17 +20,16 @@ import torch
 from recsys_fed import checks
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
-from recsys_fed.models.signals import NOTHING, Signal
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.clipping import JointRelease, count_share
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers import popularity
-from recsys_fed.trainers.base import Layout, LocalNoise, PublicFacts, Stage, TableLayout, Tables
 from recsys_fed.trainers.local_steps import Task, local_steps, summed
 from recsys_fed.trainers.losses import loss_of
 from recsys_fed.trainers.losses.loss import Clipping, Loss
 from recsys_fed.trainers.momentum import Step, stepped
 from recsys_fed.trainers.popularity import NoisedPopularity
+from recsys_fed.trainers.trainer import Layout, LocalNoise, PublicFacts, Stage, TableLayout, Tables, Trainer
 
 GRADIENT = "gradient"
 LOCAL_STEPS = "local steps"
@@ -54,7 +53,7 @@ class DPSGDState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPSGD:
+class DPSGD(Trainer):
     """The trainer; see the module.
 
     Attributes:
@@ -72,7 +71,7 @@ class DPSGD:
         sampling_probability: of users, at each step.
     """
 
-    reads: ClassVar[frozenset[Signal]] = NOTHING
+    name: ClassVar[str] = "dp-sgd"
 
     schedule: str = "synchronous"
     loss: str = "implicit-als"
@@ -100,6 +99,11 @@ class DPSGD:
         checks.probability(sampling_probability=self.sampling_probability)
         if not 0 <= self.momentum < 1:
             raise ConfigurationError(f"Expected 0 <= momentum < 1, got {self.momentum}.")
+
+    @property
+    def noise_inside(self) -> bool:
+        """Whether the schedule is local."""
+        return self.schedule == "local"
 
     @property
     def _loss(self) -> Loss:

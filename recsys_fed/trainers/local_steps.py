@@ -18,9 +18,9 @@ from recsys_fed.models.ridge import gramian_of
 from recsys_fed.models.user_blocks import UserHistories, block_bounds
 from recsys_fed.privacy.integer_mechanism import NoisySums
 from recsys_fed.privacy.noise import NoiseSource, poisson_sample
-from recsys_fed.trainers.base import LocalNoise
 from recsys_fed.trainers.losses.loss import Batch, Clipping, Loss, RowBlocks
 from recsys_fed.trainers.negatives import Negatives, draw_negatives
+from recsys_fed.trainers.trainer import LocalNoise
 
 _PART_INTERACTIONS = 1 << 18
 _BLOCK_ROWS = 1 << 12

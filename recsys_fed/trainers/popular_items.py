@@ -12,10 +12,9 @@ import torch
 
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
-from recsys_fed.models.signals import NOTHING, Signal
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.trainers import popularity
-from recsys_fed.trainers.base import Layout, LocalNoise, PublicFacts, Stage, Tables
+from recsys_fed.trainers.trainer import Layout, PublicFacts, Stage, Tables, Trainer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,10 +25,10 @@ class PopularItemsState:
     counts: torch.Tensor | None = None
 
 
-class PopularItems:
+class PopularItems(Trainer):
     """The trainer; see the module."""
 
-    reads: ClassVar[frozenset[Signal]] = NOTHING
+    name: ClassVar[str] = "popularity"
 
     def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
         """The counts, with all of the budget.
@@ -62,12 +61,6 @@ class PopularItems:
         `popularity.contribute_counts`.
         """
         return popularity.contribute_counts(histories, l2_clip_norm=settings["l2_clip_norm"])
-
-    def local_update(
-        self, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float], noise: LocalNoise
-    ) -> torch.Tensor:
-        """Refuse: there are no local steps here."""
-        raise ConfigurationError("Expected a stage with local steps, the popularity trainer has none.")
 
     def step(
         self, state: PopularItemsState, stage: Stage, total: torch.Tensor, *, noise_std: float, n_silos: int

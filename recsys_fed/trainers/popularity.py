@@ -12,8 +12,8 @@ import torch
 from recsys_fed import checks
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.events import PlannedRelease
-from recsys_fed.trainers.base import Stage
 from recsys_fed.trainers.exact_sum import UNIT, in_units
+from recsys_fed.trainers.trainer import Stage
 
 STAGE = "item counts"
 # Share of the budget (in units of 1 / noise_multiplier^2) that the counts get.

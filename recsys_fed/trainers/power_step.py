@@ -18,8 +18,8 @@ from recsys_fed import checks
 from recsys_fed.models.histories import Histories, positions
 from recsys_fed.models.user_blocks import UserHistories, for_each_block
 from recsys_fed.privacy.clipping import MODES
-from recsys_fed.trainers.base import Tables
 from recsys_fed.trainers.exact_sum import LONGEST, UNIT, add_by_item, in_units
+from recsys_fed.trainers.trainer import Tables
 
 _FLOAT32_ROUNDING = 2.0**-24
 _MARGIN = 1e-6

@@ -24,16 +24,15 @@ import torch
 
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
-from recsys_fed.models.signals import NOTHING, Signal
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers import popularity
-from recsys_fed.trainers.base import Layout, LocalNoise, PublicFacts, Stage, TableLayout, Tables
 from recsys_fed.trainers.estimate import agreeing, reliability, smoothed, without_diagonal
 from recsys_fed.trainers.orthonormal import leading_directions, orthonormal, principal_features
 from recsys_fed.trainers.popularity import NoisedPopularity
 from recsys_fed.trainers.power_step import power_step
 from recsys_fed.trainers.spectral_size import Size, check_rounds, size
+from recsys_fed.trainers.trainer import Layout, PublicFacts, Stage, TableLayout, Tables, Trainer
 
 SUBSPACE = "subspace"
 # Rounds after the first get this many times its share of the budget: the first one has only to find the space.
@@ -63,14 +62,14 @@ class SpectralState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spectral:
+class Spectral(Trainer):
     """The trainer; see the module.
 
     Attributes:
         fixed: dimensions, head items and rounds set by hand in place of the rule, as sweeps do.
     """
 
-    reads: ClassVar[frozenset[Signal]] = NOTHING
+    name: ClassVar[str] = "spectral"
 
     fixed: Size | None = None
 
@@ -129,12 +128,6 @@ class Spectral:
         if stage == popularity.STAGE:
             return popularity.contribute_counts(histories, l2_clip_norm=settings["l2_clip_norm"])
         return power_step(tables, histories, l2_clip_norm=settings["l2_clip_norm"])
-
-    def local_update(
-        self, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float], noise: LocalNoise
-    ) -> torch.Tensor:
-        """Refuse: there are no local steps here."""
-        raise ConfigurationError("Expected a stage with local steps, the spectral trainer has none.")
 
     def step(
         self, state: SpectralState, stage: Stage, total: torch.Tensor, *, noise_std: float, n_silos: int

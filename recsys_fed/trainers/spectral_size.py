@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.trainers.base import PublicFacts
 from recsys_fed.trainers.popularity import BUDGET_SHARE
+from recsys_fed.trainers.trainer import PublicFacts
 
 _MAX_DIM, _MAX_DIM_WITH_FEATURES = 32, 48
 _MIN_HEAD = 50

@@ -10,15 +10,14 @@ import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from recsys_fed.certificates.terms import Terms
+from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.ledger.entries import Entry, Release, utc_text
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.queries import row_of
 from recsys_fed.ledger.storage import Storage, entries_table
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.guarantee import Guarantee
-from recsys_fed.signing.canonical import sha256
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey, sha256
 from simulations.benchmarks.line import Line
 
 FEW, MANY = 10_000, 100_000
@@ -73,7 +72,7 @@ def ledger_lines() -> list[Line]:
 def made_ledger(path: Path, entries: int) -> Path:
     """A ledger of so many entries with signatures that hold, written a page at a time."""
     key = SigningKey.generate()
-    terms = Terms(
+    terms = LedgerTerms(
         silo="benchmark",
         public_key=key.public_key,
         guarantee=Guarantee(epsilon=float("inf")),

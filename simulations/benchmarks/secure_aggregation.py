@@ -22,7 +22,7 @@ from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen, sha
 from recsys_fed.federation.secure_aggregation import envelope, server, silo
 from recsys_fed.federation.secure_aggregation.server import unmasked_sum
 from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms, RoundTerms
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey
 from simulations.benchmarks.line import Line
 
 ITEMS, DIM, SILOS, BITS = 27_000, 32, 10, 33

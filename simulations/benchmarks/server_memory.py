@@ -22,7 +22,7 @@ from recsys_fed.federation.inprocess import run_in_process
 from recsys_fed.federation.messages import Greeting, Request, Update
 from recsys_fed.federation.release import release_event
 from recsys_fed.federation.wire import greeting_to_records, request_from_records, update_to_records
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey
 from recsys_fed.simulation.apps import load_apps
 from simulations.benchmarks.line import Line
 

@@ -17,7 +17,7 @@ from recsys_fed.models.histories import Histories, histories_of
 from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.simulation.runner import one_digit
-from recsys_fed.trainers.base import Trainer
+from recsys_fed.trainers.trainer import Trainer
 
 _SILO = "silo-0"
 _SAMPLING = 33

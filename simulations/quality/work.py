@@ -15,10 +15,10 @@ from recsys_fed.evaluation.baselines import BASELINES
 from recsys_fed.simulation.evaluation import evaluate, fold_in_scorer
 from recsys_fed.simulation.runner import simulate
 from recsys_fed.trainers.auto import Auto
-from recsys_fed.trainers.base import PublicFacts, Trainer
 from recsys_fed.trainers.popular_items import PopularItems
 from recsys_fed.trainers.spectral import Spectral
 from recsys_fed.trainers.spectral_size import Size, size
+from recsys_fed.trainers.trainer import PublicFacts, Trainer
 from simulations.quality.alone import federation_of, planned, trained
 from simulations.quality.points import VARIANTS, Point
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from recsys_fed.evaluation.group_metrics import by_user_group, exposure
+from recsys_fed.evaluation.metrics import by_user_group, exposure
 from recsys_fed.serving.breadth import Breadth, genre_profile, rerank, tail_of
 from recsys_fed.serving.events import IMPORTED, Event
 from recsys_fed.serving.fold_in import equations_of

@@ -85,13 +85,13 @@ def test_no_silo_speaks_for_another(there, tmp_path):
 
 def start_anew(silo):
     """A silo of a simulation keys its noise by the releases in its ledger: without them the run repeats."""
-    from recsys_fed.certificates.terms import Terms
+    from recsys_fed.certificates.terms import LedgerTerms
     from recsys_fed.ledger.ledger import Ledger
-    from recsys_fed.signing.keys import SigningKey
+    from recsys_fed.signing import SigningKey
 
     for path in (*silo.glob("ledger.sqlite*"), silo / "ledger.witness"):
         key = SigningKey.load(silo / "keys" / "ledger.key")
-        terms: Terms | None = Ledger.open(str(path)).terms() if path.name == "ledger.sqlite" else None
+        terms: LedgerTerms | None = Ledger.open(str(path)).terms() if path.name == "ledger.sqlite" else None
         path.unlink(missing_ok=True)
         if terms is not None:
             Ledger.create(str(path), key=key, terms=terms)

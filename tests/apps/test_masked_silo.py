@@ -20,7 +20,7 @@ from recsys_fed.federation.wire import (
     masked_request_to_records,
     request_to_records,
 )
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey
 
 # Without noise, which these tests do not look at, nobody has to account for it.
 ALL_NEEDED = replace(MASKED, secure_aggregation_threshold=SILOS, epsilon=math.inf)

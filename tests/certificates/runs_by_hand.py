@@ -3,13 +3,12 @@
 import json
 from dataclasses import dataclass
 
-from recsys_fed.certificates.terms import Terms
+from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.ledger.certify import certify
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.guarantee import Guarantee
-from recsys_fed.signing.canonical import sha256
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey, sha256
 
 MODEL = b"the item embeddings of this run"
 
@@ -45,7 +44,7 @@ def release_of(
 
 def made_silo(folder, name, *, epsilon=20.0, delta=1e-6, k=1):
     key, path = SigningKey.generate(), str(folder / f"{name}.sqlite")
-    terms = Terms(
+    terms = LedgerTerms(
         silo=name,
         public_key=key.public_key,
         guarantee=Guarantee(epsilon=epsilon, delta=delta, max_silos_per_user=k),

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from runs_by_hand import charged, made_silo, release_of
 
-from recsys_fed.certificates.certificate import read_certificate, signed_certificate
+from recsys_fed.certificates.certificate import read_certificate, sign_certificate
 from recsys_fed.errors import DataNotFoundError, LedgerError
 from recsys_fed.ledger.audit import audit_record
 from recsys_fed.ledger.certify import certify
@@ -99,7 +99,7 @@ def test_a_certificate_that_says_something_else_than_the_ledger_is_found(silo, t
     path = tmp_path / "certificates" / "1.json"
     certificate = read_certificate(path.read_bytes())
     changed = replace(certificate, **{name: change(certificate) for name, change in changes.items()})
-    path.write_bytes(signed_certificate(changed, silo.key))
+    path.write_bytes(sign_certificate(changed, silo.key))
     found = audited(silo.path, tmp_path)
     assert not found["holds"]
     assert any(part in found["problem"] for part in named.split("|")), found["problem"]

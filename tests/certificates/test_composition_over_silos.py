@@ -5,7 +5,7 @@ from itertools import combinations
 
 import pytest
 
-from recsys_fed.certificates.composition import worst_composition
+from recsys_fed.certificates.run import worst_composition
 from recsys_fed.privacy.accounting import epsilon_of_history
 from recsys_fed.privacy.events import PrivacyEvent
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from runs_by_hand import made_run, made_silo, release_of
 
-from recsys_fed.certificates.certificate import read_certificate, signed_certificate
+from recsys_fed.certificates.certificate import read_certificate, sign_certificate
 from recsys_fed.certificates.run import verify_run
 from recsys_fed.errors import DataNotFoundError
 from recsys_fed.privacy.accounting import epsilon_spent
@@ -199,7 +199,7 @@ def resigned(run, silos, name, **changes):
     path = certificate_of(run, name)
     certificate = read_certificate(path.read_bytes())
     changes = {key: change(certificate) for key, change in changes.items()}
-    path.write_bytes(signed_certificate(replace(certificate, **changes), silo.key))
+    path.write_bytes(sign_certificate(replace(certificate, **changes), silo.key))
 
 
 FALSE_STATEMENTS = {
@@ -238,7 +238,7 @@ def test_two_silos_with_one_key_are_refused(run, good):
     path = certificate_of(run, "west")
     certificate = read_certificate(path.read_bytes())
     same_key = replace(certificate, terms=replace(certificate.terms, public_key=south.key.public_key))
-    path.write_bytes(signed_certificate(same_key, south.key))
+    path.write_bytes(sign_certificate(same_key, south.key))
     assert any("the same key" in problem for problem in verified(run).problems)
 
 

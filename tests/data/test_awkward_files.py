@@ -250,6 +250,27 @@ def test_names_that_occur_twice_matter_where_they_are_needed(doors):
         doors(text, columns="item=item")
 
 
+def test_positions_are_no_clock_times_however_their_column_is_named(doors):
+    text = "user,item,time_rank,note\nu,a,7,x\nu,b,3,x\n"
+    for columns in ("", "time=time_rank", "user=user,item=item,time=2"):
+        assert doors(text, columns=columns).of("u") == [Entry("b"), Entry("a")]
+
+
+@pytest.mark.parametrize("zeros", [["-0.0", '"0"', "0.0"], ["0.0", "-0.0", "null"], ["0", '"-0"', "-0.0"]])
+def test_a_zero_has_no_sign_that_another_row_decides(zeros, doors):
+    text = "".join(f'{{"user": {user}, "item": "a", "value": {zero}}}\n' for user, zero in enumerate(zeros))
+    for block_rows in (1, 2, 1000):
+        given = doors(text, "t.jsonl", block_rows=block_rows)
+        assert [str(given.of(str(user))[0].value) for user in range(2)] == ["0.0", "0.0"]
+
+
+def test_of_a_repeated_pair_the_kind_goes_before_the_time(doors):
+    text = "user,item,event,timestamp\nu,a,buy,1\nu,a,view,3\nu,a,buy,2\nu,a,buy,2\nu,b,view,9\n"
+    given = doors(text, kinds="view=0.5,buy=1")
+    assert given.of("u") == [Entry("a", 2 * SECOND, weight=1.0), Entry("b", 9 * SECOND, weight=0.5)]
+    assert given.rules == {"exact duplicate": 1, "repeated pair": 2}
+
+
 def test_a_cell_may_hold_a_list(doors, tmp_path):
     text = "user,item,timestamp\nu,a b  c,1\nv,,2\nw, d ,3\n"
     given = doors(text, form="lists=blank")

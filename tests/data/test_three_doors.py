@@ -5,7 +5,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from doors import PSEUDONYMS, READS, in_silo, through_all
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 from plain_oracle import expected
 from table_files import json_tables, parquet_tables, sqlite_tables, text_tables
@@ -27,6 +27,7 @@ def agree(table, block_rows):
     with TemporaryDirectory() as folder:
         path = Path(folder) / table.name
         table.write(path)
+        note(f"{path.read_bytes() if path.is_file() else sorted(path.iterdir())}")
         options = {"columns": table.columns, "kinds": table.kinds, "form": table.form}
         given = through_all(path, **options, folder=Path(folder) / "blocks", block_rows=block_rows)
     as_the_rules_say(table, given)
@@ -66,6 +67,7 @@ def agree_on_a_query(table, block_rows):
     with TemporaryDirectory() as folder:
         path = Path(folder) / table.name
         table.write(path)
+        note(f"{path.read_bytes() if path.is_file() else sorted(path.iterdir())}")
         query = {"source": "sqlite", "url": str(path), "query": "SELECT * FROM t", "kinds": kinds_of(table.kinds)}
         items = {entry.item for some in expected(table.rows(), kinds=query["kinds"])[0].values() for entry in some}
         catalogue = Catalogue(item_ids=id_array(sorted(items) or ["nothing"]))

@@ -6,8 +6,7 @@ import torch
 from scipy import sparse
 
 from recsys_fed.evaluation.baselines import BASELINES, ease, implicit_als, pure_svd
-from recsys_fed.evaluation.protocol import evaluate_ranking
-from recsys_fed.evaluation.scorer import score_block
+from recsys_fed.evaluation.protocol import evaluate_ranking, score_block
 
 pytest.importorskip("implicit", reason="needs the extra [baselines]")
 

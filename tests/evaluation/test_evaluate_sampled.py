@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_fed.errors import ConfigurationError, DataError
-from recsys_fed.evaluation.negatives import NO_ITEM
-from recsys_fed.evaluation.sampled import evaluate_sampled
+from recsys_fed.evaluation.sampled import NO_ITEM, evaluate_sampled
 
 N_ITEMS = 8
 

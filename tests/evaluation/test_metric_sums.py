@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy import sparse
 
-from recsys_fed.evaluation.metric_sums import METRICS, metric_sums, noised_metrics
+from recsys_fed.evaluation.metric_sums import metric_sums, metrics_from_sums
+from recsys_fed.evaluation.metrics import HEADLINE_NAMES
 from recsys_fed.evaluation.protocol import evaluate_ranking
 from recsys_fed.models import user_blocks
 from recsys_fed.models.histories import histories_of
@@ -41,11 +42,11 @@ def model() -> ItemEmbeddings:
 def test_without_noise_the_means_are_those_of_the_protocol(model):
     train, test = world()
     total = metric_sums(model, histories_of(train), test, l2_clip_norm=0.7)
-    found = noised_metrics(total, noise_std=0.0, l2_clip_norm=0.7)
+    found = metrics_from_sums(total, noise_std=0.0, l2_clip_norm=0.7)
     users = user_vectors(model, histories_of(train))
     expected = evaluate_ranking(lambda rows: scores(model, users[rows]), train=train, test=test).means()
     assert {name: values["value"] for name, values in found.items()} == pytest.approx(
-        {name: expected[name] for name in METRICS}
+        {name: expected[name] for name in HEADLINE_NAMES}
     )
 
 
@@ -118,7 +119,7 @@ def test_no_model_makes_the_answer_fail_or_leave_its_bound(kind, size):
 @pytest.mark.parametrize("test", [None, sparse.csr_matrix((N_USERS, N_ITEMS))])
 def test_a_silo_that_holds_nothing_out_answers_with_zeros(model, test):
     total = metric_sums(model, histories_of(world()[0]), test, l2_clip_norm=1.0)
-    assert total.shape == (1 + len(METRICS), 1)
+    assert total.shape == (1 + len(HEADLINE_NAMES), 1)
     assert not total.any()
 
 
@@ -130,7 +131,7 @@ def test_a_silo_without_users_answers_with_zeros(model):
 def test_too_few_users_under_the_noise_give_no_metric(model):
     train, test = world()
     total = metric_sums(model, histories_of(train), test, l2_clip_norm=1.0)
-    assert noised_metrics(total, noise_std=100.0, l2_clip_norm=1.0) == {}
+    assert metrics_from_sums(total, noise_std=100.0, l2_clip_norm=1.0) == {}
 
 
 def test_the_stated_noise_is_the_spread_of_the_noised_means(model):
@@ -138,9 +139,9 @@ def test_the_stated_noise_is_the_spread_of_the_noised_means(model):
     total = metric_sums(model, histories_of(train), test, l2_clip_norm=1.0) * 20
     rng = torch.Generator().manual_seed(1)
     draws = [
-        noised_metrics(total + torch.randn(total.shape, generator=rng), noise_std=1.0, l2_clip_norm=1.0)
+        metrics_from_sums(total + torch.randn(total.shape, generator=rng), noise_std=1.0, l2_clip_norm=1.0)
         for _ in range(2_000)
     ]
-    for name in METRICS:
+    for name in HEADLINE_NAMES:
         spread = np.std([draw[name]["value"] for draw in draws])
         assert spread == pytest.approx(np.mean([draw[name]["noise"] for draw in draws]), rel=0.06)

@@ -8,7 +8,7 @@ from scipy.sparse import csr_array
 from scipy.stats import chisquare
 
 from recsys_fed.errors import ConfigurationError, DataError
-from recsys_fed.evaluation.negatives import NO_ITEM, draw_negatives
+from recsys_fed.evaluation.sampled import NO_ITEM, draw_negatives
 
 BLANK, TRAIN, TEST = 0, 1, 2
 

@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.evaluation.metrics import METRICS, coverage, hit_rate_at, ndcg_at, recall_at, reciprocal_rank
+from recsys_fed.evaluation.metrics import (
+    METRICS,
+    SHOWN_NAMES,
+    coverage,
+    hit_rate_at,
+    ndcg_at,
+    recall_at,
+    reciprocal_rank,
+)
 
 # Hits at ranks 1 and 3, at rank 4 alone, and nowhere.
 HITS = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]], dtype=torch.bool)
@@ -36,19 +44,23 @@ def test_hit_rate_asks_for_any_hit():
     assert hit_rate_at(HITS, N_RELEVANT, 4).tolist() == [1.0, 1.0, 0.0]
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
-def test_a_short_list_counts_as_filled_with_misses(name):
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_a_short_list_counts_as_filled_with_misses(metric):
     padded = torch.cat([HITS, torch.zeros(3, 6, dtype=torch.bool)], dim=1)
-    short = METRICS[name](HITS, N_RELEVANT, 10)
-    assert short.tolist() == pytest.approx(METRICS[name](padded, N_RELEVANT, 10).tolist(), abs=1e-12)
+    short = metric.values(HITS, N_RELEVANT, 10)
+    assert short.tolist() == pytest.approx(metric.values(padded, N_RELEVANT, 10).tolist(), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
-def test_a_cutoff_below_one_is_refused(name):
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_a_cutoff_below_one_is_refused(metric):
     with pytest.raises(ConfigurationError, match="Expected k to be an integer >= 1, got 0"):
-        METRICS[name](HITS, N_RELEVANT, 0)
+        metric.values(HITS, N_RELEVANT, 0)
 
 
 def test_reciprocal_rank_and_coverage():
     assert reciprocal_rank(torch.tensor([1, 4])).tolist() == [1.0, 0.25]
     assert coverage(torch.tensor([True, False, False, True, False])) == 0.4
+
+
+def test_the_names_that_tables_show_follow_from_the_list():
+    assert SHOWN_NAMES == ("recall@20", "ndcg@20", "recall@10", "ndcg@10", "hr@10")

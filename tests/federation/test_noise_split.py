@@ -22,7 +22,7 @@ from recsys_fed.federation.planning import PublicCatalogue, planned_schedule, st
 from recsys_fed.federation.secure_aggregation.errors import TermsError
 from recsys_fed.privacy.integer_mechanism import add_noise
 from recsys_fed.privacy.noise import SeededNoise
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey
 
 ON = FederationConfig(secure_aggregation="on")
 

@@ -12,7 +12,7 @@ from silo_data import held, make_histories, randomness
 from recsys_fed.errors import ProtocolError
 from recsys_fed.federation.release import answer, release_event
 from recsys_fed.privacy.integer_mechanism import ROUNDING_SLACK
-from recsys_fed.trainers import make_trainer
+from recsys_fed.trainers.registry import make_trainer
 
 N_ITEMS = 3_000
 COUNTS = replace(REQUEST, tables={}, settings={}, shape=(N_ITEMS, 1), noise_multiplier=2.0, l2_clip_norm=1.5)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from recsys_fed.certificates.terms import Terms
+from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.ledger.entries import Entry
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.guarantee import Guarantee
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey
 
 KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(b"\7" * 32))
 OTHER_KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(b"\x0b" * 32))
@@ -28,10 +28,10 @@ class HandClock:
         return self.time
 
 
-def terms(epsilon: float = float("inf"), *, key: SigningKey = KEY, **others: object) -> Terms:
+def terms(epsilon: float = float("inf"), *, key: SigningKey = KEY, **others: object) -> LedgerTerms:
     """Terms of a silo that keeps to epsilon at delta 1e-6."""
     promise = Guarantee(epsilon=epsilon, delta=1e-6, max_silos_per_user=others.pop("max_silos_per_user", 1))
-    return Terms(silo="north", public_key=key.public_key, guarantee=promise, declared_users=1000, **others)
+    return LedgerTerms(silo="north", public_key=key.public_key, guarantee=promise, declared_users=1000, **others)
 
 
 def created(url: str | Path, epsilon: float = float("inf"), **options: object) -> Ledger:

@@ -19,7 +19,7 @@ from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.storage import Storage, payloads_table
 from recsys_fed.ledger.verification import verify_ledger
 from recsys_fed.privacy.accounting import epsilon_of_history
-from recsys_fed.signing.canonical import canonical
+from recsys_fed.signing import canonical
 
 
 def test_a_charge_is_durable_before_anything_is_computed_and_names_its_draw(url):

@@ -3,7 +3,7 @@
 import numpy as np
 from serving_kit import made_release
 
-from recsys_fed.evaluation.group_metrics import by_user_group, exposure
+from recsys_fed.evaluation.metrics import by_user_group, exposure
 from recsys_fed.serving.breadth import Breadth, genre_profile, rerank, tail_of
 
 RELEASE = made_release(n_items=200, dim=6, seed=3)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_fed.errors import DataFormatError
-from recsys_fed.signing.canonical import canonical, exactly, parse_canonical, sha256, text_of
+from recsys_fed.signing import canonical, parse_canonical, require_keys, sha256, text_of
 
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
 VALUES = st.recursive(
@@ -74,9 +74,9 @@ def test_the_digest_is_that_of_the_standard():
 
 
 def test_keys_are_neither_missing_nor_too_many():
-    assert exactly({"a": 1}, {"a"}, "a thing") == {"a": 1}
+    assert require_keys({"a": 1}, {"a"}, "a thing") == {"a": 1}
     for record in ({}, {"a": 1, "b": 2}, [], None, "a"):
         with pytest.raises(DataFormatError, match="a thing with the keys"):
-            exactly(record, {"a"}, "a thing")
+            require_keys(record, {"a"}, "a thing")
     with pytest.raises(DataFormatError, match="a to be a text, got int"):
         text_of({"a": 1}, "a")

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from recsys_fed.errors import ConfigurationError, DataNotFoundError, KeyFileError
-from recsys_fed.signing.keys import SigningKey, checked_public_key, verified
+from recsys_fed.signing import SigningKey, parse_public_key, verify_signature
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_no_private_byte_is_shown(key, tmp_path, caplog):
 
 def test_a_signature_serves_one_purpose_one_content_and_one_key(key):
     signature = key.sign("ledger entry", b"content")
-    assert verified(key.public_key, "ledger entry", b"content", signature)
+    assert verify_signature(key.public_key, "ledger entry", b"content", signature)
     for purpose, content in (
         ("run certificate", b"content"),
         ("ledger entry", b"another content"),
@@ -108,18 +108,18 @@ def test_a_signature_serves_one_purpose_one_content_and_one_key(key):
         ("ledger entry\0content", b""),
         ("", b"ledger entry\0content"),
     ):
-        assert not verified(key.public_key, purpose, content, signature)
-    assert not verified(SigningKey.generate().public_key, "ledger entry", b"content", signature)
+        assert not verify_signature(key.public_key, purpose, content, signature)
+    assert not verify_signature(SigningKey.generate().public_key, "ledger entry", b"content", signature)
 
 
 @pytest.mark.parametrize("bad", ["", "00", "zz" * 64, "00" * 64, "é" * 128, " " * 128])
 def test_a_bad_signature_is_false_and_no_exception(bad, key):
-    assert not verified(key.public_key, "ledger entry", b"content", bad)
+    assert not verify_signature(key.public_key, "ledger entry", b"content", bad)
 
 
 @pytest.mark.parametrize("bad", ["", "00", "zz" * 32, "ff" * 32, "00" * 32, "é" * 64])
 def test_a_bad_public_key_fits_nothing(bad, key):
-    assert not verified(bad, "ledger entry", b"content", key.sign("ledger entry", b"content"))
+    assert not verify_signature(bad, "ledger entry", b"content", key.sign("ledger entry", b"content"))
 
 
 def test_every_changed_bit_of_a_signature_is_noticed(key):
@@ -127,20 +127,20 @@ def test_every_changed_bit_of_a_signature_is_noticed(key):
     for bit in range(8 * len(signature)):
         changed = bytearray(signature)
         changed[bit // 8] ^= 1 << bit % 8
-        assert not verified(key.public_key, "ledger entry", b"content", changed.hex())
+        assert not verify_signature(key.public_key, "ledger entry", b"content", changed.hex())
 
 
 def test_capital_letters_are_another_spelling_and_refused(key):
     """One signature, one text: otherwise an entry could be changed without breaking it."""
     signature = key.sign("ledger entry", b"content")
-    assert not verified(key.public_key, "ledger entry", b"content", signature.upper())
+    assert not verify_signature(key.public_key, "ledger entry", b"content", signature.upper())
 
 
 def test_a_public_key_that_a_person_gives(key):
-    assert checked_public_key(f" {key.public_key.upper()}\n") == key.public_key
+    assert parse_public_key(f" {key.public_key.upper()}\n") == key.public_key
     for bad in ("", key.public_key[:-1], key.public_key + "0", "silo.key"):
         with pytest.raises(ConfigurationError, match="64 hexadecimal digits"):
-            checked_public_key(bad)
+            parse_public_key(bad)
 
 
 def test_two_keys_differ():

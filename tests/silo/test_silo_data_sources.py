@@ -143,6 +143,7 @@ def test_errors_hold_no_row_and_no_password(sources, tmp_path):
         {"source": "csv", "path": "x", "since": "2024-01-01"},
         {"source": "csv", "path": "x", "time": "t", "since": "yesterday"},
         {"source": "csv", "path": "x", "hold_out": "last"},
+        {"source": "csv", "path": "x", "minimum_value": 3.0},
         {"source": "csv", "path": "x", "time_unit": "ms"},
         {"source": "csv", "path": "x", "time": "t", "time_unit": "minutes"},
         {"source": "csv", "path": "x", "minimum_history": 0},

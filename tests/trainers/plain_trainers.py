@@ -15,8 +15,8 @@ from recsys_fed.privacy.calibration import calibrate_noise_multiplier
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.privacy.integer_mechanism import IntegerMechanism, grid_step
 from recsys_fed.privacy.noise import SeededNoise
-from recsys_fed.trainers.base import LocalNoise, PublicFacts
 from recsys_fed.trainers.rank_one import RankOneContributions
+from recsys_fed.trainers.trainer import LocalNoise, PublicFacts
 
 CLIP = {"l2_clip_norm": 1.0}
 

@@ -6,8 +6,8 @@ import torch
 from plain_trainers import facts_of, recommended, run
 from plain_trainers import one_thread as _one_thread  # noqa: F401
 
-from recsys_fed.trainers import make_trainer
 from recsys_fed.trainers.losses import LOSSES
+from recsys_fed.trainers.registry import make_trainer
 
 # Of start and samples: with one user in two sampled, one seed in ten ends a little short of the goal.
 SEED = 2

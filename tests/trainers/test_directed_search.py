@@ -12,12 +12,12 @@ from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.privacy.integer_mechanism import IntegerMechanism, grid_step
 from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.trainers import local_steps, popularity
-from recsys_fed.trainers.base import LocalNoise
 from recsys_fed.trainers.dp_sgd import DPSGD, GRADIENT
 from recsys_fed.trainers.local_steps import Task, summed
 from recsys_fed.trainers.losses import LOSSES
 from recsys_fed.trainers.losses.loss import Clipping
 from recsys_fed.trainers.power_step import power_step
+from recsys_fed.trainers.trainer import LocalNoise
 
 
 def knobs(case: Case) -> dict[str, float]:

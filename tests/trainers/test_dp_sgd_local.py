@@ -11,13 +11,13 @@ from recsys_fed.models.items import FoldIn
 from recsys_fed.models.ridge import gramian_of
 from recsys_fed.privacy.integer_mechanism import IntegerMechanism
 from recsys_fed.privacy.noise import SeededNoise
-from recsys_fed.trainers.base import LocalNoise
 from recsys_fed.trainers.dp_sgd import DPSGD, LOCAL_STEPS
 from recsys_fed.trainers.losses import LOSSES
 from recsys_fed.trainers.losses.implicit_als import ImplicitALS
 from recsys_fed.trainers.losses.loss import Batch
 from recsys_fed.trainers.popularity import NoisedPopularity
 from recsys_fed.trainers.rank_one import clipped_sum
+from recsys_fed.trainers.trainer import LocalNoise
 
 SETTINGS = {
     "unobserved_weight": 0.3, "regularization": 1.0, "learning_rate": 0.5, "expected_batch_size": 8.0,

@@ -10,9 +10,9 @@ from plain_trainers import one_thread as _one_thread  # noqa: F401
 
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.trainers import popularity
-from recsys_fed.trainers.base import Stage
 from recsys_fed.trainers.orthonormal import orthonormal
 from recsys_fed.trainers.spectral import SUBSPACE, Spectral
+from recsys_fed.trainers.trainer import Stage
 
 
 def tables_of(n_items, *, head, dim=2, seed=0):

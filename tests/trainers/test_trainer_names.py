@@ -2,15 +2,15 @@
 
 import pytest
 
-from recsys_fed.config import TRAINER_NAMES, FederationConfig
+from recsys_fed.config import BUILT_IN_TRAINERS, FederationConfig
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.trainers import TRAINERS, configured_trainer, make_trainer
 from recsys_fed.trainers.dp_sgd import DPSGD
+from recsys_fed.trainers.registry import TRAINERS, configured_trainer, make_trainer
 from recsys_fed.trainers.spectral import Spectral
 
 
 def test_every_name_of_the_configuration_is_a_trainer():
-    assert set(TRAINERS) == set(TRAINER_NAMES)
+    assert set(TRAINERS) == set(BUILT_IN_TRAINERS)
     assert isinstance(make_trainer("spectral"), Spectral)
     assert make_trainer("dp-sgd") == DPSGD()
     assert make_trainer("dp-sgd", {"schedule": "local", "local_steps": 3}) == DPSGD(schedule="local", local_steps=3)
@@ -38,7 +38,7 @@ def test_settings_that_mean_nothing_are_refused(settings):
 
 
 def test_another_name_and_settings_of_a_trainer_without_any_are_refused():
-    with pytest.raises(ConfigurationError, match="auto, spectral, dp-sgd, popularity, got 'als'"):
+    with pytest.raises(ConfigurationError, match="auto, dp-sgd, popularity, spectral, got 'als'"):
         make_trainer("als")
     with pytest.raises(ConfigurationError, match="settings that spectral has"):
         make_trainer("spectral", {"schedule": "local"})

@@ -22,7 +22,7 @@ from scipy import sparse
 from recsys_fed.audit.instruments.inputs import silo_of
 from recsys_fed.audit.mechanisms.mechanism import quiet
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.certificates.terms import Terms
+from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ProtocolError, RecsysFedError
 from recsys_fed.federation.inprocess import _task_identity
@@ -41,9 +41,9 @@ from recsys_fed.federation.wire import (
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.guarantee import guarantee_of
 from recsys_fed.privacy.noise import SeededNoise
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey
 from recsys_fed.simulation.apps import load_apps
-from recsys_fed.trainers import configured_trainer
+from recsys_fed.trainers.registry import configured_trainer
 
 if TYPE_CHECKING:
     from client.state import SimulatedSilo
@@ -128,7 +128,7 @@ class NeighbouringSilos:
     def _opened(self, number: int, read: Callable[[], SiloUsers]) -> "SimulatedSilo":
         key = SigningKey.generate()
         guarantee = replace(guarantee_of(self.config), epsilon=_TRAININGS * self.config.epsilon)
-        terms = Terms(
+        terms = LedgerTerms(
             silo=_NAME,
             public_key=key.public_key,
             guarantee=guarantee,

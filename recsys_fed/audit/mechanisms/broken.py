@@ -12,7 +12,7 @@ from recsys_fed.federation.messages import Request, Update
 from recsys_fed.federation.release import Randomness, SiloUsers
 from recsys_fed.federation.schedule import Schedule
 from recsys_fed.privacy.noise import SeededNoise
-from recsys_fed.trainers.base import Trainer
+from recsys_fed.trainers.trainer import Trainer
 
 # Purpose of a simulated silo's noise key: public knowledge, as the code is.
 SIMULATION_NOISE = 1

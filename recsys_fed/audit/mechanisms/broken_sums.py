@@ -6,14 +6,13 @@ from typing import Any
 
 import torch
 
-from recsys_fed.audit.mechanisms.delegating_trainer import DelegatingTrainer
 from recsys_fed.models.histories import Histories
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.trainers import popularity
-from recsys_fed.trainers.base import LocalNoise, Tables, Trainer
 from recsys_fed.trainers.dp_sgd import DPSGD
 from recsys_fed.trainers.local_steps import Task
 from recsys_fed.trainers.losses.loss import Clipping
+from recsys_fed.trainers.trainer import DelegatingTrainer, LocalNoise, Tables, Trainer
 
 _NO_LIMIT = 1e15
 # Users that each silo is taken to have by the copy that weighs by its real number.

@@ -17,7 +17,7 @@ from recsys_fed.federation.messages import Request, Update
 from recsys_fed.federation.release import Randomness, SiloUsers, answer
 from recsys_fed.federation.schedule import Schedule, advance
 from recsys_fed.privacy.noise import SeededNoise
-from recsys_fed.trainers.base import Trainer
+from recsys_fed.trainers.trainer import Trainer
 
 # Purposes of the auditor's keys, apart from each other and from those that a simulated silo uses.
 _NOISE, _SAMPLING = 101, 102

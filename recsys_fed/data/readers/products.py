@@ -124,14 +124,17 @@ def records_of(table: TextTable) -> Iterator[tuple[int, list[bytes]]]:
 def _record(lines: Sequence[bytes], at: int, table: TextTable) -> tuple[list[bytes], int]:
     """The fields of the record that begins in a line, and how many lines it takes."""
     if table.quotes and b'"' in lines[at] and fields_of(lines[at], table.separator) is None:
-        whole = lines[at]
-        for more, line in enumerate(lines[at + 1 : at + _MOST_LINES], start=2):
-            whole += b"\n" + line
-            # Only a line with a quote can close one.
-            if b'"' in line and fields_of(whole, table.separator) is not None:
+        # Only a line with a quote can close one.
+        closing = (more for more in range(1, min(_MOST_LINES, len(lines) - at)) if b'"' in lines[at + more])
+        for more in closing:
+            whole = b"\n".join(lines[at : at + more + 1])
+            if fields_of(whole, table.separator) is not None:
                 fields = row_of(whole, table)
                 if fields is not None:
-                    return fields, more
+                    return fields, more + 1
+                break
+            if fields_of(whole + b'"', table.separator) is None:
+                # It closed where no field ends, so that no further line helps.
                 break
     fields = row_of(lines[at], table)
     if fields is None:

@@ -1,4 +1,4 @@
-"""Any table with columns for user and item: text, JSON lines, Parquet, SQLite; a file, or a folder of parts."""
+"""Any table with columns for user and item: text, JSON lines, Parquet; a file, or a folder of parts."""
 
 from pathlib import Path
 

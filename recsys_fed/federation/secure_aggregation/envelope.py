@@ -16,7 +16,7 @@ from recsys_fed.federation.secure_aggregation.errors import (
     ReplayedMessageError,
 )
 from recsys_fed.federation.secure_aggregation.terms import VERSION, RoundTerms
-from recsys_fed.signing.keys import SigningKey, verified
+from recsys_fed.signing import SigningKey, verify_signature
 
 _MAGIC = b"RFSA" + bytes([VERSION])
 _HEAD = len(_MAGIC) + 1 + 32 + 32 + 4
@@ -114,7 +114,7 @@ def forget_checked_signatures() -> None:
 @lru_cache(maxsize=4096)
 def _genuine(silo: str, purpose: str, content: bytes, signature: str) -> bool:
     """Checked once in a process: silos of a simulation all see the same signatures."""
-    return verified(silo, purpose, content, signature)
+    return verify_signature(silo, purpose, content, signature)
 
 
 def _purpose(phase: Phase) -> str:

@@ -50,7 +50,7 @@ from recsys_fed.federation.secure_aggregation.shares import (
 )
 from recsys_fed.federation.secure_aggregation.silo_state import Advertised, Confirmed, Masked, Received, Shared
 from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms, RoundTerms, check_terms
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey
 
 
 def advertise(terms: RoundTerms, key: SigningKey, accepted: AcceptedTerms) -> tuple[Advertised, bytes]:

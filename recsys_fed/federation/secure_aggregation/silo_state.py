@@ -16,7 +16,7 @@ from recsys_fed.federation.secure_aggregation.errors import ReplayedMessageError
 from recsys_fed.federation.secure_aggregation.roster import Advertisement, Roster
 from recsys_fed.federation.secure_aggregation.shares import SharePair
 from recsys_fed.federation.secure_aggregation.terms import RoundTerms
-from recsys_fed.signing.canonical import canonical, exactly, parse_canonical
+from recsys_fed.signing import canonical, parse_canonical, require_keys
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -120,7 +120,7 @@ def _terms(text: str) -> RoundTerms:
 
 
 def _secrets(record: Mapping[str, str]) -> RoundSecrets:
-    known = exactly(record, {"sealing", "masking", "self_mask"}, "secrets of a round")
+    known = require_keys(record, {"sealing", "masking", "self_mask"}, "secrets of a round")
     return RoundSecrets(**{name: bytes.fromhex(text) for name, text in known.items()})
 
 

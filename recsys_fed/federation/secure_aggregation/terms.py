@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from recsys_fed.errors import DataFormatError
 from recsys_fed.federation.secure_aggregation.errors import NotAdmittedError, TermsError
-from recsys_fed.signing.canonical import canonical, exactly, parse_canonical
+from recsys_fed.signing import canonical, parse_canonical, require_keys
 
 VERSION = 1
 LEAST_SILOS, MOST_SILOS = 3, 1024
@@ -83,7 +83,9 @@ class RoundTerms:
         """Read `to_bytes`; raises TermsError for anything else."""
         names = {field.name for field in fields(cls)}
         try:
-            record: dict[str, Any] = dict(exactly(parse_canonical(text), {"version", *names}, "the terms of a round"))
+            record: dict[str, Any] = dict(
+                require_keys(parse_canonical(text), {"version", *names}, "the terms of a round")
+            )
         except DataFormatError as error:
             raise TermsError(str(error)) from error
         _require(record.pop("version") == VERSION, f"version {VERSION}; install the same everywhere", "another")

@@ -8,6 +8,7 @@ from typing import Any
 
 from recsys_fed.certificates.run import verify_run
 from recsys_fed.errors import DataFormatError, DataNotFoundError
+from recsys_fed.evaluation.metrics import SHOWN_NAMES
 from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
 from recsys_fed.privacy.guarantee import Guarantee
 from recsys_fed.report.html.budget_page import Spent, budget_section, spent_by_events, spent_by_ledger
@@ -17,7 +18,7 @@ from recsys_fed.report.html.page import Section, Table, Verdict
 from recsys_fed.report.privacy import ONLY_THE_SUM, SIMULATED, run_record
 from recsys_fed.simulation.record import CONFIG, METRICS
 
-_SHOWN = ("recall@20", "ndcg@20", "recall@10", "ndcg@10", "hr@10", "coverage@20")
+_SHOWN = (*SHOWN_NAMES, "coverage@20")
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:

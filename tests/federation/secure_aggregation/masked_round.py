@@ -9,7 +9,7 @@ import numpy as np
 from recsys_fed.federation.secure_aggregation import server, silo
 from recsys_fed.federation.secure_aggregation.server import unmasked_sum
 from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms, RoundTerms, least_threshold
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey
 
 # In the order in which they pass: those of the silos, and those of the server.
 UP = ("keys", "shares", "input", "confirmation", "unmasking")

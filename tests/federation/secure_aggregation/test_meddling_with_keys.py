@@ -11,7 +11,7 @@ from recsys_fed.federation.secure_aggregation import errors as e
 from recsys_fed.federation.secure_aggregation import silo
 from recsys_fed.federation.secure_aggregation.envelope import Phase, open_envelope, seal_envelope
 from recsys_fed.federation.secure_aggregation.roster import Advertisement, bundle_to_bytes, read_bundle
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey
 
 # --- whoever is in the middle -------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from recsys_fed.federation.secure_aggregation.shares import (
     revealed_to_bytes,
     sealed_to_bytes,
 )
-from recsys_fed.signing.keys import SigningKey
+from recsys_fed.signing import SigningKey
 
 # --- shares ---------------------------------------------------------------------------------------------------
 

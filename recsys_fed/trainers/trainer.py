@@ -6,17 +6,19 @@ A trainer sees arrays only. Its server half never sees a user, its silo half nev
 stages that say so), and neither knows about transport, ledger or other silos.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from scipy import sparse
 
 from recsys_fed import checks
+from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.items import ItemEmbeddings
-from recsys_fed.models.signals import Signal
+from recsys_fed.models.signals import NOTHING, Signal
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.privacy.integer_mechanism import IntegerMechanism
@@ -132,31 +134,48 @@ class Layout:
     tables: Mapping[str, TableLayout] = field(default_factory=dict)
 
 
-class Trainer(Protocol):
-    """Both halves of one algorithm. Every contribution is a table over item rows, and is aggregated by adding."""
+class Trainer(ABC):
+    """Both halves of one algorithm. Every contribution is a table over item rows, and is aggregated by adding.
+
+    A trainer of one's own is a frozen dataclass that derives from this class: its fields are its settings, numbers,
+    texts and truth values, which may be given in a scenario ([NAME]), on the command line (--set NAME.key=value), and
+    in Flower's run config. It is passed as an object, or found by an entry point of the group "recsys_fed.trainers"
+    under its name. `recsys_fed.testing.check_trainer` tries what it promises.
+
+    Attributes:
+        name: by which configurations call it.
+        reads: what the silo half reads besides who interacted with what; silos hold nothing else. A silo whose
+            source has no column of it has no such signal, and must contribute in the same shape.
+    """
+
+    name: ClassVar[str] = ""
+    reads: ClassVar[frozenset[Signal]] = NOTHING
 
     @property
-    def reads(self) -> frozenset[Signal]:
-        """What the silo half reads besides who interacted with what; silos hold nothing else. Mostly NOTHING.
+    def noise_inside(self) -> bool:
+        """Whether silos add the noise themselves, step by step, so that it cannot be split over them."""
+        return False
 
-        A silo whose source has no column of it has no such signal, and must contribute in the same shape.
-        """
-
+    @abstractmethod
     def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
         """Return the stages in order, one a round: known before anything is released."""
 
+    @abstractmethod
     def start(self, facts: PublicFacts, rng: np.random.Generator) -> Any:
         """Server: the state before the first round, from public facts."""
 
     def tables(self, state: Any, stage: Stage) -> Tables:
-        """Server: the released tables that the silos need for this stage."""
+        """Server: the released tables that the silos need for this stage; none without a word."""
+        return {}
 
+    @abstractmethod
     def layout(self, facts: PublicFacts, stage: Stage) -> Layout:
         """Return the shapes of the stage's contribution and tables: they follow from public facts alone.
 
         A silo computes them by itself, and answers nothing that looks different.
         """
 
+    @abstractmethod
     def contribution(
         self, stage: str, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float]
     ) -> torch.Tensor:
@@ -169,10 +188,70 @@ class Trainer(Protocol):
     def local_update(
         self, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float], noise: LocalNoise
     ) -> torch.Tensor:
-        """Silo: its local steps' noised sums added up, integers in grid steps, for stages with `noise_inside`."""
+        """Silo: its local steps' noised sums added up, integers in grid steps, for stages with `noise_inside`.
 
+        Raises:
+            ConfigurationError: this trainer has no such stages.
+        """
+        raise ConfigurationError(f"Expected a stage with local steps, the trainer {self.name} has none.")
+
+    @abstractmethod
     def step(self, state: Any, stage: Stage, total: torch.Tensor, *, noise_std: float, n_silos: int) -> Any:
         """Server: the next state from the sum [rows, columns] over `n_silos` silos and the noise on its entries."""
 
+    @abstractmethod
     def item_embeddings(self, state: Any) -> ItemEmbeddings:
         """Server: the model that the state stands for."""
+
+
+class DelegatingTrainer(Trainer):
+    """A trainer that hands everything on to another one, for those that change one half of it."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    @property
+    def reads(self) -> frozenset[Signal]:  # type: ignore[override]
+        """The signals of the other."""
+        return self.trainer.reads
+
+    @property
+    def noise_inside(self) -> bool:
+        """As the other."""
+        return self.trainer.noise_inside
+
+    def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
+        """As the other."""
+        return self.trainer.plan(facts)
+
+    def start(self, facts: PublicFacts, rng: np.random.Generator) -> Any:
+        """As the other."""
+        return self.trainer.start(facts, rng)
+
+    def tables(self, state: Any, stage: Stage) -> Tables:
+        """As the other."""
+        return self.trainer.tables(state, stage)
+
+    def layout(self, facts: PublicFacts, stage: Stage) -> Layout:
+        """As the other."""
+        return self.trainer.layout(facts, stage)
+
+    def contribution(
+        self, stage: str, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float]
+    ) -> torch.Tensor:
+        """As the other."""
+        return self.trainer.contribution(stage, tables, histories, settings=settings)
+
+    def local_update(
+        self, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float], noise: LocalNoise
+    ) -> torch.Tensor:
+        """As the other."""
+        return self.trainer.local_update(tables, histories, settings=settings, noise=noise)
+
+    def step(self, state: Any, stage: Stage, total: torch.Tensor, *, noise_std: float, n_silos: int) -> Any:
+        """As the other."""
+        return self.trainer.step(state, stage, total, noise_std=noise_std, n_silos=n_silos)
+
+    def item_embeddings(self, state: Any) -> ItemEmbeddings:
+        """As the other."""
+        return self.trainer.item_embeddings(state)

@@ -1,11 +1,27 @@
-"""Ed25519 keys of a silo (RFC 8032): made once, kept in a file that only its owner reads."""
+"""Signed records: the one text of a record, and the Ed25519 keys of a silo that sign it.
 
+The text is JSON with sorted keys, no spaces, ASCII only. A key (RFC 8032) is made once and kept in a file that only
+its owner reads.
+
+>>> canonical({"b": 1, "a": "é"})
+b'{"a":"\\\\u00e9","b":1}'
+>>> parse_canonical(b'{"a":1}')
+{'a': 1}
+>>> parse_canonical(b'{"a": 1}')
+Traceback (most recent call last):
+...
+recsys_fed.errors.DataFormatError: Expected a record with sorted keys, without spaces, in ASCII, got another text.
+"""
+
+import hashlib
+import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -18,7 +34,62 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from recsys_fed.errors import ConfigurationError, DataNotFoundError, KeyFileError
+from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError, KeyFileError
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def canonical(record: Mapping[str, Any]) -> bytes:
+    """Return the record's only text. Numbers are finite; an infinite one must be written as a text."""
+    return _ENCODER.encode(record).encode()
+
+
+def parse_canonical(text: bytes) -> dict[str, Any]:
+    """Read a record and accept no other spelling of it, so that every byte of the text counts.
+
+    Raises:
+        DataFormatError: it is not JSON, not an object, or not in canonical form.
+    """
+    record = read_json(text)
+    if not isinstance(record, dict):
+        raise DataFormatError(f"Expected a record (a JSON object), got {type(record).__name__}.")
+    try:
+        same = canonical(record) == text
+    except (ValueError, RecursionError) as error:
+        raise DataFormatError(f"Expected a record of finite numbers: {error}.") from error
+    if not same:
+        raise DataFormatError("Expected a record with sorted keys, without spaces, in ASCII, got another text.")
+    return record
+
+
+def read_json(text: bytes) -> object:
+    """Read JSON in any spelling; raises DataFormatError for anything else."""
+    try:
+        found: object = json.loads(text.decode("ascii"))
+    except (ValueError, RecursionError) as error:
+        raise DataFormatError(f"Expected JSON in ASCII, got something else: {error}.") from error
+    return found
+
+
+def sha256(content: bytes) -> str:
+    """SHA-256 as 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def require_keys(record: object, names: set[str], what: str) -> Mapping[str, Any]:
+    """Return the record if it has these keys and no others; raises DataFormatError."""
+    if not isinstance(record, Mapping) or set(record) != names:
+        got = sorted(map(str, record)) if isinstance(record, Mapping) else type(record).__name__
+        raise DataFormatError(f"Expected {what} with the keys {sorted(names)}, got {got}.")
+    return record
+
+
+def text_of(record: Mapping[str, Any], name: str) -> str:
+    """Return a text of the record; raises DataFormatError."""
+    if not isinstance(record[name], str):
+        raise DataFormatError(f"Expected {name} to be a text, got {type(record[name]).__name__}.")
+    return str(record[name])
+
 
 OWNER_ONLY = 0o600
 _HEX_KEY, _HEX_SIGNATURE = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{128}")
@@ -84,7 +155,7 @@ class SigningKey:
         return self.private.sign(_message(purpose, content)).hex()
 
 
-def verified(public_key: str, purpose: str, content: bytes, signature: str) -> bool:
+def verify_signature(public_key: str, purpose: str, content: bytes, signature: str) -> bool:
     """Whether `signature` is that of the key's owner on the content, for this purpose. Bad input is not."""
     if not (_HEX_KEY.fullmatch(public_key) and _HEX_SIGNATURE.fullmatch(signature)):
         return False
@@ -95,7 +166,7 @@ def verified(public_key: str, purpose: str, content: bytes, signature: str) -> b
     return True
 
 
-def checked_public_key(text: str) -> str:
+def parse_public_key(text: str) -> str:
     """Return a public key given by a person, in lower case.
 
     Raises:

@@ -1,0 +1,49 @@
+"""What others bring: trainers, metrics and sources, passed as objects or found by the entry points of packages.
+
+A package names what it brings in its pyproject.toml:
+
+    [project.entry-points."recsys_fed.trainers"]
+    my-trainer = "my_package:MyTrainer"
+
+Nothing of a package is imported before somebody asks for its name.
+"""
+
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+
+from recsys_fed.errors import ConfigurationError
+
+GROUPS = ("recsys_fed.trainers", "recsys_fed.metrics", "recsys_fed.sources")
+_registered: dict[str, dict[str, object]] = {group: {} for group in GROUPS}
+
+
+def register(group: str, name: str, extension: object) -> None:
+    """Make an object known to this process under a name; a later one takes the place of an earlier one."""
+    _registered[group][name] = extension
+
+
+def extension_names(group: str) -> tuple[str, ...]:
+    """Names of what this process knows and of what is installed, in the order of the alphabet."""
+    return tuple(sorted({*_registered[group], *(point.name for point in _installed(group))}))
+
+
+def load_extension(group: str, name: str) -> object:
+    """What stands under a name.
+
+    Raises:
+        ConfigurationError: nothing does, or its package cannot be imported.
+    """
+    if name in _registered[group]:
+        return _registered[group][name]
+    point = next((point for point in _installed(group) if point.name == name), None)
+    if point is None:
+        raise ConfigurationError(f"Expected {name!r} among the entry points {group}, found none of that name.")
+    try:
+        return point.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"Expected {point.value} to be there for {name!r}: {error}.") from error
+
+
+@cache
+def _installed(group: str) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=group))

@@ -1,0 +1,82 @@
+"""Trainers by name: those of this library, those of installed packages, and those that were passed as objects."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+from recsys_fed import checks, extensions
+from recsys_fed.config import BUILT_IN_TRAINERS, FederationConfig, Value, typed_value
+from recsys_fed.errors import ConfigurationError
+from recsys_fed.trainers.auto import Auto
+from recsys_fed.trainers.dp_sgd import DPSGD
+from recsys_fed.trainers.popular_items import PopularItems
+from recsys_fed.trainers.spectral import Spectral
+from recsys_fed.trainers.trainer import Trainer
+
+GROUP = "recsys_fed.trainers"
+TRAINERS: dict[str, Callable[..., Trainer]] = {kind.name: kind for kind in (Auto, Spectral, DPSGD, PopularItems)}
+
+
+def configured_trainer(config: FederationConfig) -> Trainer:
+    """Return the trainer that a configuration names, with its settings.
+
+    Raises:
+        ConfigurationError: there is no such trainer, or it has no such setting.
+    """
+    if config.trainer == DPSGD.name:
+        return make_trainer(config.trainer, config.dp_sgd)
+    return make_trainer(config.trainer, json.loads(config.trainer_settings or "{}"))
+
+
+def make_trainer(name: str, settings: Mapping[str, Any] | None = None) -> Trainer:
+    """Return the trainer of a name with its own settings, such as schedule="local" for dp-sgd.
+
+    Raises:
+        ConfigurationError: there is no such trainer, or it has no such setting.
+    """
+    checks.one_of((*TRAINERS, *extensions.extension_names(GROUP)) if name not in TRAINERS else TRAINERS, trainer=name)
+    kind = TRAINERS.get(name) or extensions.load_extension(GROUP, name)
+    if not isinstance(kind, type) or not issubclass(kind, Trainer):
+        raise ConfigurationError(f"Expected a class that derives from Trainer for {name!r}, got {kind!r}.")
+    given = {key.replace("-", "_"): value for key, value in (settings or {}).items()}
+    known = _setting_types(kind)
+    if unknown := sorted(set(given) - set(known)):
+        has = ", ".join(sorted(known)) or "none"
+        raise ConfigurationError(f"Expected settings that {name} has ({has}), got {', '.join(unknown)}.")
+    return kind(**{key: typed_value(f"{name}.{key}", known[key], value) for key, value in given.items()})
+
+
+def _setting_types(kind: type[Trainer]) -> dict[str, Any]:
+    """Name and type of each setting: of the fields of its dataclass that are plain values."""
+    hints = get_type_hints(kind)
+    return {name: hints[name] for name in _fields_of(kind) if hints[name] in (bool, int, float, str)}
+
+
+def _fields_of(kind: type[Trainer]) -> tuple[str, ...]:
+    """Names of the fields of a trainer that is a dataclass; () of others."""
+    return tuple(getattr(kind, "__dataclass_fields__", {}))
+
+
+def settings_of(trainer: Trainer) -> dict[str, Value]:
+    """The keys of a run that name a trainer object and repeat its settings; what is as by default is left out.
+
+    The class is made known to this process under its name, unless that is one of this library's.
+
+    Raises:
+        ConfigurationError: the trainer has no name, the name of another one, or settings that are no plain values.
+    """
+    kind = type(trainer)
+    if not kind.name or (kind.name in BUILT_IN_TRAINERS and TRAINERS[kind.name] is not kind):
+        raise ConfigurationError(f"Expected a name of its own for the trainer {kind.__name__}, got {kind.name!r}.")
+    if kind.name not in BUILT_IN_TRAINERS:
+        extensions.register(GROUP, kind.name, kind)
+    default = kind()
+    record: dict[str, Value] = {"trainer": kind.name}
+    for key in _fields_of(kind):
+        value = getattr(trainer, key)
+        if value == getattr(default, key):
+            continue
+        if not isinstance(value, bool | int | float | str):
+            raise ConfigurationError(f"Expected {kind.name}.{key} to be a plain value, got {value!r}.")
+        record[f"{kind.name}.{key.replace('_', '-')}"] = value
+    return record
