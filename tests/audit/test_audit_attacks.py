@@ -5,9 +5,7 @@ import pytest
 from scipy import sparse
 from small_audit import small_audit
 
-from recsys_fed.audit.attacks.on_run import Victims, from_updates
-from recsys_fed.audit.attacks.reconstruction import KnownSilo, recovered
-from recsys_fed.audit.attacks.separation import mean_figure, separation
+from recsys_fed.audit.attacks import KnownSilo, Victims, from_updates, mean_figure, recovered, separation
 from recsys_fed.errors import ConfigurationError
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from scipy import sparse
 
-from recsys_fed.audit.boundary.hostile_requests import (
+from recsys_fed.audit.hostile_requests import (
     RULES,
     HostileServer,
     broken_copies_caught,
@@ -20,7 +20,7 @@ from recsys_fed.audit.boundary.hostile_requests import (
     hostile_requests,
     neighbours,
 )
-from recsys_fed.audit.boundary.neighbouring_silos import NeighbouringSilos
+from recsys_fed.audit.neighbouring_silos import NeighbouringSilos
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
 from recsys_fed.federation.noise_split import resolve_masking

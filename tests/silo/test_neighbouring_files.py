@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from postgres_server import new_database
 
-from recsys_fed.audit.boundary.hostile_tables import (
+from recsys_fed.audit.hostile_tables import (
     COLUMNS,
     KINDS,
     Notation,
     pick,
     typed_cells,
 )
-from recsys_fed.audit.boundary.neighbouring_files import (
+from recsys_fed.audit.neighbouring_files import (
     CATALOGUE,
     SOURCES,
     Pair,

@@ -81,7 +81,7 @@ def rows_of_newcomer(rng: np.random.Generator, ordinary: int) -> Rows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class _Kind:
     """A way to store a column: its type in Arrow and PostgreSQL, an ordinary number as a cell, and hostile cells."""
 
     arrow: tuple[pa.DataType, ...]
@@ -120,16 +120,16 @@ _HOSTILE_TIMES = (
 _TEXTS = (pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string()))
 
 _NUMBERS = (
-    Kind(
+    _Kind(
         arrow=_TEXTS,
         sql="text",
         cell=lambda rng, n: pick(rng, (f"{n}", f"{n}.0", f" {n} ", f"{n}.000")),
         hostile=_HOSTILE_TEXT,
     ),
-    Kind(arrow=(pa.binary(), pa.large_binary()), sql="bytea", cell=lambda _, n: b"%d" % n, hostile=_HOSTILE_BYTES),
-    Kind(arrow=(pa.int64(),), sql="int8", cell=lambda _, n: n, hostile=_HOSTILE_WHOLE),
-    Kind(arrow=(pa.float64(),), sql="float8", cell=lambda _, n: float(n), hostile=_HOSTILE_FLOATS),
-    Kind(arrow=(pa.decimal128(38, 4),), sql="numeric", cell=lambda _, n: Decimal(n), hostile=_HOSTILE_DECIMALS),
+    _Kind(arrow=(pa.binary(), pa.large_binary()), sql="bytea", cell=lambda _, n: b"%d" % n, hostile=_HOSTILE_BYTES),
+    _Kind(arrow=(pa.int64(),), sql="int8", cell=lambda _, n: n, hostile=_HOSTILE_WHOLE),
+    _Kind(arrow=(pa.float64(),), sql="float8", cell=lambda _, n: float(n), hostile=_HOSTILE_FLOATS),
+    _Kind(arrow=(pa.decimal128(38, 4),), sql="numeric", cell=lambda _, n: Decimal(n), hostile=_HOSTILE_DECIMALS),
 )  # fmt: skip
 
 
@@ -138,7 +138,7 @@ def pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
     return choices[int(rng.integers(len(choices)))]
 
 
-def time_text(rng: np.random.Generator, seconds: int) -> str:
+def _time_text(rng: np.random.Generator, seconds: int) -> str:
     """A moment as text, in one of the notations that mean it."""
     when = _moment(seconds)
     later = (when + timedelta(hours=1)).replace(tzinfo=None)
@@ -160,12 +160,14 @@ def _in_a_unit(rng: np.random.Generator, seconds: int) -> int:
 
 
 _TIMES = (
-    Kind(arrow=_TEXTS, sql="text", cell=time_text, hostile=_HOSTILE_TEXT),
-    Kind(arrow=(pa.binary(),), sql="bytea", cell=lambda rng, t: time_text(rng, t).encode(), hostile=_HOSTILE_BYTES),
-    Kind(arrow=(pa.int64(),), sql="int8", cell=_in_a_unit, hostile=_HOSTILE_WHOLE),
-    Kind(arrow=(pa.float64(),), sql="float8", cell=lambda rng, t: float(_in_a_unit(rng, t)), hostile=_HOSTILE_FLOATS),
-    Kind(arrow=(pa.decimal128(38, 4),), sql="numeric", cell=lambda _, t: Decimal(t), hostile=_HOSTILE_DECIMALS),
-    Kind(
+    _Kind(arrow=_TEXTS, sql="text", cell=_time_text, hostile=_HOSTILE_TEXT),
+    _Kind(arrow=(pa.binary(),), sql="bytea", cell=lambda rng, t: _time_text(rng, t).encode(), hostile=_HOSTILE_BYTES),
+    _Kind(arrow=(pa.int64(),), sql="int8", cell=_in_a_unit, hostile=_HOSTILE_WHOLE),
+    _Kind(
+        arrow=(pa.float64(),), sql="float8", cell=lambda rng, t: float(_in_a_unit(rng, t)), hostile=_HOSTILE_FLOATS
+    ),
+    _Kind(arrow=(pa.decimal128(38, 4),), sql="numeric", cell=lambda _, t: Decimal(t), hostile=_HOSTILE_DECIMALS),
+    _Kind(
         arrow=(pa.timestamp("us", "UTC"), pa.timestamp("ms"), pa.timestamp("s")),
         sql="timestamptz",
         cell=lambda _, t: _moment(t),
@@ -183,7 +185,7 @@ _USELESS = (
 )  # fmt: skip
 
 
-def typed_cells(notation: Notation, rows: Rows, role: str, kind: Kind) -> list[Any]:
+def typed_cells(notation: Notation, rows: Rows, role: str, kind: _Kind) -> list[Any]:
     """A column of one kind."""
     return [_cell(notation.of(row), row, role, kind) for row in rows]
 
@@ -236,7 +238,7 @@ def text_lines(rng: np.random.Generator, cells: Sequence[object], separator: byt
     return [line for line in (separator.join(fields), *junk) if not _ORDINARY.search(line)]
 
 
-def _cell(rng: np.random.Generator, row: Row, role: str, kind: Kind) -> object:
+def _cell(rng: np.random.Generator, row: Row, role: str, kind: _Kind) -> object:
     if row.newcomer and rng.random() < (0.2 if role == "user" else 0.5):
         return pick(rng, kind.hostile)
     number: int = getattr(row, role)

@@ -19,8 +19,8 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 from scipy import sparse
 
-from recsys_fed.audit.instruments.inputs import silo_of
-from recsys_fed.audit.mechanisms.mechanism import quiet
+from recsys_fed.audit.checks.noise import silo_of
+from recsys_fed.audit.mechanism import quiet
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.config import FederationConfig
@@ -32,12 +32,7 @@ from recsys_fed.federation.release import Randomness, SiloUsers, bounded_sum, no
 from recsys_fed.federation.secure_aggregation import server as masked_server
 from recsys_fed.federation.secure_aggregation import silo as masked_silo
 from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms
-from recsys_fed.federation.wire import (
-    blob_from_records,
-    blob_to_records,
-    payload_bytes,
-    request_from_records,
-)
+from recsys_fed.federation.wire import blob_from_records, blob_to_records, payload_bytes, request_from_records
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.guarantee import guarantee_of
 from recsys_fed.privacy.noise import SeededNoise
@@ -47,7 +42,6 @@ from recsys_fed.trainers.registry import configured_trainer
 
 if TYPE_CHECKING:
     from client.state import SimulatedSilo
-
 # Room for several trainings, so that it is not the limit that refuses.
 _TRAININGS = 20
 _NAME, _NODE = "silo-0", 2
@@ -61,7 +55,7 @@ class UserMore:
     """The one user that the second silo has besides; `readable` says whether reading that silo succeeds.
 
     Whether reading fails may not show in an answer. That it does not follow from one user's rows is not this
-    instrument's business, but that of neighbouring files.
+    check's business, but that of neighbouring files.
     """
 
     name: str
@@ -79,7 +73,7 @@ class NeighbouringSilos:
         ordinary: csr, the users of both.
         more: who is in the second one only.
         folder: for the ledgers.
-        silo: makes a silo; a broken copy's class in its place shows what the instrument sees.
+        silo: makes a silo; a broken copy's class in its place shows what is seen.
     """
 
     config: FederationConfig

@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys_fed.audit.boundary.hostile_tables import (
+from recsys_fed.audit.hostile_tables import (
     COLUMNS,
     ITEMS,
     ORDINARY,
@@ -51,7 +51,6 @@ QUERY = "SELECT customer, sku, stars, at FROM purchases"
 SIGNALS: frozenset[Signal] = frozenset({"order", "time", "value"})
 _REPORTED = 5
 CATALOGUE = Catalogue(item_ids=np.array(ITEMS, dtype=object))
-
 Read = Callable[[DataSettings, Catalogue, Pseudonyms], SiloData | StoredSiloData]
 # Pseudonym -> items to train on and items held out.
 Histories = dict[str, tuple[frozenset[int], frozenset[int]]]
@@ -79,7 +78,7 @@ def write_pair(rng: np.random.Generator, source: str, folder: Path) -> Pair:
     return Pair(without=settings[0], with_one_more=settings[1])
 
 
-def any_notation(rng: np.random.Generator) -> Notation:
+def _any_notation(rng: np.random.Generator) -> Notation:
     """Half of all tables write every ordinary row alike."""
     return Notation(seed=int(rng.integers(2**32)), uniform=bool(rng.random() < 0.5))
 
@@ -87,10 +86,10 @@ def any_notation(rng: np.random.Generator) -> Notation:
 def neighbouring_tables(rng: np.random.Generator) -> tuple[tuple[Notation, Rows], tuple[Notation, Rows]]:
     """What two neighbouring tables say, and how they are written: the second has a newcomer's rows as well."""
     rows = ordinary_rows(rng)
-    more = mixed(rng, rows, rows_of_newcomer(rng, len(rows)))
-    notation = any_notation(rng)
+    more = _mixed(rng, rows, rows_of_newcomer(rng, len(rows)))
+    notation = _any_notation(rng)
     # At times by another writer, who means the same.
-    return (notation, rows), (any_notation(rng) if rng.random() < 0.3 else notation, more)
+    return (notation, rows), (_any_notation(rng) if rng.random() < 0.3 else notation, more)
 
 
 def any_settings(rng: np.random.Generator) -> dict[str, Any]:
@@ -102,7 +101,7 @@ def any_settings(rng: np.random.Generator) -> dict[str, Any]:
     return found | {"minimum_history": int(rng.integers(1, 3))}
 
 
-def mixed(rng: np.random.Generator, rows: Rows, more: Rows) -> Rows:
+def _mixed(rng: np.random.Generator, rows: Rows, more: Rows) -> Rows:
     """The newcomer's rows at random places among the others, whose order stays."""
     places = np.sort(rng.integers(0, len(rows) + 1, len(more)))
     return [row for _, row in sorted([*enumerate(rows, start=0), *zip(places - 0.5, more, strict=True)], key=_place)]

@@ -4,6 +4,9 @@ Rules make requests from those of an honest training: any scalar changed, heads 
 tables of other shapes, types and sizes, grids and clip norms of any scale, sampling that costs nothing, stages and
 rounds in another order, prices and names of other trainings, and requests that are valid but for what is in their
 tables. Some are refused, some are answered; nothing may tell the two silos apart (see `neighbouring_silos`).
+
+Broken copies of a silo make three mistakes that a lying server turns into what users have. They are classes of the
+ClientApp's own silos, so they exist once the apps are loaded.
 """
 
 import math
@@ -19,14 +22,14 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from scipy import sparse
 
-from recsys_fed.audit.boundary.broken_silos import broken_silos
-from recsys_fed.audit.boundary.neighbouring_silos import NeighbouringSilos, UserMore
-from recsys_fed.audit.instruments.inputs import maximal_users, silo_of
-from recsys_fed.audit.mechanisms.mechanism import quiet
+from recsys_fed.audit.checks.noise import maximal_users, silo_of
+from recsys_fed.audit.mechanism import quiet
+from recsys_fed.audit.neighbouring_silos import NeighbouringSilos, UserMore
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
-from recsys_fed.federation.messages import Greeting, Request
-from recsys_fed.federation.release import Randomness, noisy_integers
+from recsys_fed.federation.messages import Greeting, Request, Update
+from recsys_fed.federation.plan import derive_plan
+from recsys_fed.federation.release import OnFailure, Randomness, noisy_integers, raise_it
 from recsys_fed.federation.schedule import advance_by_sum, begin, request
 from recsys_fed.federation.wire import invitation_to_records, request_to_records
 from recsys_fed.privacy.noise import SeededNoise
@@ -34,7 +37,6 @@ from recsys_fed.simulation.apps import load_apps
 
 if TYPE_CHECKING:
     from client.state import SimulatedSilo
-
 NAME = "hostile-requests"
 # Requests to one pair of silos before there is a new one.
 _A_PAIR = 10
@@ -44,6 +46,44 @@ _INTEGERS = (-(2**31), -1, 0, 1, 2, 3, 100_000, 2**31, 2**62)
 _TEXTS = ("", "item counts", "subspace", "gradient", "local steps", "metrics", "spectral", "dp-sgd", "x" * 300)
 _SIZES = (0.0, 1e-45, 1e-38, 1e-20, 1e-3, 1.0, 1e10, 1e20, 3e38)
 Rule = Callable[[np.random.Generator, Sequence[Request]], RecordDict]
+
+
+def _broken_silos() -> "dict[str, type[SimulatedSilo]]":
+    """The broken copies by name."""
+    load_apps()
+    from client.state import SimulatedSilo  # noqa: PLC0415  (there once the apps are loaded)
+
+    class Unvalidated(SimulatedSilo):
+        """Any request is answered, whatever it asks for."""
+
+        def check_request(self, request: Request) -> None:
+            """Accept it."""
+
+    class ComputesBeforeCharging(SimulatedSilo):
+        """What fails is not charged, and says so."""
+
+        def release(self, request: Request, *, run: str, on_failure: OnFailure) -> Update:
+            """Look at the users first."""
+            self.check_request(request)
+            self.users()
+            return super().release(request, run=run, on_failure=raise_it)
+
+    class AnyGrid(SimulatedSilo):
+        """The grid and the unit of the sum are the server's to choose."""
+
+        def check_request(self, request: Request) -> None:
+            """Check all but these two."""
+            planned = derive_plan(self.config, self.catalogue, with_features=self._server_has_features()).requests
+            if request.round < len(planned):
+                known = planned[request.round]
+                request = replace(request, grid_step=known.grid_step, l2_clip_norm=known.l2_clip_norm)
+            super().check_request(request)
+
+    return {
+        "validation off": Unvalidated,
+        "charge after computing": ComputesBeforeCharging,
+        "unbounded grid": AnyGrid,
+    }
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -137,7 +177,7 @@ def broken_copies_caught(
 ) -> dict[str, bool]:
     """Whether each broken copy of a silo is told from one that is right."""
     found = {}
-    for name, kind in broken_silos().items():
+    for name, kind in _broken_silos().items():
         record = hostile_requests(config, catalogue, ordinary, count=count, seed=seed, silo=kind, until_found=True)
         found[name] = bool(record["breached"])
     return found

@@ -1,13 +1,22 @@
-"""Sums over users whose sensitivity is not what it is said to be: the silo halves of three broken copies."""
+"""Seven deliberately broken copies of the mechanism. An audit that cannot tell them from the real one is worthless.
 
-from collections.abc import Mapping
-from dataclasses import fields, replace
+Each is the deployed mechanism with one mistake that real systems have made. Three are sums over users whose
+sensitivity is not what it is said to be.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 
+from recsys_fed.audit.mechanism import Mechanism
+from recsys_fed.federation.messages import Request, Update
+from recsys_fed.federation.release import Randomness, SiloUsers
+from recsys_fed.federation.schedule import Schedule
 from recsys_fed.models.histories import Histories
 from recsys_fed.models.user_blocks import UserHistories
+from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.trainers import popularity
 from recsys_fed.trainers.dp_sgd import DPSGD
 from recsys_fed.trainers.local_steps import Task
@@ -17,9 +26,11 @@ from recsys_fed.trainers.trainer import DelegatingTrainer, LocalNoise, Tables, T
 _NO_LIMIT = 1e15
 # Users that each silo is taken to have by the copy that weighs by its real number.
 EXPECTED_USERS = 1_000
+# Purpose of a simulated silo's noise key: public knowledge, as the code is.
+SIMULATION_NOISE = 1
 
 
-class Unclipped(DelegatingTrainer):
+class _Unclipped(DelegatingTrainer):
     """Every user's term has the length that it happens to have."""
 
     def __init__(self, trainer: Trainer) -> None:
@@ -36,7 +47,7 @@ class Unclipped(DelegatingTrainer):
         return super().contribution(stage, tables, histories, settings=settings)
 
 
-class RecordLevel(DelegatingTrainer):
+class _RecordLevel(DelegatingTrainer):
     """Every interaction is clipped as if it were a user: the unit that tools for images have by default."""
 
     def contribution(
@@ -52,7 +63,7 @@ class RecordLevel(DelegatingTrainer):
         return super().local_update(tables, _records(histories), settings=settings, noise=noise)
 
 
-class WeightedByCount(DelegatingTrainer):
+class _WeightedByCount(DelegatingTrainer):
     """The silo's mean over its real number of users, which is private, times the expected number."""
 
     def contribution(
@@ -116,3 +127,64 @@ def _records(histories: UserHistories) -> Histories:
     items = torch.cat([block.items for block in histories.blocks()] or [torch.zeros(0, dtype=torch.int32)])
     starts = torch.arange(len(items) + 1, device=items.device)
     return Histories(items=items, starts=starts, n_items=histories.n_items)
+
+
+class _HalfTheNoise(Mechanism):
+    """The standard deviation is half of what the event says."""
+
+    def update(self, request: Request, users: SiloUsers, *, silo: int = 0, release: int = 0) -> Update:
+        """As deployed, with half the noise multiplier; the event still claims the whole."""
+        weak = replace(request, noise_multiplier=request.noise_multiplier / 2)
+        update = super().update(weak, users, silo=silo, release=release)
+        claimed = replace(update.event, noise_multiplier=request.noise_multiplier)
+        return replace(update, event=claimed)
+
+
+class _ReusedNoise(Mechanism):
+    """Every second release repeats the noise of the one before: a counter that is not stored in time."""
+
+    def randomness(self, silo: int, release: int) -> Randomness:
+        """Streams of the even release number."""
+        return super().randomness(silo, release - release % 2)
+
+
+class KnownSeed(Mechanism):
+    """Noise from the seed of the run's configuration, as a simulation draws it."""
+
+    def randomness(self, silo: int, release: int) -> Randomness:
+        """Noise that whoever knows the configuration can draw as well."""
+        noise = SeededNoise(SIMULATION_NOISE, self.public_seed, silo, release)
+        return replace(super().randomness(silo, release), noise=noise)
+
+
+class _DropoutLosesNoise(Mechanism):
+    """Noise is split over all silos, and a round completes when some have taken their share away."""
+
+    def accept(self, schedule: Schedule, request: Request, updates: Sequence[Update]) -> None:
+        """Accept any round."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Breakage:
+    """A broken copy by name: what it is, the class, and what replaces the trainer."""
+
+    name: str
+    mechanism: type[Mechanism]
+    trainer: type[Trainer] | None = None
+    loses_silos: bool = False
+
+    def of(self, deployed: Mechanism) -> Mechanism:
+        """The broken copy of a mechanism, with the same keys."""
+        trainer = deployed.trainer if self.trainer is None else self.trainer(deployed.trainer)  # type: ignore[call-arg]
+        return self.mechanism(trainer=trainer, key=deployed.key, public_seed=deployed.public_seed)
+
+
+BREAKAGES = (
+    Breakage(name="no clipping", mechanism=Mechanism, trainer=_Unclipped),
+    Breakage(name="half the noise", mechanism=_HalfTheNoise),
+    Breakage(name="noise reused in two rounds", mechanism=_ReusedNoise),
+    Breakage(name="clipping of records instead of users", mechanism=Mechanism, trainer=_RecordLevel),
+    Breakage(name="seed known to the attacker", mechanism=KnownSeed),
+    Breakage(name="dropout that loses noise", mechanism=_DropoutLosesNoise, loses_silos=True),
+    Breakage(name="private weights in the mean", mechanism=Mechanism, trainer=_WeightedByCount),
+)
