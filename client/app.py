@@ -14,11 +14,9 @@ from flwr.clientapp import ClientApp
 from flwr.common.logger import log
 
 from client import masked_rounds
+from client.context import message_log, open_silo, public_facts, training_of
 from client.deployed import DeployedSilo
-from client.noting import message_log, public_facts
-from client.opening import open_silo
 from client.state import Silo
-from client.training import training_of
 from recsys_fed.errors import BudgetExceededError, ProtocolError
 from recsys_fed.federation.admission import sign_greeting
 from recsys_fed.federation.messages import Greeting

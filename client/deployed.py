@@ -130,7 +130,7 @@ def _opened(path: Path) -> DeployedSilo:
     key = SigningKey.load(Path(settings.ledger_key), passphrase=words)
     secret = SiloSecret.load(Path(settings.secret_key), passphrase=words)
     ledger = Ledger.open(settings.ledger, key=key, witness=Path(settings.witness) if settings.witness else None)
-    check_terms(settings, ledger)
+    _check_terms(settings, ledger)
     check_delta(settings.agreed.delta, n_users=settings.agreed.declared_users)
     agreed = replace(settings.agreed, device=settings.device, threads=settings.threads)
     config = resolve_masking(replace(agreed, seed=max(settings.simulated_seed, 0)), simulated=settings.simulated)
@@ -162,7 +162,7 @@ def _accepted(settings: SiloSettings, config: FederationConfig) -> AcceptedTerms
     )
 
 
-def check_terms(settings: SiloSettings, ledger: Ledger) -> None:
+def _check_terms(settings: SiloSettings, ledger: Ledger) -> None:
     """Refuse a ledger that does not fit silo.toml.
 
     Raises:

@@ -88,10 +88,10 @@ def masked_run(
         outcome.messages.append((silo, message, reply))
         return reply
 
-    noised, advance = silo_module.Silo.noised, strategy_module.advance_by_sum
+    masked_input, advance = silo_module.Silo.masked_input, strategy_module.advance_by_sum
 
     def keeping(silo, request, **more):
-        masked = noised(silo, request, **more)
+        masked = masked_input(silo, request, **more)
         outcome.inputs[request.round][silo.index, request.attempt] = masked.integers
         return masked
 
@@ -100,7 +100,7 @@ def masked_run(
         return advance(schedule, asked, integers, n_silos=n_silos)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(silo_module.Silo, "noised", keeping)
+        patch.setattr(silo_module.Silo, "masked_input", keeping)
         patch.setattr(strategy_module, "advance_by_sum", stepping)
         try:
             run_in_process(server, app, run_config=flat(config) | flat(data), n_silos=config.silos)

@@ -145,7 +145,7 @@ class Answering:
 def gathered_again(there, folder, told) -> set[int]:
     config = replace(PLAIN, roster=str(folder / "roster.json"))
     with _task_identity(1):
-        found = load_apps()[0]._main.__globals__["gather"](Answering(told), config, run="a-training")
+        found = load_apps()[0]._main.__globals__["greet_silos"](Answering(told), config, run="a-training")
     assert len(found.refused) == len(told) - len(found.greetings)
     return set(found.greetings)
 

@@ -112,7 +112,7 @@ def test_a_silo_that_does_not_greet_stops_the_run(tmp_path):
 
 
 def test_too_few_silos_are_waited_for_and_then_named(tmp_path, monkeypatch):
-    gather = load_apps()[0]._main.__globals__["gather"]
+    gather = load_apps()[0]._main.__globals__["greet_silos"]
     monkeypatch.setitem(gather.__globals__, "CONNECT_TIMEOUT", 0.5)
     with pytest.raises(ProtocolError, match="Expected 3 connected silos, got 2"):
         run(CONFIG, tmp_path, fails, n_silos=2)

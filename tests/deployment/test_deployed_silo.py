@@ -8,8 +8,8 @@ import pytest
 from deployment_kit import CONFIG, DATA, SEED, SILOS, USER, deployed, train_in_process
 from flwr.app import Context, Message, RecordDict
 
+from client.context import open_silo
 from client.deployed import forget_silos, open_deployed_silo
-from client.opening import open_silo
 from recsys_fed.certificates.run import verify_run
 from recsys_fed.errors import BudgetExceededError, ConfigurationError, PrivacyError, ProtocolError
 from recsys_fed.federation.release import raise_it

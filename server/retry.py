@@ -25,7 +25,7 @@ _LOST = {
 }
 
 
-class PatientGrid(Grid):
+class RetryingGrid(Grid):
     """Another Grid's messages, sent again to who does not answer."""
 
     def __init__(

@@ -28,14 +28,14 @@ _GREETING_TIMEOUT = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gathered:
+class Greeted:
     """Greetings by node, in the order of nodes, and why the others were left out."""
 
     greetings: dict[int, Greeting]
     refused: list[str] = field(default_factory=list)
 
 
-def gather(grid: Grid, config: FederationConfig, *, run: str) -> Gathered:
+def greet_silos(grid: Grid, config: FederationConfig, *, run: str) -> Greeted:
     """Ask every connected silo which public catalogue it holds; the answer is signed for `run`.
 
     Raises:
@@ -45,7 +45,7 @@ def gather(grid: Grid, config: FederationConfig, *, run: str) -> Gathered:
     roster = read_roster(Path(config.roster)) if config.roster else None
     nodes = _connected(grid, config)
     messages = [Message(invitation_to_records(), node, "query") for node in nodes]
-    found = Gathered(greetings={})
+    found = Greeted(greetings={})
     timeout = _GREETING_TIMEOUT if roster is not None else None
     replies = sorted(grid.send_and_receive(messages, timeout=timeout), key=lambda reply: reply.metadata.src_node_id)
     for reply in replies:
@@ -62,18 +62,18 @@ def gather(grid: Grid, config: FederationConfig, *, run: str) -> Gathered:
         _leave_out_twins(found)
     for line in found.refused:
         log(WARNING, "a silo is left out: %s", line)
-    _enough(found, config)
+    _check_enough(found, config)
     return found
 
 
-def _leave_out_twins(found: Gathered) -> None:
+def _leave_out_twins(found: Greeted) -> None:
     """Two nodes with the key of one silo: only its owner can tell which is right, so both are left out."""
     names = Counter(greeting.silo for greeting in found.greetings.values())
     for node in [node for node, greeting in found.greetings.items() if names[greeting.silo] > 1]:
         found.refused.append(f"node {node}: Expected a silo once, got {found.greetings.pop(node).silo!r} again.")
 
 
-def _enough(found: Gathered, config: FederationConfig) -> None:
+def _check_enough(found: Greeted, config: FederationConfig) -> None:
     needed, there = max(config.minimum_silos, 1), len(found.greetings)
     if there < needed:
         why = f" {found.refused[0]}" if found.refused else ""

@@ -72,7 +72,10 @@ def apps():
 def gathered(apps, answers, tmp_path, **config):
     path = tmp_path / "roster.json"
     path.write_text(json.dumps(KEYS))
-    return apps["gather"](Nodes(answers), FederationConfig(silos=len(answers), roster=str(path), **config), run=RUN)
+    config = FederationConfig(silos=len(answers), roster=str(path), **config)
+    return apps["greet_silos"](Nodes(answers), config, run=RUN)
+        Nodes(answers), FederationConfig(silos=len(answers), roster=str(path), **config), run=RUN
+    )
 
 
 def test_only_silos_of_the_roster_take_part_and_the_others_are_counted(apps, tmp_path):
@@ -119,11 +122,11 @@ def test_too_few_are_too_few(apps, tmp_path):
         gathered(apps, {10: greeting("silo-0", 10), 11: RecordDict()}, tmp_path, minimum_silos=2)
     config = FederationConfig(silos=1, roster=str(tmp_path / "none"))
     with pytest.raises(DataNotFoundError):
-        apps["gather"](Nodes({10: greeting("silo-0", 10)}), config, run=RUN)
+        apps["greet_silos"](Nodes({10: greeting("silo-0", 10)}), config, run=RUN)
 
 
 def patient(apps, nodes, **how):
-    return apps["PatientGrid"](nodes, **{"timeout": 5.0, "first_wait": 0.05, **how})
+    return apps["RetryingGrid"](nodes, **{"timeout": 5.0, "first_wait": 0.05, **how})
 
 
 def ask(grid, nodes):
@@ -156,7 +159,7 @@ def test_a_silo_that_refuses_is_not_asked_again(apps):
     assert sorted(nodes.asked) == [1, 2]
 
 
-def test_patience_ends(apps):
+def test_retries_end(apps):
     nodes = Nodes({1: [None] * 50, 2: [greeting("silo-1")]})
     replies = ask(patient(apps, nodes, timeout=0.6), [1, 2])
     assert [reply.metadata.src_node_id for reply in replies] == [2]
