@@ -40,7 +40,7 @@ class _Invited:
     nodes: Mapping[str, int]
     labels: Mapping[str, str]
 
-    def without(self, keys: Iterable[str]) -> "Invited":
+    def without(self, keys: Iterable[str]) -> "_Invited":
         """The others."""
         gone = set(keys)
         return _Invited(nodes={key: node for key, node in self.nodes.items() if key not in gone}, labels=self.labels)

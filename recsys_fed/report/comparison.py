@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from recsys_fed.comparison.measuring import POPULARITY_GROUPS
+from recsys_fed.comparison.compare import POPULARITY_GROUPS
 from recsys_fed.comparison.new_items import MAPPED
 from recsys_fed.comparison.record import ACTIVITY_GROUPS
 from recsys_fed.evaluation.metrics import HEADLINE_NAMES

@@ -74,8 +74,6 @@ def gathered(apps, answers, tmp_path, **config):
     path.write_text(json.dumps(KEYS))
     config = FederationConfig(silos=len(answers), roster=str(path), **config)
     return apps["greet_silos"](Nodes(answers), config, run=RUN)
-        Nodes(answers), FederationConfig(silos=len(answers), roster=str(path), **config), run=RUN
-    )
 
 
 def test_only_silos_of_the_roster_take_part_and_the_others_are_counted(apps, tmp_path):

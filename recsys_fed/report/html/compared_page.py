@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from recsys_fed.comparison.measuring import POPULARITY_GROUPS
-from recsys_fed.comparison.personal import BOTH, GLOBAL, LOCAL
+from recsys_fed.comparison.compare import BOTH, GLOBAL, LOCAL, POPULARITY_GROUPS
 from recsys_fed.comparison.record import ACTIVITY_GROUPS
 from recsys_fed.report.comparison import (
     INTERVALS,
