@@ -70,7 +70,7 @@ class _Separation:
         return asdict(self)
 
 
-def separation(
+def _separation(
     members: npt.NDArray[np.float64], others: npt.NDArray[np.float64], *, confidence: float = 0.95
 ) -> _Separation:
     """Separation of two groups of scores, four of each or more.
@@ -89,7 +89,7 @@ def separation(
     )
 
 
-def mean_figure(values: npt.NDArray[np.float64], *, confidence: float = 0.95) -> _Figure:
+def _mean_figure(values: npt.NDArray[np.float64], *, confidence: float = 0.95) -> _Figure:
     """Mean over people with a normal interval."""
     mean = float(np.mean(values))
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
@@ -135,7 +135,7 @@ def _membership(
     """Separation of members and others by model and by group of people (members, others)."""
     return {
         name: {
-            group: separation(_membership_scores(model, members), _membership_scores(model, others))
+            group: _separation(_membership_scores(model, members), _membership_scores(model, others))
             for group, (members, others) in groups.items()
         }
         for name, model in models.items()
@@ -176,7 +176,7 @@ class _Recovered:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class KnownSilo:
+class _KnownSilo:
     """What the attacker knows: the silo's other users, and how many silos are mixed into what it sees.
 
     Attributes:
@@ -208,7 +208,7 @@ class KnownSilo:
         return np.asarray(noise**2 + squares * self.mixed_silos * (1 + self.mixed_silos) + 1e-6)
 
 
-def _from_counts(silo: KnownSilo, left: Rows, *, length: int, noise: float) -> Rows:
+def _from_counts(silo: _KnownSilo, left: Rows, *, length: int, noise: float) -> Rows:
     """Score of each item, [n_items]."""
     size = 1 / max(length, 1) ** 0.5
     return np.asarray(silo.prior + (left * size - size**2 / 2) / silo.variance(noise))
@@ -231,7 +231,7 @@ def _from_lists(model: ItemEmbeddings, histories: sparse.csr_matrix, *, k: int) 
     return np.asarray(guesses)
 
 
-def recovered(guesses: Rows, histories: sparse.csr_matrix) -> _Recovered:
+def _recovered(guesses: Rows, histories: sparse.csr_matrix) -> _Recovered:
     """Compare scores [n_users, n_items] with the histories; as many items are named as the history has."""
     shares, areas = [], []
     for row in range(histories.shape[0]):
@@ -243,11 +243,11 @@ def recovered(guesses: Rows, histories: sparse.csr_matrix) -> _Recovered:
         ranks = rankdata(guesses[row])
         others = histories.shape[1] - len(own)
         areas.append((ranks[own].sum() - len(own) * (len(own) + 1) / 2) / (len(own) * others))
-    return _Recovered(share=mean_figure(np.array(shares)), auc=mean_figure(np.array(areas)), people=len(shares))
+    return _Recovered(share=_mean_figure(np.array(shares)), auc=_mean_figure(np.array(areas)), people=len(shares))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Victims:
+class _Victims:
     """People who are in nobody's data but join the first silo one at a time.
 
     Attributes:
@@ -265,7 +265,7 @@ def attacks_on(
     """The record of all attacks: membership, reconstruction from updates, reconstruction from lists."""
     placed = run.placed
     train = placed.federation.train
-    victims = Victims(
+    victims = _Victims(
         histories=placed.withheld[:people],
         silos=[train[rows] for rows in placed.others],
     )
@@ -280,9 +280,9 @@ def attacks_on(
         "ordinary users": (members, placed.withheld),
     }
     found = _membership(models, groups)
-    updates = from_updates(run.rounds[0].request, mechanism, victims)
+    updates = _from_updates(run.rounds[0].request, mechanism, victims)
     lists = {
-        name: recovered(_from_lists(model, victims.histories, k=list_length), victims.histories)
+        name: _recovered(_from_lists(model, victims.histories, k=list_length), victims.histories)
         for name, model in models.items()
     }
     return {
@@ -295,13 +295,13 @@ def attacks_on(
     }
 
 
-def from_updates(request: Request, mechanism: Mechanism, victims: Victims) -> dict[str, _Recovered]:
+def _from_updates(request: Request, mechanism: Mechanism, victims: _Victims) -> dict[str, _Recovered]:
     """Reconstruction from the item counts of one silo, or from the sum over all silos, with and without noise.
 
     Noise is whole in the silo's own message, and once in the sum, as under secure aggregation.
     """
     asked = replace(request, noise_share=1.0)
-    known = KnownSilo(others=victims.silos[0])
+    known = _KnownSilo(others=victims.silos[0])
     mixed = replace(known, mixed_silos=len(victims.silos) - 1)
     elsewhere = sum(
         mechanism.release(quiet(asked), _counted(users), silo=index).astype(np.float64)
@@ -315,12 +315,12 @@ def from_updates(request: Request, mechanism: Mechanism, victims: Victims) -> di
         ("the sum over silos, with noise", mixed, True),
     ):
         guesses = _guesses(asked, mechanism, victims, silo=silo, elsewhere=elsewhere, noised=noised)
-        found[name] = recovered(guesses, victims.histories)
+        found[name] = _recovered(guesses, victims.histories)
     return found
 
 
 def _guesses(
-    request: Request, mechanism: Mechanism, victims: Victims, *, silo: KnownSilo, elsewhere: Any, noised: bool
+    request: Request, mechanism: Mechanism, victims: _Victims, *, silo: _KnownSilo, elsewhere: Any, noised: bool
 ) -> Any:
     """Scores [n_people, n_items]; each person joins the silo in a release of its own."""
     base = _counted(silo.others)
@@ -342,7 +342,7 @@ def _counted(matrix: sparse.csr_matrix) -> SiloUsers:
     return SiloUsers(histories=histories_of(matrix))
 
 
-def _popularity_guessing(victims: Victims) -> _Recovered:
+def _popularity_guessing(victims: _Victims) -> _Recovered:
     """The items that most users of the silo have, for everybody."""
-    prior = KnownSilo(others=victims.silos[0]).prior
-    return recovered(np.tile(prior, (victims.histories.shape[0], 1)), victims.histories)
+    prior = _KnownSilo(others=victims.silos[0]).prior
+    return _recovered(np.tile(prior, (victims.histories.shape[0], 1)), victims.histories)

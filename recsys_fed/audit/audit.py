@@ -236,7 +236,7 @@ def _attacked_silos(
     run: AuditedRun, settings: AuditSettings, *, step: Callable[[str], None] = lambda _: None
 ) -> list[dict[str, Any]]:
     """What a server that lies and a file that is dirty can do to the run's silos, and to broken copies of them."""
-    some, catalogue = stand(run, settings).ordinary, run.placed.federation.catalogue
+    some, catalogue = _stand(run, settings).ordinary, run.placed.federation.catalogue
     requests = hostile_requests(run.config, catalogue, some, count=settings.hostile_requests, seed=settings.seed)
     step("silos over dirty files")
     files = neighbouring_files(seed=settings.seed, pairs=settings.neighbouring_files)
@@ -292,7 +292,7 @@ def _outcomes(
     """The verdict on the run, and those on the null, the replayed mechanism and its broken copies."""
     included, config = run.placed.canaries.included, run.config
     made = planned_guesses(len(included), epsilon=config.epsilon, delta=config.delta)
-    where = stand(run, settings)
+    where = _stand(run, settings)
     users = run.users(canaries=True)
     residuals = residuals_of_run(
         (one.request, one.seen, known_sums(mechanism, one.request, users)) for one in run.rounds
@@ -314,7 +314,7 @@ def _outcomes(
     return itself, replayed
 
 
-def stand(run: AuditedRun, settings: AuditSettings) -> Stand:
+def _stand(run: AuditedRun, settings: AuditSettings) -> Stand:
     """Where checks test: a request of each kind that the run made, and a few ordinary users."""
     kinds = {one.request.stage: (one.schedule, one.request) for one in reversed(run.rounds)}
     rng = np.random.default_rng([settings.seed, _PEOPLE])

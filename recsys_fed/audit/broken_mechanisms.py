@@ -148,7 +148,7 @@ class _ReusedNoise(Mechanism):
         return super().randomness(silo, release - release % 2)
 
 
-class KnownSeed(Mechanism):
+class _KnownSeed(Mechanism):
     """Noise from the seed of the run's configuration, as a simulation draws it."""
 
     def randomness(self, silo: int, release: int) -> Randomness:
@@ -184,7 +184,7 @@ BREAKAGES = (
     Breakage(name="half the noise", mechanism=_HalfTheNoise),
     Breakage(name="noise reused in two rounds", mechanism=_ReusedNoise),
     Breakage(name="clipping of records instead of users", mechanism=Mechanism, trainer=_RecordLevel),
-    Breakage(name="seed known to the attacker", mechanism=KnownSeed),
+    Breakage(name="seed known to the attacker", mechanism=_KnownSeed),
     Breakage(name="dropout that loses noise", mechanism=_DropoutLosesNoise, loses_silos=True),
     Breakage(name="private weights in the mean", mechanism=Mechanism, trainer=_WeightedByCount),
 )

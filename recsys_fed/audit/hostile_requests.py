@@ -87,7 +87,7 @@ def _broken_silos() -> "dict[str, type[SimulatedSilo]]":
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class HostileServer:
+class _HostileServer:
     """Makes hostile requests from the requests of an honest training."""
 
     honest: Sequence[Request]
@@ -120,10 +120,10 @@ def hostile_requests(
         until_found: stop at the first breach, as to show that a broken copy is caught.
     """
     rng = np.random.default_rng([seed, 105])
-    server, rules = HostileServer(honest=honest_requests(config, catalogue, ordinary)), Counter[str]()
+    server, rules = _HostileServer(honest=_honest_requests(config, catalogue, ordinary)), Counter[str]()
     pairs: list[NeighbouringSilos] = []
     more, made = (
-        neighbours(ordinary),
+        _neighbours(ordinary),
         partial(
             NeighbouringSilos, config=config, catalogue=catalogue, ordinary=ordinary, silo=silo or _deployed_kind()
         ),
@@ -183,7 +183,7 @@ def broken_copies_caught(
     return found
 
 
-def honest_requests(
+def _honest_requests(
     config: FederationConfig, catalogue: Catalogue, ordinary: sparse.csr_matrix
 ) -> tuple[Request, ...]:
     """The requests of a training on these users, with the tables that follow from their sums."""
@@ -200,7 +200,7 @@ def honest_requests(
     return tuple(asked)
 
 
-def neighbours(ordinary: sparse.csr_matrix) -> tuple[UserMore, ...]:
+def _neighbours(ordinary: sparse.csr_matrix) -> tuple[UserMore, ...]:
     """Users of whom one more is in the second silo."""
     found = [UserMore(name=name, history=history) for name, history in maximal_users(ordinary).items()]
     n_items = ordinary.shape[1]

@@ -123,7 +123,7 @@ _NUMBERS = (
     _Kind(
         arrow=_TEXTS,
         sql="text",
-        cell=lambda rng, n: pick(rng, (f"{n}", f"{n}.0", f" {n} ", f"{n}.000")),
+        cell=lambda rng, n: _pick(rng, (f"{n}", f"{n}.0", f" {n} ", f"{n}.000")),
         hostile=_HOSTILE_TEXT,
     ),
     _Kind(arrow=(pa.binary(), pa.large_binary()), sql="bytea", cell=lambda _, n: b"%d" % n, hostile=_HOSTILE_BYTES),
@@ -133,7 +133,7 @@ _NUMBERS = (
 )  # fmt: skip
 
 
-def pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
+def _pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
     """One of the choices, as it is."""
     return choices[int(rng.integers(len(choices)))]
 
@@ -152,11 +152,11 @@ def _time_text(rng: np.random.Generator, seconds: int) -> str:
         f"{plain}.000",
         f" {plain} ",
     ]
-    return pick(rng, forms + ([f"{plain.date()}"] if plain.hour + plain.minute == 0 else []))
+    return _pick(rng, forms + ([f"{plain.date()}"] if plain.hour + plain.minute == 0 else []))
 
 
 def _in_a_unit(rng: np.random.Generator, seconds: int) -> int:
-    return seconds * int(pick(rng, (1, 1_000, 1_000_000)))
+    return seconds * int(_pick(rng, (1, 1_000, 1_000_000)))
 
 
 _TIMES = (
@@ -185,7 +185,7 @@ _USELESS = (
 )  # fmt: skip
 
 
-def typed_cells(notation: Notation, rows: Rows, role: str, kind: _Kind) -> list[Any]:
+def _typed_cells(notation: Notation, rows: Rows, role: str, kind: _Kind) -> list[Any]:
     """A column of one kind."""
     return [_cell(notation.of(row), row, role, kind) for row in rows]
 
@@ -195,10 +195,10 @@ def typed_columns(notation: Notation, rows: Rows) -> dict[str, pa.Array]:
     rng = notation.of_table()
     columns = {}
     for role, name in COLUMNS.items():
-        kind = pick(rng, KINDS[role])
-        cells, arrow = typed_cells(notation, rows, role, kind), pick(rng, kind.arrow)
+        kind = _pick(rng, KINDS[role])
+        cells, arrow = _typed_cells(notation, rows, role, kind), _pick(rng, kind.arrow)
         if rows and all(row.newcomer for row in rows) and rng.random() < 0.5:
-            arrow, cell = pick(rng, _USELESS)
+            arrow, cell = _pick(rng, _USELESS)
             cells = [cell] * len(rows)
         columns[name] = pa.array(cells, type=arrow)
     return columns
@@ -207,7 +207,7 @@ def typed_columns(notation: Notation, rows: Rows) -> dict[str, pa.Array]:
 def any_cells(notation: Notation, row: Row) -> dict[str, Any]:
     """The cells of a row by role, each of a kind of its own, for sources whose columns have no type."""
     rng = notation.of(row)
-    kinds = {role: pick(rng, [kind for kind in KINDS[role] if kind.sql in UNTYPED]) for role in COLUMNS}
+    kinds = {role: _pick(rng, [kind for kind in KINDS[role] if kind.sql in UNTYPED]) for role in COLUMNS}
     return {role: _cell(rng, row, role, kind) for role, kind in kinds.items()}
 
 
@@ -234,13 +234,13 @@ def text_lines(rng: np.random.Generator, cells: Sequence[object], separator: byt
         b"'",
         b"\\",
     )
-    junk = [b"".join(pick(rng, letters) for _ in range(int(rng.integers(0, 30))))] if rng.random() < 0.3 else []
+    junk = [b"".join(_pick(rng, letters) for _ in range(int(rng.integers(0, 30))))] if rng.random() < 0.3 else []
     return [line for line in (separator.join(fields), *junk) if not _ORDINARY.search(line)]
 
 
 def _cell(rng: np.random.Generator, row: Row, role: str, kind: _Kind) -> object:
     if row.newcomer and rng.random() < (0.2 if role == "user" else 0.5):
-        return pick(rng, kind.hostile)
+        return _pick(rng, kind.hostile)
     number: int = getattr(row, role)
     return kind.cell(rng, number)
 

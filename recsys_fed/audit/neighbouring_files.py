@@ -57,25 +57,25 @@ Histories = dict[str, tuple[frozenset[int], frozenset[int]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class _Pair:
     """Two sources that are neighbours: the settings that read them, without and with the newcomer."""
 
     without: DataSettings
     with_one_more: DataSettings
 
 
-def write_pair(rng: np.random.Generator, source: str, folder: Path) -> Pair:
+def write_pair(rng: np.random.Generator, source: str, folder: Path) -> _Pair:
     """Generate two neighbouring files or tables of a kind in a folder."""
-    data = any_settings(rng)
+    data = _any_settings(rng)
     settings = []
-    for name, (notation, rows) in zip(("without", "with"), neighbouring_tables(rng), strict=True):
+    for name, (notation, rows) in zip(("without", "with"), _neighbouring_tables(rng), strict=True):
         path = folder / f"{name}.{source.replace(' ', '-')}"
         _WRITERS[source](notation, rows, path)
         place: dict[str, Any] = {"source": source.replace("tsv", "csv").removesuffix(" folder"), "path": str(path)}
         if source == "sqlite":
             place = {"source": source, "url": str(path), "query": QUERY}
         settings.append(DataSettings(**place, **data))
-    return Pair(without=settings[0], with_one_more=settings[1])
+    return _Pair(without=settings[0], with_one_more=settings[1])
 
 
 def _any_notation(rng: np.random.Generator) -> Notation:
@@ -83,7 +83,7 @@ def _any_notation(rng: np.random.Generator) -> Notation:
     return Notation(seed=int(rng.integers(2**32)), uniform=bool(rng.random() < 0.5))
 
 
-def neighbouring_tables(rng: np.random.Generator) -> tuple[tuple[Notation, Rows], tuple[Notation, Rows]]:
+def _neighbouring_tables(rng: np.random.Generator) -> tuple[tuple[Notation, Rows], tuple[Notation, Rows]]:
     """What two neighbouring tables say, and how they are written: the second has a newcomer's rows as well."""
     rows = ordinary_rows(rng)
     more = _mixed(rng, rows, rows_of_newcomer(rng, len(rows)))
@@ -92,7 +92,7 @@ def neighbouring_tables(rng: np.random.Generator) -> tuple[tuple[Notation, Rows]
     return (notation, rows), (_any_notation(rng) if rng.random() < 0.3 else notation, more)
 
 
-def any_settings(rng: np.random.Generator) -> dict[str, Any]:
+def _any_settings(rng: np.random.Generator) -> dict[str, Any]:
     """What silo.toml may say beside the place of the data: filters, hold-out."""
     found: dict[str, Any] = dict(COLUMNS) | {"hold_out": str(rng.choice(["none", "last"]))}
     found |= {"since": "2021-03-01"} if rng.random() < 0.2 else {}
@@ -111,7 +111,7 @@ def _place(pair: tuple[float, Row]) -> float:
     return pair[0]
 
 
-def breach_of(rng: np.random.Generator, pair: Pair, read: Read | None = None) -> str | None:
+def breach_of(rng: np.random.Generator, pair: _Pair, read: Read | None = None) -> str | None:
     """Read both sources of a pair; what is wrong, in words without contents, or None.
 
     Args:
@@ -138,7 +138,7 @@ def breach_of(rng: np.random.Generator, pair: Pair, read: Read | None = None) ->
             if report.n_rows != report.n_kept + sum(finding.count for finding in report.findings):
                 return "rows are not accounted for"
             users = [row for row, user in enumerate(silo.users.tolist()) if user in ordinary]
-            found.append({user: items for user, items in histories_of_all(silo).items() if user in ordinary})
+            found.append({user: items for user, items in _histories_of_all(silo).items() if user in ordinary})
             signals.append({silo.users[row]: told for row, told in _signals_of(silo, users).items()})
     if found[0].keys() != found[1].keys():
         return "another user takes part, or does not"
@@ -147,7 +147,7 @@ def breach_of(rng: np.random.Generator, pair: Pair, read: Read | None = None) ->
     return None if signals[0] == signals[1] else "the order, times or values of another user changed"
 
 
-def histories_of_all(silo: SiloData | StoredSiloData) -> Histories:
+def _histories_of_all(silo: SiloData | StoredSiloData) -> Histories:
     """What each user trains on and what is held out, by pseudonym."""
     whole = [set(row.indices.tolist()) for _, part in silo.parts() for row in part]
     held = [set(row.indices.tolist()) for row in silo.test]

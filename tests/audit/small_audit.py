@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from recsys_fed.audit.audit import AuditSettings, stand
+from recsys_fed.audit.audit import AuditSettings, _stand
 from recsys_fed.audit.audited_run import canary_data, deployed, run_with_canaries
 from recsys_fed.audit.bounds import bounds_of, planned_guesses
 from recsys_fed.audit.checks.conformance import conformance
@@ -38,7 +38,7 @@ class SmallAudit:
         )
         self.run = run_with_canaries(config, placed, folder=self.folder)
         self.mechanism = deployed(self.run, key=1)
-        self.stand = stand(self.run, AuditSettings(runs=30))
+        self.stand = _stand(self.run, AuditSettings(runs=30))
         self.others = self.run.users(canaries=False)
         histories = placed.canaries.histories
         self.directions = [

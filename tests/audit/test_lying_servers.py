@@ -14,11 +14,11 @@ from scipy import sparse
 
 from recsys_fed.audit.hostile_requests import (
     RULES,
-    HostileServer,
+    _honest_requests,
+    _HostileServer,
+    _neighbours,
     broken_copies_caught,
-    honest_requests,
     hostile_requests,
-    neighbours,
 )
 from recsys_fed.audit.neighbouring_silos import NeighbouringSilos
 from recsys_fed.catalogue.items import Catalogue
@@ -47,9 +47,10 @@ FEW, MANY, STEPS = 9, 150, 10
 
 
 @cache
-def server(name: str) -> HostileServer:
+def server(name: str) -> _HostileServer:
     load_apps()
-    return HostileServer(honest=honest_requests(resolve_masking(CONFIGS[name], simulated=True), CATALOGUE, ORDINARY))
+    requests = _honest_requests(resolve_masking(CONFIGS[name], simulated=True), CATALOGUE, ORDINARY)
+    return _HostileServer(honest=requests)
 
 
 class LyingServer(RuleBasedStateMachine):
@@ -57,7 +58,7 @@ class LyingServer(RuleBasedStateMachine):
 
     configuration = "spectral"
 
-    @initialize(more=st.sampled_from(neighbours(ORDINARY)))
+    @initialize(more=st.sampled_from(_neighbours(ORDINARY)))
     def open_silos(self, more):
         from client.state import SimulatedSilo
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_audit import small_audit
 
-from recsys_fed.audit.broken_mechanisms import KnownSeed
+from recsys_fed.audit.broken_mechanisms import _KnownSeed
 from recsys_fed.audit.mechanism import SUM
 from recsys_fed.federation.noise_split import resolve_masking
 
@@ -17,7 +17,7 @@ from recsys_fed.federation.noise_split import resolve_masking
 def test_a_replay_with_the_pipelines_keys_is_what_its_server_saw(settings):
     audit = small_audit(8.0, canaries=60, **settings)
     run = audit.run
-    silos = KnownSeed(trainer=audit.mechanism.trainer, key=0, public_seed=run.config.seed)
+    silos = _KnownSeed(trainer=audit.mechanism.trainer, key=0, public_seed=run.config.seed)
     users = run.users(canaries=True)
     assert [one.request.stage for one in run.rounds] == ["item counts", "subspace", "subspace", "metrics"]
     for one in run.rounds:
