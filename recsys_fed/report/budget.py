@@ -10,8 +10,7 @@ from recsys_fed.certificates.terms import epsilon_to_record
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.federation.planning import planned_events
 from recsys_fed.federation.schedule import Schedule
-from recsys_fed.ledger.budget import spending
-from recsys_fed.ledger.forecast import budget_after_runs
+from recsys_fed.ledger.budget import account_spending, budget_after_runs
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.guarantee import Guarantee, guarantee_of
 from recsys_fed.report.console import new_console, new_table, print_table
@@ -64,7 +63,7 @@ def budget_record(
     schedule: Schedule, *, ledger: Ledger | None, limit: float | None, runs: int | None, calendar: Calendar
 ) -> dict[str, Any]:
     """Return the budget after each run of a schedule, starting from what a ledger has spent or from nothing."""
-    before = ledger.spending() if ledger is not None else spending([], _promise(schedule))
+    before = ledger.spending() if ledger is not None else account_spending([], _promise(schedule))
     promise = before.guarantee if limit is None else replace(before.guarantee, epsilon=limit)
     if math.isinf(promise.epsilon) and runs is None:
         raise ConfigurationError("Expected --runs or --until: without a limit the runs never end.")

@@ -15,8 +15,7 @@ from recsys_fed.federation.noise_split import masking_of, share_of_silo
 from recsys_fed.federation.planning import PlannedStage, planned_events, stages_of
 from recsys_fed.federation.schedule import Schedule
 from recsys_fed.federation.update import Request
-from recsys_fed.ledger.budget import spending, would_exceed, would_spend
-from recsys_fed.ledger.forecast import MOST_RUNS, runs_that_fit
+from recsys_fed.ledger.budget import MOST_RUNS, account_spending, runs_that_fit, would_exceed, would_spend
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.accounting.kinds import repeated
 from recsys_fed.privacy.events import PrivacyEvent
@@ -43,12 +42,12 @@ def plan_record(schedule: Schedule, *, runs: int = 1, ledger: Ledger | None = No
         "noise_multiplier": schedule.noise_multiplier,
         "rounds": len(schedule.stages),
         "stages": [_stage_record(stage, schedule) for stage in stages_of(schedule)],
-        "run": spending(events, guarantee).to_dict(),
+        "run": account_spending(events, guarantee).to_dict(),
         "guarantee": guarantee.sentence(),
         "runs": runs,
     }
     if runs > 1:
-        record["all_runs"] = spending(repeated(events, runs), guarantee).to_dict()
+        record["all_runs"] = account_spending(repeated(events, runs), guarantee).to_dict()
     if ledger is not None:
         record["ledger"] = _ledger_record(ledger, events, runs=runs)
     return record

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recsys_fed.ledger.ledger import Ledger
-from recsys_fed.ledger.status import log_record
+from recsys_fed.ledger.records import log_record
 from recsys_fed.privacy.accounting import epsilon_of_history
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.guarantee import Guarantee

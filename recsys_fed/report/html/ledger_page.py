@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from recsys_fed.ledger.audit import JSON_LINES, audit_record
+from recsys_fed.ledger.verification import JSON_LINES, verification_record
 from recsys_fed.report.html.budget_page import budget_section, spent_by_ledger
 from recsys_fed.report.html.figures import number
 from recsys_fed.report.html.page import Section, Table, Verdict
@@ -11,7 +11,7 @@ from recsys_fed.report.privacy import SIMULATED
 
 def ledger_sections(address: str) -> Iterator[Section]:
     """All sections of a ledger or of its export; it is verified as the page is made."""
-    record = audit_record(address)
+    record = verification_record(address)
     if not record["holds"]:
         bad = Verdict(text=f"The ledger does not hold: {record['problem']}", mood="bad")
         yield Section(anchor="ledger", title="The ledger", verdicts=[bad])
