@@ -56,7 +56,7 @@ def compare(  # noqa: PLR0913  (one argument a flag)
     flags = run.run_keys(locals())
     from recsys_fed.comparison.compare import Comparison, compare  # noqa: PLC0415
     from recsys_fed.comparison.record import comparison_record  # noqa: PLC0415
-    from recsys_fed.report.progress import told_progress  # noqa: PLC0415
+    from recsys_fed.report.console import told_progress  # noqa: PLC0415
     from recsys_fed.simulation.apps import scenario_path  # noqa: PLC0415
     from recsys_fed.simulation.runner import Simulation  # noqa: PLC0415
 

@@ -122,8 +122,8 @@ def train(
         resumed_training,
         run_training,
     )
+    from recsys_fed.report.console import told_line  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
-    from recsys_fed.report.progress import told_line  # noqa: PLC0415
 
     given = {"epsilon": epsilon, "minimum-silos": minimum_silos, "robust": robust}
     own = FederationFolder(folder)
@@ -153,11 +153,11 @@ def status(
     """Server, certificate, silos and trainings."""
     from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
     from recsys_fed.deployment.status import federation_status  # noqa: PLC0415
-    from recsys_fed.report.deployment import print_status  # noqa: PLC0415
+    from recsys_fed.report.deployment import print_federation_status  # noqa: PLC0415
 
     while True:
         record = federation_status(FederationFolder(folder))
-        emit(record) if as_json else print_status(record)
+        emit(record) if as_json else print_federation_status(record)
         if not watch:
             return
         time.sleep(every)

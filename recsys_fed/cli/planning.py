@@ -88,8 +88,14 @@ def simulate_budget(  # noqa: PLR0913  (one argument a flag)
     }  # fmt: skip
     from recsys_fed.federation.planning import planned_schedule, schedule_with_noise  # noqa: PLC0415
     from recsys_fed.ledger.ledger import Ledger  # noqa: PLC0415
-    from recsys_fed.report.budget import Calendar, budget_record, day_of, period_of, print_budget  # noqa: PLC0415
-    from recsys_fed.report.plots import draw_budget  # noqa: PLC0415
+    from recsys_fed.report.planning import (  # noqa: PLC0415
+        Calendar,
+        budget_record,
+        day_of,
+        draw_budget,
+        period_of,
+        print_budget,
+    )
 
     calendar = Calendar(first=day_of(start), every=period_of(every))
     opened = Ledger.open(ledger) if ledger is not None else None

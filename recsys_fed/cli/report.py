@@ -14,6 +14,6 @@ def report(
     output: Annotated[Path | None, typer.Option(help="The page; by default report.html in the folder.")] = None,
 ) -> None:
     """Write one self-contained HTML page: guarantee, budget, quality, audit, certificates, configuration."""
-    from recsys_fed.report.html.report import write_report  # noqa: PLC0415
+    from recsys_fed.report.report_file import write_report  # noqa: PLC0415
 
     typer.echo(str(write_report(place, output=output)))

@@ -153,7 +153,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Which variant is better, so far: valid at every look, however often one looks."""
-    from recsys_fed.report.experiment import draw_experiment, print_experiment  # noqa: PLC0415
+    from recsys_fed.report.deployment import draw_experiment, print_experiment  # noqa: PLC0415
     from recsys_fed.serving.experiment import experiment_report  # noqa: PLC0415
     from recsys_fed.serving.settings import read_serving_settings  # noqa: PLC0415
 

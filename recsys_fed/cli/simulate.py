@@ -117,8 +117,8 @@ def _scenario_keys(scenario: str | None) -> dict[str, object]:
 
 
 def _run(simulation: "Simulation", output: Path | None) -> dict[str, Any]:
-    from recsys_fed.report.progress import told_progress  # noqa: PLC0415
-    from recsys_fed.report.terminal import NO_PRIVACY  # noqa: PLC0415
+    from recsys_fed.report.console import told_progress  # noqa: PLC0415
+    from recsys_fed.report.run import NO_PRIVACY  # noqa: PLC0415
     from recsys_fed.simulation import runner  # noqa: PLC0415
 
     console = new_console(stderr=True)
@@ -129,7 +129,7 @@ def _run(simulation: "Simulation", output: Path | None) -> dict[str, Any]:
 
 
 def _show(record: dict[str, Any], *, as_json: bool, output: Path | None) -> None:
-    from recsys_fed.report.terminal import print_simulation  # noqa: PLC0415
+    from recsys_fed.report.run import print_simulation  # noqa: PLC0415
 
     if as_json:
         options.emit(record)

@@ -1,31 +1,270 @@
-"""Run every method of the comparison on one simulated federation."""
+"""Every method of the comparison on one simulated federation: each silo alone, with all, both, and no privacy.
+
+What every user gets is Recall@20 and NDCG@20, and Recall@20 of test items by how frequent they are: the same full
+ranking as `evaluation.protocol`, ranked once for all of these figures.
+"""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
 
 from recsys_fed import checks
-from recsys_fed.comparison.lines import Line
-from recsys_fed.comparison.measuring import item_groups
 from recsys_fed.comparison.new_items import new_item_record
-from recsys_fed.comparison.personal import fold_in_lines, silo_lines
-from recsys_fed.comparison.pooled import pooled_lines, popularity_line
 from recsys_fed.data.simulated import SimulatedFederation
+from recsys_fed.errors import ConfigurationError
+from recsys_fed.evaluation.baselines import ease, implicit_als, popularity
+from recsys_fed.evaluation.metrics import HEADLINE, HEADLINE_CUTOFF, HEADLINE_NAMES, NDCG, recall_at
+from recsys_fed.evaluation.protocol import Scorer, are_among, evaluate_ranking, score_block
+from recsys_fed.evaluation.ranking import top_items
 from recsys_fed.federation.outcome import EMBEDDINGS
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
+from recsys_fed.personalisation.choice import choose_alone, choose_on, hold_out_items, split_folds
+from recsys_fed.personalisation.silo_model import Recipe, fit_silo_model, scorer_of
 from recsys_fed.simulation.progress import Progress, Steps
 from recsys_fed.simulation.runner import Simulation, prepared, simulate
 
-_POOLED = 32
-POPULARITY = "popularity"
+Floats = npt.NDArray[np.float64]
+Groups = Mapping[str, npt.NDArray[np.bool_]]
 Say = Callable[[str], None]
-Models = Mapping[tuple[float, int], ItemEmbeddings]
+Key = tuple[float, int]
+Models = Mapping[Key, ItemEmbeddings]
+POPULARITY_GROUPS = ("frequent items", "middle items", "rare items")
+# Scores that are held at once: 16 MB in float64.
+_BLOCK_SCORES = 1 << 21
+
+
+def group_items(train: sparse.csr_matrix) -> dict[str, npt.NDArray[np.bool_]]:
+    """Items by how often they occur in train: each group has about a third of all interactions, bool [n_items]."""
+    counts = np.asarray(train.sum(axis=0)).ravel()
+    order = np.argsort(-counts, kind="stable")
+    before = np.cumsum(counts[order]) - counts[order]
+    third = np.minimum(3 * before / max(counts.sum(), 1), 2.999).astype(int)
+    group = np.empty(len(counts), dtype=int)
+    group[order] = third
+    return {name: group == k for k, name in enumerate(POPULARITY_GROUPS)}
+
+
+def measure_users(
+    score: Scorer, excluded: sparse.csr_matrix, test: sparse.csr_matrix, groups: Groups
+) -> dict[str, Floats]:
+    """Metric or group -> float64 [n_users]; NaN where a user has no test item (of the group).
+
+    `excluded` are each user's items that are no candidates, csr [n_users, n_items]: `SimulatedFederation.excluded`.
+    """
+    n_users, n_items = excluded.shape
+    found = {name: np.full(n_users, np.nan) for name in (*HEADLINE_NAMES, *groups)}
+    rows = max(1, _BLOCK_SCORES // n_items)
+    for start in range(0, n_users, rows):
+        block = slice(start, min(start + rows, n_users))
+        if test[block].nnz:
+            values = _measure_block(score_block(score, block, n_items), excluded[block], test[block], groups)
+            for name, part in values.items():
+                found[name][block] = part
+    return found
+
+
+def _measure_block(
+    scores: torch.Tensor, excluded: sparse.csr_matrix, test: sparse.csr_matrix, groups: Groups
+) -> dict[str, Floats]:
+    # A copy is written to: scores may be one row for everybody.
+    scores = scores.cpu().clone(memory_format=torch.contiguous_format)
+    scores[_pairs(excluded)] = -torch.inf
+    items = top_items(scores, HEADLINE_CUTOFF)
+    users, relevant = _pairs(test)
+    hits = are_among(items, users, relevant, n_items=scores.shape[1])
+    there = torch.from_numpy(np.diff(test.indptr).astype(np.int64))
+    k = HEADLINE_CUTOFF
+    found = {metric.at(k): _where_relevant(metric.values(hits, there, k), there) for metric in HEADLINE}
+    for name, members in groups.items():
+        inside = torch.from_numpy(members)
+        of_group = torch.bincount(users[inside[relevant]], minlength=len(items))
+        found[name] = _where_relevant(recall_at(hits & inside[items], of_group, k), of_group)
+    return found
+
+
+def _pairs(matrix: sparse.csr_matrix) -> tuple[torch.Tensor, torch.Tensor]:
+    users = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    return torch.from_numpy(users), torch.from_numpy(matrix.indices.astype(np.int64))
+
+
+def _where_relevant(values: torch.Tensor, n_relevant: torch.Tensor) -> Floats:
+    return np.asarray(torch.where(n_relevant > 0, values, torch.nan).numpy())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Line:
+    """What a method gave.
+
+    Attributes:
+        method: its name.
+        epsilon: the budget of every user; infinity where nothing is private or nothing is released.
+        per_user: metric or group of test items -> [n_seeds, n_users] over all rows of the federation, NaN for users
+            without such test items; one row for methods that no seed changes.
+        note: what there is to say of it.
+    """
+
+    method: str
+    epsilon: float = math.inf
+    per_user: Mapping[str, Floats] = field(repr=False)
+    note: str = ""
+
+
+def _make_line(
+    method: str, of_seeds: Sequence[Mapping[str, Floats]], *, epsilon: float = math.inf, note: str = ""
+) -> Line:
+    """A line from what `measure_users` gave under each seed."""
+    stacked = {name: np.stack([found[name] for found in of_seeds]) for name in of_seeds[0]}
+    return Line(method=method, epsilon=epsilon, per_user=stacked, note=note)
+
+
+LOCAL, GLOBAL, BOTH = "local-only", "global, user-only", "global, silo-trusted"
+_CHOICE = 31
+_USER_ONLY = Recipe(own_weight=0.0)
+
+
+def fold_in_lines(
+    federation: SimulatedFederation, models: Models, groups: Groups, *, method: str = GLOBAL
+) -> Iterator[Line]:
+    """Users folded in from the released model: the same in whichever silo they are."""
+    train, excluded, test = federation.train, federation.excluded, federation.test
+    for epsilon, _ in _by_budget(models):
+        found = [
+            measure_users(scorer_of(fit_silo_model(train, model, _USER_ONLY), train), excluded, test, groups)
+            for (of, _), model in models.items()
+            if of == epsilon
+        ]
+        yield _make_line(method, found, epsilon=epsilon, note="" if math.isfinite(epsilon) else "no privacy")
+
+
+def silo_lines(
+    federation: SimulatedFederation,
+    models: Models,
+    groups: Groups,
+    *,
+    seed: int,
+    say: Say,
+) -> Iterator[Line]:
+    """Local-only first, then the released model with a model of the silo's own, for each budget.
+
+    What a silo takes is chosen on its train histories alone, on the same folds for all released models.
+    """
+    found: dict[Key | None, dict[str, Floats]] = {}
+    n_users = federation.train.shape[0]
+    for silo, users in enumerate(federation.users_of_silo):
+        say(f"silo-{silo}: choosing on its own users")
+        of_silo = _of_silo(federation, users, models, groups, seed=[seed, _CHOICE, silo])
+        for key, values in of_silo:
+            for name, value in values.items():
+                found.setdefault(key, {}).setdefault(name, np.full(n_users, np.nan))[users] = value
+    yield _make_line(LOCAL, [found[None]], note="nothing is released")
+    for epsilon, keys in _by_budget(models):
+        yield _make_line(BOTH, [found[key] for key in keys], epsilon=epsilon)
+
+
+def _of_silo(
+    federation: SimulatedFederation,
+    users: npt.NDArray[np.int64],
+    models: Models,
+    groups: Groups,
+    *,
+    seed: list[int],
+) -> Iterator[tuple[Key | None, dict[str, Floats]]]:
+    """What the users of one silo get: under None alone, else with the model of that key."""
+    train, excluded, test = federation.train[users], federation.excluded[users], federation.test[users]
+    folds = split_folds(train, rng=np.random.default_rng(seed))
+    own = choose_alone(folds)
+    for number, (key, model) in enumerate(models.items()):
+        if not number:
+            # A recipe without pull and with all weight on the silo reads nothing of the model: any will do.
+            yield (
+                None,
+                measure_users(scorer_of(fit_silo_model(train, model, own.recipe), train), excluded, test, groups),
+            )
+        choice = choose_on(folds, own, model)
+        yield (
+            key,
+            measure_users(scorer_of(fit_silo_model(train, model, choice.recipe), train), excluded, test, groups),
+        )
+
+
+def _by_budget(models: Models) -> list[tuple[float, list[Key]]]:
+    budgets = sorted({epsilon for epsilon, _ in models})
+    return [(epsilon, [key for key in models if key[0] == epsilon]) for epsilon in budgets]
+
+
+_NOT_PRIVATE = "no privacy, all in one place"
+_LARGEST_EASE = 20_000
+"""Catalogues above this have no ceiling by EASE, which inverts a matrix of that size."""
+# Of EASE in users, of implicit ALS as it is.
+_OF_EASE, _OF_ALS = (0.03, 0.08, 0.2, 0.5), (1.0, 8.0, 60.0)
+_VALIDATION_SHARE = 0.1
+Fit = Callable[[sparse.csr_matrix, float], Scorer]
+
+
+def popularity_line(federation: SimulatedFederation, groups: Groups) -> Line:
+    """Exact counts of all silos: not private."""
+    score = popularity(federation.train)
+    return _make_line(
+        "popularity", [measure_users(score, federation.excluded, federation.test, groups)], note="not private"
+    )
+
+
+def pooled_lines(
+    federation: SimulatedFederation, groups: Groups, *, rng: np.random.Generator, say: Say
+) -> Iterator[Line]:
+    """EASE, and implicit ALS where its library is installed; their strength is chosen on a tenth of train."""
+    train, excluded, test = federation.train, federation.excluded, federation.test
+    kept, held = hold_out_items(train, share=_VALIDATION_SHARE, rng=rng)
+    if train.shape[1] <= _LARGEST_EASE:
+        strength = choose_strength(_pooled_ease, _OF_EASE, kept, held)
+        yield _make_line(
+            "pooled EASE", [measure_users(_pooled_ease(train, strength), excluded, test, groups)], note=_NOT_PRIVATE
+        )
+    try:
+        strength = choose_strength(_pooled_als, _OF_ALS, kept, held)
+    except ConfigurationError as error:
+        say(f"without pooled implicit ALS: {error}")
+        return
+    yield _make_line(
+        "pooled implicit ALS",
+        [measure_users(_pooled_als(train, strength), excluded, test, groups)],
+        note=_NOT_PRIVATE,
+    )
+
+
+def choose_strength(
+    fit: Fit, strengths: tuple[float, ...], kept: sparse.csr_matrix, held: sparse.csr_matrix
+) -> float:
+    """The strength under which most of `held` is found by `kept`, by ndcg@20; the first where nothing is held."""
+
+    def quality(strength: float) -> float:
+        found = evaluate_ranking(
+            fit(kept, strength), train=kept, test=held, cutoffs=(HEADLINE_CUTOFF,), whole_ranking=False
+        )
+        return float(found.per_user[NDCG.at(HEADLINE_CUTOFF)].mean())
+
+    return max(strengths, key=quality) if held.nnz else strengths[0]
+
+
+def _pooled_ease(train: sparse.csr_matrix, strength: float) -> Scorer:
+    return ease(train, regularization=max(strength * train.shape[0], 1.0))
+
+
+def _pooled_als(train: sparse.csr_matrix, strength: float) -> Scorer:
+    return implicit_als(train, regularization=strength)
+
+
+_POOLED = 32
+_POPULARITY = "popularity"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,37 +329,37 @@ def compare(comparison: Comparison, *, output: Path | None = None, progress: Pro
         folder = output or Path(stack.enter_context(TemporaryDirectory(prefix="recsys-fed-compare-")))
         ready = replace(comparison, simulation=simulation)
         popularity = _with_popularity(ready)
-        steps = Steps(_planned(ready) + len(_runs(popularity)), progress)
-        models = dict(_trained(ready, folder, steps, progress))
-        popular = dict(_trained(popularity, folder, steps, progress))
+        steps = Steps(_count_steps(ready) + len(_planned_runs(popularity)), progress)
+        models = dict(_train_runs(ready, folder, steps, progress))
+        popular = dict(_train_runs(popularity, folder, steps, progress))
         new_items = new_item_record(
             simulation, federation, share=comparison.new_items, epsilons=(*sorted(comparison.epsilons), math.inf),
             seeds=comparison.seeds, folder=folder, say=steps.begin,
         ) if comparison.new_items else None  # fmt: skip
     seed = simulation.data.data_seed
-    lines = tuple(_lines(federation, models, popular, seed=seed, step=steps.begin, say=progress.say))
+    lines = tuple(_all_lines(federation, models, popular, seed=seed, step=steps.begin, say=progress.say))
     return Compared(comparison=comparison, federation=federation, lines=lines, new_items=new_items)
 
 
-def _planned(comparison: Comparison) -> int:
+def _count_steps(comparison: Comparison) -> int:
     """Steps of a comparison, but for the runs of popularity: runs, those for new items, silos, and the baselines."""
     new = (len(comparison.epsilons) + 1) * comparison.n_seeds if comparison.new_items else 0
-    return len(_runs(comparison)) + new + comparison.simulation.federation.silos + 1
+    return len(_planned_runs(comparison)) + new + comparison.simulation.federation.silos + 1
 
 
-def _runs(comparison: Comparison) -> list[tuple[float, int]]:
+def _planned_runs(comparison: Comparison) -> list[Key]:
     """Epsilon and seed of every run: every budget under every seed, and one without noise."""
     wanted = [(epsilon, seed) for epsilon in sorted(comparison.epsilons) for seed in comparison.seeds]
-    without_noise = comparison.simulation.federation.trainer != POPULARITY
+    without_noise = comparison.simulation.federation.trainer != _POPULARITY
     return wanted + ([(math.inf, comparison.seeds[0])] if without_noise else [])
 
 
-def _trained(
+def _train_runs(
     comparison: Comparison, folder: Path, steps: Steps, progress: Progress
-) -> Iterator[tuple[tuple[float, int], ItemEmbeddings]]:
+) -> Iterator[tuple[Key, ItemEmbeddings]]:
     simulation = comparison.simulation
     trainer = simulation.federation.trainer
-    for epsilon, seed in _runs(comparison):
+    for epsilon, seed in _planned_runs(comparison):
         steps.begin(f"training, {trainer}: epsilon {epsilon:g}, seed {seed}")
         config = replace(simulation.federation, epsilon=epsilon, seed=seed)
         run = folder / f"{trainer}-epsilon-{epsilon:g}-seed-{seed}"
@@ -130,15 +369,15 @@ def _trained(
 
 def _with_popularity(comparison: Comparison) -> Comparison:
     """The same with the whole budget on item counts."""
-    config = replace(comparison.simulation.federation, trainer=POPULARITY, rounds=0, embedding_dim=0, dp_sgd={})
+    config = replace(comparison.simulation.federation, trainer=_POPULARITY, rounds=0, embedding_dim=0, dp_sgd={})
     return replace(comparison, simulation=replace(comparison.simulation, federation=config))
 
 
-def _lines(
+def _all_lines(
     federation: SimulatedFederation, models: Models, popular: Models, *, seed: int, step: Say, say: Say
 ) -> Iterator[Line]:
     """All lines; what is held out to choose follows from `seed`, as the silos do."""
-    groups = item_groups(federation.train)
+    groups = group_items(federation.train)
     private = {key: model for key, model in models.items() if math.isfinite(key[0])}
     yield popularity_line(federation, groups)
     yield from fold_in_lines(federation, popular, groups, method="private popularity")

@@ -27,8 +27,7 @@ from recsys_fed.evaluation.protocol import evaluate_ranking
 from recsys_fed.federation.outcome import EMBEDDINGS
 from recsys_fed.models.items import load_item_embeddings
 from recsys_fed.models.new_items import with_new_items
-from recsys_fed.personalisation.pairs import Floats
-from recsys_fed.personalisation.silo_model import released_scores
+from recsys_fed.personalisation.silo_model import Floats, released_scores
 from recsys_fed.simulation.runner import Simulation, simulate
 
 RANDOM, FEATURES, MAPPED = "random", "features alone", "mapped from features"
@@ -38,7 +37,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class HeldOutItems:
+class _HeldOutItems:
     """One draw of items that training does not see.
 
     Attributes:
@@ -89,12 +88,12 @@ def new_item_record(
         rng = np.random.default_rng([seed, _HELD_OUT])
         items = _held_out(federation, features, share=share, rng=rng)
         found.setdefault((RANDOM, np.inf), []).append(_quality(rng.random(items.asked.shape), items))
-        found.setdefault((FEATURES, np.inf), []).append(_quality(_by_features(items), items))
+        found.setdefault((FEATURES, np.inf), []).append(_quality(_score_by_features(items), items))
         for epsilon in epsilons:
             say(f"new items: epsilon {epsilon:g}, seed {seed}")
             config = replace(simulation.federation, epsilon=epsilon, seed=seed)
             run = folder / f"new-items-epsilon-{epsilon:g}-seed-{seed}"
-            scores = _by_mapped(replace(simulation, federation=config), items, run)
+            scores = _score_by_model(replace(simulation, federation=config), items, run)
             found.setdefault((MAPPED, epsilon), []).append(_quality(scores, items))
     return {
         "share": share,
@@ -105,14 +104,14 @@ def new_item_record(
 
 def _held_out(
     federation: SimulatedFederation, features: sparse.csr_matrix, *, share: float, rng: np.random.Generator
-) -> HeldOutItems:
+) -> _HeldOutItems:
     catalogue = federation.catalogue
     new = np.zeros(catalogue.n_items, dtype=bool)
     new[rng.choice(catalogue.n_items, max(1, round(share * catalogue.n_items)), replace=False)] = True
     known = sparse.csr_matrix(federation.train @ sparse.diags((~new).astype(np.float32)))
     known.eliminate_zeros()
     columns = np.flatnonzero(new)
-    return HeldOutItems(
+    return _HeldOutItems(
         catalogue=catalogue,
         features=features,
         new=new,
@@ -122,14 +121,14 @@ def _held_out(
     )
 
 
-def _by_features(items: HeldOutItems) -> Floats:
+def _score_by_features(items: _HeldOutItems) -> Floats:
     """Mean features of the history against those of the item, which is scaled to norm 1."""
     norms = np.sqrt(np.asarray(items.features.multiply(items.features).sum(axis=1)).ravel())
     scaled = sparse.csr_matrix(sparse.diags(1 / np.maximum(norms, 1e-12)) @ items.features)
     return np.asarray((items.known @ scaled @ scaled[np.flatnonzero(items.new)].T).toarray(), dtype=np.float64)
 
 
-def _by_mapped(simulation: Simulation, items: HeldOutItems, run: Path) -> Floats:
+def _score_by_model(simulation: Simulation, items: _HeldOutItems, run: Path) -> Floats:
     """Train without the items in a whole run, and map the model to them."""
     catalogue = without(items.catalogue, items.new)
     run.mkdir(parents=True, exist_ok=True)
@@ -145,7 +144,7 @@ def _by_mapped(simulation: Simulation, items: HeldOutItems, run: Path) -> Floats
     return released_scores(mapped, items.known)[:, items.new]
 
 
-def _quality(scores: Floats, items: HeldOutItems) -> dict[str, float]:
+def _quality(scores: Floats, items: _HeldOutItems) -> dict[str, float]:
     table = torch.from_numpy(np.ascontiguousarray(scores))
     means = evaluate_ranking(
         lambda rows: table[rows],

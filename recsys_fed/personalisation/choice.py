@@ -16,20 +16,101 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from recsys_fed import checks
 from recsys_fed.evaluation.metrics import ndcg_at
 from recsys_fed.evaluation.ranking import top_items
 from recsys_fed.models.items import ItemEmbeddings
-from recsys_fed.personalisation.folds import Fold, folds_of
-from recsys_fed.personalisation.item_model import ItemModel, Through, fit_item_model, through
-from recsys_fed.personalisation.pairs import Floats, Singles
-from recsys_fed.personalisation.silo_model import Recipe, blended, released_scores, spread, strength
+from recsys_fed.personalisation.silo_model import (
+    Floats,
+    ItemModel,
+    Recipe,
+    ReleasedView,
+    SiloPairs,
+    Singles,
+    blend_scores,
+    fit_item_model,
+    regularization_of,
+    released_scores,
+    score_spread,
+    silo_pairs,
+    spread_users,
+    view_released,
+)
 
-STRENGTHS = (0.3, 0.7, 2.0)
+_HELD_OUT = 0.2
+# Silos of so many users validate on some of them only, once.
+_LARGE, _ENOUGH = 1_000, 500
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fold:
+    """One fold. Private to the silo.
+
+    Attributes:
+        n_users: whom recipes are fitted to.
+        pairs: of their histories.
+        some: histories of some of them, to set a scale.
+        kept, held: of the other users, what is known of them and what is to be found, csr of the same rows.
+    """
+
+    n_users: int
+    pairs: SiloPairs
+    some: sparse.csr_matrix
+    kept: sparse.csr_matrix
+    held: sparse.csr_matrix
+
+    @property
+    def n_measured(self) -> int:
+        """Users with something to be found."""
+        return int((np.diff(self.held.indptr) > 0).sum())
+
+
+def split_folds(train: sparse.csr_matrix, *, rng: np.random.Generator, folds: int = 4) -> tuple[Fold, ...]:
+    """Every user of the silo in one fold; of a large silo 500 random users in a single one.
+
+    A user who is asked keeps four fifths of the history. Folds in which nobody has anything to hold out are left out.
+    """
+    checks.at_least(2, folds=folds)
+    n_users = train.shape[0]
+    large = n_users >= _LARGE
+    order = rng.permutation(n_users)
+    number = (order >= _ENOUGH).astype(int) if large else order % folds
+    return tuple(_make_folds(train, number, range(1 if large else folds), rng=rng))
+
+
+def _make_folds(
+    train: sparse.csr_matrix, number: np.ndarray, folds: range, *, rng: np.random.Generator
+) -> Iterator[Fold]:
+    for k in folds:
+        kept, held = hold_out_items(train[number == k], share=_HELD_OUT, rng=rng)
+        rest = train[number != k]
+        if held.nnz and rest.nnz:
+            yield Fold(n_users=rest.shape[0], pairs=silo_pairs(rest), some=spread_users(rest), kept=kept, held=held)
+
+
+def hold_out_items(
+    users: sparse.csr_matrix, *, share: float, rng: np.random.Generator
+) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    """What is kept of each history, and a random share apart from it: at least one item of two or more."""
+    rows, columns = users.nonzero()
+    order = np.lexsort((rng.random(len(rows)), rows))
+    sizes = np.diff(users.indptr)
+    place = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    wanted = np.where(sizes > 1, np.maximum(np.round(share * sizes), 1), 0)
+    held = place < np.repeat(wanted, sizes)
+    kept, taken = (
+        sparse.csr_matrix((np.ones(mask.sum()), (rows[order][mask], columns[order][mask])), shape=users.shape)
+        for mask in (~held, held)
+    )
+    return kept, taken
+
+
+_STRENGTHS = (0.3, 0.7, 2.0)
 """Of the item model on its own, in users of the silo."""
-PULLS = (1.0, 3.0)
-PULLED_STRENGTHS = (0.15, 0.3)
+_PULLS = (1.0, 3.0)
+_PULLED_STRENGTHS = (0.15, 0.3)
 """With a pull there is more to lean on, and less strength is best."""
-OWN_WEIGHTS = (1.0, 2.0)
+_OWN_WEIGHTS = (1.0, 2.0)
 _USER_ONLY = Recipe(own_weight=0.0)
 # With fewer users a standard error says nothing, and the best is taken as it is.
 _ENOUGH_USERS = 30
@@ -70,22 +151,22 @@ class Choice:
 
 def choose(train: sparse.csr_matrix, released: ItemEmbeddings, *, rng: np.random.Generator) -> Choice:
     """Measure all recipes on the users of a silo, csr [n_users, n_items] of ones; see `choose_on`."""
-    folds = folds_of(train, rng=rng)
-    return choose_on(folds, alone(folds), released)
+    folds = split_folds(train, rng=rng)
+    return choose_on(folds, choose_alone(folds), released)
 
 
-def alone(folds: tuple[Fold, ...]) -> Alone:
+def choose_alone(folds: tuple[Fold, ...]) -> Alone:
     """The best strength of the silo's item model without any released one; of equal ones the first."""
-    recipes = [Recipe(own_weight=math.inf, regularization=part) for part in STRENGTHS]
+    recipes = [Recipe(own_weight=math.inf, regularization=part) for part in _STRENGTHS]
     values: dict[Recipe, list[Floats]] = {recipe: [] for recipe in recipes}
     scores: dict[Recipe, list[tuple[Singles, float]]] = {recipe: [] for recipe in recipes}
     for recipe in recipes:
         for fold in folds:
-            model = fit_item_model(fold.pairs, None, pull=0.0, regularization=strength(recipe, fold.n_users))
+            model = fit_item_model(fold.pairs, None, pull=0.0, regularization=regularization_of(recipe, fold.n_users))
             found = model.scores(fold.kept).astype(np.float32)
-            scores[recipe].append((found, spread(model.scores(fold.some))))
+            scores[recipe].append((found, score_spread(model.scores(fold.some))))
             values[recipe].append(_ndcg(found, fold.kept, fold.held))
-    per_user = _joined(values)
+    per_user = _join_folds(values)
     best = max(recipes, key=lambda recipe: float(per_user[recipe].sum()))
     return Alone(recipe=best, per_user=per_user, scores=tuple(scores[best]))
 
@@ -98,12 +179,12 @@ def choose_on(folds: tuple[Fold, ...], own: Alone, released: ItemEmbeddings) -> 
     if not sum(fold.n_measured for fold in folds):
         return Choice(recipe=_USER_ONLY, alone=own.recipe, validation={})
     values: dict[Recipe, list[Floats]] = {}
-    seen = through(released)
+    seen = view_released(released)
     for fold, scores in zip(folds, own.scores, strict=True):
-        for recipe, found in _measured(fold, own.recipe, scores, released, seen):
+        for recipe, found in _measure_fold(fold, own.recipe, scores, released, seen):
             values.setdefault(recipe, []).append(found)
     # Of equal ones the first: the released model as it is, where few users tell nothing apart.
-    per_user = _joined(values) | dict(own.per_user)
+    per_user = _join_folds(values) | dict(own.per_user)
     validation = {recipe: float(found.mean()) for recipe, found in per_user.items()}
     best = max(validation, key=validation.__getitem__)
     gain = per_user[best] - per_user[own.recipe]
@@ -112,16 +193,16 @@ def choose_on(folds: tuple[Fold, ...], own: Alone, released: ItemEmbeddings) -> 
     return Choice(recipe=best if better else own.recipe, alone=own.recipe, validation=validation)
 
 
-def _measured(
-    fold: Fold, local: Recipe, local_scores: tuple[Singles, float], released: ItemEmbeddings, seen: Through
+def _measure_fold(
+    fold: Fold, local: Recipe, local_scores: tuple[Singles, float], released: ItemEmbeddings, seen: ReleasedView
 ) -> Iterator[tuple[Recipe, Floats]]:
     """ndcg@20 of all that the released model has a part in, block after block of users."""
-    scale = spread(released_scores(released, fold.some))
+    scale = score_spread(released_scores(released, fold.some))
     models: list[tuple[Recipe, ItemModel | None, float]] = [(local, None, local_scores[1])]
-    for pull, part in product(PULLS, PULLED_STRENGTHS):
+    for pull, part in product(_PULLS, _PULLED_STRENGTHS):
         recipe = Recipe(own_weight=math.inf, pull=pull, regularization=part)
-        pulled = fit_item_model(fold.pairs, seen, pull=pull, regularization=strength(recipe, fold.n_users))
-        models.append((recipe, pulled, spread(pulled.scores(fold.some))))
+        pulled = fit_item_model(fold.pairs, seen, pull=pull, regularization=regularization_of(recipe, fold.n_users))
+        models.append((recipe, pulled, score_spread(pulled.scores(fold.some))))
     rows = max(1, _CELLS // fold.kept.shape[1])
     for start in range(0, fold.kept.shape[0], rows):
         block = slice(start, start + rows)
@@ -132,12 +213,12 @@ def _measured(
             own = local_scores[0][block].astype(np.float64) if model is None else model.scores(kept)
             if model is not None:
                 yield recipe, _ndcg(own, kept, held)
-            for weight in OWN_WEIGHTS:
-                together = blended(whole, own, weight, (scale, own_scale))
+            for weight in _OWN_WEIGHTS:
+                together = blend_scores(whole, own, weight, (scale, own_scale))
                 yield replace(recipe, own_weight=weight), _ndcg(together, kept, held)
 
 
-def _joined(values: Mapping[Recipe, list[Floats]]) -> dict[Recipe, Floats]:
+def _join_folds(values: Mapping[Recipe, list[Floats]]) -> dict[Recipe, Floats]:
     return {recipe: np.concatenate([np.zeros(0), *parts]) for recipe, parts in values.items()}
 
 

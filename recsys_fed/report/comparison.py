@@ -1,24 +1,24 @@
-"""The comparison in a terminal and as a picture."""
+"""The comparison "should we federate?" in a terminal, as a picture, and on a page."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from rich.table import Table as RichTable
 
-from recsys_fed.comparison.measuring import POPULARITY_GROUPS
+from recsys_fed.comparison.compare import BOTH, GLOBAL, LOCAL, POPULARITY_GROUPS
 from recsys_fed.comparison.new_items import MAPPED
 from recsys_fed.comparison.record import ACTIVITY_GROUPS
 from recsys_fed.evaluation.metrics import HEADLINE_NAMES
 from recsys_fed.report.console import new_console, new_table, print_table
-from recsys_fed.report.picture import new_picture, write_picture
+from recsys_fed.report.page import Chart, Section, Series, Table, Verdict, line_chart, new_picture, write_picture
 
 _COLOURS = ("#2a6f97", "#c1121f", "#6a994e", "#bc6c25")
 _MARKERS = ("s", "o", "D", "^")
 _STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-NEW_ITEM_HEADINGS = ("method", "epsilon", "NDCG@20", "Recall@20")
+_NEW_ITEM_HEADINGS = ("method", "epsilon", "NDCG@20", "Recall@20")
 _KEYS = 2  # method and epsilon
-INTERVALS = "intervals: 95%, over users and, where there are several, seeds"
+_INTERVALS = "intervals: 95%, over users and, where there are several, seeds"
 
 
 def print_comparison(record: Mapping[str, Any]) -> None:
@@ -30,14 +30,14 @@ def print_comparison(record: Mapping[str, Any]) -> None:
         style="bold",
         markup=False,
     )
-    print_table(console, _table(record, ("Recall@20", "NDCG@20"), figure_cells), keys=_KEYS)
-    console.print(INTERVALS, style="dim")
+    print_table(console, _table(record, ("Recall@20", "NDCG@20"), _figure_cells), keys=_KEYS)
+    console.print(_INTERVALS, style="dim")
     console.print("Recall@20 of users by length of history, and of test items by frequency", highlight=False)
-    print_table(console, _table(record, (*ACTIVITY_GROUPS, *POPULARITY_GROUPS), group_cells), keys=_KEYS)
+    print_table(console, _table(record, (*ACTIVITY_GROUPS, *POPULARITY_GROUPS), _group_cells), keys=_KEYS)
     if record["new_items"]:
-        console.print(new_items_heading(record), highlight=False)
-        table = new_table(*NEW_ITEM_HEADINGS)
-        for row in new_item_rows(record):
+        console.print(_new_items_heading(record), highlight=False)
+        table = new_table(*_NEW_ITEM_HEADINGS)
+        for row in _new_item_rows(record):
             table.add_row(*row)
         print_table(console, table, keys=_KEYS)
     for sentence in record["sentences"]:
@@ -71,14 +71,14 @@ def draw_comparison(record: Mapping[str, Any], path: Path) -> None:
     write_picture(figure, path, kind=None)
 
 
-def private_methods(record: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+def _private_methods(record: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]]]]:
     """Methods that have a budget, each with its lines by ascending epsilon."""
     private = [line for line in record["lines"] if line["epsilon"] != "inf" and line["recall@20"]]
     names = dict.fromkeys(line["method"] for line in private)
     return [(name, sorted((x for x in private if x["method"] == name), key=lambda x: x["epsilon"])) for name in names]
 
 
-def rows_of(record: Mapping[str, Any], cells: Callable[[Mapping[str, Any]], list[str]]) -> list[list[str]]:
+def _rows_of(record: Mapping[str, Any], cells: Callable[[Mapping[str, Any]], list[str]]) -> list[list[str]]:
     """A row a line: method, budget, and cells."""
     return [
         [_name(line), "-" if line["epsilon"] == "inf" else f"{line['epsilon']:g}", *cells(line)]
@@ -86,19 +86,19 @@ def rows_of(record: Mapping[str, Any], cells: Callable[[Mapping[str, Any]], list
     ]
 
 
-def figure_cells(line: Mapping[str, Any]) -> list[str]:
+def _figure_cells(line: Mapping[str, Any]) -> list[str]:
     """Recall@20 and NDCG@20 with their intervals."""
     return [_figure(line[name]) for name in HEADLINE_NAMES]
 
 
-def group_cells(line: Mapping[str, Any]) -> list[str]:
+def _group_cells(line: Mapping[str, Any]) -> list[str]:
     """Recall@20 of all groups of users and items."""
     groups = [line["by_activity"][name] for name in ACTIVITY_GROUPS]
     groups += [line["by_item_popularity"][name] for name in POPULARITY_GROUPS]
     return [f"{group['mean']:.3f}" if group else "-" for group in groups]
 
 
-def new_items_heading(record: Mapping[str, Any]) -> str:
+def _new_items_heading(record: Mapping[str, Any]) -> str:
     """What the table of new items is about."""
     return (
         f"New items: {record['new_items']['n_new']:,} items that training did not see, ranked among themselves; "
@@ -106,8 +106,8 @@ def new_items_heading(record: Mapping[str, Any]) -> str:
     )
 
 
-def new_item_rows(record: Mapping[str, Any]) -> list[list[str]]:
-    """A row a method, under `NEW_ITEM_HEADINGS`."""
+def _new_item_rows(record: Mapping[str, Any]) -> list[list[str]]:
+    """A row a method, under `_NEW_ITEM_HEADINGS`."""
     return [
         [
             line["method"],
@@ -124,7 +124,7 @@ def new_item_rows(record: Mapping[str, Any]) -> list[list[str]]:
 def _draw_private(axes: Any, record: Mapping[str, Any]) -> list[float]:
     """Curves of the private methods; returns all budgets."""
     epsilons: set[float] = set()
-    for (name, points), colour, marker in zip(private_methods(record), _COLOURS, _MARKERS, strict=False):
+    for (name, points), colour, marker in zip(_private_methods(record), _COLOURS, _MARKERS, strict=False):
         figures = [point["recall@20"] for point in points]
         means = [value["mean"] for value in figures]
         errors = [[v["mean"] - v["low"] for v in figures], [v["high"] - v["mean"] for v in figures]]
@@ -136,9 +136,9 @@ def _draw_private(axes: Any, record: Mapping[str, Any]) -> list[float]:
 
 def _table(
     record: Mapping[str, Any], headings: Sequence[str], cells: Callable[[Mapping[str, Any]], list[str]]
-) -> Table:
+) -> RichTable:
     table = new_table("method", "epsilon", *headings)
-    for row in rows_of(record, cells):
+    for row in _rows_of(record, cells):
         table.add_row(*row)
     return table
 
@@ -149,3 +149,103 @@ def _name(line: Mapping[str, Any]) -> str:
 
 def _figure(value: Mapping[str, float] | None) -> str:
     return f"{value['mean']:.4f} ({value['low']:.4f} to {value['high']:.4f})" if value else "-"
+
+
+_DRAWN = (BOTH, GLOBAL)
+
+
+def compared_sections(record: Mapping[str, Any]) -> Iterator[Section]:
+    """All sections of a comparison's record."""
+    pays = sum("joining pays by" in text for text in record["sentences"])
+    yield Section(
+        anchor="compared",
+        title="Should we federate?",
+        verdicts=[
+            Verdict(
+                text=f"Joining pays for {pays} of {record['n_silos']} silos.",
+                mood="good" if pays == record["n_silos"] else "plain",
+            )
+        ],
+        paragraphs=[
+            f"{record['data']}: {record['n_users']:,} users, {record['n_items']:,} items, {record['n_silos']} silos, "
+            f"noise {record['noise']}; seeds: {record['n_seeds']}. {_INTERVALS.capitalize()}.",
+            f"{record['note'].capitalize()}.",
+        ],
+        charts=[_chart(record)],
+        tables=[_figures_table(record), _groups_table(record)],
+    )
+    yield Section(anchor="by-silo", title="Silo by silo", paragraphs=record["sentences"], folded=[_by_silo(record)])
+    if record["new_items"]:
+        yield Section(anchor="new-items", title="New items", tables=[_new_items_table(record)])
+
+
+def _chart(record: Mapping[str, Any]) -> Chart:
+    series = [
+        Series(
+            name=name,
+            x=[line["epsilon"] for line in lines],
+            y=[line["recall@20"]["mean"] for line in lines],
+            low=[line["recall@20"]["low"] for line in lines],
+            high=[line["recall@20"]["high"] for line in lines],
+        )
+        for name, lines in _private_methods(record)
+        if name in _DRAWN
+    ]
+    at = sorted({x for one in series for x in one.x}) or [0.0, 1.0]
+    ends = [at[0], at[-1]] if len(at) > 1 else [at[0] / 2, at[0]]
+    flat = [line for line in record["lines"] if line["epsilon"] == "inf" and line["recall@20"]]
+    ceiling = max((line for line in flat if line["method"].startswith("pooled")),
+                  key=lambda line: line["recall@20"]["mean"], default=None)  # fmt: skip
+    for line in [line for line in flat if line["method"] == LOCAL] + ([ceiling] if ceiling else []):
+        series.append(Series(name=line["method"], x=ends, y=[line["recall@20"]["mean"]] * 2))
+    said = "; ".join(
+        f"{one.name}: " + ", ".join(f"{y:.3f} at {x:g}" for x, y in zip(one.x, one.y, strict=True)) for one in series
+    )
+    return line_chart(
+        "Recall@20 alone, together and pooled", said, series,
+        x_label="epsilon of every user", y_label="Recall@20", figures=_figures_table(record),
+    )  # fmt: skip
+
+
+def _figures_table(record: Mapping[str, Any]) -> Table:
+    return Table(
+        caption="All methods",
+        header=["method", "epsilon", "Recall@20 (95%)", "NDCG@20 (95%)"],
+        rows=_rows_of(record, _figure_cells),
+        numeric=frozenset({1}),
+    )
+
+
+def _groups_table(record: Mapping[str, Any]) -> Table:
+    header = ["method", "epsilon", *ACTIVITY_GROUPS, *POPULARITY_GROUPS]
+    return Table(
+        caption="Recall@20 of users by length of history, and of test items by frequency",
+        header=header,
+        rows=_rows_of(record, _group_cells),
+        numeric=frozenset(range(1, len(header))),
+    )
+
+
+def _by_silo(record: Mapping[str, Any]) -> Table:
+    """Recall@20 of every method in every silo."""
+    lines = record["lines"]
+    heads = [x["method"] + ("" if x["epsilon"] == "inf" else f", epsilon {x['epsilon']:g}") for x in lines]
+    return Table(
+        caption="Recall@20 by silo",
+        header=["silo", "users", *heads],
+        rows=[
+            [silo["silo"], str(silo["n_users"]),
+             *(f"{x['recall@20']['mean']:.3f}" if x["recall@20"] else "-" for x in silo["lines"])]
+            for silo in record["silos"]
+        ],
+        numeric=frozenset(range(1, len(heads) + 2)),
+    )  # fmt: skip
+
+
+def _new_items_table(record: Mapping[str, Any]) -> Table:
+    return Table(
+        caption=_new_items_heading(record),
+        header=_NEW_ITEM_HEADINGS,
+        rows=_new_item_rows(record),
+        numeric=frozenset({1, 2, 3}),
+    )

@@ -1,11 +1,13 @@
-"""What `recsys-fed federation` and `recsys-fed silo` print."""
+"""What people see of a federation, of a silo, and of the experiments of its service."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
 from recsys_fed.report.console import new_console, new_table, print_table
+from recsys_fed.report.page import new_picture, write_picture
 
 _console = new_console(highlight=False)
 
@@ -19,7 +21,7 @@ def print_findings(findings: Sequence[Mapping[str, Any]]) -> None:
     print_table(_console, table, keys=2)
 
 
-def print_status(record: Mapping[str, Any]) -> None:
+def print_federation_status(record: Mapping[str, Any]) -> None:
     """Server, certificate, nodes and trainings of a federation."""
     server = record["server"]
     _console.print(f"{record['name']} at {record['address']}: {server}", markup=False)
@@ -60,3 +62,50 @@ def print_ranking(items: Sequence[Mapping[str, Any]]) -> None:
 def say(line: str) -> None:
     """A line for people, on standard error: standard output is for results."""
     new_console(stderr=True, highlight=False).print(line, markup=False)
+
+
+_FIGURES = ("users", "successes", "rate")
+_SURE, _OPEN, _ZERO = "#2a6f97", "#8d99ae", "#444444"
+
+
+def print_experiment(record: Mapping[str, Any]) -> None:
+    """Print the record of `serving.experiment`."""
+    console = new_console()
+    console.print(f"{record['experiment']}: {record['rewards']} within {record['window_hours']:g} h", markup=False)
+    table = new_table("variant", *_FIGURES, right=_FIGURES)
+    for arm in record["variants"]:
+        rate = f"{arm['successes'] / arm['users']:.4f}" if arm["users"] else "-"
+        table.add_row(arm["variant"], f"{arm['users']:,}", f"{arm['successes']:,}", rate)
+    print_table(console, table)
+    for pair in record["comparisons"]:
+        verdict = "they differ" if pair["significant"] else "no difference shown so far"
+        console.print(
+            f"{pair['treatment']} - {pair['control']}: between {pair['low']:+.4f} and {pair['high']:+.4f} at every "
+            f"look, p = {pair['p_value']:.4g}: {verdict} (level {record['level']:g})",
+        )
+    policy = record["off_policy"]
+    if policy:
+        console.print(
+            f"explored places: {policy['places']:,}; value of what was shown and of the model's own choice:"
+        )
+        for name in ("shown", "ips", "self-normalised", "doubly robust"):
+            console.print(f"  {name}: {policy[name]['value']:.4f} +- {policy[name]['error']:.4f}")
+
+
+def draw_experiment(record: Mapping[str, Any], path: Path) -> None:
+    """Draw each comparison's interval; raises ConfigurationError without matplotlib or where it cannot be written."""
+    pairs = record["comparisons"]
+    figure = new_picture(7.0, 1.4 + 0.6 * len(pairs))
+    axes = figure.subplots()
+    for place, pair in enumerate(pairs):
+        colour = _SURE if pair["significant"] else _OPEN
+        axes.plot([pair["low"], pair["high"]], [place, place], color=colour, linewidth=3, solid_capstyle="butt")
+        if None not in pair["means"]:
+            axes.plot([pair["means"][1] - pair["means"][0]], [place], marker="o", color=colour)
+    axes.axvline(0.0, color=_ZERO, linestyle="--", linewidth=1.0)
+    axes.set_yticks(range(len(pairs)), [f"{pair['treatment']} - {pair['control']}" for pair in pairs])
+    axes.set_ylim(-0.6, len(pairs) - 0.4)
+    axes.set_xlabel(f"difference of success rates, level {record['level']:g} over all looks")
+    axes.set_title(f"{record['experiment']}: {sum(arm['users'] for arm in record['variants']):,} users", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    write_picture(figure, path)

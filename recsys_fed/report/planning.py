@@ -1,26 +1,37 @@
-"""A planned run as JSON values and as a table: its noise, its epsilon by each accountant, and its expected error."""
+"""A planned run, and what is left of a budget after a schedule of them: JSON values, tables, and a picture."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from recsys_fed.certificates.terms import epsilon_to_record
 from recsys_fed.config import FederationConfig
+from recsys_fed.errors import ConfigurationError
 from recsys_fed.federation.masked_request import modulus_of
 from recsys_fed.federation.metrics_round import STAGE as METRICS
 from recsys_fed.federation.noise_split import masking_of, share_of_silo
 from recsys_fed.federation.planning import PlannedStage, planned_events, stages_of
 from recsys_fed.federation.schedule import Schedule
 from recsys_fed.federation.update import Request
-from recsys_fed.ledger.budget import MOST_RUNS, account_spending, runs_that_fit, would_exceed, would_spend
+from recsys_fed.ledger.budget import (
+    MOST_RUNS,
+    account_spending,
+    budget_after_runs,
+    runs_that_fit,
+    would_exceed,
+    would_spend,
+)
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.accounting.kinds import repeated
 from recsys_fed.privacy.events import PrivacyEvent
-from recsys_fed.privacy.guarantee import guarantee_of
+from recsys_fed.privacy.guarantee import Guarantee, guarantee_of
 from recsys_fed.report.console import new_console, new_table, print_table
+from recsys_fed.report.page import new_picture, write_picture
 from recsys_fed.trainers.popularity import STAGE as COUNTS
 
 
@@ -221,3 +232,172 @@ def _in_words(stage: PlannedStage, schedule: Schedule) -> str:
         f"an entry is off by what {of_users:.1f} users can add to it; over the whole table the noise is "
         f"{length / stage.signal:.2%} of the most that the declared users can add"
     )
+
+
+# Limit of a forecast without a ledger.
+DEFAULT_LIMIT = 8.0
+_BAR = 24
+_DAYS = {"day": 1, "days": 1, "week": 7, "weeks": 7}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calendar:
+    """When runs take place: the first one, and the time between two; without that they have no dates."""
+
+    first: date
+    every: timedelta | None
+
+    def day(self, run: int) -> str | None:
+        """The date of a run, from 1."""
+        return None if self.every is None else (self.first + (run - 1) * self.every).isoformat()
+
+
+def period_of(text: str | None) -> timedelta | None:
+    """Read "30 days" or "2 weeks".
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    if text is None:
+        return None
+    number, _, unit = text.strip().partition(" ")
+    if not number.isdecimal() or not int(number) or unit.strip() not in _DAYS:
+        raise ConfigurationError(f'Expected a time such as "30 days" or "2 weeks", got {text!r}.')
+    return timedelta(days=int(number) * _DAYS[unit.strip()])
+
+
+def day_of(text: str | None) -> date:
+    """Read a date such as 2026-01-31, by default today.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    try:
+        return date.fromisoformat(text) if text else datetime.now(UTC).date()
+    except ValueError as error:
+        raise ConfigurationError(f"Expected a date such as 2026-01-31, got {text!r}.") from error
+
+
+def budget_record(
+    schedule: Schedule, *, ledger: Ledger | None, limit: float | None, runs: int | None, calendar: Calendar
+) -> dict[str, Any]:
+    """Return the budget after each run of a schedule, starting from what a ledger has spent or from nothing."""
+    before = ledger.spending() if ledger is not None else account_spending([], _promise_of(schedule))
+    promise = before.guarantee if limit is None else replace(before.guarantee, epsilon=limit)
+    if math.isinf(promise.epsilon) and runs is None:
+        raise ConfigurationError("Expected --runs or --until: without a limit the runs never end.")
+    after = list(budget_after_runs(before.kinds, planned_events(schedule), promise, runs=runs))
+    return {
+        "ledger": ledger.place if ledger is not None else None,
+        "epsilon_of_a_run": epsilon_to_record(schedule.config.epsilon),
+        "noise_multiplier": schedule.noise_multiplier,
+        "delta": promise.delta,
+        "max_silos_per_user": promise.max_silos_per_user,
+        "epsilon_limit": epsilon_to_record(promise.epsilon),
+        "epsilon_spent": epsilon_to_record(before.epsilon),
+        "runs_that_fit": sum(step.fits for step in after),
+        "runs": [
+            {
+                "run": step.run,
+                "date": calendar.day(step.run),
+                "epsilon": epsilon_to_record(step.epsilon),
+                "left": epsilon_to_record(step.left),
+                "fits": step.fits,
+            }
+            for step in after
+        ],
+    }
+
+
+def print_budget(record: Mapping[str, Any]) -> None:
+    """A row a run, with a bar of what is left."""
+    console = new_console()
+    console.print(
+        f"[bold]each run costs epsilon {_figure(record['epsilon_of_a_run'])} alone, at delta {record['delta']:g}; "
+        f"{_figure(record['epsilon_spent'])} of {_figure(record['epsilon_limit'])} is spent already[/]",
+        highlight=False,
+    )
+    dated = any(step["date"] for step in record["runs"])
+    table = new_table("run", *(["date"] if dated else []), "epsilon in all", "left", "")
+    limit = record["epsilon_limit"]
+    for step in record["runs"]:
+        day = [step["date"]] if dated else []
+        if step["fits"]:
+            table.add_row(
+                str(step["run"]),
+                *day,
+                _figure(step["epsilon"]),
+                _figure(step["left"]),
+                _bar(step, limit),
+            )
+        else:
+            table.add_row(str(step["run"]), *day, f"[red]{_figure(step['epsilon'])}[/]", "-", "[red]refused[/]")
+    print_table(console, table)
+    console.print(f"runs that fit: {record['runs_that_fit']}", highlight=False)
+
+
+def _promise_of(schedule: Schedule) -> Guarantee:
+    return replace(guarantee_of(schedule.config), epsilon=DEFAULT_LIMIT)
+
+
+def _bar(step: Mapping[str, Any], limit: float | str) -> str:
+    if isinstance(limit, str) or isinstance(step["left"], str):
+        return ""
+    full = round(_BAR * float(step["left"]) / limit)
+    return "█" * full + "░" * (_BAR - full)
+
+
+def _figure(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.3f}"
+
+
+_USED, _REFUSED, _LIMIT = "#2a6f97", "#c1121f", "#444444"
+
+
+def draw_budget(record: Mapping[str, Any], path: Path) -> None:
+    """Draw the record of a budget over runs: epsilon after each, the limit, and the runs that are refused.
+
+    Raises:
+        ConfigurationError: matplotlib is not installed, or the picture cannot be written.
+    """
+    figure = new_picture(7.0, 4.0)
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
+
+    axes = figure.subplots()
+    steps = [step for step in record["runs"] if not isinstance(step["epsilon"], str)]
+    runs = [0, *(step["run"] for step in steps)]
+    fitting = [(0, record["epsilon_spent"]), *((step["run"], step["epsilon"]) for step in steps if step["fits"])]
+    axes.plot(
+        *zip(*fitting, strict=True),
+        color=_USED,
+        linewidth=1.5,
+        marker="o",
+        markersize=4,
+        label="spent in all",
+        zorder=2,
+    )
+    refused = [(step["run"], step["epsilon"]) for step in steps if not step["fits"]]
+    if refused:
+        axes.scatter(
+            [run for run, _ in refused],
+            [epsilon for _, epsilon in refused],
+            color=_REFUSED,
+            marker="x",
+            label="refused",
+            zorder=3,
+        )
+    if not isinstance(record["epsilon_limit"], str):
+        axes.axhline(record["epsilon_limit"], color=_LIMIT, linestyle="--", linewidth=1.2, label="limit")
+    dates = [step["date"] for step in steps]
+    if all(dates) and dates:
+        every = max(1, len(runs) // 8)
+        axes.set_xticks(runs[1::every], dates[::every], rotation=30, ha="right")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("retrainings")
+    axes.set_ylabel(f"epsilon at delta {record['delta']:g}")
+    axes.set_ylim(bottom=0)
+    axes.set_title(f"Each retraining alone costs epsilon {record['epsilon_of_a_run']:.4g}", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
+    write_picture(figure, path)

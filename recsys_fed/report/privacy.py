@@ -1,6 +1,10 @@
-"""Ledgers, audits and certified runs as people see them in a terminal."""
+"""Ledgers, their budgets and certified runs, as people see them in a terminal and on a page."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -9,7 +13,14 @@ from rich.text import Text
 from recsys_fed.certificates.certificate import epsilon_that_counts
 from recsys_fed.certificates.run import VerifiedRun
 from recsys_fed.certificates.terms import epsilon_to_record
+from recsys_fed.ledger.ledger import Ledger
+from recsys_fed.ledger.records import log_record
+from recsys_fed.ledger.verification import JSON_LINES, verification_record
+from recsys_fed.privacy.accounting import epsilon_of_history
+from recsys_fed.privacy.events import ReleaseEvent
+from recsys_fed.privacy.guarantee import Guarantee
 from recsys_fed.report.console import new_console, new_table, print_table
+from recsys_fed.report.page import Section, Series, Table, Verdict, finite, line_chart, number
 
 SIMULATED = "simulated: its noise follows from a seed, so it protects nobody"
 ONLY_THE_SUM = "each silo added a share of the noise: this holds only against those who see no more than the sum"
@@ -177,3 +188,162 @@ def _number(value: float | str) -> str:
 
 def _say(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False)
+
+
+# The last entries of a ledger that are drawn.
+_NEWEST = 60
+_LINES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """What a silo had spent after each of its releases; `first` is the number of the first one here, from 1."""
+
+    silo: str
+    delta: float
+    limit: float | None
+    first: int
+    releases: tuple[str, ...]
+    times: tuple[str, ...]
+    epsilon: tuple[float, ...]
+
+
+def spent_by_ledger(address: str) -> Spent:
+    """From the last entries of a ledger."""
+    ledger = Ledger.open(address)
+    entries = [entry for entry in log_record(ledger, last=_NEWEST, epsilon=True) if entry["kind"] == "release"]
+    promise = ledger.spending().guarantee
+    found = [(entry, finite(entry["epsilon_until_then"])) for entry in entries]
+    kept = [(entry, epsilon) for entry, epsilon in found if epsilon is not None]
+    return Spent(
+        silo=ledger.terms().silo,
+        delta=promise.delta,
+        limit=finite(promise.epsilon),
+        first=ledger.releases() - len(entries) + 1,
+        releases=tuple(entry["released"] for entry, _ in kept),
+        times=tuple(entry["time"][:19].replace("T", " ") for entry, _ in kept),
+        epsilon=tuple(epsilon for _, epsilon in kept),
+    )
+
+
+def spent_by_events(path: Path, guarantee: Guarantee) -> list[Spent]:
+    """From the events of one run, where there are no ledgers: what the run alone has spent."""
+    by_silo: defaultdict[str, list[ReleaseEvent]] = defaultdict(list)
+    for line in path.read_text().splitlines():
+        record = json.loads(line)
+        silo = record.pop("silo")
+        record.pop("payload")
+        by_silo[silo].append(ReleaseEvent.from_dict(record))
+    return [
+        Spent(
+            silo=silo,
+            delta=guarantee.delta,
+            limit=finite(guarantee.epsilon),
+            first=1,
+            releases=tuple(event.released for event in events),
+            times=("",) * len(events),
+            epsilon=tuple(
+                epsilon_of_history(guarantee.over_silos_kinds(events[: count + 1]), delta=guarantee.delta)
+                for count in range(len(events))
+            ),
+        )
+        for silo, events in by_silo.items()
+    ]
+
+
+def budget_section(spent: Sequence[Spent]) -> Section:
+    """Lines of the silos (those that are alike as one) and a table of the releases."""
+    alike = _group_alike(spent)
+    figures = Table(
+        caption="Epsilon spent after each release",
+        header=["silo", "release", "time (UTC)", "what was released", "epsilon spent", "limit"],
+        rows=[
+            [name, str(one.first + place), time or "-", released, number(epsilon), number(one.limit)]
+            for name, one in alike
+            for place, (time, released, epsilon) in enumerate(
+                zip(one.times, one.releases, one.epsilon, strict=True)
+            )
+        ],
+        numeric=frozenset({1, 4, 5}),
+    )  # fmt: skip
+    drawn = [
+        Series(
+            name=name,
+            x=[float(one.first + place) for place in range(len(one.epsilon))],
+            y=one.epsilon,
+        )
+        for name, one in alike[:_LINES]
+    ]
+    limits = {one.limit for one in spent}
+    limit = limits.pop() if len(limits) == 1 else None
+    last = "; ".join(
+        f"{name}: {number(one.epsilon[-1])} of {number(one.limit)}" for name, one in alike if one.epsilon
+    )
+    title = "Budget by silo"
+    chart = line_chart(
+        title,
+        f"Epsilon spent after each release. {last}.",
+        drawn,
+        x_label="release of the silo",
+        y_label=f"epsilon at delta {spent[0].delta:g}",
+        limit=limit,
+        steps=True,
+        figures=figures,
+    )
+    text = (
+        f"Spent so far: {last or 'nothing'}. What is spent cannot be taken back; what is left is the silo's to give."
+    )
+    return Section(anchor="budget", title=title, paragraphs=[text], charts=[chart], folded=[figures])
+
+
+def _group_alike(spent: Sequence[Spent]) -> list[tuple[str, Spent]]:
+    """Silos with the same line, as one; longest groups last so that exceptions are seen first."""
+    groups: defaultdict[tuple[object, ...], list[Spent]] = defaultdict(list)
+    for one in spent:
+        groups[(one.first, one.limit, tuple(round(epsilon, 4) for epsilon in one.epsilon))].append(one)
+    ordered = sorted(groups.values(), key=len)
+    return [(_name_of_group([one.silo for one in group]), group[0]) for group in ordered]
+
+
+def _name_of_group(silos: Sequence[str]) -> str:
+    return silos[0] if len(silos) == 1 else f"{silos[0]} and {len(silos) - 1} alike"
+
+
+def ledger_sections(address: str) -> Iterator[Section]:
+    """All sections of a ledger or of its export; it is verified as the page is made."""
+    record = verification_record(address)
+    if not record["holds"]:
+        bad = Verdict(text=f"The ledger does not hold: {record['problem']}", mood="bad")
+        yield Section(anchor="ledger", title="The ledger", verdicts=[bad])
+        return
+    terms, spent = record["terms"], record["spending"]
+    verdicts = [
+        Verdict(text=record.get("guarantee", "") or _promise_of(terms)),
+        Verdict(text="The ledger holds: chain, signatures, times and limits agree.", mood="good"),
+    ]
+    if terms["simulated"]:
+        verdicts.append(Verdict(text=f"This silo is {SIMULATED}.", mood="bad"))
+    yield Section(
+        anchor="ledger",
+        title="The ledger",
+        verdicts=verdicts,
+        paragraphs=[
+            f"{record['entries']:,} entries, {record['releases']:,} of them releases, from {record['first']} to "
+            f"{record['last']}. Epsilon {number(spent['epsilon'])} of {number(spent['epsilon_limit'])} is spent at "
+            f"delta {spent['delta']:g}."
+        ],
+        tables=[
+            Table(
+                caption="Terms of the silo",
+                header=["term", "value"],
+                rows=[[name.replace("_", " "), str(value)] for name, value in terms.items()],
+            )
+        ],
+    )
+    if not address.endswith(JSON_LINES):
+        yield budget_section([spent_by_ledger(address)])
+
+
+def _promise_of(terms: dict[str, object]) -> str:
+    limit = terms["epsilon_limit"]
+    return f"The silo {terms['silo']} lets every user's epsilon grow to {limit} at most, over its lifetime."

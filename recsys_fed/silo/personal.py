@@ -11,9 +11,7 @@ from scipy import sparse
 
 from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.personalisation.choice import choose
-from recsys_fed.personalisation.item_model import ItemModel
-from recsys_fed.personalisation.pairs import Singles
-from recsys_fed.personalisation.silo_model import Recipe, SiloModel, fit_silo_model
+from recsys_fed.personalisation.silo_model import ItemModel, Recipe, SiloModel, Singles, fit_silo_model
 
 # In the place of an infinite weight, where the released model cannot be left out.
 _ALMOST_ALONE = 1e5

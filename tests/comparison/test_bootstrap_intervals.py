@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recsys_fed.comparison.intervals import bootstrap
+from recsys_fed.comparison.record import bootstrap
 from recsys_fed.errors import ConfigurationError
 
 
@@ -59,7 +59,7 @@ def test_seeds_that_differ_widen_the_interval_and_equal_ones_do_not():
 
 
 def test_chunks_do_not_change_how_many_are_drawn(monkeypatch):
-    monkeypatch.setattr("recsys_fed.comparison.intervals._CHUNK_CELLS", 130)
+    monkeypatch.setattr("recsys_fed.comparison.record._CHUNK_CELLS", 130)
     found = interval(np.arange(50.0), resamples=501)
     assert found.low < found.mean == 24.5 < found.high
 

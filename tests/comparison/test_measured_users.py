@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import sparse
 
-from recsys_fed.comparison import measuring
-from recsys_fed.comparison.measuring import item_groups, measured
+from recsys_fed.comparison import compare
+from recsys_fed.comparison.compare import group_items, measure_users
 from recsys_fed.evaluation.metrics import HEADLINE_NAMES
 from recsys_fed.evaluation.protocol import evaluate_ranking
 
@@ -22,9 +22,9 @@ def data(n_users=60, n_items=70, seed=0):
 
 @pytest.mark.parametrize("cells", [1 << 21, 70 * 8])
 def test_figures_are_those_of_the_headline_protocol(monkeypatch, cells):
-    monkeypatch.setattr(measuring, "_BLOCK_SCORES", cells)
+    monkeypatch.setattr(compare, "_BLOCK_SCORES", cells)
     train, test, table = data()
-    found = measured(lambda rows: table[rows], train, test, {})
+    found = measure_users(lambda rows: table[rows], train, test, {})
     expected = evaluate_ranking(lambda rows: table[rows], train=train, test=test, cutoffs=(20,))
     for name in HEADLINE_NAMES:
         np.testing.assert_allclose(found[name][expected.users], expected.per_user[name])
@@ -33,8 +33,8 @@ def test_figures_are_those_of_the_headline_protocol(monkeypatch, cells):
 
 def test_a_group_counts_its_own_test_items_only():
     train, test, table = data()
-    groups = item_groups(train)
-    found = measured(lambda rows: table[rows], train, test, groups)
+    groups = group_items(train)
+    found = measure_users(lambda rows: table[rows], train, test, groups)
     for name, members in groups.items():
         some = sparse.csr_matrix(test.multiply(members[None, :].astype(np.float32)))
         some.eliminate_zeros()
@@ -45,7 +45,7 @@ def test_a_group_counts_its_own_test_items_only():
 
 def test_each_group_of_items_has_a_third_of_the_interactions():
     train = sparse.csr_matrix((np.random.default_rng(0).random((300, 40)) < np.linspace(0.9, 0.02, 40)).astype(float))
-    groups, counts = item_groups(train), np.asarray(train.sum(axis=0)).ravel()
+    groups, counts = group_items(train), np.asarray(train.sum(axis=0)).ravel()
     assert sum(members.astype(int) for members in groups.values()).tolist() == [1] * 40
     shares = [counts[members].sum() / counts.sum() for members in groups.values()]
     assert shares == pytest.approx([1 / 3] * 3, abs=0.08)
@@ -55,5 +55,5 @@ def test_each_group_of_items_has_a_third_of_the_interactions():
 def test_scores_that_are_one_row_for_everybody_are_not_written_to():
     train, test, _ = data()
     row = torch.arange(70.0)
-    measured(lambda rows: row.expand(rows.stop - rows.start, -1), train, test, {})
+    measure_users(lambda rows: row.expand(rows.stop - rows.start, -1), train, test, {})
     assert torch.equal(row, torch.arange(70.0))

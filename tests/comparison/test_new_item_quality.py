@@ -40,7 +40,9 @@ def test_training_sees_no_held_out_item_and_each_is_asked_for(ready, tmp_path):
     assert items.known[:, np.flatnonzero(items.new)].nnz == 0
     whole = (federation.train + federation.test).tocsc()
     assert items.asked.nnz == whole[:, np.flatnonzero(items.new)].nnz
-    module._by_mapped(replace(simulation, federation=replace(simulation.federation, epsilon=8.0)), items, tmp_path)
+    module._score_by_model(
+        replace(simulation, federation=replace(simulation.federation, epsilon=8.0)), items, tmp_path
+    )
     kept = (tmp_path / "item_embeddings.safetensors").stat().st_size
     assert kept > 0
     from recsys_fed.catalogue.items import Catalogue

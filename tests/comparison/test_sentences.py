@@ -2,8 +2,7 @@
 
 import pytest
 
-from recsys_fed.comparison.intervals import Interval
-from recsys_fed.comparison.sentences import Gain, sentence
+from recsys_fed.comparison.record import Gain, Interval, sentence
 
 
 def gain(epsilon, low, high):

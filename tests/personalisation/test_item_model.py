@@ -8,10 +8,8 @@ from scipy import sparse
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.evaluation.baselines import ease
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
-from recsys_fed.personalisation import item_model
-from recsys_fed.personalisation import pairs as module
-from recsys_fed.personalisation.item_model import fit_item_model, through
-from recsys_fed.personalisation.pairs import silo_pairs
+from recsys_fed.personalisation import silo_model
+from recsys_fed.personalisation.silo_model import fit_item_model, silo_pairs, view_released
 
 
 def planted(n_users, *, n_items=40, groups=4, seed=0):
@@ -39,9 +37,9 @@ def outside(scores, train):
 
 def test_without_pull_and_with_equal_rows_it_is_ease(monkeypatch):
     train = planted(60)
-    monkeypatch.setattr(module, "HEAVY", 0.0)
-    monkeypatch.setattr(item_model, "DISCOUNT", 0.0)
-    found = fit(train, through(released(train)), pull=0.0).scores(train)
+    monkeypatch.setattr(silo_model, "HEAVY", 0.0)
+    monkeypatch.setattr(silo_model, "DISCOUNT", 0.0)
+    found = fit(train, view_released(released(train)), pull=0.0).scores(train)
     plain = ease(train, regularization=3.0)(slice(0, 60)).numpy()
     np.testing.assert_allclose(outside(found, train), outside(plain, train), atol=1e-6)
 
@@ -68,7 +66,7 @@ FORMS = [
 @pytest.mark.parametrize("pull", [0.0, 2.0])
 @pytest.mark.parametrize(("n_users", "form", "held"), FORMS)
 def test_every_form_gives_the_dense_formula(n_users, form, held, pull):
-    train, seen = planted(n_users), through(released(planted(500, seed=1)))
+    train, seen = planted(n_users), view_released(released(planted(500, seed=1)))
     pairs = silo_pairs(train, **form)
     assert (pairs.dense is not None) == (held == "dense")
     model = fit(train, seen, pull=pull, **form)
@@ -78,7 +76,7 @@ def test_every_form_gives_the_dense_formula(n_users, form, held, pull):
 
 
 def test_the_low_rank_form_keeps_how_often_items_occur_and_nears_the_whole():
-    train, seen = planted(300), through(released(planted(500, seed=1)))
+    train, seen = planted(300), view_released(released(planted(500, seed=1)))
     whole = dense_formula(train, seen, pull=1.0)
     likeness = []
     for rank in (3, 12, 38):
@@ -102,7 +100,7 @@ def test_the_low_rank_form_is_the_same_each_time():
 def test_the_released_view_helps_a_small_silo():
     everybody, mine = planted(2_000, seed=2), planted(16, seed=3)
     target = np.where(np.arange(40) % 4 == (np.arange(16) % 4)[:, None], 1.0, 0.0)
-    seen = through(released(everybody, dim=4))
+    seen = view_released(released(everybody, dim=4))
     alone, pulled = (fit(mine, seen, pull=pull).scores(mine) for pull in (0.0, 3.0))
     free = mine.toarray() == 0
     better = [np.corrcoef(found[free], target[free])[0, 1] for found in (alone, pulled)]
@@ -112,9 +110,9 @@ def test_the_released_view_helps_a_small_silo():
 def test_settings_out_of_range_are_refused():
     train = planted(5)
     with pytest.raises(ConfigurationError, match="pull"):
-        fit(train, through(released(train)), pull=-1.0)
+        fit(train, view_released(released(train)), pull=-1.0)
     with pytest.raises(ConfigurationError, match="regularization"):
-        fit(train, through(released(train)), pull=0.0, regularization=0.0)
+        fit(train, view_released(released(train)), pull=0.0, regularization=0.0)
     with pytest.raises(ConfigurationError, match="largest_rank"):
         silo_pairs(train, largest_rank=0)
 

@@ -11,8 +11,7 @@ from recsys_fed.errors import ConfigurationError
 from recsys_fed.evaluation.protocol import evaluate_ranking
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.personalisation import choice as module
-from recsys_fed.personalisation.choice import alone, choose, choose_on
-from recsys_fed.personalisation.folds import folds_of, held_out
+from recsys_fed.personalisation.choice import choose, choose_alone, choose_on, hold_out_items, split_folds
 from recsys_fed.personalisation.silo_model import Recipe, fit_silo_model, released_scores, scorer_of
 
 
@@ -83,7 +82,7 @@ def test_recipes_out_of_range_are_refused(settings):
 
 @pytest.mark.parametrize(("n_users", "n_folds", "n_measured"), [(40, 4, 40), (1_200, 1, 500)])
 def test_each_user_is_asked_once_and_a_large_silo_asks_some(n_users, n_folds, n_measured):
-    folds = folds_of(planted(n_users), rng=np.random.default_rng(0))
+    folds = split_folds(planted(n_users), rng=np.random.default_rng(0))
     assert len(folds) == n_folds
     assert sum(fold.n_measured for fold in folds) == pytest.approx(n_measured, abs=3)
     assert all(fold.n_users + fold.kept.shape[0] == n_users for fold in folds)
@@ -91,15 +90,15 @@ def test_each_user_is_asked_once_and_a_large_silo_asks_some(n_users, n_folds, n_
 
 def test_nobody_is_asked_for_what_is_told():
     train = planted(30)
-    kept, held = held_out(train, share=0.2, rng=np.random.default_rng(1))
+    kept, held = hold_out_items(train, share=0.2, rng=np.random.default_rng(1))
     assert kept.multiply(held).nnz == 0
     np.testing.assert_array_equal((kept + held).toarray(), train.toarray())
     assert held.nnz / train.nnz == pytest.approx(0.2, abs=0.05)
 
 
 def test_blocks_of_users_do_not_change_what_is_measured(monkeypatch):
-    folds = folds_of(planted(40), rng=np.random.default_rng(2))
-    own = alone(folds)
+    folds = split_folds(planted(40), rng=np.random.default_rng(2))
+    own = choose_alone(folds)
     whole = choose_on(folds, own, GOOD)
     monkeypatch.setattr(module, "_CELLS", 48 * 3)
     parts = choose_on(folds, own, GOOD)
@@ -113,14 +112,14 @@ def test_where_few_users_tell_nothing_apart_the_released_model_is_taken():
 
 
 def test_a_gain_within_its_standard_error_is_not_taken(monkeypatch):
-    folds = folds_of(planted(80), rng=np.random.default_rng(7))
-    own = alone(folds)
+    folds = split_folds(planted(80), rng=np.random.default_rng(7))
+    own = choose_alone(folds)
     n_users = len(own.per_user[own.recipe])
     noise = np.random.default_rng(0).permutation(np.resize([-0.2, 0.2], n_users))
     other = Recipe(own_weight=1.0, pull=1.0)
     for gain, taken in ((0.5, "local-only"), (2.0, "silo-trusted")):
         better = own.per_user[own.recipe] + noise + gain * noise.std() / np.sqrt(n_users)
-        monkeypatch.setattr(module, "_measured", lambda fold, *_, better=better: [
+        monkeypatch.setattr(module, "_measure_fold", lambda fold, *_, better=better: [
             (other, better if fold is folds[0] else np.zeros(0))])  # fmt: skip
         assert choose_on(folds, own, GOOD).recipe.name == taken
 
@@ -136,7 +135,7 @@ def test_a_user_who_is_asked_is_not_among_those_who_are_fitted():
 
 def test_what_is_measured_is_the_ndcg_of_the_headline_protocol():
     train = planted(50)
-    fold = folds_of(train, rng=np.random.default_rng(6))[0]
+    fold = split_folds(train, rng=np.random.default_rng(6))[0]
     scores = released_scores(GOOD, fold.kept)
     expected = evaluate_ranking(
         lambda rows: torch.from_numpy(scores[rows]), train=fold.kept, test=fold.held, cutoffs=(20,)

@@ -3,8 +3,7 @@
 import io
 import time
 
-from recsys_fed.report.console import new_console
-from recsys_fed.report.progress import PlainLines, told_progress
+from recsys_fed.report.console import PlainLines, new_console, told_progress
 
 
 def test_a_line_a_pause_and_the_newest_of_those_within_it():
@@ -30,7 +29,7 @@ def test_what_waits_when_the_command_ends_is_not_said_after_it():
 
 
 def test_steps_and_rounds_are_plain_lines_and_notes_all_come_through(monkeypatch):
-    monkeypatch.setattr("recsys_fed.report.progress.PAUSE", 0.0)
+    monkeypatch.setattr("recsys_fed.report.console.PAUSE", 0.0)
     out = io.StringIO()
     with told_progress(new_console(file=out, width=40)) as progress:
         progress.step(2, 12, "training [red]: a name that is longer than the console is wide")

@@ -7,12 +7,11 @@ from typing import Any
 from recsys_fed.comparison.record import FILE as COMPARED
 from recsys_fed.comparison.record import KIND as COMPARISON
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
-from recsys_fed.report.html.audit_page import audit_sections
-from recsys_fed.report.html.compared_page import compared_sections
-from recsys_fed.report.html.comparison_page import comparison_sections
-from recsys_fed.report.html.ledger_page import ledger_sections
-from recsys_fed.report.html.page import Page, Section, Verdict, render
-from recsys_fed.report.html.run_page import metrics_of, run_sections
+from recsys_fed.report.audit import audit_sections
+from recsys_fed.report.comparison import compared_sections
+from recsys_fed.report.page import Page, Section, Verdict, render
+from recsys_fed.report.privacy import ledger_sections
+from recsys_fed.report.run import comparison_sections, metrics_of, run_sections
 from recsys_fed.simulation.record import METRICS
 
 AUDIT, REPORT = "audit.json", "report.html"
@@ -29,7 +28,7 @@ def write_report(place: str, *, output: Path | None = None) -> Path:
         ConfigurationError: matplotlib is missing, or the page cannot be written.
     """
     path = Path(place)
-    page = page_of(place)
+    page = _page_of(place)
     target = output or (path / REPORT if path.is_dir() else Path(path.name).with_suffix(".html"))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +38,7 @@ def write_report(place: str, *, output: Path | None = None) -> Path:
     return target
 
 
-def page_of(place: str) -> Page:
+def _page_of(place: str) -> Page:
     """The page of what lies at a path, or of a ledger's URL."""
     path = Path(place)
     if path.is_dir():

@@ -1,19 +1,150 @@
-"""Charts as SVG inside the page: drawn by matplotlib, in colours that follow the page's light and dark.
+"""What a page is made of, as data, and its HTML; charts as SVG inside it, and pictures as files, by matplotlib.
 
-Colours are drawn as stand-ins that become variables of the page's style. Sizes are for a phone's width, so that text
-stays readable; on wider screens charts stand side by side.
+A page works from disk and without scripts, in light and dark, on paper and at 390 pixels; every chart has a text
+alternative and its figures as a table. Charts are drawn in stand-ins for colours, which become variables of the
+page's style. Sizes are for a phone's width, so that text stays readable; on wider screens charts stand side by side.
+Matplotlib comes with `recsys-fed[plots]`.
 """
 
-import io
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.report.html.page import Chart, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+import io
+import re
+from collections.abc import Callable
+
+from markupsafe import escape
+
+_TEMPLATE, _STYLE = "page.html.j2", "page.css"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table: the first column names the row; `numeric` columns (from 0) are set flush right."""
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numeric: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.header) for row in self.rows):
+            raise ConfigurationError(f"Expected rows of {len(self.header)} cells in the table {self.caption!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """A picture: its SVG, what it shows in a sentence, and the figures behind it."""
+
+    title: str
+    alternative: str
+    svg: Markup
+    figures: Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A short statement that stands out: good, bad, or neither."""
+
+    text: str
+    mood: str = "plain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of the page, in this order: verdicts, paragraphs, charts, tables, details that are folded away."""
+
+    anchor: str
+    title: str
+    verdicts: Sequence[Verdict] = ()
+    paragraphs: Sequence[str] = ()
+    charts: Sequence[Chart] = ()
+    tables: Sequence[Table] = ()
+    folded: Sequence[Table] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """A whole page."""
+
+    title: str
+    lead: str
+    sections: Sequence[Section] = field(default_factory=tuple)
+
+
+def render(page: Page) -> str:
+    """The page as HTML. All texts are escaped; only SVG of `charts` goes in as it is.
+
+    Raises:
+        ConfigurationError: two sections have one anchor.
+    """
+    anchors = [section.anchor for section in page.sections]
+    if len(set(anchors)) < len(anchors):
+        raise ConfigurationError(f"Expected sections with anchors of their own, got {anchors}.")
+    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415  (a terminal needs none)
+
+    folder = files("recsys_fed.report")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(folder.joinpath(_TEMPLATE).read_text(encoding="utf-8"))
+    style = Markup(folder.joinpath(_STYLE).read_text(encoding="utf-8"))  # noqa: S704  (a file of ours)
+    return template.render(page=page, style=style)
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A figure with so many decimals; "inf" and missing ones as they are."""
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    return "inf" if math.isinf(value) else f"{value:,.{digits}f}"
+
+
+def interval(figure: dict[str, float], digits: int = 2) -> str:
+    """A figure with its limits."""
+    return f"{figure['value']:.{digits}f} ({figure['low']:.{digits}f} to {figure['high']:.{digits}f})"
+
+
+def finite(value: Any) -> float | None:
+    """A number that a chart can hold, or None."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def new_picture(width: float, height: float) -> "Figure":
+    """A figure of so many inches, at 150 dots an inch.
+
+    Raises:
+        ConfigurationError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415  (optional, and slow to import)
+    except ImportError as error:
+        raise ConfigurationError(
+            'Expected matplotlib for a picture: pip install "recsys-fed[plots]". Without --plot there is a table.'
+        ) from error
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def write_picture(figure: "Figure", path: Path, *, kind: str | None = "png") -> None:
+    """Write a figure, as a PNG or, without a kind, as what the path's ending says.
+
+    Raises:
+        ConfigurationError: it cannot be written.
+    """
+    try:
+        figure.savefig(path, format=kind)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"Expected to write a picture to {path}: {error}.") from error
+
 
 # Stand-ins, none of which matplotlib uses by itself.
 _COLOURS = {"#010203": "--ink", "#040506": "--soft", "#070809": "--line"} | {

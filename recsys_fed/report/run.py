@@ -1,0 +1,340 @@
+"""Simulated runs and recommendations: a table in a terminal, the page of a run, and that of several runs."""
+
+import json
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from rich.text import Text
+
+from recsys_fed.certificates.run import verify_run
+from recsys_fed.errors import DataFormatError, DataNotFoundError
+from recsys_fed.evaluation.metrics import SHOWN_NAMES
+from recsys_fed.federation.outcome import CERTIFICATES, EMBEDDINGS, EVENTS
+from recsys_fed.privacy.guarantee import Guarantee
+from recsys_fed.report.console import new_console, new_table, print_table
+from recsys_fed.report.page import Chart, Section, Series, Table, Verdict, finite, interval_chart, line_chart, number
+from recsys_fed.report.privacy import (
+    ONLY_THE_SUM,
+    SIMULATED,
+    Spent,
+    budget_section,
+    run_record,
+    spent_by_events,
+    spent_by_ledger,
+)
+from recsys_fed.simulation.record import CONFIG, METRICS
+
+NO_PRIVACY = "epsilon is infinite: no noise is added and nothing is private"
+_PRINTED = (*SHOWN_NAMES, "mrr", "coverage@20")
+
+
+def print_simulation(record: Mapping[str, Any], *, output: Path | None) -> None:
+    """The final table of a run."""
+    console = new_console()
+    console.print(_title(record), style="bold", markup=False)
+    figures = (record["trainer"], "exact popularity")
+    table = new_table("metric", *figures, right=figures)
+    for name in (*_PRINTED, *sorted(n for n in record["metrics"] if n.startswith("sampled"))):
+        table.add_row(name, f"{record['metrics'][name]:.4f}", f"{record['popularity'][name]:.4f}")
+    print_table(console, table)
+    if record["protocol"]["name"]:
+        console.print(_protocol(record["protocol"]))
+    if record["private_metrics"]:
+        console.print(f"as the silos report it, a noised sum: {_private_metrics(record)}")
+    console.print(f"[yellow]{record['note']}[/]; {record['noise_note']}")
+    if record["epsilon"] == "inf":
+        console.print(f"[bold red]{NO_PRIVACY}[/]")
+    else:
+        spent = max(record["epsilon_spent"].values())
+        console.print(
+            f"epsilon spent by each silo: {spent:.3f} of {record['epsilon']} at delta {record['delta']}",
+        )
+    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in record["seconds"].items())
+    console.print(
+        f"{seconds}; peak memory {record['peak_rss_mb']:.0f} MB; "
+        f"up {record['bytes_up'] / 1e6:.1f} MB, down {record['bytes_down'] / 1e6:.1f} MB",
+    )
+    if record["refused"]:
+        console.print(f"[red]left out: {len(record['refused'])} answers, first: {record['refused'][0]}[/]")
+    if output is not None:
+        console.print(f"written to {output}", markup=False)
+
+
+def print_recommendations(result: Mapping[str, Any]) -> None:
+    """History and recommendations as tables."""
+    console = new_console()
+    for item in result["history"]:
+        console.print(f"history: {item['item']} {item['title']}", markup=False, highlight=False)
+    table = new_table("rank", "item", "title", "score")
+    for row in result["recommendations"]:
+        score = f"{row['score']:.4f}" + " new" * row["new"]
+        table.add_row(str(row["rank"]), Text(row["item"]), Text(row["title"]), score)
+    print_table(console, table)
+
+
+def _private_metrics(record: Mapping[str, Any]) -> str:
+    found = record["private_metrics"].items()
+    return ", ".join(f"{name} {m['value']:.4f} (noise +- {m['noise']:.4f})" for name, m in sorted(found))
+
+
+def _protocol(protocol: Mapping[str, Any]) -> str:
+    part = "" if protocol["held_out"] == "test" else f", measured on its {protocol['held_out']} part"
+    return f"protocol {protocol['name']} ({', '.join(protocol['metrics'])}){part}: {protocol['note']}"
+
+
+def _title(record: Mapping[str, Any]) -> str:
+    return (
+        f"{record['data']}: {record['n_users']:,} users, {record['n_items']:,} items, {record['n_silos']} silos, "
+        f"epsilon {record['epsilon']}, {record['rounds']} rounds"
+    )
+
+
+_SHOWN = (*SHOWN_NAMES, "coverage@20")
+
+
+def metrics_of(folder: Path) -> dict[str, Any]:
+    """The metrics record of a run.
+
+    Raises:
+        DataFormatError: the file is no such record.
+    """
+    try:
+        record = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        if not {"guarantee", "metrics", "epsilon", "trainer"} <= record.keys():
+            raise ValueError("keys are missing")
+    except (ValueError, AttributeError, UnicodeDecodeError) as error:
+        raise DataFormatError(f"Expected {METRICS} of a run in {folder}: {error}.") from error
+    found: dict[str, Any] = record
+    return found
+
+
+def run_sections(folder: Path) -> Iterator[Section]:
+    """All sections of a finished run."""
+    record = metrics_of(folder)
+    checked = _checked(folder)
+    yield _guarantee(record, checked)
+    yield budget_section(_spent(folder, record))
+    yield _quality(record)
+    if checked is not None:
+        yield _certificates(checked)
+    yield _configuration_section(folder, record)
+
+
+def _guarantee(record: Mapping[str, Any], checked: Mapping[str, Any] | None) -> Section:
+    sentence = checked["guarantee_of_run"] if checked is not None and checked["holds"] else record["guarantee"]
+    verdicts = [Verdict(text=sentence, mood="plain" if record["epsilon"] != "inf" else "bad")]
+    if checked is not None and checked["simulated"]:
+        verdicts.append(Verdict(text=f"This run was {SIMULATED}.", mood="bad"))
+    if checked is not None and checked["only_the_sum"]:
+        verdicts.append(Verdict(text=f"In this run {ONLY_THE_SUM}."))
+    return Section(
+        anchor="guarantee",
+        title="What is promised to every user",
+        verdicts=verdicts,
+        paragraphs=[
+            f"{record['data']}: {record['n_users']:,} users and {record['n_items']:,} items in {record['n_silos']} "
+            f"silos; {record['trainer']}, {record['rounds']} rounds. Noise: {record['noise_note']}."
+        ],
+    )
+
+
+def _spent(folder: Path, record: Mapping[str, Any]) -> list[Spent]:
+    ledgers = sorted((folder / "ledgers").glob("*/ledger.sqlite"), key=lambda path: (len(path.parent.name), path))
+    if ledgers:
+        return [spent_by_ledger(str(path)) for path in ledgers]
+    epsilon = float(record["epsilon"])
+    return spent_by_events(folder / EVENTS, Guarantee(epsilon=epsilon, delta=record["delta"]))
+
+
+def _quality(record: Mapping[str, Any]) -> Section:
+    shown = [name for name in _SHOWN if name in record["metrics"]]
+    figures = Table(
+        caption="Quality of the model beside popularity",
+        header=["metric", record["trainer"], "popularity"],
+        rows=[[name, number(record["metrics"][name], 4), number(record["popularity"][name], 4)] for name in shown],
+        numeric=frozenset({1, 2}),
+    )
+    ranked = [(name, record["metrics"][name], record["popularity"][name]) for name in shown if "coverage" not in name]
+    chart = interval_chart(
+        "Quality beside popularity",
+        "; ".join(f"{name}: {model:.3f}, popularity {popular:.3f}" for name, model, popular in ranked),
+        [(name, model, min(model, popular), max(model, popular)) for name, model, popular in ranked],
+        x_label="metric; the line reaches from popularity to the model (dot)",
+        figures=figures,
+    )  # fmt: skip
+    private = record.get("private_metrics") or {}
+    reported = "; ".join(
+        f"{name} {value['value']:.4f} (noise of {value['noise']:.4f})" for name, value in private.items()
+    )
+    return Section(
+        anchor="quality",
+        title="Quality",
+        paragraphs=[f"{record['note']}.", *([f"As the silos report it, privately: {reported}."] if reported else [])],
+        charts=[chart],
+        tables=[figures],
+    )
+
+
+def _checked(folder: Path) -> dict[str, Any] | None:
+    """The run's certificates, verified now; None where there are none."""
+    try:
+        return run_record(verify_run(folder / CERTIFICATES, events=folder / EVENTS, model=folder / EMBEDDINGS))
+    except DataNotFoundError:
+        return None
+
+
+def _certificates(checked: Mapping[str, Any]) -> Section:
+    if checked["holds"]:
+        verdict = Verdict(text="All certificates hold: signatures, events, epsilon and model agree.", mood="good")
+    else:
+        verdict = Verdict(text=f"{len(checked['problems'])} things do not hold.", mood="bad")
+    by_silo = Table(
+        caption="Silos of this run",
+        header=["silo", "public key", "releases", "epsilon of this run", "epsilon in all", "limit"],
+        rows=[
+            [
+                silo["silo"],
+                silo["public_key"][:16],
+                str(silo["releases"]),
+                number(silo["epsilon_of_run"]),
+                number(silo["epsilon_in_all"]),
+                number(silo["epsilon_limit"]),
+            ]
+            for silo in checked["silos"]
+        ],
+        numeric=frozenset({2, 3, 4, 5}),
+    )
+    return Section(
+        anchor="certificates",
+        title="Certificates",
+        verdicts=[verdict],
+        paragraphs=[*checked["problems"], "They were verified when this page was made, from the files of the run."],
+        tables=[by_silo],
+    )
+
+
+def _configuration_section(folder: Path, record: Mapping[str, Any]) -> Section:
+    """Settings and versions; paths of the machine are left out."""
+    settings = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8")) if (folder / CONFIG).is_file() else {}
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
+    shown = {key: _short(value) for key, value in sorted(flat.items())}
+    return Section(
+        anchor="configuration",
+        title="Configuration and versions",
+        folded=[
+            Table(caption="Configuration", header=["key", "value"], rows=[[k, v] for k, v in shown.items()]),
+            Table(
+                caption="Versions",
+                header=["package", "version"],
+                rows=[[name, str(version)] for name, version in record.get("versions", {}).items()],
+            ),
+        ],
+    )
+
+
+def _short(value: Any) -> str:
+    """A setting as text; of a path its last part, as pages are passed on."""
+    text = str(value)
+    return Path(text).name if "/" in text else text
+
+
+_METRIC = "recall@20"
+_MOST_LINES = 3
+
+Runs = Sequence[tuple[str, Mapping[str, Any]]]
+
+
+def comparison_sections(runs: Runs) -> Iterator[Section]:
+    """All sections of a comparison of named runs' metrics records."""
+    yield Section(
+        anchor="comparison",
+        title="Quality against epsilon",
+        paragraphs=[
+            "A smaller epsilon protects better. Figures are from simulations, whose metrics are not privatised."
+        ],
+        charts=[_runs_chart(runs)],
+        tables=[_runs_table(runs)],
+    )
+    yield Section(
+        anchor="silos",
+        title="Epsilon by silo",
+        paragraphs=["Recomputed from the events of each run. Of silos with disjoint users the worst one counts."],
+        tables=[_epsilon_by_silo(runs)],
+    )
+    yield Section(
+        anchor="guarantees",
+        title="What each run promises",
+        tables=[
+            Table(
+                caption="Guarantees",
+                header=["run", "promise to every user"],
+                rows=[[name, record["guarantee"]] for name, record in runs],
+            )
+        ],
+    )
+
+
+def _runs_chart(runs: Runs) -> Chart:
+    lines: defaultdict[str, defaultdict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for _, record in runs:
+        epsilon = finite(record["epsilon"])
+        if epsilon is not None:
+            lines[f"{record['trainer']}, noise {record['noise']}"][epsilon].append(record["metrics"][_METRIC])
+    series = [
+        Series(name=name, x=sorted(points), y=[mean(points[epsilon]) for epsilon in sorted(points)])
+        for name, points in sorted(lines.items())[:_MOST_LINES]
+    ]
+    popular = mean(record["popularity"][_METRIC] for _, record in runs)
+    spread = [epsilon for one in series for epsilon in one.x] or [0.0, 1.0]
+    series.append(Series(name="popularity, not private", x=[min(spread), max(spread)], y=[popular, popular]))
+    said = "; ".join(
+        f"{one.name}: " + ", ".join(f"{y:.3f} at {x:g}" for x, y in zip(one.x, one.y, strict=True)) for one in series
+    )
+    return line_chart(
+        f"{_METRIC} against epsilon",
+        said,
+        series,
+        x_label="epsilon of every user",
+        y_label=_METRIC,
+        figures=_runs_table(runs),
+    )
+
+
+def _runs_table(runs: Runs) -> Table:
+    return Table(
+        caption="Runs",
+        header=["run", "data", "trainer", "noise", "epsilon", "silos", _METRIC, "ndcg@20", "popularity"],
+        rows=[
+            [
+                name,
+                record["data"],
+                record["trainer"],
+                record["noise"],
+                str(record["epsilon"]),
+                str(record["n_silos"]),
+                number(record["metrics"][_METRIC], 4),
+                number(record["metrics"]["ndcg@20"], 4),
+                number(record["popularity"][_METRIC], 4),
+            ]
+            for name, record in runs
+        ],
+        numeric=frozenset({4, 5, 6, 7, 8}),
+    )
+
+
+def _epsilon_by_silo(runs: Runs) -> Table:
+    silos = sorted(
+        {silo for _, record in runs for silo in record["epsilon_spent"]}, key=lambda name: (len(name), name)
+    )
+    return Table(
+        caption="Epsilon spent by each silo in each run",
+        header=["silo", *(name for name, _ in runs)],
+        rows=[[silo, *(number(record["epsilon_spent"].get(silo)) for _, record in runs)] for silo in silos],
+        numeric=frozenset(range(1, len(runs) + 1)),
+    )
