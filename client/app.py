@@ -32,7 +32,7 @@ from recsys_fed.federation.wire import (
     request_from_records,
     update_to_records,
 )
-from recsys_fed.ledger.certify import certify
+from recsys_fed.ledger.records import certify_run
 from recsys_fed.models.allocator import return_large_arrays
 from recsys_fed.models.device import use_threads
 from recsys_fed.signing import sha256
@@ -144,7 +144,7 @@ def conclude(message: Message, context: Context) -> Message:
     model = blob_from_records("conclusion", message.content)
     if isinstance(silo, DeployedSilo):
         silo.check_model(model)
-    certificate = certify(silo.ledger, silo.key, run=training_of(context), model=sha256(model))
+    certificate = certify_run(silo.ledger, silo.key, run=training_of(context), model=sha256(model))
     if isinstance(silo, DeployedSilo):
         try:
             silo.keep(model)

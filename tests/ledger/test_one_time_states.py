@@ -11,32 +11,32 @@ from recsys_fed.ledger.ledger import Ledger
 
 def test_a_state_is_used_once_and_in_order(url):
     ledger = created(url)
-    ledger.begin_turns(run="7", state="a")
-    ledger.take_turn(run="7", used="a", after="b")
+    ledger.begin_states(run="7", state="a")
+    ledger.consume_state(run="7", used="a", after="b")
     with pytest.raises(ProtocolError, match="taken already"):
-        ledger.take_turn(run="7", used="a", after="c")
+        ledger.consume_state(run="7", used="a", after="c")
     with pytest.raises(ProtocolError, match="taken already"):
-        ledger.take_turn(run="8", used="b", after="c")
-    Ledger.open(url, key=KEY).take_turn(run="7", used="b", after="")
+        ledger.consume_state(run="8", used="b", after="c")
+    Ledger.open(url, key=KEY).consume_state(run="7", used="b", after="")
     with pytest.raises(ProtocolError, match="taken already"):
-        ledger.take_turn(run="7", used="b", after="")
+        ledger.consume_state(run="7", used="b", after="")
 
 
 def test_a_round_that_begins_anew_ends_the_one_before(url):
     ledger = created(url)
-    ledger.begin_turns(run="7", state="a")
-    ledger.begin_turns(run="7", state="b")
+    ledger.begin_states(run="7", state="a")
+    ledger.begin_states(run="7", state="b")
     with pytest.raises(ProtocolError, match="taken already"):
-        ledger.take_turn(run="7", used="a", after="c")
-    ledger.take_turn(run="7", used="b", after="c")
+        ledger.consume_state(run="7", used="a", after="c")
+    ledger.consume_state(run="7", used="b", after="c")
 
 
 def test_one_of_many_at_once_goes_on(url):
-    created(url).begin_turns(run="7", state="a")
+    created(url).begin_states(run="7", state="a")
 
     def attempt(number: int) -> bool:
         try:
-            Ledger.open(url, key=KEY).take_turn(run="7", used="a", after=f"b{number}")
+            Ledger.open(url, key=KEY).consume_state(run="7", used="a", after=f"b{number}")
         except ProtocolError:
             return False
         return True
@@ -48,7 +48,7 @@ def test_one_of_many_at_once_goes_on(url):
 def test_turns_are_no_entries(url):
     ledger = created(url)
     entry = charged(ledger, "payload")
-    ledger.begin_turns(run="7", state="a")
+    ledger.begin_states(run="7", state="a")
     assert ledger.head().hash == entry.hash
 
 
