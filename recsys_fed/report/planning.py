@@ -325,9 +325,7 @@ def print_budget(record: Mapping[str, Any]) -> None:
                 _bar(step, limit),
             )
         else:
-            table.add_row(
-                str(step["run"]), *day, f"[red]{_figure(step['epsilon'])}[/]", "-", "[red]refused[/]"
-            )
+            table.add_row(str(step["run"]), *day, f"[red]{_figure(step['epsilon'])}[/]", "-", "[red]refused[/]")
     print_table(console, table)
     console.print(f"runs that fit: {record['runs_that_fit']}", highlight=False)
 

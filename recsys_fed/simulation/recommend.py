@@ -10,8 +10,7 @@ from scipy import sparse
 
 from recsys_fed import checks
 from recsys_fed.catalogue.features import public_features
-from recsys_fed.catalogue.item_table import extended
-from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.catalogue.items import Catalogue, extend_catalogue
 from recsys_fed.data.readers.products import read_items
 from recsys_fed.errors import ConfigurationError, DataFormatError
 from recsys_fed.evaluation.ranking import top_items
@@ -71,7 +70,7 @@ def recommend_from_run(
 
 def _with_new(model: ItemEmbeddings, catalogue: Catalogue, path: Path) -> tuple[ItemEmbeddings, Catalogue]:
     """Model and catalogue with the items of a file that they lack."""
-    larger = extended(catalogue, read_items(path))
+    larger = extend_catalogue(catalogue, read_items(path))
     features = public_features(larger)
     if features is None:
         raise ConfigurationError(
