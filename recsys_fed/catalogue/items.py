@@ -105,7 +105,7 @@ class Catalogue:
         titles: a title an item, or None where there are no titles.
         categories: the categories of each item (an item may have none), or None.
         texts: a paragraph an item ("" where there is none), or None.
-        text_vectors: an embedding of each item's title and text, float32 [n_items, n], or None; see `features.encode_text`.
+        text_vectors: an embedding of each item's title and text, float32 [n_items, n], or None; see `encode_text`.
 
     Raises:
         DataError: no items, an id twice, a column of another length, something that is not a str, or vectors
