@@ -1,16 +1,91 @@
 """Federated, differentially private recommendation: only item embeddings are aggregated.
 
-Where to begin: `recsys_fed.simulation.runner.simulate` runs a whole federation on one machine,
-`recsys_fed.models.users` recommends from a released model, `recsys_fed.privacy` calibrates and accounts.
+    from recsys_fed import Dataset, Federation, Spectral
+
+    federation = Federation(Dataset.from_frame(df, user="customer", item="sku"), silos=5, secure_aggregation=True)
+    run = federation.train(Spectral(), epsilon=2, delta=1e-6, seed=0)
+    run.metrics["recall@20"]; run.guarantee.epsilon; run.model.recommend(["sku-17"], k=10); run.save("runs/mine")
+
+What is named here is the public API; a name is imported when it is first asked for.
 """
 
 import os
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 # Threads of torch that wait for one another sleep instead of spinning; it must be said before torch is loaded.
 # Beside other busy processes a run takes a tenth of the time, alone it takes the same.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from recsys_fed.config import FederationConfig, SimulationConfig
-from recsys_fed.errors import RecsysFedError
+if TYPE_CHECKING:
+    from recsys_fed.api import Federation, Run
+    from recsys_fed.catalogue.items import Catalogue
+    from recsys_fed.config import FederationConfig, SimulationConfig
+    from recsys_fed.data.dataset import Dataset
+    from recsys_fed.errors import RecsysFedError
+    from recsys_fed.evaluation.protocol import evaluate_ranking
+    from recsys_fed.ledger.ledger import Ledger
+    from recsys_fed.models.items import ItemEmbeddings
+    from recsys_fed.privacy.calibration import calibrate_noise_multiplier
+    from recsys_fed.privacy.guarantee import Guarantee
+    from recsys_fed.simulation.recommender import Recommender
+    from recsys_fed.trainers.auto import Auto
+    from recsys_fed.trainers.dp_sgd import DPSGD
+    from recsys_fed.trainers.popular_items import PopularItems
+    from recsys_fed.trainers.spectral import Spectral
+    from recsys_fed.trainers.trainer import Trainer
 
-__all__ = ["FederationConfig", "RecsysFedError", "SimulationConfig"]
+# Where each public name lives.
+_HOMES = {
+    "Auto": "trainers.auto",
+    "Catalogue": "catalogue.items",
+    "DPSGD": "trainers.dp_sgd",
+    "Dataset": "data.dataset",
+    "Federation": "api",
+    "FederationConfig": "config",
+    "Guarantee": "privacy.guarantee",
+    "ItemEmbeddings": "models.items",
+    "Ledger": "ledger.ledger",
+    "PopularItems": "trainers.popular_items",
+    "Recommender": "simulation.recommender",
+    "RecsysFedError": "errors",
+    "Run": "api",
+    "SimulationConfig": "config",
+    "Spectral": "trainers.spectral",
+    "Trainer": "trainers.trainer",
+    "calibrate_noise_multiplier": "privacy.calibration",
+    "evaluate_ranking": "evaluation.protocol",
+}
+
+__all__ = [
+    "DPSGD",
+    "Auto",
+    "Catalogue",
+    "Dataset",
+    "Federation",
+    "FederationConfig",
+    "Guarantee",
+    "ItemEmbeddings",
+    "Ledger",
+    "PopularItems",
+    "Recommender",
+    "RecsysFedError",
+    "Run",
+    "SimulationConfig",
+    "Spectral",
+    "Trainer",
+    "calibrate_noise_multiplier",
+    "evaluate_ranking",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

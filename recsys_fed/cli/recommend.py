@@ -28,7 +28,7 @@ def recommend(
 ) -> None:
     """Fold a user in from a history and recommend; nothing leaves this machine."""
     from recsys_fed.report.run import print_recommendations  # noqa: PLC0415
-    from recsys_fed.simulation.recommend import recommend_from_run  # noqa: PLC0415
+    from recsys_fed.simulation.recommender import recommend_from_run  # noqa: PLC0415
 
     result = recommend_from_run(run, _ids(history), k=k, new_items=new_items)
     if as_json:

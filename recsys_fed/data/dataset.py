@@ -3,10 +3,15 @@
 What reading found is for the silo's own operator: counts, reasons and places, never what stands in a cell.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+from scipy import sparse
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.data.interactions import Interactions
@@ -98,7 +103,7 @@ def clean_report(source: str, n_rows: int) -> ValidationReport:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """What a source returns.
+    """Interactions with the public items that they refer to: what a source returns, or is made of data in memory.
 
     Attributes:
         name: the data set's short name.
@@ -127,3 +132,130 @@ class Dataset:
     def __post_init__(self) -> None:
         if self.is_test is not None and self.is_test.shape != (len(self.interactions),):
             raise DataError(f"Expected is_test of shape ({len(self.interactions)},), got {self.is_test.shape}.")
+
+    @classmethod
+    def open(
+        cls,
+        spec: str | Path | None = None,
+        *,
+        columns: Mapping[str, str] | None = None,
+        kinds: Mapping[str, float] | None = None,
+        format: str = "",
+    ) -> "Dataset":
+        """Read a data set by its name or path, as `recsys-fed simulate --data` does.
+
+        Args:
+            spec: see `data.locate.open_dataset`.
+            columns: role (user, item, value, time, kind, test) -> name of its column, or its position.
+            kinds: kind of event -> weight.
+            format: of a text table, "separator=;,encoding=cp1252".
+
+        Raises:
+            DataError, ConfigurationError: it is not there, or cannot be read.
+        """
+        from recsys_fed.data.locate import open_dataset  # noqa: PLC0415  (it opens what this module defines)
+        from recsys_fed.data.readers.reading import text_format_of  # noqa: PLC0415
+
+        where = None if spec is None else str(spec)
+        return open_dataset(where, columns=columns, kinds=kinds, form=text_format_of(format), say=lambda _: None)
+
+    @classmethod
+    def from_frame(  # noqa: PLR0913  (one a column)
+        cls,
+        frame: pd.DataFrame,
+        *,
+        user: str,
+        item: str,
+        value: str | None = None,
+        time: str | None = None,
+        kind: str | None = None,
+        test: str | None = None,
+        kinds: Mapping[str, float] | None = None,
+        catalogue: Catalogue | None = None,
+        name: str = "frame",
+    ) -> "Dataset":
+        """The interactions of a pandas data frame, a row each; cells are read as those of a table are.
+
+        Args:
+            frame: any; other columns than those that are named are left alone.
+            user, item, value, time, kind, test: names of columns.
+            kinds: kind of event -> weight, beside `kind`.
+            catalogue: the public items; without it those that occur, which a simulation may look at.
+            name: of the data set.
+
+        Raises:
+            DataError: a column is not there, or no row is left; the report says why.
+        """
+        roles = {"user": user, "item": item, "value": value, "time": time, "kind": kind, "test": test}
+        named = {role: column for role, column in roles.items() if column is not None}
+        if missing := [column for column in named.values() if column not in frame.columns]:
+            raise DataError(f"Expected the columns {', '.join(missing)} in the data frame, it lacks them.")
+        cells = pd.DataFrame({role: frame[column] for role, column in named.items()})
+        return cls._read(cells, kinds=kinds or {}, catalogue=catalogue, name=name)
+
+    @classmethod
+    def from_csr(
+        cls,
+        matrix: sparse.csr_matrix,
+        *,
+        user_ids: Sequence[str] | None = None,
+        item_ids: Sequence[str] | None = None,
+        catalogue: Catalogue | None = None,
+        name: str = "matrix",
+    ) -> "Dataset":
+        """The entries of a SciPy matrix [n_users, n_items] that are stored, with their values.
+
+        Args:
+            matrix: users in rows, items in columns.
+            user_ids, item_ids: of rows and columns; their numbers without them.
+            catalogue, name: see `from_frame`.
+
+        Raises:
+            DataError: there is no entry, or there are too few ids.
+        """
+        entries = sparse.coo_matrix(matrix)
+        ids = {"user": (user_ids, entries.row, matrix.shape[0]), "item": (item_ids, entries.col, matrix.shape[1])}
+        columns: dict[str, object] = {"value": entries.data}
+        for role, (given, places, size) in ids.items():
+            names = np.arange(size).astype(str) if given is None else np.asarray(given, dtype=object)
+            if len(names) != size:
+                raise DataError(f"Expected {size} {role}_ids, got {len(names)}.")
+            columns[role] = names[places]
+        return cls._read(pd.DataFrame(columns), kinds={}, catalogue=catalogue, name=name)
+
+    @classmethod
+    def from_arrow(
+        cls,
+        table: pa.Table,
+        *,
+        user: str,
+        item: str,
+        value: str | None = None,
+        time: str | None = None,
+        catalogue: Catalogue | None = None,
+        name: str = "table",
+    ) -> "Dataset":
+        """The interactions of an Arrow table; see `from_frame`."""
+        roles = {"user": user, "item": item, "value": value, "time": time}
+        used = list(dict.fromkeys(column for column in roles.values() if column is not None))
+        if missing := [column for column in used if column not in table.column_names]:
+            raise DataError(f"Expected the columns {', '.join(missing)} in the table, it lacks them.")
+        frame = table.select(used).to_pandas(types_mapper=pd.ArrowDtype)
+        return cls.from_frame(frame, user=user, item=item, value=value, time=time, catalogue=catalogue, name=name)
+
+    @classmethod
+    def _read(
+        cls, cells: pd.DataFrame, *, kinds: Mapping[str, float], catalogue: Catalogue | None, name: str
+    ) -> "Dataset":
+        from recsys_fed.data.readers.interactions import frame_block, interactions_of  # noqa: PLC0415
+        from recsys_fed.data.readers.reading import Reading  # noqa: PLC0415
+
+        interactions, report, is_test = interactions_of([frame_block(cells)], Reading(path=name, kinds=kinds))
+        return cls(
+            name=name,
+            interactions=interactions,
+            catalogue=catalogue or Catalogue(item_ids=interactions.item_ids),
+            report=report,
+            is_test=is_test,
+            note="data of the user's own",
+        )

@@ -236,7 +236,7 @@ def _tastes(n_users: int, groups: _Groups, *, rng: np.random.Generator) -> npt.N
 
 
 def _times(user: npt.NDArray[np.int32], n_users: int, *, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Seconds: a start within three years, and what follows it, int64 [n]."""
+    """Nanoseconds since 1970: a start within three years, and what follows it in whole seconds, int64 [n]."""
     start = rng.integers(_START, _START + _THREE_YEARS, n_users)
     place = rng.exponential(30_000.0, len(user))
-    return start[user] + place.astype(np.int64)
+    return (start[user] + place.astype(np.int64)) * 1_000_000_000

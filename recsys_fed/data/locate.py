@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from recsys_fed.data.dataset import Dataset
 from recsys_fed.data.generate import generate
@@ -179,6 +180,18 @@ class _Search:
         return [*([Path(given).expanduser()] if given else []), self.cache, *shared]
 
 
+# Data sets that were made in this process, by the specification that means them.
+_HELD: WeakValueDictionary[str, Dataset] = WeakValueDictionary()
+_IN_MEMORY = "memory:"
+
+
+def hold_dataset(dataset: Dataset) -> str:
+    """A specification that means this data set in this process, for as long as somebody holds it."""
+    spec = f"{_IN_MEMORY}{id(dataset)}"
+    _HELD[spec] = dataset
+    return spec
+
+
 def open_dataset(
     spec: str | None = None,
     *,
@@ -215,6 +228,10 @@ def open_dataset(
         spec = os.environ.get("RECSYS_FED_DATA") or None
         if spec is None or _is_shelf(Path(spec).expanduser()):
             return _open_default(search, asked)
+    if spec.startswith(_IN_MEMORY):
+        if spec not in _HELD:
+            raise DataNotFoundError("Expected a data set that this process made, it is gone: it was in memory only.")
+        return _HELD[spec]
     if spec == "generated" or spec.startswith("generated:"):
         return generate(**_settings(spec.partition(":")[2]))
     path, split_name = _split_spec(spec)

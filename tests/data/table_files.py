@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import strategies as st
-from plain_oracle import json_rows, text_rows
+from table_oracle import json_rows, text_rows
 
 from recsys_fed.data.readers.reading import SEPARATORS
 

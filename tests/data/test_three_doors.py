@@ -7,8 +7,8 @@ import pytest
 from doors import PSEUDONYMS, READS, in_silo, through_all
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
-from plain_oracle import expected
 from table_files import json_tables, parquet_tables, sqlite_tables, text_tables
+from table_oracle import expected
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import columns_of, kinds_of

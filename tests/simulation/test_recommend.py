@@ -10,7 +10,7 @@ from small_run import small_run
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 from recsys_fed.models.items import load_item_embeddings
-from recsys_fed.simulation.recommend import recommend_from_run
+from recsys_fed.simulation.recommender import recommend_from_run
 
 N_ITEMS = 40
 

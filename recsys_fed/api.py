@@ -1,0 +1,210 @@
+"""The Python API: a data set, a federation of silos over it, and the run that training gives.
+
+    from recsys_fed import Dataset, Federation, Spectral
+
+    federation = Federation(Dataset.from_frame(df, user="customer", item="sku"), silos=5, secure_aggregation=True)
+    run = federation.train(Spectral(), epsilon=2, delta=1e-6, seed=0)
+    run.metrics["recall@20"]; run.guarantee.epsilon; run.model.recommend(["sku-17"], k=10); run.save("runs/mine")
+
+A federation here is simulated: all silos are in this process. Real ones are deployed with `recsys-fed federation` and
+`recsys-fed silo`, which train the same models.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from recsys_fed.certificates.run import VerifiedRun, verify_run
+from recsys_fed.comparison.compare import Comparison, compare
+from recsys_fed.comparison.record import comparison_record
+from recsys_fed.config import FederationConfig, SimulationConfig, Value, known_key, parse, read_toml
+from recsys_fed.data.dataset import Dataset
+from recsys_fed.data.locate import hold_dataset
+from recsys_fed.errors import ConfigurationError, DataNotFoundError
+from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
+from recsys_fed.privacy.guarantee import Guarantee, guarantee_of
+from recsys_fed.simulation.progress import Progress
+from recsys_fed.simulation.recommender import Recommender
+from recsys_fed.simulation.record import CONFIG, METRICS
+from recsys_fed.simulation.runner import Simulation, simulate
+from recsys_fed.trainers.registry import settings_of
+from recsys_fed.trainers.spectral import Spectral
+from recsys_fed.trainers.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Users of a data set, spread over silos that train together under differential privacy.
+
+    Attributes:
+        dataset: a `Dataset`, or what `recsys-fed simulate --data` takes: a name or a path.
+        silos: how many.
+        secure_aggregation: whether the server learns sums of silos only, with noise once on the sum.
+        engine: "in-process"; or "flower", with a process for each silo, which needs the name or path of a data set.
+        settings: any other key of a run, such as partition="zipf" or split="leave-last-out"; `-` is written `_`.
+
+    Raises:
+        ConfigurationError: a key that nothing reads, or a value that is not allowed.
+    """
+
+    dataset: Dataset | str | Path
+    silos: int = 10
+    secure_aggregation: bool = False
+    engine: str = "in-process"
+    settings: Mapping[str, Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.engine != "in-process" and isinstance(self.dataset, Dataset):
+            raise ConfigurationError(
+                f"Expected the name or path of a data set for the engine {self.engine}, whose silos are processes of "
+                "their own, got one in memory. Write it to a table first."
+            )
+        self._simulation(Spectral(), {})
+
+    def train(
+        self,
+        trainer: Trainer | str = "auto",
+        *,
+        epsilon: float = 8.0,
+        delta: float = 1e-6,
+        seed: int = 0,
+        progress: Progress | None = None,
+        **settings: Value,
+    ) -> "Run":
+        """Train one model and measure it on what was held out.
+
+        Args:
+            trainer: an object of this library or of your own, or the name of a trainer.
+            epsilon, delta: the guarantee of every user, over all that leaves the silos; epsilon inf adds no noise.
+            seed: of splits, silos, the start and simulated noise: equal seeds and threads give equal bytes.
+            progress: is told how far it is.
+            settings: further keys of a run, such as rounds=4.
+
+        Raises:
+            ConfigurationError: a setting that nothing reads or that is not allowed.
+            DataError: nothing to train on or to test with.
+        """
+        given = {"epsilon": epsilon, "delta": delta, "seed": seed, **_dashed(settings)}
+        folder = TemporaryDirectory(prefix="recsys-fed-")
+        simulate(self._simulation(trainer, given), output=Path(folder.name), progress=progress)
+        return Run(folder=Path(folder.name), kept=folder)
+
+    def compare(
+        self,
+        trainer: Trainer | str = "auto",
+        *,
+        epsilons: Sequence[float] = (1.0, 2.0, 4.0, 8.0),
+        seeds: int = 1,
+        progress: Progress | None = None,
+        **settings: Value,
+    ) -> dict[str, Any]:
+        """Should these silos federate? The record of `recsys-fed compare`: each alone, with all, both, no privacy.
+
+        Args:
+            trainer: see `train`.
+            epsilons: budgets. seeds: runs of each.
+            progress: is told how far it is.
+            settings: further keys of a run.
+        """
+        simulation = self._simulation(trainer, _dashed(settings))
+        compared = compare(
+            Comparison(simulation=simulation, epsilons=tuple(epsilons), n_seeds=seeds), progress=progress
+        )
+        return comparison_record(compared)
+
+    def _simulation(self, trainer: Trainer | str, given: Mapping[str, Value]) -> Simulation:
+        named = settings_of(trainer) if isinstance(trainer, Trainer) else {"trainer": trainer}
+        data = hold_dataset(self.dataset) if isinstance(self.dataset, Dataset) else str(self.dataset)
+        keys: dict[str, Value] = {
+            "data": data,
+            "silos": self.silos,
+            "secure-aggregation": "on" if self.secure_aggregation else "off",
+            **_dashed(self.settings),
+            **named,
+            **given,
+        }
+        if unknown := sorted(key for key in keys if not known_key(key)):
+            raise ConfigurationError(f"Expected keys of a run, got {', '.join(unknown)}, which nothing reads.")
+        return Simulation(
+            federation=parse(FederationConfig, keys),
+            data=parse(SimulationConfig, keys),
+            engine=self.engine,
+            declare_users="declared-users" not in keys,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """What a training left behind, in a folder that is gone with this object unless it was saved.
+
+    Attributes:
+        folder: with the model, the catalogue, metrics.json, config.toml, the silos' ledgers and certificates.
+        kept: holds the folder of a run that was not saved.
+    """
+
+    folder: Path
+    kept: "TemporaryDirectory[str] | None" = None
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Run":
+        """Open the folder of a run that `save` or `recsys-fed simulate --output` wrote.
+
+        Raises:
+            DataNotFoundError: there is no run.
+        """
+        path = Path(folder).expanduser()
+        if not (path / METRICS).is_file():
+            raise DataNotFoundError(f"Expected the folder of a run at {path}, found no {METRICS}.")
+        return cls(folder=path)
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """All of metrics.json."""
+        found: dict[str, Any] = json.loads((self.folder / METRICS).read_text(encoding="utf-8"))
+        return found
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics on what was held out, by name ("recall@20"), of a simulator that sees all silos: not privatised."""
+        return dict(self.record["metrics"])
+
+    @property
+    def guarantee(self) -> Guarantee:
+        """What was promised to every user."""
+        return guarantee_of(parse(FederationConfig, read_toml(self.folder / CONFIG)))
+
+    @property
+    def epsilon_spent(self) -> dict[str, float]:
+        """What the releases of each silo have cost a user of it, by both accountants."""
+        return {silo: float(spent) for silo, spent in self.record["epsilon_spent"].items()}
+
+    @cached_property
+    def model(self) -> Recommender:
+        """The released model."""
+        return Recommender.load(self.folder)
+
+    def verify(self) -> VerifiedRun:
+        """Check the certificates that the silos signed against each other, the events and the model of the run."""
+        folder = self.folder
+        return verify_run(folder / CERTIFICATES, events=folder / EVENTS, model=folder / EMBEDDINGS)
+
+    def save(self, folder: str | Path) -> Path:
+        """Copy the run to a folder that is not there yet, and return its path.
+
+        Raises:
+            ConfigurationError: there is something.
+        """
+        path = Path(folder).expanduser()
+        if path.exists():
+            raise ConfigurationError(f"Expected no file or folder at {path} yet, there is one.")
+        shutil.copytree(self.folder, path)
+        return path
+
+
+def _dashed(settings: Mapping[str, Value]) -> dict[str, Value]:
+    return {name.replace("_", "-"): value for name, value in settings.items()}
