@@ -14,16 +14,14 @@ from flwr.clientapp import ClientApp
 from flwr.common.logger import log
 
 from client import masked_rounds
+from client.context import message_log, open_silo, public_facts, training_of
 from client.deployed import DeployedSilo
-from client.noting import message_log, public_facts
-from client.opening import open_silo
 from client.state import Silo
-from client.training import training_of
 from recsys_fed.errors import BudgetExceededError, ProtocolError
+from recsys_fed.federation.admission import sign_greeting
+from recsys_fed.federation.messages import Greeting
 from recsys_fed.federation.plan import check_plan_version
 from recsys_fed.federation.release import OnFailure
-from recsys_fed.federation.signed_greeting import signed_greeting
-from recsys_fed.federation.update import Greeting
 from recsys_fed.federation.wire import (
     blob_from_records,
     blob_to_records,
@@ -34,7 +32,7 @@ from recsys_fed.federation.wire import (
     request_from_records,
     update_to_records,
 )
-from recsys_fed.ledger.certify import certify
+from recsys_fed.ledger.records import certify_run
 from recsys_fed.models.allocator import return_large_arrays
 from recsys_fed.models.device import use_threads
 from recsys_fed.signing import sha256
@@ -96,7 +94,7 @@ def greet(message: Message, context: Context) -> Message:
         n_items=silo.catalogue.n_items,
         simulated=not isinstance(silo, DeployedSilo) or silo.settings.simulated,
     )
-    signed = signed_greeting(greeting, silo.key, run=training_of(context), node=context.node_id)
+    signed = sign_greeting(greeting, silo.key, run=training_of(context), node=context.node_id)
     return Message(greeting_to_records(signed), reply_to=message)
 
 
@@ -146,7 +144,7 @@ def conclude(message: Message, context: Context) -> Message:
     model = blob_from_records("conclusion", message.content)
     if isinstance(silo, DeployedSilo):
         silo.check_model(model)
-    certificate = certify(silo.ledger, silo.key, run=training_of(context), model=sha256(model))
+    certificate = certify_run(silo.ledger, silo.key, run=training_of(context), model=sha256(model))
     if isinstance(silo, DeployedSilo):
         try:
             silo.keep(model)

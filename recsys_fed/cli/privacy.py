@@ -66,7 +66,7 @@ def set_limit(
 ) -> None:
     """Replace the epsilon limit by a signed entry with a reason."""
     from recsys_fed.ledger.ledger import Ledger  # noqa: PLC0415
-    from recsys_fed.ledger.status import entry_record  # noqa: PLC0415
+    from recsys_fed.ledger.records import entry_record  # noqa: PLC0415
     from recsys_fed.report.privacy import print_entries  # noqa: PLC0415
 
     entry = Ledger.open(ledger, key=key_of(key), witness=witness).set_limit(epsilon, reason=reason)
@@ -84,7 +84,7 @@ def status(
 ) -> None:
     """Terms, what is spent and left, and what the last runs cost. It does not verify the ledger."""
     from recsys_fed.ledger.ledger import Ledger  # noqa: PLC0415
-    from recsys_fed.ledger.status import status_record  # noqa: PLC0415
+    from recsys_fed.ledger.records import status_record  # noqa: PLC0415
     from recsys_fed.report.privacy import print_status  # noqa: PLC0415
 
     record = status_record(Ledger.open(ledger, witness=witness), deltas=delta or (), newest_runs=runs)
@@ -102,7 +102,7 @@ def log(
 ) -> None:
     """The last entries."""
     from recsys_fed.ledger.ledger import Ledger  # noqa: PLC0415
-    from recsys_fed.ledger.status import log_record  # noqa: PLC0415
+    from recsys_fed.ledger.records import log_record  # noqa: PLC0415
     from recsys_fed.report.privacy import print_entries  # noqa: PLC0415
 
     records = log_record(Ledger.open(ledger), last=last, run=run, epsilon=epsilon)
@@ -127,10 +127,10 @@ def verify(
 
     Exit code 1 if anything does not hold; the first bad entry is named.
     """
-    from recsys_fed.ledger.audit import audit_record  # noqa: PLC0415
+    from recsys_fed.ledger.verification import verification_record  # noqa: PLC0415
     from recsys_fed.report.privacy import print_audit  # noqa: PLC0415
 
-    record = audit_record(
+    record = verification_record(
         ledger,
         json_lines=jsonl,
         public_key=public_key,
@@ -152,7 +152,7 @@ def verify_run(
     Exit code 1 if anything does not hold; everything that does not is listed.
     """
     from recsys_fed.certificates.run import verify_run as verified  # noqa: PLC0415
-    from recsys_fed.federation.outcome import CERTIFICATES, EMBEDDINGS, EVENTS  # noqa: PLC0415
+    from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS  # noqa: PLC0415
     from recsys_fed.report.privacy import print_run, run_record  # noqa: PLC0415
 
     found = verified(folder / CERTIFICATES, events=folder / EVENTS, model=folder / EMBEDDINGS)
@@ -170,8 +170,8 @@ def export(
     """Write the ledger as JSON lines, which `verify` also reads."""
     import sys  # noqa: PLC0415
 
-    from recsys_fed.ledger.export import export_ledger, export_lines  # noqa: PLC0415
     from recsys_fed.ledger.ledger import Ledger  # noqa: PLC0415
+    from recsys_fed.ledger.records import export_ledger, export_lines  # noqa: PLC0415
 
     opened = Ledger.open(ledger)
     if output is not None:

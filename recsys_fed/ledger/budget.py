@@ -1,7 +1,10 @@
-"""What a ledger answers about money: spent and left, by every accountant, and what a plan would cost."""
+"""What a ledger answers about money: spent and left, by every accountant, and what a plan would cost.
+
+Composition is not additive, so runs that have not happened are each accounted.
+"""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,14 +13,14 @@ from recsys_fed import checks
 from recsys_fed.certificates.terms import epsilon_to_record
 from recsys_fed.errors import BudgetExceededError, ConfigurationError
 from recsys_fed.privacy.accounting import ACCOUNTANTS, epsilon_of_history, kinds_of
-from recsys_fed.privacy.accounting.kinds import Kinds
+from recsys_fed.privacy.accounting.composition import Kinds, repeat
 from recsys_fed.privacy.events import PrivacyEvent
 from recsys_fed.privacy.guarantee import Guarantee
 
 # Calibration meets its target to 1e-4 from below; these only absorb the rounding of a recomputation.
 ROUNDING = 1e-6
 _ROUNDING_OF_TRAINING = 1e-9
-MOST_DAYS = 36_525
+_MOST_DAYS = 36_525
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +41,8 @@ class Allowance:
         checks.positive_or_inf(epsilon=self.epsilon)
         checks.at_least(0, trainings=self.trainings)
         checks.non_negative(days=self.days)
-        if self.days > MOST_DAYS:
-            raise ConfigurationError(f"Expected days of at most {MOST_DAYS:,}, got {self.days:g}.")
+        if self.days > _MOST_DAYS:
+            raise ConfigurationError(f"Expected days of at most {_MOST_DAYS:,}, got {self.days:g}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,7 @@ class Spending:
         }
 
 
-def spending(events: Iterable[PrivacyEvent], guarantee: Guarantee, *, delta: float | None = None) -> Spending:
+def account_spending(events: Iterable[PrivacyEvent], guarantee: Guarantee, *, delta: float | None = None) -> Spending:
     """Account for a history; `delta` other than the guarantee's gives the figures of the same events there."""
     asked = guarantee if delta is None else replace(guarantee, delta=delta)
     kinds = kinds_of(events)
@@ -165,3 +168,58 @@ def _utc_minute(moment: datetime) -> str:
 
 def _text(epsilon: float) -> str:
     return f"{epsilon:.4f}" if math.isfinite(epsilon) else "infinity"
+
+
+# More runs than this are as good as any number.
+MOST_RUNS = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class _AfterRun:
+    """The budget after one more run.
+
+    Attributes:
+        run: from 1.
+        epsilon: of everything until then, this run included.
+        left: limit less epsilon, not below 0.
+        fits: whether the limit still holds.
+    """
+
+    run: int
+    epsilon: float
+    left: float
+    fits: bool
+
+
+def runs_that_fit(kinds: Sequence[PrivacyEvent], planned: Sequence[PrivacyEvent], guarantee: Guarantee) -> int:
+    """Return how many equal runs still fit into the limit after a history, at most `MOST_RUNS`."""
+
+    def fits(runs: int) -> bool:
+        return not would_exceed(kinds, repeat(planned, runs), guarantee)
+
+    if math.isinf(guarantee.epsilon):
+        return MOST_RUNS
+    if not fits(1):
+        return 0
+    least, over = 1, 2
+    while over <= MOST_RUNS and fits(over):
+        least, over = over, 2 * over
+    over = min(over, MOST_RUNS + 1)
+    while over - least > 1:
+        middle = (least + over) // 2
+        least, over = (middle, over) if fits(middle) else (least, middle)
+    return least
+
+
+def budget_after_runs(
+    kinds: Sequence[PrivacyEvent], planned: Sequence[PrivacyEvent], guarantee: Guarantee, *, runs: int | None = None
+) -> Iterator[_AfterRun]:
+    """Yield the budget after each of `runs` equal runs; without a number, until one no longer fits (it comes too)."""
+    number = 0
+    while runs is None or number < runs:
+        number += 1
+        epsilon = would_spend(kinds, repeat(planned, number), guarantee)
+        fits = epsilon <= guarantee.epsilon * (1 + ROUNDING)
+        yield _AfterRun(run=number, epsilon=epsilon, left=max(0.0, guarantee.epsilon - epsilon), fits=fits)
+        if runs is None and (not fits or number >= MOST_RUNS):
+            return

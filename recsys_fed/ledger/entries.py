@@ -20,10 +20,10 @@ from recsys_fed.errors import ConfigurationError, DataFormatError, LedgerIntegri
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.signing import SigningKey, canonical, read_json, require_keys, sha256, text_of, verify_signature
 
-VERSION = 1
-PURPOSE = "ledger entry"
+_VERSION = 1
+_PURPOSE = "ledger entry"
 NOTHING_BEFORE = "0" * 64
-KINDS = ("genesis", "release", "limit")
+_KINDS = ("genesis", "release", "limit")
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 _TIME_FORM = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 _RELEASE_TEXTS = ("run", "request", "payload", "code_version")
@@ -157,12 +157,12 @@ class Entry:
             previous=self.previous,
             kind=self.kind,
             body=self.body,
-            signature=key.sign(PURPOSE, self.content),
+            signature=key.sign(_PURPOSE, self.content),
         )
 
     def check_signature(self, public_key: str) -> None:
         """Raise LedgerIntegrityError unless the owner of the key signed exactly this content."""
-        if not verify_signature(public_key, PURPOSE, self.content, self.signature):
+        if not verify_signature(public_key, _PURPOSE, self.content, self.signature):
             raise LedgerIntegrityError(
                 f"Expected entry {self.number} to be signed by the key {public_key[:16]}..., it is not."
             )
@@ -173,7 +173,7 @@ class Entry:
 
     def _record(self) -> dict[str, Any]:
         return {
-            "version": VERSION,
+            "version": _VERSION,
             "number": self.number,
             "time": self.time,
             "previous": self.previous,
@@ -182,7 +182,7 @@ class Entry:
         }
 
 
-def entry_of(content: bytes, signature: str) -> Entry:
+def read_entry(content: bytes, signature: str) -> Entry:
     """Read an entry from its content and signature; nothing is verified beyond the format.
 
     Raises:
@@ -194,7 +194,7 @@ def entry_of(content: bytes, signature: str) -> Entry:
     return entry
 
 
-def entry_of_line(line: bytes) -> Entry:
+def read_entry_line(line: bytes) -> Entry:
     """Read a line of an export; raises DataFormatError."""
     record = require_keys(read_json(line), {"entry", "signature"}, "a line of an exported ledger")
     entry = _entry(record["entry"], text_of(record, "signature"))
@@ -205,10 +205,10 @@ def entry_of_line(line: bytes) -> Entry:
 
 def _entry(record: object, signature: str) -> Entry:
     known = require_keys(record, {"version", "number", "time", "previous", "kind", "body"}, "an entry")
-    if known["version"] != VERSION:
-        raise DataFormatError(f"Expected an entry of version {VERSION}, got {known['version']!r}.")
-    if type(known["number"]) is not int or known["kind"] not in KINDS or not isinstance(known["body"], dict):
-        raise DataFormatError(f"Expected an entry with a number, a kind of {KINDS} and a body.")
+    if known["version"] != _VERSION:
+        raise DataFormatError(f"Expected an entry of version {_VERSION}, got {known['version']!r}.")
+    if type(known["number"]) is not int or known["kind"] not in _KINDS or not isinstance(known["body"], dict):
+        raise DataFormatError(f"Expected an entry with a number, a kind of {_KINDS} and a body.")
     time, previous = text_of(known, "time"), text_of(known, "previous")
     if not _is_time(time) or not _DIGEST.fullmatch(previous):
         raise DataFormatError("Expected an entry with a UTC time and the hash of the entry before.")
@@ -227,7 +227,7 @@ def utc_text(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime(_TIME)
 
 
-def moment_of(text: str) -> datetime:
+def parse_utc(text: str) -> datetime:
     """The moment of an entry's time."""
     if not _TIME_FORM.fullmatch(text):
         raise ValueError(f"Expected a time such as 2026-01-31T12:00:00.000000Z, got {text!r}.")
@@ -236,7 +236,7 @@ def moment_of(text: str) -> datetime:
 
 def _is_time(text: str) -> bool:
     try:
-        moment_of(text)
+        parse_utc(text)
     except ValueError:
         return False
     return True

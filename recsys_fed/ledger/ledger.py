@@ -8,7 +8,10 @@ A crash before the first commit has computed nothing and charged nothing. After 
 request computes what is still pending, or gets the bytes that are settled, and is not charged again.
 """
 
+import os
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
@@ -18,16 +21,23 @@ from sqlalchemy.engine import Connection
 
 from recsys_fed.certificates.certificate import Head
 from recsys_fed.certificates.terms import LedgerTerms
-from recsys_fed.errors import ClockError, ConfigurationError, KeyFileError, LedgerIntegrityError, PrivacyError
-from recsys_fed.ledger import payloads, turns
+from recsys_fed.errors import (
+    ClockError,
+    ConfigurationError,
+    DataFormatError,
+    KeyFileError,
+    LedgerError,
+    LedgerIntegrityError,
+    PrivacyError,
+)
 from recsys_fed.ledger.budget import (
     ROUNDING,
     Allowance,
     Spending,
+    account_spending,
     check_beginning,
     check_budget,
     check_training,
-    spending,
     would_spend,
 )
 from recsys_fed.ledger.entries import (
@@ -37,12 +47,19 @@ from recsys_fed.ledger.entries import (
     Limit,
     Release,
     draw_name,
-    entry_of,
-    moment_of,
+    parse_utc,
+    read_entry,
     utc_text,
 )
-from recsys_fed.ledger.queries import (
+from recsys_fed.ledger.storage import Storage, entries_table
+from recsys_fed.ledger.transactions import (
+    begin_payload,
+    begin_states,
+    charged_already,
+    check_round,
+    consume_state,
     entry_at,
+    kept_payload,
     kinds_charged,
     last_entry,
     newest_entries,
@@ -50,16 +67,15 @@ from recsys_fed.ledger.queries import (
     row_of,
     runs_begun,
     runs_charged,
+    settle_payload,
     terms_now,
 )
-from recsys_fed.ledger.storage import Storage, entries_table
-from recsys_fed.ledger.witness import Noted, Witness
 from recsys_fed.privacy.events import PrivacyEvent, ReleaseEvent
-from recsys_fed.signing import SigningKey
+from recsys_fed.signing import SigningKey, canonical, parse_canonical
 
-Clock = Callable[[], datetime]
+_Clock = Callable[[], datetime]
 # A clock may be set back by so much without a person looking at it; entries then keep the last time.
-CLOCK_TOLERANCE = timedelta(seconds=2)
+_CLOCK_TOLERANCE = timedelta(seconds=2)
 _PAGE = 1_000
 _ANYTHING = Allowance()
 _columns = entries_table.c
@@ -78,6 +94,53 @@ def _check_noise_source(event: ReleaseEvent, terms: LedgerTerms) -> None:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _NotedEntry:
+    """An entry that was in the ledger."""
+
+    number: int
+    hash: str
+
+
+@dataclass(frozen=True)
+class RollbackGuard:
+    """The file that notes the ledger's head, so that a silo notices when an older copy of its ledger is put back.
+
+    The chain alone cannot tell: an older copy is a good ledger of an earlier day, with more budget left. The note is
+    written after each entry; after a crash in between it is one entry behind, which is fine.
+    """
+
+    path: Path
+
+    def read(self) -> _NotedEntry | None:
+        """Return the note, or None if there is none yet; raises LedgerIntegrityError for anything else."""
+        try:
+            text = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise LedgerError(f"Expected to read the ledger's witness {self.path}: {error}.") from error
+        try:
+            record = parse_canonical(text)
+            return _NotedEntry(number=int(record["number"]), hash=str(record["hash"]))
+        except (DataFormatError, KeyError, TypeError, ValueError) as error:
+            raise LedgerIntegrityError(f"Expected the note of an entry in {self.path}: {error}") from error
+
+    def write(self, number: int, hash: str) -> None:
+        """Replace the note; raises LedgerError."""
+        part = self.path.with_name(f"{self.path.name}.{os.getpid()}.{threading.get_ident()}.part")
+        try:
+            with part.open("wb") as file:
+                file.write(canonical({"number": number, "hash": hash}))
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(self.path)
+        except OSError as error:
+            raise LedgerError(
+                f"Expected to note the ledger's head in {self.path}: {error}. The entry itself is in the ledger."
+            ) from error
+
+
 class Ledger:
     """An open ledger. Several processes may use the same one at the same time.
 
@@ -91,10 +154,10 @@ class Ledger:
     """
 
     def __init__(
-        self, storage: Storage, *, key: SigningKey | None = None, clock: Clock = now, witness: Path | None = None
+        self, storage: Storage, *, key: SigningKey | None = None, clock: _Clock = now, witness: Path | None = None
     ) -> None:
         self._storage, self._key, self._clock = storage, key, clock
-        self._witness = Witness(witness) if witness else None
+        self._guard = RollbackGuard(witness) if witness else None
 
     @classmethod
     def create(
@@ -103,7 +166,7 @@ class Ledger:
         *,
         key: SigningKey,
         terms: LedgerTerms,
-        clock: Clock = now,
+        clock: _Clock = now,
         witness: Path | None = None,
         durable: bool = True,
     ) -> Self:
@@ -114,7 +177,7 @@ class Ledger:
             key: signs every entry; its public half is in the terms.
             terms: the genesis entry.
             clock: gives the time of entries.
-            witness: file in which the head is noted, best on another medium; see `witness`.
+            witness: file in which the head is noted, best on another medium; see `RollbackGuard`.
             durable: False gives up the wait for the disk: for simulations only.
 
         Raises:
@@ -138,7 +201,7 @@ class Ledger:
         url: str,
         *,
         key: SigningKey | None = None,
-        clock: Clock = now,
+        clock: _Clock = now,
         witness: Path | None = None,
         durable: bool = True,
     ) -> Self:
@@ -163,7 +226,7 @@ class Ledger:
                     f"{key.public_key[:16]}.... Use the silo's own key."
                 )
             last.check_signature(terms.public_key)
-            ledger._check_witness(connection, noted)
+            ledger._check_rollback(connection, noted)
         return ledger
 
     @property
@@ -193,7 +256,7 @@ class Ledger:
         """Return what was spent in all, by one run, or up to an entry, at the ledger's delta or another one."""
         with self._storage.reading() as connection:
             guarantee = terms_now(connection, until=until).guarantee
-            return spending(kinds_charged(connection, run=run, until=until), guarantee, delta=delta)
+            return account_spending(kinds_charged(connection, run=run, until=until), guarantee, delta=delta)
 
     def runs(self, *, newest: int) -> list[tuple[str, int]]:
         """Return the runs that charged last, the newest first, and how many releases each has charged."""
@@ -246,24 +309,24 @@ class Ledger:
                 text says so. After any other error the ledger is unchanged.
         """
         with self._storage.writing() as connection:
-            self._check_witness(connection, self._noted())
+            self._check_rollback(connection, self._noted())
             terms, newest = terms_now(connection), newest_of_run(connection, run)
             _check_noise_source(event, terms)
-            if newest is not None and keep and payloads.charged_already(connection, newest, event, request):
+            if newest is not None and keep and charged_already(connection, newest, event, request):
                 entry = newest
             else:
-                payloads.check_round(newest, event, keep=keep)
+                check_round(newest, event, keep=keep)
                 check_budget(kinds_charged(connection), event, terms.guarantee)
                 check_training(kinds_charged(connection, run=run), event, terms.guarantee, allowance)
                 last = last_entry(connection)
                 time = self._time(last)
                 if newest is None and allowance.trainings:
                     begun = runs_begun(connection, newest=allowance.trainings)
-                    check_beginning(begun, moment_of(time), allowance)
+                    check_beginning(begun, parse_utc(time), allowance)
                 draw = draw_name(silo=terms.silo, number=last.number + 1, request=request)
                 body = Release(event=event, run=run, request=request, payload=draw, code_version=code_version)
                 entry = self._append(connection, "release", body, last=last, time=time)
-                payloads.begin(connection, run=run, request=request, keep=keep)
+                begin_payload(connection, run=run, request=request, keep=keep)
         self._note(entry)
         return entry
 
@@ -277,22 +340,22 @@ class Ledger:
             LedgerError: it could not be written; nothing may leave.
         """
         with self._storage.writing() as connection:
-            return payloads.settle(connection, run=run, request=request, payload=payload)
+            return settle_payload(connection, run=run, request=request, payload=payload)
 
     def kept_payload(self, *, run: str, request: str) -> bytes | None:
         """Return the run's newest payload if it answers this request: charged and settled, so it may leave again."""
         with self._storage.reading() as connection:
-            return payloads.kept(connection, run=run, request=request)
+            return kept_payload(connection, run=run, request=request)
 
-    def begin_turns(self, *, run: str, state: str) -> None:
-        """Note the first state of a masked round; see `turns`."""
+    def begin_states(self, *, run: str, state: str) -> None:
+        """Note the first state of a masked round; see `transactions`."""
         with self._storage.writing() as connection:
-            turns.begin_turns(connection, run=run, state=state)
+            begin_states(connection, run=run, state=state)
 
-    def take_turn(self, *, run: str, used: str, after: str) -> None:
+    def consume_state(self, *, run: str, used: str, after: str) -> None:
         """Exchange the state of a masked round, or end it with after = ""; raises ProtocolError if it was used."""
         with self._storage.writing() as connection:
-            turns.take_turn(connection, run=run, used=used, after=after)
+            consume_state(connection, run=run, used=used, after=after)
 
     def set_limit(self, epsilon: float, *, reason: str) -> Entry:
         """Replace the epsilon limit from now on; the entry is signed and keeps the reason.
@@ -302,8 +365,8 @@ class Ledger:
         """
         limit = Limit(epsilon=epsilon, reason=reason)
         with self._storage.writing() as connection:
-            self._check_witness(connection, self._noted())
-            spent = spending(kinds_charged(connection), terms_now(connection).guarantee).epsilon
+            self._check_rollback(connection, self._noted())
+            spent = account_spending(kinds_charged(connection), terms_now(connection).guarantee).epsilon
             if spent > epsilon * (1 + ROUNDING):
                 raise ConfigurationError(
                     f"Expected a limit of at least what is spent, epsilon {spent:.4f}, got {epsilon:g}: what was "
@@ -333,13 +396,13 @@ class Ledger:
 
     def entries(self) -> Iterator[Entry]:
         """Yield all entries in order; nothing is verified."""
-        return (entry_of(bytes(row.content), row.signature) for row in self.rows())
+        return (read_entry(bytes(row.content), row.signature) for row in self.rows())
 
     def releases_of(self, run: str) -> list[Entry]:
         """Return the release entries of one run, in order."""
         query = sa.select(_columns.content, _columns.signature).where(_columns.run == run).order_by(_columns.number)
         with self._storage.reading() as connection:
-            return [entry_of(bytes(content), signature) for content, signature in connection.execute(query)]
+            return [read_entry(bytes(content), signature) for content, signature in connection.execute(query)]
 
     def close(self) -> None:
         """Close the database."""
@@ -360,25 +423,25 @@ class Ledger:
 
     def _time(self, last: Entry | None) -> str:
         time = self._clock()
-        if last is None or time >= moment_of(last.time):
+        if last is None or time >= parse_utc(last.time):
             return utc_text(time)
-        if moment_of(last.time) - time <= CLOCK_TOLERANCE:
+        if parse_utc(last.time) - time <= _CLOCK_TOLERANCE:
             return last.time
         raise ClockError(
             f"Expected a time after the last entry's {last.time}, the clock says {utc_text(time)}. "
             "Set the clock right; nothing was released and nothing was charged."
         )
 
-    def _noted(self) -> Noted | None:
-        return None if self._witness is None else self._witness.read()
+    def _noted(self) -> _NotedEntry | None:
+        return None if self._guard is None else self._guard.read()
 
-    def _check_witness(self, connection: Connection, noted: Noted | None) -> None:
-        if self._witness is None or noted is None:
+    def _check_rollback(self, connection: Connection, noted: _NotedEntry | None) -> None:
+        if self._guard is None or noted is None:
             return
         query = sa.select(_columns.hash).where(_columns.number == noted.number)
         if connection.execute(query).scalar() != noted.hash:
             raise LedgerIntegrityError(
-                f"Expected entry {noted.number} that the witness {self._witness.path} has seen, the ledger "
+                f"Expected entry {noted.number} that the witness {self._guard.path} has seen, the ledger "
                 f"{self.place} lacks it: an older copy was put in its place. Restore the newest one; what it has "
                 "spent stays spent."
             )
@@ -386,5 +449,5 @@ class Ledger:
     def _note(self, entry: Entry) -> None:
         """Note an entry, unless another process has noted a later one meanwhile."""
         noted = self._noted()
-        if self._witness is not None and (noted is None or entry.number == 0 or noted.number < entry.number):
-            self._witness.write(entry.number, entry.hash)
+        if self._guard is not None and (noted is None or entry.number == 0 or noted.number < entry.number):
+            self._guard.write(entry.number, entry.hash)

@@ -17,19 +17,19 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from recsys_fed.errors import DataNotFoundError, LedgerError
 
-SCHEMA = 1
+_SCHEMA = 1
 _LOCK_SECONDS = 120.0
 
-metadata = sa.MetaData()
+_metadata = sa.MetaData()
 ledger_table = sa.Table(
     "ledger",
-    metadata,
+    _metadata,
     sa.Column("id", sa.Integer, sa.CheckConstraint("id = 1"), primary_key=True),
     sa.Column("schema_version", sa.Integer, nullable=False),
 )
 entries_table = sa.Table(
     "entries",
-    metadata,
+    _metadata,
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("kind", sa.String(16), nullable=False),
     sa.Column("content", sa.LargeBinary, nullable=False),
@@ -54,10 +54,10 @@ sa.Index(
     _columns.slack_units,
 )
 # The newest payload of each run, so that a request that is repeated after a crash gets the same bytes; it is empty
-# from the charge until it is computed. See `payloads`.
+# from the charge until it is computed. See `transactions`.
 payloads_table = sa.Table(
     "payloads",
-    metadata,
+    _metadata,
     sa.Column("run", sa.Text, primary_key=True),
     sa.Column("request", sa.String(64), nullable=False),
     sa.Column("content", sa.LargeBinary, nullable=False),
@@ -65,9 +65,9 @@ payloads_table = sa.Table(
 
 # Digest of the one state of a masked round that the silo may use next, by run: so no state is used twice, whichever
 # process holds a copy of it. The digest is of secrets of 256 bits, and says nothing of them.
-turns_table = sa.Table(
+states_table = sa.Table(
     "turns",
-    metadata,
+    _metadata,
     sa.Column("run", sa.Text, primary_key=True),
     sa.Column("state", sa.String(64), nullable=False),
 )
@@ -125,11 +125,11 @@ class Storage:
                 # Kept in the file; must not be inside a transaction.
                 connection.connection.driver_connection.execute("PRAGMA journal_mode = WAL")  # type: ignore[union-attr]
         with self._transaction() as connection:
-            metadata.create_all(connection, checkfirst=False)
+            _metadata.create_all(connection, checkfirst=False)
             triggers = _SQLITE_TRIGGERS if connection.dialect.name == "sqlite" else _POSTGRESQL_TRIGGERS
             for statement in triggers:
                 connection.exec_driver_sql(statement)
-            connection.execute(ledger_table.insert().values(id=1, schema_version=SCHEMA))
+            connection.execute(ledger_table.insert().values(id=1, schema_version=_SCHEMA))
             yield connection
 
     def check(self) -> None:
@@ -143,9 +143,9 @@ class Storage:
             raise DataNotFoundError(f"Expected a ledger at {self.place}, there is none. Create it first.")
         with self.reading() as connection:
             found = connection.execute(sa.select(ledger_table.c.schema_version)).scalar()
-        if found != SCHEMA:
+        if found != _SCHEMA:
             raise LedgerError(
-                f"Expected a ledger of schema {SCHEMA} at {self.place}, got {found}. "
+                f"Expected a ledger of schema {_SCHEMA} at {self.place}, got {found}. "
                 "Install the version that wrote it."
             )
 

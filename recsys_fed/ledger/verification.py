@@ -5,30 +5,38 @@ One pass, and memory that does not grow with the ledger. The first entry that do
 A hash covers content and signature, so a signature that is checked vouches for everything before it, signatures
 included. Of the first 10,000 entries each is checked by itself; beyond, every fourth, every new limit and the last
 entry are: Ed25519 is most of the time. If anything does not hold, those between are checked too.
+
+A certificate is a statement about one moment of a ledger: it holds if the entries up to its head say the same terms
+and limit, the same releases of its run, and the same epsilon by every accountant.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from recsys_fed.certificates.certificate import Head
+from recsys_fed.certificates.certificate import Certificate, CertifiedRelease, Head, check_figures
+from recsys_fed.certificates.run import read_certificates
 from recsys_fed.certificates.terms import LedgerTerms
-from recsys_fed.errors import DataFormatError, LedgerIntegrityError
-from recsys_fed.ledger.budget import ROUNDING, Spending, spending
-from recsys_fed.ledger.entries import NOTHING_BEFORE, Entry, Limit, Release, entry_of, entry_of_line
+from recsys_fed.errors import DataFormatError, DataNotFoundError, LedgerError, LedgerIntegrityError
+from recsys_fed.ledger.budget import ROUNDING, Spending, account_spending
+from recsys_fed.ledger.entries import NOTHING_BEFORE, Entry, Limit, Release, read_entry, read_entry_line
 from recsys_fed.ledger.ledger import Ledger
-from recsys_fed.ledger.queries import row_of
-from recsys_fed.privacy.accounting.kinds import Kinds, kinds_of
+from recsys_fed.ledger.storage import Storage
+from recsys_fed.ledger.transactions import row_of
+from recsys_fed.privacy.accounting.composition import Kinds, kinds_of
 from recsys_fed.privacy.events import PrivacyEvent
+from recsys_fed.signing import parse_public_key
 
 # Events that are held before they are merged into their kinds.
 _MOST_PENDING = 1_000
 # Entries whose signatures are each checked; beyond them every so many.
-EACH_SIGNATURE, STRIDE = 10_000, 4
+_EACH_SIGNATURE, STRIDE = 10_000, 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verified:
+class _VerifiedLedger:
     """A ledger that holds.
 
     Attributes:
@@ -51,23 +59,23 @@ def verify_entries(
     entries: Iterable[Entry],
     *,
     public_key: str | None = None,
-    witnessed: Mapping[int, str] | None = None,
+    named_hashes: Mapping[int, str] | None = None,
     each: Callable[[Entry], None] | None = None,
-    each_signature: int | None = EACH_SIGNATURE,
-) -> Verified:
+    each_signature: int | None = _EACH_SIGNATURE,
+) -> _VerifiedLedger:
     """Verify a whole ledger.
 
     Args:
         entries: from the genesis on.
         public_key: whose ledger it must be; by default that of its own terms.
-        witnessed: hashes of entries by number that certificates know of.
+        named_hashes: hashes of entries by number that certificates know of.
         each: called with every entry that holds.
         each_signature: up to which entry signatures are each checked by themselves; None is all of them.
 
     Raises:
         LedgerIntegrityError: names the first bad entry and what is wrong with it.
     """
-    chain = _Chain(public_key=public_key, witnessed=dict(witnessed or {}), each_signature=each_signature)
+    chain = _Chain(public_key=public_key, named_hashes=dict(named_hashes or {}), each_signature=each_signature)
     try:
         for entry in entries:
             chain.add(entry)
@@ -84,12 +92,12 @@ def verify_ledger(
     ledger: Ledger,
     *,
     public_key: str | None = None,
-    witnessed: Mapping[int, str] | None = None,
-    each_signature: int | None = EACH_SIGNATURE,
-) -> Verified:
+    named_hashes: Mapping[int, str] | None = None,
+    each_signature: int | None = _EACH_SIGNATURE,
+) -> _VerifiedLedger:
     """Verify a stored ledger, the stored copies of its fields too; raises LedgerIntegrityError."""
     return verify_entries(
-        stored_entries(ledger), public_key=public_key, witnessed=witnessed, each_signature=each_signature
+        _stored_entries(ledger), public_key=public_key, named_hashes=named_hashes, each_signature=each_signature
     )
 
 
@@ -103,12 +111,12 @@ def entries_of_export(content: Iterable[bytes]) -> Iterator[Entry]:
         if not line.endswith(b"\n"):
             raise LedgerIntegrityError(f"Expected entry {number} to end its line, it is cut off.")
         try:
-            yield entry_of_line(line[:-1])
+            yield read_entry_line(line[:-1])
         except DataFormatError as error:
             raise LedgerIntegrityError(f"Entry {number} cannot be read: {error}") from error
 
 
-def stored_entries(ledger: Ledger) -> Iterator[Entry]:
+def _stored_entries(ledger: Ledger) -> Iterator[Entry]:
     """Read all entries of a stored ledger.
 
     Raises:
@@ -119,7 +127,7 @@ def stored_entries(ledger: Ledger) -> Iterator[Entry]:
         if not isinstance(stored["content"], bytes) or not isinstance(stored["signature"], str):
             raise LedgerIntegrityError(f"Entry {number} cannot be read: expected bytes and a text.")
         try:
-            entry = entry_of(stored["content"], stored["signature"])
+            entry = read_entry(stored["content"], stored["signature"])
         except DataFormatError as error:
             raise LedgerIntegrityError(f"Entry {number} cannot be read: {error}") from error
         expected = row_of(entry)
@@ -134,7 +142,7 @@ class _Chain:
     """What must be remembered of the entries so far."""
 
     public_key: str | None
-    witnessed: dict[int, str]
+    named_hashes: dict[int, str]
     terms: LedgerTerms | None = None
     head: Head | None = None
     first: str = ""
@@ -142,7 +150,7 @@ class _Chain:
     releases: int = 0
     kinds: Kinds = ()
     pending: list[PrivacyEvent] = field(default_factory=list)
-    each_signature: int | None = EACH_SIGNATURE
+    each_signature: int | None = _EACH_SIGNATURE
     unchecked: list[Entry] = field(default_factory=list)
 
     def add(self, entry: Entry) -> None:
@@ -156,7 +164,7 @@ class _Chain:
         if entry.time < self.last:
             raise LedgerIntegrityError(f"Expected entry {number} not to be older than the one before it, it is.")
         self._take(entry)
-        if self.witnessed.pop(number, entry.hash) != entry.hash:
+        if self.named_hashes.pop(number, entry.hash) != entry.hash:
             raise LedgerIntegrityError(f"Expected entry {number} to be the one that a certificate names, it is not.")
         self.head, self.last = Head(number=number, hash=entry.hash), entry.time
         self.first = self.first or entry.time
@@ -196,17 +204,17 @@ class _Chain:
             for entry in self.unchecked:
                 entry.check_signature(self.terms.public_key)
 
-    def end(self) -> Verified:
+    def end(self) -> _VerifiedLedger:
         if self.terms is None or self.head is None:
             raise LedgerIntegrityError("Expected a ledger with its genesis entry, got no entry at all.")
         if self.unchecked:
             self._vouch(self.unchecked[-1], self.terms)
-        if self.witnessed:
+        if self.named_hashes:
             raise LedgerIntegrityError(
-                f"Expected entry {min(self.witnessed)} that a certificate names; the ledger ends with entry "
+                f"Expected entry {min(self.named_hashes)} that a certificate names; the ledger ends with entry "
                 f"{self.head.number}: its tail was cut off."
             )
-        return Verified(
+        return _VerifiedLedger(
             terms=self.terms,
             head=self.head,
             releases=self.releases,
@@ -216,7 +224,7 @@ class _Chain:
         )
 
     def _check_limit(self, terms: LedgerTerms, *, before: int) -> Spending:
-        spent = spending(self._kinds(), terms.guarantee)
+        spent = account_spending(self._kinds(), terms.guarantee)
         if spent.epsilon > terms.guarantee.epsilon * (1 + ROUNDING):
             raise LedgerIntegrityError(
                 f"Expected the entries before entry {before} to keep to epsilon {terms.guarantee.epsilon:g}, their "
@@ -227,3 +235,206 @@ class _Chain:
     def _kinds(self) -> Kinds:
         self.kinds, self.pending = kinds_of((*self.kinds, *self.pending)), []
         return self.kinds
+
+
+def _named_hashes(certificates: Mapping[str, Certificate]) -> dict[int, str]:
+    """Hashes of the entries that certificates name; two certificates that contradict each other are refused."""
+    known: dict[int, str] = {}
+    for name, certificate in certificates.items():
+        named = [(0, certificate.genesis), (certificate.head.number, certificate.head.hash)]
+        for number, digest in (*named, *((r.number, r.hash) for r in certificate.releases)):
+            if known.setdefault(number, digest) != digest:
+                raise LedgerIntegrityError(
+                    f"Expected certificates that agree, {name} names another entry {number} than one before it. "
+                    "Two ledgers were kept, or one was replaced."
+                )
+    return known
+
+
+@dataclass(kw_only=True)
+class _CertificateCheck:
+    """A certificate beside what the entries so far say; `see` is called with each of them in order.
+
+    Raises:
+        LedgerIntegrityError: at the entry that is the certificate's head, if it does not hold.
+    """
+
+    name: str
+    certificate: Certificate
+    terms: LedgerTerms | None = None
+    kinds: Kinds = ()
+    pending: list[PrivacyEvent] = field(default_factory=list)
+    releases: list[CertifiedRelease] = field(default_factory=list)
+
+    def see(self, entry: Entry) -> None:
+        """Take an entry; at the certificate's head, compare."""
+        head = self.certificate.head.number
+        if entry.number > head:
+            return
+        if isinstance(entry.body, LedgerTerms):
+            self.terms = entry.body
+        elif isinstance(entry.body, Limit) and self.terms is not None:
+            self.terms = self.terms.with_limit(entry.body.epsilon)
+        elif isinstance(entry.body, Release):
+            event = entry.body.event
+            self.pending.append(event)
+            if len(self.pending) >= _MOST_PENDING:
+                self._merge()
+            if entry.body.run == self.certificate.run:
+                release = CertifiedRelease(
+                    number=entry.number, hash=entry.hash, payload=entry.body.payload, event=event
+                )
+                self.releases.append(release)
+        if entry.number == head:
+            self._check()
+
+    def _check(self) -> None:
+        if self.terms != self.certificate.terms:
+            raise LedgerIntegrityError(
+                f"Expected the terms of {self.name} to be the ledger's at entry {self.certificate.head.number}, "
+                "they are not."
+            )
+        if tuple(self.releases) != self.certificate.releases:
+            raise LedgerIntegrityError(
+                f"Expected {self.name} to list the {len(self.releases)} releases of run {self.certificate.run} that "
+                f"the ledger holds up to entry {self.certificate.head.number}, it lists "
+                f"{len(self.certificate.releases)}: {_differing(self.releases, self.certificate.releases)}."
+            )
+        guarantee = self.certificate.terms.guarantee
+        run = [release.event for release in self.releases]
+        check_figures(self.certificate.epsilon_of_run, run, guarantee, what=f"epsilon of the run in {self.name}")
+        check_figures(
+            self.certificate.epsilon_in_all, self._merge(), guarantee, what=f"epsilon in all in {self.name}"
+        )
+
+    def _merge(self) -> Kinds:
+        self.kinds, self.pending = kinds_of((*self.kinds, *self.pending)), []
+        return self.kinds
+
+
+def _differing(held: Sequence[CertifiedRelease], listed: Sequence[CertifiedRelease]) -> str:
+    first = {release.number: release for release in held}
+    second = {release.number: release for release in listed}
+    numbers = [n for n in sorted({*first, *second}) if first.get(n) != second.get(n)]
+    return f"entry {numbers[0]} differs" if numbers else "their order differs"
+
+
+JSON_LINES = ".jsonl"
+
+
+def _verify_address(
+    address: str,
+    *,
+    json_lines: bool = False,
+    public_key: str | None = None,
+    certificates: Mapping[str, Certificate] | None = None,
+    every_signature: bool = False,
+) -> _VerifiedLedger:
+    """Verify a whole ledger, and certificates against it.
+
+    Args:
+        address: path or URL of a ledger, or path of an export (by its ending, or with `json_lines`).
+        json_lines: whatever its ending, the file is an export.
+        public_key: whose ledger it must be; by default that of its own terms.
+        certificates: of this ledger, by the name that messages call them.
+        every_signature: check each by itself, also beyond the first 10,000 entries; see `verification`.
+
+    Raises:
+        LedgerIntegrityError: names the first entry, or the certificate, that does not hold.
+        DataNotFoundError, LedgerError: there is nothing, or it cannot be read.
+    """
+    statements = [_CertificateCheck(name=name, certificate=found) for name, found in (certificates or {}).items()]
+
+    def each(entry: Entry) -> None:
+        for statement in statements:
+            statement.see(entry)
+
+    with _entries(address, json_lines=json_lines) as entries:
+        return verify_entries(
+            entries,
+            public_key=public_key,
+            named_hashes=_named_hashes(certificates or {}),
+            each=each,
+            each_signature=None if every_signature else _EACH_SIGNATURE,
+        )
+
+
+@contextmanager
+def _entries(address: str, *, json_lines: bool) -> Iterator[Iterator[Entry]]:
+    if json_lines or ("://" not in address and address.endswith(JSON_LINES)):
+        path = Path(address).expanduser()
+        if not path.is_file():
+            raise DataNotFoundError(f"Expected an exported ledger at {path}, there is no such file.")
+        try:
+            with path.open("rb") as file:
+                yield entries_of_export(file)
+        except OSError as error:
+            raise LedgerError(f"Expected to read the exported ledger {path}: {error}.") from error
+        return
+    # Not `Ledger.open`, which looks at the last entry: the first bad one is to be named.
+    storage = Storage(address)
+    try:
+        storage.check()
+        yield _stored_entries(Ledger(storage))
+    finally:
+        storage.close()
+
+
+def verification_record(
+    address: str,
+    *,
+    json_lines: bool = False,
+    public_key: str | None = None,
+    certificates: Sequence[Path] = (),
+    every_signature: bool = False,
+) -> dict[str, Any]:
+    """Verify and return what was found as JSON values; "holds" says whether all of it does, "problem" what does not.
+
+    Args:
+        address, json_lines, public_key, every_signature: see `audit`.
+        certificates: files or folders; those that another key signed are counted and left alone.
+    """
+    key = parse_public_key(public_key) if public_key is not None else None
+    record: dict[str, Any] = {"holds": False, "ledger": _place(address), "problem": None, "certificates_checked": []}
+    try:
+        own = _own_certificates(address, json_lines=json_lines, places=certificates) if certificates else {}
+        found = _verify_address(
+            address, json_lines=json_lines, public_key=key, certificates=own, every_signature=every_signature
+        )
+    except LedgerIntegrityError as error:
+        return record | {"problem": str(error)}
+    return record | {
+        "holds": True,
+        "terms": found.terms.to_record(),
+        "entries": found.head.number + 1,
+        "releases": found.releases,
+        "first": found.first,
+        "last": found.last,
+        "head": vars(found.head),
+        "spending": found.spending.to_dict(),
+        "certificates_checked": sorted(own),
+    }
+
+
+def _own_certificates(address: str, *, json_lines: bool, places: Sequence[Path]) -> dict[str, Certificate]:
+    """The certificates of the ledger's key by file; raises LedgerIntegrityError if one is bad, or none is of it."""
+    with _entries(address, json_lines=json_lines) as entries:
+        first = next(entries, None)
+    key = first.body.public_key if first is not None and isinstance(first.body, LedgerTerms) else ""
+    own: dict[str, Certificate] = {}
+    for place in places:
+        found, problems = read_certificates(place)
+        if problems:
+            raise LedgerIntegrityError(f"Expected certificates that hold: {problems[0]}")
+        own |= {
+            str(place / name) if place.is_dir() else str(place): c
+            for name, c in found.items()
+            if c.terms.public_key == key
+        }
+    if not own:
+        raise LedgerIntegrityError(f"Expected a certificate of the ledger's key {key[:16]}..., none of them is.")
+    return own
+
+
+def _place(address: str) -> str:
+    return Storage(address).place if "://" in address else address

@@ -12,16 +12,21 @@ from rich.console import Console
 from recsys_fed.certificates.terms import epsilon_to_record
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.federation.masked_request import modulus_of
+from recsys_fed.federation.messages import Request
 from recsys_fed.federation.metrics_round import STAGE as METRICS
-from recsys_fed.federation.noise_split import masking_of, share_of_silo
+from recsys_fed.federation.noise_split import masking_of, modulus_of, share_of_silo
 from recsys_fed.federation.planning import PlannedStage, planned_events, stages_of
 from recsys_fed.federation.schedule import Schedule
-from recsys_fed.federation.update import Request
-from recsys_fed.ledger.budget import spending, would_exceed, would_spend
-from recsys_fed.ledger.forecast import MOST_RUNS, budget_after_runs, runs_that_fit
+from recsys_fed.ledger.budget import (
+    MOST_RUNS,
+    account_spending,
+    budget_after_runs,
+    runs_that_fit,
+    would_exceed,
+    would_spend,
+)
 from recsys_fed.ledger.ledger import Ledger
-from recsys_fed.privacy.accounting.kinds import repeated
+from recsys_fed.privacy.accounting.composition import repeat
 from recsys_fed.privacy.events import PrivacyEvent
 from recsys_fed.privacy.guarantee import Guarantee, guarantee_of
 from recsys_fed.report.console import new_console, new_table, print_table
@@ -47,12 +52,12 @@ def plan_record(schedule: Schedule, *, runs: int = 1, ledger: Ledger | None = No
         "noise_multiplier": schedule.noise_multiplier,
         "rounds": len(schedule.stages),
         "stages": [_stage_record(stage, schedule) for stage in stages_of(schedule)],
-        "run": spending(events, guarantee).to_dict(),
+        "run": account_spending(events, guarantee).to_dict(),
         "guarantee": guarantee.sentence(),
         "runs": runs,
     }
     if runs > 1:
-        record["all_runs"] = spending(repeated(events, runs), guarantee).to_dict()
+        record["all_runs"] = account_spending(repeat(events, runs), guarantee).to_dict()
     if ledger is not None:
         record["ledger"] = _ledger_record(ledger, events, runs=runs)
     return record
@@ -150,7 +155,7 @@ def _print_ledger(console: Console, ledger: Mapping[str, Any], runs: int) -> Non
 
 
 def _ledger_record(ledger: Ledger, events: tuple[PrivacyEvent, ...], *, runs: int) -> dict[str, Any]:
-    spent, planned = ledger.spending(), repeated(events, runs)
+    spent, planned = ledger.spending(), repeat(events, runs)
     limit = spent.guarantee.epsilon
     after = would_spend(spent.kinds, planned, spent.guarantee)
     fitting = runs_that_fit(spent.kinds, events, spent.guarantee)
@@ -276,7 +281,7 @@ def budget_record(
     schedule: Schedule, *, ledger: Ledger | None, limit: float | None, runs: int | None, calendar: Calendar
 ) -> dict[str, Any]:
     """Return the budget after each run of a schedule, starting from what a ledger has spent or from nothing."""
-    before = ledger.spending() if ledger is not None else spending([], _promise_of(schedule))
+    before = ledger.spending() if ledger is not None else account_spending([], _promise_of(schedule))
     promise = before.guarantee if limit is None else replace(before.guarantee, epsilon=limit)
     if math.isinf(promise.epsilon) and runs is None:
         raise ConfigurationError("Expected --runs or --until: without a limit the runs never end.")
@@ -325,9 +330,7 @@ def print_budget(record: Mapping[str, Any]) -> None:
                 _bar(step, limit),
             )
         else:
-            table.add_row(
-                str(step["run"]), *day, f"[red]{_figure(step['epsilon'])}[/]", "-", "[red]refused[/]"
-            )
+            table.add_row(str(step["run"]), *day, f"[red]{_figure(step['epsilon'])}[/]", "-", "[red]refused[/]")
     print_table(console, table)
     console.print(f"runs that fit: {record['runs_that_fit']}", highlight=False)
 

@@ -13,9 +13,9 @@ from rich.text import Text
 from recsys_fed.certificates.certificate import epsilon_that_counts
 from recsys_fed.certificates.run import VerifiedRun
 from recsys_fed.certificates.terms import epsilon_to_record
-from recsys_fed.ledger.audit import JSON_LINES, audit_record
 from recsys_fed.ledger.ledger import Ledger
-from recsys_fed.ledger.status import log_record
+from recsys_fed.ledger.records import log_record
+from recsys_fed.ledger.verification import JSON_LINES, verification_record
 from recsys_fed.privacy.accounting import epsilon_of_history
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.guarantee import Guarantee
@@ -311,7 +311,7 @@ def _name_of_group(silos: Sequence[str]) -> str:
 
 def ledger_sections(address: str) -> Iterator[Section]:
     """All sections of a ledger or of its export; it is verified as the page is made."""
-    record = audit_record(address)
+    record = verification_record(address)
     if not record["holds"]:
         bad = Verdict(text=f"The ledger does not hold: {record['problem']}", mood="bad")
         yield Section(anchor="ledger", title="The ledger", verdicts=[bad])

@@ -23,7 +23,7 @@ from recsys_fed.serving.release import Release, write_release
 from recsys_fed.serving.stamp import version_of
 from recsys_fed.serving.versions import DIGITS
 
-# What a run writes beside its model (`simulation.record`, `federation.outcome`).
+# What a run writes beside its model (`simulation.record`, `federation.run_files`).
 _METRICS, _EVENTS = "metrics.json", "events.jsonl"
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.ledger.entries import Entry, Release, utc_text
 from recsys_fed.ledger.ledger import Ledger
-from recsys_fed.ledger.queries import row_of
 from recsys_fed.ledger.storage import Storage, entries_table
+from recsys_fed.ledger.transactions import row_of
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.guarantee import Guarantee
 from recsys_fed.signing import SigningKey, sha256
@@ -29,9 +29,9 @@ _START = datetime(2026, 1, 1, tzinfo=UTC)
 _MEASURE = """
 import json, resource, sys, time
 from pathlib import Path
-from recsys_fed.ledger.audit import audit
+from recsys_fed.ledger.verification import audit
 from recsys_fed.ledger.ledger import Ledger
-from recsys_fed.ledger.status import status_record
+from recsys_fed.ledger.records import status_record
 from recsys_fed.privacy.accounting import epsilon_of_history
 from recsys_fed.privacy.events import PrivacyEvent
 path, question = sys.argv[1:]

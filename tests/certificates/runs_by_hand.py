@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass
 
 from recsys_fed.certificates.terms import LedgerTerms
-from recsys_fed.ledger.certify import certify
 from recsys_fed.ledger.ledger import Ledger
+from recsys_fed.ledger.records import certify_run
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.guarantee import Guarantee
 from recsys_fed.signing import SigningKey, sha256
@@ -67,7 +67,7 @@ def made_run(folder, silos, events, *, run="7", model=MODEL):
             line = {"silo": silo.name, "payload": charged(silo, event, run=run), **event.to_dict()}
             lines.append(json.dumps(line, sort_keys=True))
     for number, silo in enumerate(silos):
-        content = certify(silo.ledger, silo.key, run=run, model=sha256(model))
+        content = certify_run(silo.ledger, silo.key, run=run, model=sha256(model))
         (folder / "certificates" / f"{number:04}-{silo.name}.json").write_bytes(content + b"\n")
     (folder / "events.jsonl").write_text("".join(line + "\n" for line in lines))
     (folder / "item_embeddings.safetensors").write_bytes(model)

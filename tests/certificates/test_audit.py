@@ -7,9 +7,8 @@ from runs_by_hand import charged, made_silo, release_of
 
 from recsys_fed.certificates.certificate import read_certificate, sign_certificate
 from recsys_fed.errors import DataNotFoundError, LedgerError
-from recsys_fed.ledger.audit import audit_record
-from recsys_fed.ledger.certify import certify
-from recsys_fed.ledger.export import export_ledger, export_lines
+from recsys_fed.ledger.records import certify_run, export_ledger, export_lines
+from recsys_fed.ledger.verification import verification_record
 
 
 @pytest.fixture
@@ -20,7 +19,7 @@ def silo(tmp_path):
     for run, noise in (("1", 3.0), ("2", 2.0)):
         for number in range(3):
             charged(silo, release_of(noise, round=number), run=run)
-        (tmp_path / "certificates" / f"{run}.json").write_bytes(certify(silo.ledger, silo.key, run=run, model=""))
+        (tmp_path / "certificates" / f"{run}.json").write_bytes(certify_run(silo.ledger, silo.key, run=run, model=""))
         silo.ledger.set_limit(20.0 + int(run), reason="a decision of the board")
     charged(silo, release_of(9.0), run="3")
     return silo
@@ -35,7 +34,7 @@ def exported(silo, tmp_path):
 
 
 def audited(address, tmp_path, **options):
-    return audit_record(str(address), certificates=[tmp_path / "certificates"], **options)
+    return verification_record(str(address), certificates=[tmp_path / "certificates"], **options)
 
 
 def test_ledger_export_and_certificates_agree(silo, exported, tmp_path):
@@ -61,7 +60,7 @@ def test_an_export_never_overwrites(silo, exported):
 def test_a_cut_tail_is_found_with_certificates_and_only_with_them(exported, tmp_path):
     path, lines = exported
     path.write_bytes(b"".join(lines[:7]))
-    assert audit_record(str(path))["holds"]
+    assert verification_record(str(path))["holds"]
     found = audited(path, tmp_path)
     assert not found["holds"]
     assert "its tail was cut off" in found["problem"]
@@ -108,9 +107,9 @@ def test_a_certificate_that_says_something_else_than_the_ledger_is_found(silo, t
 def test_certificates_of_others_are_left_alone_but_not_if_there_is_no_own_one(silo, tmp_path):
     other = made_silo(tmp_path, "south")
     charged(other, release_of(3.0), run="1")
-    (tmp_path / "certificates" / "0.json").write_bytes(certify(other.ledger, other.key, run="1", model=""))
+    (tmp_path / "certificates" / "0.json").write_bytes(certify_run(other.ledger, other.key, run="1", model=""))
     assert len(audited(silo.path, tmp_path)["certificates_checked"]) == 2
-    foreign = audit_record(silo.path, certificates=[tmp_path / "certificates" / "0.json"])
+    foreign = verification_record(silo.path, certificates=[tmp_path / "certificates" / "0.json"])
     assert not foreign["holds"]
     assert "Expected a certificate of the ledger's key" in foreign["problem"]
 
@@ -130,13 +129,13 @@ def test_the_key_that_is_expected_must_be_the_ledgers(silo, tmp_path):
 def test_what_is_not_there_is_no_finding(tmp_path, silo):
     for missing in ("nowhere.sqlite", "nowhere.jsonl"):
         with pytest.raises(DataNotFoundError):
-            audit_record(str(tmp_path / missing))
+            verification_record(str(tmp_path / missing))
     with pytest.raises(DataNotFoundError, match="Expected certificates"):
-        audit_record(silo.path, certificates=[tmp_path / "nothing"])
+        verification_record(silo.path, certificates=[tmp_path / "nothing"])
 
 
 def test_a_certificate_stays_true_while_the_ledger_grows(silo, tmp_path):
-    before = certify(silo.ledger, silo.key, run="2", model="")
+    before = certify_run(silo.ledger, silo.key, run="2", model="")
     charged(silo, release_of(4.0, round=2), run="2")
     silo.ledger.set_limit(30.0, reason="more")
     (tmp_path / "certificates" / "again.json").write_bytes(before)
@@ -153,6 +152,6 @@ def test_a_certificate_is_true_though_another_run_writes_while_it_is_made(silo, 
         return head
 
     monkeypatch.setattr(silo.ledger, "head", head_before_others_write)
-    (tmp_path / "certificates" / "again.json").write_bytes(certify(silo.ledger, silo.key, run="2", model=""))
+    (tmp_path / "certificates" / "again.json").write_bytes(certify_run(silo.ledger, silo.key, run="2", model=""))
     found = audited(silo.path, tmp_path)
     assert found["holds"], found["problem"]

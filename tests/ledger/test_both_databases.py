@@ -161,7 +161,7 @@ def test_a_write_that_fails_half_way_leaves_nothing(url, monkeypatch):
         connection.execute(sa.text("INSERT INTO gone VALUES (1)"))
 
     with monkeypatch.context() as patch:
-        patch.setattr("recsys_fed.ledger.payloads.begin", failing)
+        patch.setattr("recsys_fed.ledger.ledger.begin_payload", failing)
         with pytest.raises(LedgerError, match="gone"):
             charged(ledger, "payload")
     assert export(ledger) == before

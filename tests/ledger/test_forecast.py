@@ -2,7 +2,7 @@
 
 import pytest
 
-from recsys_fed.ledger.forecast import budget_after_runs, runs_that_fit
+from recsys_fed.ledger.budget import budget_after_runs, runs_that_fit
 from recsys_fed.privacy.accounting import epsilon_spent
 from recsys_fed.privacy.events import PrivacyEvent
 from recsys_fed.privacy.guarantee import Guarantee

@@ -9,7 +9,7 @@ from ledger_kit import KEY, charged, created, terms
 from spending_processes import spent_by_processes
 
 from recsys_fed.errors import BudgetExceededError
-from recsys_fed.ledger.budget import spending, would_spend
+from recsys_fed.ledger.budget import account_spending, would_spend
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.verification import verify_ledger
 from recsys_fed.privacy.accounting import ACCOUNTANTS, epsilon_of_history
@@ -48,8 +48,8 @@ def check_any_order(history: list[PrivacyEvent], seed: int) -> None:
         epsilon_of_history.__globals__["_of_kinds"].cache_clear()
         assert epsilon_of_history(shuffled, delta=1e-6, accountant=name) == first
     promise = terms(9.0).guarantee
-    assert spending(history, promise) == spending(shuffled, promise)
-    assert would_spend(history[:1], history[1:], promise) == spending(shuffled, promise).epsilon
+    assert account_spending(history, promise) == account_spending(shuffled, promise)
+    assert would_spend(history[:1], history[1:], promise) == account_spending(shuffled, promise).epsilon
 
 
 @settings(max_examples=6, deadline=None)

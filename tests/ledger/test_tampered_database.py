@@ -102,7 +102,7 @@ def test_a_deleted_row_is_detected(row, original, tmp_path):
     else:
         ledger = Ledger.open(str(tmp_path / "copy.sqlite"))
         with pytest.raises(LedgerIntegrityError, match=f"entry {row} that a certificate names"):
-            verify_ledger(ledger, witnessed=hashes)
+            verify_ledger(ledger, named_hashes=hashes)
 
 
 def test_the_untouched_ledger_holds(original, tmp_path):

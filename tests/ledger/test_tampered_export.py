@@ -119,9 +119,9 @@ def test_a_tail_that_is_cut_off_is_noticed_by_whoever_has_a_certificate(lines):
     last = len(lines) - 1
     for kept in range(1, len(lines)):
         assert verify(joined(lines[:kept])).head.number == kept - 1, "the chain alone cannot tell"
-        assert named(joined(lines[:kept]), witnessed={last: known[last]}) == last
-        assert named(joined(lines[:kept]), witnessed={number: known[number] for number in (0, kept, last)}) == kept
-    assert verify(joined(lines), witnessed=known).head.number == last
+        assert named(joined(lines[:kept]), named_hashes={last: known[last]}) == last
+        assert named(joined(lines[:kept]), named_hashes={number: known[number] for number in (0, kept, last)}) == kept
+    assert verify(joined(lines), named_hashes=known).head.number == last
 
 
 def test_another_history_from_some_entry_on_is_noticed_by_whoever_has_a_certificate(lines, tmp_path):
@@ -131,7 +131,7 @@ def test_another_history_from_some_entry_on_is_noticed_by_whoever_has_a_certific
     for number in range(6):
         charged(other, f"cheaper {number}", noise_multiplier=1000.0)
     verify(export(other), public_key=KEY.public_key)
-    assert named(export(other), witnessed={3: known[3], 6: known[6]}) == 3
+    assert named(export(other), named_hashes={3: known[3], 6: known[6]}) == 3
 
 
 def test_nothing_at_all_is_no_ledger():

@@ -58,8 +58,8 @@ def test_a_tail_that_another_key_signed_is_named_from_its_first_entry(entries, f
 
 def test_most_signatures_are_left_to_later_ones_and_the_last_is_not(entries, monkeypatch):
     checked = []
-    honest = entries_module.verified
-    monkeypatch.setattr(entries_module, "verified", lambda *given: checked.append(given) or honest(*given))
+    honest = entries_module.verify_signature
+    monkeypatch.setattr(entries_module, "verify_signature", lambda *given: checked.append(given) or honest(*given))
     assert verify_entries(entries, each_signature=0).head.number == N - 1
     assert len(checked) == len([n for n in range(N) if n % STRIDE == 0]) + 1
     assert checked[-1][2] == entries[-1].content
@@ -68,8 +68,8 @@ def test_most_signatures_are_left_to_later_ones_and_the_last_is_not(entries, mon
 
 def test_up_to_the_limit_and_where_it_is_asked_for_all_are_checked(entries, monkeypatch):
     checked = []
-    honest = entries_module.verified
-    monkeypatch.setattr(entries_module, "verified", lambda *given: checked.append(given) or honest(*given))
+    honest = entries_module.verify_signature
+    monkeypatch.setattr(entries_module, "verify_signature", lambda *given: checked.append(given) or honest(*given))
     verify_entries(entries)
     verify_entries(entries, each_signature=None)
     assert len(checked) == 2 * N
