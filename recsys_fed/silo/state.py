@@ -28,8 +28,7 @@ from scipy import sparse
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.errors import DataFormatError, DataNotFoundError
 from recsys_fed.models.histories import histories_of
-from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
-from recsys_fed.models.users import user_vectors
+from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings, user_vectors
 from recsys_fed.personalisation.silo_model import SiloModel
 from recsys_fed.signing import sha256
 from recsys_fed.silo.personal import fitted, packed, residual_of, unpacked
