@@ -14,7 +14,7 @@ from recsys_fed.cli.serving import _of_silo
 from recsys_fed.errors import ConfigurationError, KeyFileError
 from recsys_fed.models.items import FoldIn, ItemEmbeddings, item_embeddings_bytes
 from recsys_fed.personalisation.silo_model import Recipe, fit_silo_model, released_scores
-from recsys_fed.serving.takeover import ModelSource
+from recsys_fed.serving.reload import ModelSource
 from recsys_fed.silo.personal import packed, residual_of, unpacked
 from recsys_fed.silo.pseudonyms import Pseudonyms
 from recsys_fed.silo.recommendations import open_recommender
