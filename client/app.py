@@ -14,16 +14,14 @@ from flwr.clientapp import ClientApp
 from flwr.common.logger import log
 
 from client import masked_rounds
+from client.context import message_log, open_silo, public_facts, training_of
 from client.deployed import DeployedSilo
-from client.noting import message_log, public_facts
-from client.opening import open_silo
 from client.state import Silo
-from client.training import training_of
 from recsys_fed.errors import BudgetExceededError, ProtocolError
+from recsys_fed.federation.admission import sign_greeting
+from recsys_fed.federation.messages import Greeting
 from recsys_fed.federation.plan import check_plan_version
 from recsys_fed.federation.release import OnFailure
-from recsys_fed.federation.signed_greeting import signed_greeting
-from recsys_fed.federation.update import Greeting
 from recsys_fed.federation.wire import (
     blob_from_records,
     blob_to_records,
@@ -96,7 +94,7 @@ def greet(message: Message, context: Context) -> Message:
         n_items=silo.catalogue.n_items,
         simulated=not isinstance(silo, DeployedSilo) or silo.settings.simulated,
     )
-    signed = signed_greeting(greeting, silo.key, run=training_of(context), node=context.node_id)
+    signed = sign_greeting(greeting, silo.key, run=training_of(context), node=context.node_id)
     return Message(greeting_to_records(signed), reply_to=message)
 
 

@@ -12,12 +12,12 @@ from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
 from recsys_fed.data.readers.blocks import check_place
 from recsys_fed.errors import ConfigurationError, DataFormatError, ProtocolError
-from recsys_fed.federation.noise_split import masking_of, settled
+from recsys_fed.federation.admission import read_roster
+from recsys_fed.federation.messages import Request
+from recsys_fed.federation.noise_split import masking_of, resolve_masking
 from recsys_fed.federation.plan import derive_plan
 from recsys_fed.federation.release import Randomness, SiloUsers
-from recsys_fed.federation.roster import read_roster
 from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms
-from recsys_fed.federation.update import Request
 from recsys_fed.ledger.budget import Allowance
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.models.device import resolve_device
@@ -130,10 +130,10 @@ def _opened(path: Path) -> DeployedSilo:
     key = SigningKey.load(Path(settings.ledger_key), passphrase=words)
     secret = SiloSecret.load(Path(settings.secret_key), passphrase=words)
     ledger = Ledger.open(settings.ledger, key=key, witness=Path(settings.witness) if settings.witness else None)
-    check_terms(settings, ledger)
+    _check_terms(settings, ledger)
     check_delta(settings.agreed.delta, n_users=settings.agreed.declared_users)
     agreed = replace(settings.agreed, device=settings.device, threads=settings.threads)
-    config = settled(replace(agreed, seed=max(settings.simulated_seed, 0)), simulated=settings.simulated)
+    config = resolve_masking(replace(agreed, seed=max(settings.simulated_seed, 0)), simulated=settings.simulated)
     silo = DeployedSilo(
         name=settings.name,
         index=settings.simulated_index,
@@ -162,7 +162,7 @@ def _accepted(settings: SiloSettings, config: FederationConfig) -> AcceptedTerms
     )
 
 
-def check_terms(settings: SiloSettings, ledger: Ledger) -> None:
+def _check_terms(settings: SiloSettings, ledger: Ledger) -> None:
     """Refuse a ledger that does not fit silo.toml.
 
     Raises:

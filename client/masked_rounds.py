@@ -8,16 +8,23 @@ left. Whoever holds a copy of it cannot use it again: the ledger's database know
 
 from flwr.app import ConfigRecord, Context
 
+from client.context import training_of
 from client.state import Silo
-from client.training import training_of
-from recsys_fed.federation.masked_request import check_terms_of
+from recsys_fed.federation.messages import MaskedUpdate, Request
+from recsys_fed.federation.noise_split import check_terms_of
 from recsys_fed.federation.release import OnFailure
 from recsys_fed.federation.secure_aggregation import silo as protocol
 from recsys_fed.federation.secure_aggregation.errors import TermsError
-from recsys_fed.federation.secure_aggregation.silo_states import Advertised, Confirmed, Masked, Shared
-from recsys_fed.federation.secure_aggregation.state_bytes import KeptState, state_of, state_to_bytes
+from recsys_fed.federation.secure_aggregation.silo_state import (
+    Advertised,
+    Confirmed,
+    KeptState,
+    Masked,
+    Shared,
+    state_of,
+    state_to_bytes,
+)
 from recsys_fed.federation.secure_aggregation.terms import RoundTerms
-from recsys_fed.federation.update import MaskedUpdate, Request
 from recsys_fed.signing import sha256
 
 _RECORD, _KEY = "masked-round", "state"
@@ -34,7 +41,7 @@ def advertise(silo: Silo, context: Context, terms_message: bytes) -> bytes:
     _taken(context)
     terms = RoundTerms.from_bytes(terms_message)
     if silo.accepted is None:
-        raise TermsError("Expected a round that is not masked: this silo takes no part in secure aggregation.")
+        raise TermsError("Secure aggregation is disabled in this silo.")
     if terms.run != training_of(context):
         raise TermsError(f"Expected terms of run {training_of(context)}, got some of another run.")
     state, message = protocol.advertise(terms, silo.key, silo.accepted)
@@ -72,7 +79,7 @@ def masked_release(
     # The state is used up before the charge: of two processes with a copy of it one is charged.
     claim = _CLAIMED + used
     silo.ledger.consume_state(run=training_of(context), used=sha256(used), after=sha256(claim))
-    masked = silo.noised(request, run=training_of(context), on_failure=on_failure)
+    masked = silo.masked_input(request, run=training_of(context), on_failure=on_failure)
     state, message = protocol.mask(ready, silo.key, masked.integers)
     _keep(context, _turn(silo, context, claim, state))
     return MaskedUpdate(

@@ -1,35 +1,33 @@
 """A silo that answers: it checks a request against its own plan, charges it, and only then looks at its users.
 
 check_request (public) -> ledger.charge (durable) -> users, sum, noise (cannot fail outwards) -> settle -> leaves
+
+A simulated silo's ledger is a real one, but for the wait for the disk, with a key of its own beside it.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 from flwr.app import Context
 
-from client.simulated_ledger import accepted_terms, label_of, simulated_ledger
 from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.config import FederationConfig, SimulationConfig, parse
 from recsys_fed.data.simulated import SimulatedFederation, silo_histories, simulated_federation
-from recsys_fed.errors import ConfigurationError, ProtocolError
-from recsys_fed.federation.noise_split import settled
+from recsys_fed.errors import ConfigurationError, DataNotFoundError, KeyFileError, ProtocolError
+from recsys_fed.federation.distributed import check_ranks, over_ranks, rows_of_share, share_of
+from recsys_fed.federation.messages import Request, Update, payload_of, request_digest, update_of
+from recsys_fed.federation.noise_split import masking_of, resolve_masking
 from recsys_fed.federation.plan import check_request
-from recsys_fed.federation.ranks import check_ranks, over_ranks, rows_of_share, share_of
-from recsys_fed.federation.release import (
-    OnFailure,
-    Randomness,
-    SiloUsers,
-    answer,
-    noised_integers,
-    release_event,
-)
+from recsys_fed.federation.release import OnFailure, Randomness, SiloUsers, answer, noisy_integers, release_event
 from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms
-from recsys_fed.federation.update import Request, Update, payload_of, request_digest, update_of
 from recsys_fed.ledger.budget import Allowance
 from recsys_fed.ledger.entries import Entry
 from recsys_fed.ledger.ledger import Ledger
@@ -37,18 +35,91 @@ from recsys_fed.models.device import resolve_device
 from recsys_fed.models.signals import Signal
 from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.events import ReleaseEvent
+from recsys_fed.privacy.guarantee import Guarantee
 from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.signing import SigningKey
 from recsys_fed.trainers.registry import configured_trainer
 from recsys_fed.trainers.trainer import Trainer
 from recsys_fed.versions import version_of
 
+LEDGER, KEY = "ledger.sqlite", "signing.key"
 # Purposes of a simulation's seed: streams that must differ have different numbers.
 _NOISE, _SAMPLING = 1, 2
 # Number of a silo, device, size of blocks, and what the trainer reads.
 _Asked = tuple[int, str, int, frozenset[Signal]]
 # Tensors of simulated silos.
 _KEPT: WeakKeyDictionary[SimulatedFederation, dict[_Asked, UserHistories]] = WeakKeyDictionary()
+
+
+def _label_of(index: int) -> str:
+    """Public label of a simulated silo."""
+    return f"silo-{index}"
+
+
+def simulated_ledger(
+    silo: str, config: FederationConfig, simulation: SimulationConfig, *, run: str
+) -> tuple[Ledger, SigningKey]:
+    """Open the ledger of a simulated silo, or start it; return it with its key."""
+    guarantee = Guarantee(
+        epsilon=simulation.epsilon_limit or config.epsilon,
+        delta=config.delta,
+        max_silos_per_user=config.max_silos_per_user,
+    )
+    return _open_ledger(_ledger_folder(simulation, run=run) / silo, silo, guarantee, config.declared_users, run)
+
+
+def _accepted_terms(config: FederationConfig, simulation: SimulationConfig, *, run: str) -> AcceptedTerms | None:
+    """What a simulated silo accepts in a masked round: the other silos' keys, and what its configuration says.
+
+    The keys are those of the simulated silos' folders: all are there once every silo has greeted; until then none is
+    admitted.
+    """
+    masking = masking_of(config)
+    if masking is None:
+        return None
+    try:
+        admitted = _public_keys(_ledger_folder(simulation, run=run), config.silos, run)
+    except (DataNotFoundError, KeyFileError):
+        admitted = frozenset()
+    return AcceptedTerms(
+        admitted=admitted, least_contributors=masking.contributors, least_colluding=masking.colluding
+    )
+
+
+@lru_cache(maxsize=64)
+def _public_keys(folder: Path, silos: int, run: str) -> frozenset[str]:
+    """The identities of all simulated silos; read once a run and process."""
+    return frozenset(SigningKey.load(folder / _label_of(index) / KEY).public_key for index in range(silos))
+
+
+def _ledger_folder(simulation: SimulationConfig, *, run: str) -> Path:
+    """The folder that the run names; a bare `flwr run` names none and gets one of its own beside Flower's state."""
+    if simulation.ledgers:
+        return Path(simulation.ledgers)
+    home = Path(os.environ.get("FLWR_HOME", "~/.flwr")).expanduser()
+    return home / "recsys-fed-ledgers" / f"run-{run}"
+
+
+@lru_cache(maxsize=1024)
+def _open_ledger(
+    folder: Path, silo: str, guarantee: Guarantee, declared_users: int, run: str
+) -> tuple[Ledger, SigningKey]:
+    """Opened once a run and process: a silo is asked every round."""
+    path, key_file = folder / LEDGER, folder / KEY
+    # A key without a ledger is what a crash between the two leaves.
+    key = SigningKey.load(key_file) if key_file.is_file() else SigningKey.generate()
+    if path.is_file():
+        return Ledger.open(str(path), key=key, durable=False), key
+    if not key_file.is_file():
+        key.save(key_file)
+    terms = LedgerTerms(
+        silo=silo,
+        public_key=key.public_key,
+        guarantee=guarantee,
+        declared_users=declared_users,
+        simulated=True,
+    )
+    return Ledger.create(str(path), key=key, terms=terms, durable=False), key
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,7 +189,7 @@ class Silo(ABC):
         """Charge, compute and return the answer; a request that was answered before gets the same bytes.
 
         Guarantees: the event is in the ledger, and durable there, before anything private is read. From then on there
-        is an answer of one shape, whatever the private data is: see `noised_integers`. Under one charge one draw
+        is an answer of one shape, whatever the private data is: see `noisy_integers`. Under one charge one draw
         leaves and never two.
 
         Raises:
@@ -144,7 +215,7 @@ class Silo(ABC):
         )
         return update_of(self.ledger.settle(run=run, request=digest, payload=payload_of(update)))
 
-    def noised(self, request: Request, *, run: str, on_failure: OnFailure) -> MaskedInput:
+    def masked_input(self, request: Request, *, run: str, on_failure: OnFailure) -> MaskedInput:
         """Charge a masked request and compute the integers that answer it, which must be masked.
 
         Guarantees: those of `release`.
@@ -156,7 +227,7 @@ class Silo(ABC):
         event = self._event(request)
         entry = self._charged(event, run=run, digest=request_digest(request), keep=False)
         randomness = self.randomness(entry.number - 1)
-        integers = noised_integers(request, self.trainer, self.users, randomness=randomness, on_failure=on_failure)
+        integers = noisy_integers(request, self.trainer, self.users, randomness=randomness, on_failure=on_failure)
         return MaskedInput(integers=integers, event=event, nonce=entry.draw)
 
     def _event(self, request: Request) -> ReleaseEvent:
@@ -192,7 +263,7 @@ class SimulatedSilo(Silo):
         return self.read()
 
 
-def open_silo(context: Context) -> Silo:
+def open_simulated_silo(context: Context) -> Silo:
     """Open the silo that a context belongs to.
 
     Raises:
@@ -206,11 +277,11 @@ def open_silo(context: Context) -> Silo:
         )
     config = parse(FederationConfig, context.run_config)
     config = replace(config, silos=config.silos or int(context.node_config["num-partitions"]))
-    config = settled(config, simulated=True)
+    config = resolve_masking(config, simulated=True)
     simulation = parse(SimulationConfig, context.run_config)
     federation = simulated_federation(simulation, silos=config.silos, seed=config.seed)
     index = int(context.node_config["partition-id"])
-    rows, name = federation.users_of_silo[index], label_of(index)
+    rows, name = federation.users_of_silo[index], _label_of(index)
     ledger, key = simulated_ledger(name, config, simulation, run=str(context.run_id))
     return SimulatedSilo(
         name=name,
@@ -224,7 +295,7 @@ def open_silo(context: Context) -> Silo:
         ),
         ledger=ledger,
         key=key,
-        accepted=accepted_terms(config, simulation, run=str(context.run_id)),
+        accepted=_accepted_terms(config, simulation, run=str(context.run_id)),
     )
 
 

@@ -26,7 +26,7 @@ from recsys_fed.config import FederationConfig, SimulationConfig, Value, known_k
 from recsys_fed.data.dataset import Dataset
 from recsys_fed.data.locate import hold_dataset
 from recsys_fed.errors import ConfigurationError, DataNotFoundError
-from recsys_fed.federation.outcome import CERTIFICATES, EMBEDDINGS, EVENTS
+from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
 from recsys_fed.privacy.guarantee import Guarantee, guarantee_of
 from recsys_fed.simulation.progress import Progress
 from recsys_fed.simulation.recommender import Recommender

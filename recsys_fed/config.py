@@ -64,7 +64,7 @@ class FederationConfig:
         resume: go on from the checkpoint in `output`, if there is one.
         roster: path on the server of the admitted silos' names and ledger keys; "" lets every connected silo in.
         minimum_silos: a round needs answers of so many; 0 needs at least one. Divisors stay those of all `silos`.
-        robust: "none", sums of silos; "median" or "trimmed-mean" of the silos by coordinate, see `federation.robust`.
+        robust: "none", sums of silos; "median" or "trimmed-mean" of the silos by coordinate (`aggregation`).
         trim: share of the silos that the trimmed mean leaves out at each end.
         dp_sgd: settings of the trainer dp-sgd.
         trainer_settings: settings of a trainer that somebody brings, JSON; or `key = value, ...` as in TOML. In flat

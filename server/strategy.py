@@ -11,11 +11,11 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from recsys_fed.errors import ProtocolError
-from recsys_fed.federation.plausible import check_norm
+from recsys_fed.federation.aggregation import check_norm
+from recsys_fed.federation.messages import Greeting, Released, Request, Update, check_update, released_of
 from recsys_fed.federation.release import release_event
 from recsys_fed.federation.schedule import Schedule, advance, advance_by_sum, request
 from recsys_fed.federation.secure_aggregation.errors import SecureAggregationError
-from recsys_fed.federation.update import Greeting, Released, Request, Update, check_update, released_of
 from recsys_fed.federation.wire import payload_bytes, request_to_records, update_from_records
 from server.masked_rounds import MaskedRounds
 

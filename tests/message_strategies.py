@@ -7,7 +7,7 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from recsys_fed.federation.update import MOST_STEPS, Greeting, MaskedUpdate, Request, Update
+from recsys_fed.federation.messages import MOST_STEPS, Greeting, MaskedUpdate, Request, Update
 from recsys_fed.privacy.events import NOISE_SOURCES, ReleaseEvent
 
 names = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12)

@@ -23,7 +23,7 @@ from recsys_fed.certificates.certificate import (
 )
 from recsys_fed.errors import DataFormatError, DataNotFoundError, LedgerError, LedgerIntegrityError
 from recsys_fed.privacy.accounting import epsilon_of_history
-from recsys_fed.privacy.accounting.kinds import Kinds, kinds_of
+from recsys_fed.privacy.accounting.composition import Kinds, kinds_of
 from recsys_fed.privacy.events import PrivacyEvent, ReleaseEvent
 from recsys_fed.privacy.guarantee import Guarantee
 from recsys_fed.signing import sha256

@@ -50,8 +50,8 @@ def audit(  # noqa: PLR0913  (one argument a flag)
         "threads": threads,
         "seed": seed,
     }
+    from recsys_fed.audit.audit import AuditSettings  # noqa: PLC0415
     from recsys_fed.audit.audit import audit as audited  # noqa: PLC0415
-    from recsys_fed.audit.settings import AuditSettings  # noqa: PLC0415
     from recsys_fed.report.audit import print_audit_of_run  # noqa: PLC0415
     from recsys_fed.report.console import told_progress  # noqa: PLC0415
     from recsys_fed.simulation.apps import scenario_path  # noqa: PLC0415

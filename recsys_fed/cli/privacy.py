@@ -152,7 +152,7 @@ def verify_run(
     Exit code 1 if anything does not hold; everything that does not is listed.
     """
     from recsys_fed.certificates.run import verify_run as verified  # noqa: PLC0415
-    from recsys_fed.federation.outcome import CERTIFICATES, EMBEDDINGS, EVENTS  # noqa: PLC0415
+    from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS  # noqa: PLC0415
     from recsys_fed.report.privacy import print_run, run_record  # noqa: PLC0415
 
     found = verified(folder / CERTIFICATES, events=folder / EVENTS, model=folder / EMBEDDINGS)

@@ -113,7 +113,7 @@ def roster(
 
     Secure aggregation protects a silo by the noise of the silos in this list, and of nobody else.
     """
-    from recsys_fed.federation.roster import read_roster, write_roster  # noqa: PLC0415
+    from recsys_fed.federation.admission import read_roster, write_roster  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
     from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415
 

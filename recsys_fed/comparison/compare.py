@@ -25,7 +25,7 @@ from recsys_fed.evaluation.baselines import ease, implicit_als, popularity
 from recsys_fed.evaluation.metrics import HEADLINE, HEADLINE_CUTOFF, HEADLINE_NAMES, NDCG, recall_at
 from recsys_fed.evaluation.protocol import Scorer, are_among, evaluate_ranking, score_block
 from recsys_fed.evaluation.ranking import top_items
-from recsys_fed.federation.outcome import EMBEDDINGS
+from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
 from recsys_fed.personalisation.choice import choose_alone, choose_on, hold_out_items, split_folds
 from recsys_fed.personalisation.silo_model import Recipe, fit_silo_model, scorer_of

@@ -24,7 +24,7 @@ from recsys_fed.data.simulated import SimulatedFederation
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.evaluation.metrics import HEADLINE_CUTOFF, HEADLINE_NAMES
 from recsys_fed.evaluation.protocol import evaluate_ranking
-from recsys_fed.federation.outcome import EMBEDDINGS
+from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.models.items import load_item_embeddings
 from recsys_fed.models.new_items import with_new_items
 from recsys_fed.personalisation.silo_model import Floats, released_scores

@@ -15,8 +15,8 @@ from recsys_fed.deployment.authority import expiry
 from recsys_fed.deployment.federation import split_address
 from recsys_fed.deployment.node_key import public_node_key
 from recsys_fed.errors import ConfigurationError, LedgerIntegrityError, RecsysFedError
-from recsys_fed.federation.noise_split import masking_of, settled
-from recsys_fed.federation.roster import read_roster
+from recsys_fed.federation.admission import read_roster
+from recsys_fed.federation.noise_split import masking_of, resolve_masking
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.verification import verify_ledger
 from recsys_fed.privacy.guarantee import check_delta
@@ -101,7 +101,7 @@ def _catalogue(settings: SiloSettings) -> str:
 
 
 def _roster(settings: SiloSettings) -> str:
-    masking = masking_of(settled(settings.agreed, simulated=settings.simulated))
+    masking = masking_of(resolve_masking(settings.agreed, simulated=settings.simulated))
     if masking is None:
         return "not needed: no secure aggregation"
     found = read_roster(Path(settings.roster))

@@ -14,7 +14,7 @@ from recsys_fed.deployment.federation import ROSTER, FederationFolder
 from recsys_fed.deployment.flower_commands import nodes_command, register_command, unregister_command
 from recsys_fed.deployment.node_key import Admission, read_admission
 from recsys_fed.errors import ConfigurationError, EngineError
-from recsys_fed.federation.roster import write_roster
+from recsys_fed.federation.admission import write_roster
 from recsys_fed.flower.tools import environment
 
 _SECONDS = 120.0

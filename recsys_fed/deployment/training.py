@@ -23,7 +23,7 @@ from recsys_fed.deployment.flower_commands import printed, run_command
 from recsys_fed.deployment.roster import admitted, publish_roster
 from recsys_fed.deployment.serving import prepare_flower
 from recsys_fed.errors import ConfigurationError, EngineError
-from recsys_fed.federation.outcome import EMBEDDINGS
+from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.flower.processes import end, healthy
 from recsys_fed.flower.tools import environment
 from recsys_fed.simulation.apps import app_folder

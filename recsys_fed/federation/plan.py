@@ -23,8 +23,8 @@ import torch
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig, flat
 from recsys_fed.errors import ProtocolError, RecsysFedError
+from recsys_fed.federation.messages import PLAN, Greeting, Request
 from recsys_fed.federation.schedule import begin, layout_of, planned_request
-from recsys_fed.federation.update import PLAN, Greeting, Request
 from recsys_fed.trainers.trainer import Layout, TableLayout
 
 # Two processors may round a calibrated figure differently. What is charged is what is used, see `release_event`.
@@ -40,7 +40,7 @@ _KEPT_PLANS = 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Plan:
+class _Plan:
     """A training as a silo derives it.
 
     Attributes:
@@ -56,15 +56,15 @@ class Plan:
     catalogue_hash: str
 
 
-_plans: dict[tuple[object, ...], Plan] = {}
+_plans: dict[tuple[object, ...], _Plan] = {}
 _deriving = Lock()
 
 
-def derive_plan(config: FederationConfig, catalogue: Catalogue, *, with_features: bool = True) -> Plan:
+def derive_plan(config: FederationConfig, catalogue: Catalogue, *, with_features: bool = True) -> _Plan:
     """The plan of a training with the settings of `config`, its epsilon among them.
 
     Args:
-        config: settled, see `noise_split.settled`.
+        config: settled, see `noise_split.resolve_masking`.
         catalogue: the public one.
         with_features: whether the server has the catalogue's public columns too.
 
@@ -76,15 +76,15 @@ def derive_plan(config: FederationConfig, catalogue: Catalogue, *, with_features
         if key not in _plans:
             while len(_plans) >= _KEPT_PLANS:
                 _plans.pop(next(iter(_plans)))
-            _plans[key] = _derived(config, catalogue, with_features=with_features)
+            _plans[key] = _derive(config, catalogue, with_features=with_features)
         return _plans[key]
 
 
-def _derived(config: FederationConfig, catalogue: Catalogue, *, with_features: bool) -> Plan:
+def _derive(config: FederationConfig, catalogue: Catalogue, *, with_features: bool) -> _Plan:
     agreed = Greeting(silo="plan", catalogue_hash=catalogue.content_hash, n_items=catalogue.n_items)
     schedule = begin(config, agreed, catalogue if with_features else None)
     rounds = range(len(schedule.stages))
-    return Plan(
+    return _Plan(
         requests=tuple(planned_request(schedule, number) for number in rounds),
         layouts=tuple(layout_of(schedule, number) for number in rounds),
         n_items=catalogue.n_items,
@@ -105,7 +105,7 @@ def check_plan_version(version: str) -> None:
         )
 
 
-def training_config(config: FederationConfig, request: Request, catalogue: Catalogue) -> FederationConfig:
+def _training_config(config: FederationConfig, request: Request, catalogue: Catalogue) -> FederationConfig:
     """The settings of the training that a request is part of: the agreed ones with the request's epsilon.
 
     Raises:
@@ -134,7 +134,7 @@ def check_request(
     Raises:
         ProtocolError: it names what differs.
     """
-    settings = training_config(config, request, catalogue)
+    settings = _training_config(config, request, catalogue)
     try:
         plan = derive_plan(settings, catalogue, with_features=with_features)
     except RecsysFedError as error:

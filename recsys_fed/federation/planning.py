@@ -12,12 +12,12 @@ from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import CalibrationError
 from recsys_fed.federation.aggregation import noise_on_total
-from recsys_fed.federation.noise_split import settled
+from recsys_fed.federation.messages import Greeting, Request
+from recsys_fed.federation.noise_split import resolve_masking
 from recsys_fed.federation.release import release_event
 from recsys_fed.federation.schedule import Schedule, begin, planned_request
-from recsys_fed.federation.update import Greeting, Request
 from recsys_fed.privacy.accounting import epsilon_of_history
-from recsys_fed.privacy.accounting.kinds import repeated
+from recsys_fed.privacy.accounting.composition import repeat
 from recsys_fed.privacy.calibration import SMALLEST_EPSILON
 from recsys_fed.privacy.events import PrivacyEvent
 from recsys_fed.privacy.guarantee import guarantee_of
@@ -64,7 +64,7 @@ def planned_schedule(config: FederationConfig, catalogue: PublicCatalogue) -> Sc
     checks.at_least(1, n_items=catalogue.n_items, silos=config.silos)
     hashed = catalogue.items.content_hash if catalogue.items is not None else ""
     greeting = Greeting(silo="plan", catalogue_hash=hashed, n_items=catalogue.n_items)
-    return begin(settled(config, simulated=True), greeting, catalogue.items)
+    return begin(resolve_masking(config, simulated=True), greeting, catalogue.items)
 
 
 def planned_events(schedule: Schedule) -> tuple[PrivacyEvent, ...]:
@@ -129,7 +129,7 @@ def schedule_of_equal_runs(config: FederationConfig, catalogue: PublicCatalogue,
                 "Plan fewer runs, or a larger epsilon."
             )
         schedule = planned_schedule(replace(config, epsilon=epsilon), catalogue)
-        together = repeated(planned_events(schedule), runs)
+        together = repeat(planned_events(schedule), runs)
         cost = epsilon_of_history(guarantee.over_silos_kinds(together), delta=config.delta)
         if 0.99 * config.epsilon <= cost <= config.epsilon:
             return schedule

@@ -9,16 +9,14 @@ import torch
 from scipy import sparse
 
 from recsys_fed.errors import ProtocolError
+from recsys_fed.federation.messages import Request, Update
 from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
 from recsys_fed.federation.metrics_round import contribute_metrics
-from recsys_fed.federation.secure_aggregation.noise_share import slack_of_sum
-from recsys_fed.federation.update import Request, Update
+from recsys_fed.federation.noise_split import slack_of_sum
 from recsys_fed.models.user_blocks import UserHistories
-from recsys_fed.privacy.engine import poisson_sample
 from recsys_fed.privacy.events import ReleaseEvent
-from recsys_fed.privacy.grid import to_int32
-from recsys_fed.privacy.integer_mechanism import ROUNDING_SLACK, noised
-from recsys_fed.privacy.noise import NoiseSource
+from recsys_fed.privacy.integer_mechanism import ROUNDING_SLACK, add_noise, to_int32
+from recsys_fed.privacy.noise import NoiseSource, poisson_sample
 from recsys_fed.trainers.trainer import LocalNoise, Trainer
 
 
@@ -76,8 +74,8 @@ def answer(
     randomness: Randomness,
     on_failure: OnFailure = raise_it,
 ) -> Update:
-    """Compute what the silo releases for a request that is not masked; see `noised_integers`."""
-    grid = noised_integers(request, trainer, users, randomness=randomness, on_failure=on_failure)
+    """Compute what the silo releases for a request that is not masked; see `noisy_integers`."""
+    grid = noisy_integers(request, trainer, users, randomness=randomness, on_failure=on_failure)
     return Update(
         silo=silo,
         total=to_int32(grid),
@@ -87,7 +85,7 @@ def answer(
     )
 
 
-def noised_integers(
+def noisy_integers(
     request: Request,
     trainer: Trainer,
     users: Callable[[], SiloUsers],
@@ -121,7 +119,7 @@ def noised_integers(
     if request.noise_inside:
         # Integers of the request's grid already, with the noise of all steps.
         return np.asarray(total.long().cpu())
-    return noised(np.asarray(total.double().cpu()), mechanism=request.mechanism, noise=randomness.noise)
+    return add_noise(np.asarray(total.double().cpu()), mechanism=request.mechanism, noise=randomness.noise)
 
 
 def bounded_sum(request: Request, trainer: Trainer, users: SiloUsers, *, randomness: Randomness) -> torch.Tensor:
@@ -139,7 +137,7 @@ def bounded_sum(request: Request, trainer: Trainer, users: SiloUsers, *, randomn
 
 
 def _of_nobody(request: Request, noise: NoiseSource) -> npt.NDArray[np.int64]:
-    """The noise alone: of k local steps it is one draw of k times the variance, see `privacy.lazy_noise`."""
+    """The noise alone: of k local steps it is one draw of k times the variance, see `NoisySums`."""
     steps = request.steps if request.noise_inside else 1
     return noise.integers(request.shape, standard_deviation=request.mechanism.standard_deviation * steps**0.5)
 

@@ -15,7 +15,8 @@ from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError, PrivacyError, ProtocolError
 from recsys_fed.evaluation.metric_sums import metrics_from_sums
-from recsys_fed.federation.aggregation import in_unit_of, noise_on_total, total_of
+from recsys_fed.federation.aggregation import in_unit_of, noise_factor, noise_on_total, robust_total, total_of
+from recsys_fed.federation.messages import Greeting, Request, Update, check_update
 from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
 from recsys_fed.federation.metrics_round import (
     fold_in_settings,
@@ -26,14 +27,11 @@ from recsys_fed.federation.metrics_round import (
     model_tables,
 )
 from recsys_fed.federation.noise_split import masking_of, share_of_silo
-from recsys_fed.federation.robust import noise_factor, robust_total
-from recsys_fed.federation.update import Greeting, Request, Update, check_update
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.privacy.calibration import calibrate_noise_multiplier
 from recsys_fed.privacy.events import PlannedRelease, events_of
-from recsys_fed.privacy.grid import grid_step
 from recsys_fed.privacy.guarantee import check_delta, guarantee_of
-from recsys_fed.privacy.integer_mechanism import ROUNDING_SLACK
+from recsys_fed.privacy.integer_mechanism import ROUNDING_SLACK, grid_step
 from recsys_fed.trainers.registry import configured_trainer
 from recsys_fed.trainers.trainer import Layout, PublicFacts, Stage, Trainer
 
@@ -127,7 +125,7 @@ def begin(
             "be split over silos. Use dp-sgd.schedule = synchronous."
         )
     metrics_noise = _metrics_noise(config)
-    noise_multiplier = _calibrated([stage.release for stage in stages], config, metrics_noise=metrics_noise)
+    noise_multiplier = _calibrate([stage.release for stage in stages], config, metrics_noise=metrics_noise)
     if metrics_noise is not None:
         relative = metrics_noise / noise_multiplier if noise_multiplier else 1.0
         stages = (*stages, metrics_stage(relative_noise=relative))
@@ -214,18 +212,18 @@ def advance(schedule: Schedule, asked: Request, updates: Sequence[Update]) -> Sc
         )
     config, noise_std = schedule.config, noise_on_total(asked, len(updates))
     if config.robust == "none":
-        return _stepped(schedule, asked, total_of(updates, asked), noise_std=noise_std)
+        return _step(schedule, asked, total_of(updates, asked), noise_std=noise_std)
     total = robust_total(updates, asked, kind=config.robust, trim=config.trim)
     factor = noise_factor(len(updates), kind=config.robust, trim=config.trim)
-    return _stepped(schedule, asked, total, noise_std=factor * noise_std)
+    return _step(schedule, asked, total, noise_std=factor * noise_std)
 
 
 def advance_by_sum(schedule: Schedule, asked: Request, integers: npt.NDArray[np.int64], *, n_silos: int) -> Schedule:
     """The run after a masked round: the unmasked sum of `n_silos` silos' integers."""
-    return _stepped(schedule, asked, in_unit_of(integers, asked), noise_std=noise_on_total(asked, n_silos))
+    return _step(schedule, asked, in_unit_of(integers, asked), noise_std=noise_on_total(asked, n_silos))
 
 
-def _stepped(schedule: Schedule, asked: Request, total: torch.Tensor, *, noise_std: float) -> Schedule:
+def _step(schedule: Schedule, asked: Request, total: torch.Tensor, *, noise_std: float) -> Schedule:
     """What is divided by is the public number of all silos, whoever has answered."""
     stage, n_silos = schedule.stages[schedule.round], schedule.config.silos
     after = replace(schedule, round=schedule.round + 1)
@@ -248,7 +246,7 @@ def _features(catalogue: Catalogue, kinds: str) -> sparse.csr_matrix | None:
     return kept[kinds]
 
 
-def _calibrated(
+def _calibrate(
     plan: Sequence[PlannedRelease], config: FederationConfig, *, metrics_noise: float | None = None
 ) -> float:
     """The base noise multiplier at which a user who is in as many silos as allowed has spent epsilon."""
@@ -278,5 +276,5 @@ def _with_slack(plan: Sequence[PlannedRelease]) -> list[PlannedRelease]:
 
 def _noise_level(config: FederationConfig) -> float:
     single = [PlannedRelease(released="a single release")]
-    noise_multiplier = _calibrated(single, config)
+    noise_multiplier = _calibrate(single, config)
     return float(noise_multiplier * (config.silos * share_of_silo(config)) ** 0.5)

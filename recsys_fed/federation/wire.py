@@ -24,7 +24,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from recsys_fed.errors import DataFormatError, ProtocolError
-from recsys_fed.federation.update import PLAN, PROTOCOL, Greeting, MaskedUpdate, Request, Update
+from recsys_fed.federation.messages import PLAN, PROTOCOL, Greeting, MaskedUpdate, Request, Update
 from recsys_fed.privacy.events import ReleaseEvent
 
 _TABLE_TYPES = ("float32", "int64")

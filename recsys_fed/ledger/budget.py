@@ -13,7 +13,7 @@ from recsys_fed import checks
 from recsys_fed.certificates.terms import epsilon_to_record
 from recsys_fed.errors import BudgetExceededError, ConfigurationError
 from recsys_fed.privacy.accounting import ACCOUNTANTS, epsilon_of_history, kinds_of
-from recsys_fed.privacy.accounting.kinds import Kinds, repeated
+from recsys_fed.privacy.accounting.composition import Kinds, repeat
 from recsys_fed.privacy.events import PrivacyEvent
 from recsys_fed.privacy.guarantee import Guarantee
 
@@ -195,7 +195,7 @@ def runs_that_fit(kinds: Sequence[PrivacyEvent], planned: Sequence[PrivacyEvent]
     """Return how many equal runs still fit into the limit after a history, at most `MOST_RUNS`."""
 
     def fits(runs: int) -> bool:
-        return not would_exceed(kinds, repeated(planned, runs), guarantee)
+        return not would_exceed(kinds, repeat(planned, runs), guarantee)
 
     if math.isinf(guarantee.epsilon):
         return MOST_RUNS
@@ -218,7 +218,7 @@ def budget_after_runs(
     number = 0
     while runs is None or number < runs:
         number += 1
-        epsilon = would_spend(kinds, repeated(planned, number), guarantee)
+        epsilon = would_spend(kinds, repeat(planned, number), guarantee)
         fits = epsilon <= guarantee.epsilon * (1 + ROUNDING)
         yield _AfterRun(run=number, epsilon=epsilon, left=max(0.0, guarantee.epsilon - epsilon), fits=fits)
         if runs is None and (not fits or number >= MOST_RUNS):

@@ -20,7 +20,7 @@ from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.errors import ConfigurationError, LedgerIntegrityError, ProtocolError
 from recsys_fed.ledger.entries import Entry, Limit, Release, parse_utc, read_entry
 from recsys_fed.ledger.storage import entries_table, payloads_table, states_table
-from recsys_fed.privacy.accounting.kinds import Kinds, kinds_of, slack_of, slack_units
+from recsys_fed.privacy.accounting.composition import Kinds, kinds_of, slack_of, slack_units
 from recsys_fed.privacy.events import PrivacyEvent, ReleaseEvent
 
 _entries = entries_table.c

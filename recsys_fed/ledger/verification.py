@@ -25,7 +25,7 @@ from recsys_fed.ledger.entries import NOTHING_BEFORE, Entry, Limit, Release, rea
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.storage import Storage
 from recsys_fed.ledger.transactions import row_of
-from recsys_fed.privacy.accounting.kinds import Kinds, kinds_of
+from recsys_fed.privacy.accounting.composition import Kinds, kinds_of
 from recsys_fed.privacy.events import PrivacyEvent
 from recsys_fed.signing import parse_public_key
 

@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from recsys_fed import checks
 from recsys_fed.errors import CalibrationError, ConfigurationError
 from recsys_fed.privacy.accounting import epsilon_pld, epsilon_prv
-from recsys_fed.privacy.accounting.gaussian import largest_mu
+from recsys_fed.privacy.accounting.closed_forms import largest_mu
 from recsys_fed.privacy.accounting.pld import loss_deviation
 from recsys_fed.privacy.events import PlannedRelease, PrivacyEvent, events_of
 

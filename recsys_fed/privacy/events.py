@@ -5,6 +5,7 @@ A `ReleaseEvent` adds what a ledger keeps for people; a `PlannedRelease` is an e
 still open. Nothing here computes an epsilon: events are stored, epsilon is recomputed from them.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
@@ -142,6 +143,16 @@ def events_of(plan: Iterable[PlannedRelease], noise_multiplier: float) -> tuple[
         )
         for release in plan
     )
+
+
+def delta_left(events: Iterable[PrivacyEvent], *, delta: float) -> float:
+    """Return delta less the slack of all events; 0 or below means that no epsilon is enough.
+
+    Reason: but for an event of probability `slack`, which does not depend on the data, each release is the mechanism
+    that its event describes. If those compose to (epsilon, delta - sum of slacks), the releases are
+    (epsilon, delta)-differentially private by the union bound, chosen adaptively or not.
+    """
+    return delta - math.fsum(event.slack for event in events)
 
 
 _FIELD_TYPES: dict[str, object] = {field.name: field.type for field in fields(ReleaseEvent)}

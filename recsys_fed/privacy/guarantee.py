@@ -8,7 +8,7 @@ from typing import TypeVar
 from recsys_fed import checks
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.privacy.accounting.kinds import Kinds, kinds_of
+from recsys_fed.privacy.accounting.composition import Kinds, kinds_of
 from recsys_fed.privacy.events import NEIGHBOURING_RELATIONS, UNITS, PrivacyEvent
 
 T = TypeVar("T")

@@ -8,12 +8,11 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from recsys_fed.privacy.bernoulli import bernoulli
 from recsys_fed.privacy.discrete_gaussian import discrete_gaussian
-from recsys_fed.privacy.gaussian_points import add_gaussian
-from recsys_fed.privacy.random_bits import RandomBits, secret_key, simulation_key
-from recsys_fed.privacy.staircase import LARGEST, SMALLEST
+from recsys_fed.privacy.gaussian_points import LARGEST, SMALLEST, add_gaussian
+from recsys_fed.privacy.random_bits import RandomBits, bernoulli, secret_key, simulation_key
 
 
 class NoiseSource(Protocol):
@@ -84,3 +83,12 @@ class SeededNoise(_KeyedNoise):
 
     def __init__(self, *key: int) -> None:
         super().__init__(simulation_key(*key))
+
+
+def poisson_sample(n_users: int, sampling_probability: float, source: NoiseSource) -> torch.Tensor:
+    """Each user independently with the same probability: bool [n_users], perhaps nobody.
+
+    Guarantees: the probability is rounded down to a multiple of 2^-64, so that nobody is taken more often than an
+    event of `sampling_probability` says; 1 takes everybody.
+    """
+    return torch.from_numpy(source.events(n_users, probability=sampling_probability))

@@ -12,12 +12,11 @@ from rich.console import Console
 from recsys_fed.certificates.terms import epsilon_to_record
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.federation.masked_request import modulus_of
+from recsys_fed.federation.messages import Request
 from recsys_fed.federation.metrics_round import STAGE as METRICS
-from recsys_fed.federation.noise_split import masking_of, share_of_silo
+from recsys_fed.federation.noise_split import masking_of, modulus_of, share_of_silo
 from recsys_fed.federation.planning import PlannedStage, planned_events, stages_of
 from recsys_fed.federation.schedule import Schedule
-from recsys_fed.federation.update import Request
 from recsys_fed.ledger.budget import (
     MOST_RUNS,
     account_spending,
@@ -27,7 +26,7 @@ from recsys_fed.ledger.budget import (
     would_spend,
 )
 from recsys_fed.ledger.ledger import Ledger
-from recsys_fed.privacy.accounting.kinds import repeated
+from recsys_fed.privacy.accounting.composition import repeat
 from recsys_fed.privacy.events import PrivacyEvent
 from recsys_fed.privacy.guarantee import Guarantee, guarantee_of
 from recsys_fed.report.console import new_console, new_table, print_table
@@ -58,7 +57,7 @@ def plan_record(schedule: Schedule, *, runs: int = 1, ledger: Ledger | None = No
         "runs": runs,
     }
     if runs > 1:
-        record["all_runs"] = account_spending(repeated(events, runs), guarantee).to_dict()
+        record["all_runs"] = account_spending(repeat(events, runs), guarantee).to_dict()
     if ledger is not None:
         record["ledger"] = _ledger_record(ledger, events, runs=runs)
     return record
@@ -156,7 +155,7 @@ def _print_ledger(console: Console, ledger: Mapping[str, Any], runs: int) -> Non
 
 
 def _ledger_record(ledger: Ledger, events: tuple[PrivacyEvent, ...], *, runs: int) -> dict[str, Any]:
-    spent, planned = ledger.spending(), repeated(events, runs)
+    spent, planned = ledger.spending(), repeat(events, runs)
     limit = spent.guarantee.epsilon
     after = would_spend(spent.kinds, planned, spent.guarantee)
     fitting = runs_that_fit(spent.kinds, events, spent.guarantee)

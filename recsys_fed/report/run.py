@@ -13,7 +13,7 @@ from rich.text import Text
 from recsys_fed.certificates.run import verify_run
 from recsys_fed.errors import DataFormatError, DataNotFoundError
 from recsys_fed.evaluation.metrics import SHOWN_NAMES
-from recsys_fed.federation.outcome import CERTIFICATES, EMBEDDINGS, EVENTS
+from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
 from recsys_fed.privacy.guarantee import Guarantee
 from recsys_fed.report.console import new_console, new_table, print_table
 from recsys_fed.report.page import Chart, Section, Series, Table, Verdict, finite, interval_chart, line_chart, number

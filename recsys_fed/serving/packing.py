@@ -22,7 +22,7 @@ from recsys_fed.models.ridge import gramian_of
 from recsys_fed.serving.packed_model import PackedModel, write_packed_model
 from recsys_fed.serving.versions import DIGITS, model_version
 
-# What a run writes beside its model (`simulation.record`, `federation.outcome`).
+# What a run writes beside its model (`simulation.record`, `federation.run_files`).
 _METRICS, _EVENTS = "metrics.json", "events.jsonl"
 
 

@@ -11,7 +11,7 @@ from recsys_fed.errors import ConfigurationError, DataFormatError
 from recsys_fed.serving.service import RecommendationService
 from recsys_fed.serving.versions import DIGITS, Served, packed_version
 
-# Names of a run's files (`federation.outcome`, `simulation.runner`).
+# Names of a run's files (`federation.run_files`, `simulation.runner`).
 MODEL_FILE, CATALOGUE_FILE = "item_embeddings.safetensors", "catalogue.parquet"
 _PACK_SECONDS = 600.0
 _log = logging.getLogger("recsys_fed.serving")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from recsys_fed.federation.outcome import EVENTS, FEDERATION
+from recsys_fed.federation.run_files import EVENTS, FEDERATION
 
 
 def _nothing(*_: object) -> None:

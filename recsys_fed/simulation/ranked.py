@@ -16,7 +16,7 @@ import torch
 
 from recsys_fed.config import FederationConfig, SimulationConfig, parse, read_toml
 from recsys_fed.data.simulated import silo_histories, simulated_federation
-from recsys_fed.federation.ranks import joined_ranks, share_of
+from recsys_fed.federation.distributed import joined_ranks, share_of
 from recsys_fed.models.allocator import return_large_arrays
 from recsys_fed.models.device import resolve_device, use_threads
 from recsys_fed.models.user_blocks import UserHistories

@@ -16,8 +16,8 @@ from recsys_fed.data.simulated import SimulatedFederation, simulated_federation
 from recsys_fed.errors import ConfigurationError, DataError
 from recsys_fed.evaluation.baselines import popularity
 from recsys_fed.federation.inprocess import run_in_process
-from recsys_fed.federation.noise_split import settled
-from recsys_fed.federation.outcome import EMBEDDINGS, EVENTS, FEDERATION
+from recsys_fed.federation.noise_split import resolve_masking
+from recsys_fed.federation.run_files import EMBEDDINGS, EVENTS, FEDERATION
 from recsys_fed.models.allocator import return_large_arrays
 from recsys_fed.models.device import resolve_device, use_threads
 from recsys_fed.models.items import load_item_embeddings
@@ -136,7 +136,7 @@ def prepared(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
     data = replace(given, data=_absolute(given.data), item_catalogue=_absolute(given.item_catalogue))
     if given.ledgers:
         data = replace(data, ledgers=str(_made(Path(given.ledgers))))
-    config = settled(simulation.federation, simulated=True)
+    config = resolve_masking(simulation.federation, simulated=True)
     resolve_device(config.device)
     federation = simulated_federation(data, silos=config.silos, seed=config.seed)
     n_users = federation.train.shape[0]

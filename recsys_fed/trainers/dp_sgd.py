@@ -21,7 +21,7 @@ from recsys_fed import checks
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.models.user_blocks import UserHistories
-from recsys_fed.privacy.adaptive_clipping import JointRelease, count_share
+from recsys_fed.privacy.clipping import JointRelease, count_share
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers import popularity
 from recsys_fed.trainers.local_steps import Task, local_steps, summed

@@ -16,9 +16,8 @@ from recsys_fed.models.histories import Histories
 from recsys_fed.models.items import FoldIn
 from recsys_fed.models.ridge import gramian_of
 from recsys_fed.models.user_blocks import UserHistories, block_bounds
-from recsys_fed.privacy.engine import poisson_sample
-from recsys_fed.privacy.lazy_noise import NoisedSums
-from recsys_fed.privacy.noise import NoiseSource
+from recsys_fed.privacy.integer_mechanism import NoisySums
+from recsys_fed.privacy.noise import NoiseSource, poisson_sample
 from recsys_fed.trainers.losses.loss import Batch, Clipping, Loss, RowBlocks
 from recsys_fed.trainers.negatives import Negatives, draw_negatives
 from recsys_fed.trainers.trainer import LocalNoise
@@ -101,7 +100,7 @@ def local_steps(
         - Every V_t is finite: what overflows is cut off, which is a function of released integers alone.
         - Noise is integer and is drawn on the CPU, so that a key gives the same noise on every device.
     """
-    sums = NoisedSums((vectors.shape[0], vectors.shape[1]), mechanism=noise.mechanism, noise=noise.source)
+    sums = NoisySums((vectors.shape[0], vectors.shape[1]), mechanism=noise.mechanism, noise=noise.source)
     rate = settings["learning_rate"] / settings["expected_batch_size"] * noise.mechanism.grid_step
     samples = _samples(histories, head, noise)
     if task.loss.reads_all_items:
@@ -140,7 +139,7 @@ def _parts(block: Histories) -> list[Histories]:
 
 
 def _dense_steps(
-    task: Task, start: torch.Tensor, samples: Iterator[list[Histories]], *, sums: NoisedSums, rate: float
+    task: Task, start: torch.Tensor, samples: Iterator[list[Histories]], *, sums: NoisySums, rate: float
 ) -> None:
     """Steps of a loss that reads every row: V is held as a whole, and every row gets its noise at every step."""
     vectors = start.clone()
@@ -169,7 +168,7 @@ def _sparse_steps(
     start: torch.Tensor,
     samples: Iterator[list[Histories]],
     *,
-    sums: NoisedSums,
+    sums: NoisySums,
     rate: float,
     keys: NoiseSource,
 ) -> None:

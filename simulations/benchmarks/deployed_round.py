@@ -19,7 +19,7 @@ import numpy as np
 from recsys_fed.deployment.roster import nodes
 from recsys_fed.deployment.serving import served_federation
 from recsys_fed.deployment.training import new_training, run_training
-from recsys_fed.federation.outcome import LOG
+from recsys_fed.federation.run_files import LOG
 from recsys_fed.flower.processes import Process, free_port, healthy, running, wait_until
 from recsys_fed.flower.tools import environment, tool
 from simulations.benchmarks.engines import write_app

@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from recsys_fed.privacy.grid import grid_step
-from recsys_fed.privacy.integer_mechanism import IntegerMechanism, noised
+from recsys_fed.privacy.integer_mechanism import IntegerMechanism, add_noise, grid_step
 from recsys_fed.privacy.noise import SystemNoise
 from simulations.benchmarks.line import Line
 
@@ -46,7 +45,7 @@ def _one_thread() -> list[Line]:
     ways[f"{_NOISE} of local steps, scale {SCALES[1]:,.0f}"] = lambda: source.add_to(
         table, standard_deviation=SCALES[1]
     )
-    ways["rounding a sum to the grid, with its noise"] = lambda: noised(total, mechanism=mechanism, noise=source)
+    ways["rounding a sum to the grid, with its noise"] = lambda: add_noise(total, mechanism=mechanism, noise=source)
     ways["adding torch.randn to a float64 sum"] = lambda: torch.from_numpy(total) + torch.randn(SHAPE)
     seconds = alternating(ways)
     plain = seconds.pop("torch.randn")

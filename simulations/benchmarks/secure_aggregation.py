@@ -20,8 +20,8 @@ from flwr.common.secure_aggregation.ndarrays_arithmetic import parameters_additi
 from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen, share_keys_plaintext_concat
 
 from recsys_fed.federation.secure_aggregation import envelope, server, silo
+from recsys_fed.federation.secure_aggregation.server import unmasked_sum
 from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms, RoundTerms
-from recsys_fed.federation.secure_aggregation.unmasking import unmasked_sum
 from recsys_fed.signing import SigningKey
 from simulations.benchmarks.line import Line
 

@@ -17,10 +17,10 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from recsys_fed.config import FederationConfig, flat
+from recsys_fed.federation.admission import sign_greeting
 from recsys_fed.federation.inprocess import run_in_process
+from recsys_fed.federation.messages import Greeting, Request, Update
 from recsys_fed.federation.release import release_event
-from recsys_fed.federation.signed_greeting import signed_greeting
-from recsys_fed.federation.update import Greeting, Request, Update
 from recsys_fed.federation.wire import greeting_to_records, request_from_records, update_to_records
 from recsys_fed.signing import SigningKey
 from recsys_fed.simulation.apps import load_apps
@@ -77,7 +77,7 @@ def _silos(found: list[float]) -> ClientApp:
     def greet(message: Message, context: Context) -> Message:
         index = int(context.node_config["partition-id"])
         greeting = Greeting(silo=f"silo-{index}", catalogue_hash="c0ffee", n_items=N_ITEMS)
-        signed = signed_greeting(greeting, keys[index], run=str(context.run_id), node=context.node_id)
+        signed = sign_greeting(greeting, keys[index], run=str(context.run_id), node=context.node_id)
         return Message(greeting_to_records(signed), reply_to=message)
 
     @app.train()

@@ -9,10 +9,10 @@ import torch
 
 from recsys_fed.config import FederationConfig, SimulationConfig
 from recsys_fed.data.simulated import SimulatedFederation, simulated_federation
+from recsys_fed.federation.messages import Greeting
 from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
 from recsys_fed.federation.release import Randomness, SiloUsers, answer
 from recsys_fed.federation.schedule import Schedule, advance, begin, item_embeddings, request
-from recsys_fed.federation.update import Greeting
 from recsys_fed.models.histories import Histories, histories_of
 from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.privacy.noise import SeededNoise

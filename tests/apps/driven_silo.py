@@ -8,7 +8,7 @@ from typing import Any
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from client.state import open_silo
+from client.state import open_simulated_silo
 from recsys_fed.config import FederationConfig, SimulationConfig, flat
 from recsys_fed.federation.inprocess import run_in_process
 from recsys_fed.simulation.apps import load_apps
@@ -34,7 +34,7 @@ def drive(main: Callable[[Ask], Any], config: FederationConfig = CONFIG, *, node
             return client(Message(records or RecordDict(), 2, kind), context)
 
         ask.context = context
-        ask.ledger = lambda: open_silo(context).ledger
+        ask.ledger = lambda: open_simulated_silo(context).ledger
         ask.spent = lambda: tuple(entry.body.event for entry in ask.ledger().entries() if entry.kind == "release")
 
         @server.main()

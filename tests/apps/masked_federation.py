@@ -15,7 +15,7 @@ from flwr.app import Context, Message
 from client import state as silo_module
 from recsys_fed.config import FederationConfig, flat
 from recsys_fed.federation.inprocess import run_in_process
-from recsys_fed.federation.outcome import EVENTS, FEDERATION
+from recsys_fed.federation.run_files import EVENTS, FEDERATION
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.simulation.apps import load_apps
 from server import strategy as strategy_module
@@ -88,10 +88,10 @@ def masked_run(
         outcome.messages.append((silo, message, reply))
         return reply
 
-    noised, advance = silo_module.Silo.noised, strategy_module.advance_by_sum
+    masked_input, advance = silo_module.Silo.masked_input, strategy_module.advance_by_sum
 
     def keeping(silo, request, **more):
-        masked = noised(silo, request, **more)
+        masked = masked_input(silo, request, **more)
         outcome.inputs[request.round][silo.index, request.attempt] = masked.integers
         return masked
 
@@ -100,7 +100,7 @@ def masked_run(
         return advance(schedule, asked, integers, n_silos=n_silos)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(silo_module.Silo, "noised", keeping)
+        patch.setattr(silo_module.Silo, "masked_input", keeping)
         patch.setattr(strategy_module, "advance_by_sum", stepping)
         try:
             run_in_process(server, app, run_config=flat(config) | flat(data), n_silos=config.silos)

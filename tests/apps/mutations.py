@@ -6,7 +6,7 @@ from collections import OrderedDict
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from recsys_fed.federation.update import PROTOCOL
+from recsys_fed.federation.messages import PROTOCOL
 
 
 def mutated(records: RecordDict, rng: random.Random, *, noticed: bool = False) -> RecordDict:

@@ -13,9 +13,9 @@ from client import state as silo_module
 from recsys_fed.data.simulated import simulated_federation
 from recsys_fed.errors import LedgerError
 from recsys_fed.federation import wire
+from recsys_fed.federation.messages import PLAN, PROTOCOL, Update, payload_of
 from recsys_fed.federation.release import release_event
 from recsys_fed.federation.schedule import advance, begin, request
-from recsys_fed.federation.update import PLAN, PROTOCOL, Update, payload_of
 from recsys_fed.federation.wire import (
     greeting_from_records,
     invitation_to_records,

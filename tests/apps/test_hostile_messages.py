@@ -12,7 +12,7 @@ from mutations import mutated
 
 from client.deployed import forget_silos, open_deployed_silo
 from recsys_fed.federation.inprocess import _task_identity
-from recsys_fed.federation.outcome import EMBEDDINGS
+from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.silo.messages import message_counts
 from recsys_fed.simulation.apps import load_apps
 

@@ -145,15 +145,15 @@ class Answering:
 def gathered_again(there, folder, told) -> set[int]:
     config = replace(PLAIN, roster=str(folder / "roster.json"))
     with _task_identity(1):
-        found = load_apps()[0]._main.__globals__["gather"](Answering(told), config, run="a-training")
+        found = load_apps()[0]._main.__globals__["greet_silos"](Answering(told), config, run="a-training")
     assert len(found.refused) == len(told) - len(found.greetings)
     return set(found.greetings)
 
 
 def collected_again(there, folder, told) -> set[int]:
-    from recsys_fed.federation.outcome import EMBEDDINGS
-    from recsys_fed.federation.roster import read_roster
-    from recsys_fed.federation.update import Greeting
+    from recsys_fed.federation.admission import read_roster
+    from recsys_fed.federation.messages import Greeting
+    from recsys_fed.federation.run_files import EMBEDDINGS
     from recsys_fed.models.items import load_item_embeddings
 
     keys = read_roster(folder / "roster.json")

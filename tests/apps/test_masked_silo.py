@@ -10,8 +10,8 @@ from flwr.app import Message
 from masked_federation import MASKED, SILOS, masked_run
 
 from recsys_fed.federation.secure_aggregation import errors as e
-from recsys_fed.federation.secure_aggregation.reader import silos_to_bytes
-from recsys_fed.federation.secure_aggregation.survivors import survivors_from_bytes
+from recsys_fed.federation.secure_aggregation.encoding import silos_to_bytes
+from recsys_fed.federation.secure_aggregation.roster import survivors_from_bytes
 from recsys_fed.federation.secure_aggregation.terms import RoundTerms
 from recsys_fed.federation.wire import (
     blob_from_records,

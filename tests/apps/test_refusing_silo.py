@@ -7,7 +7,7 @@ import pytest
 
 from recsys_fed.config import FederationConfig, SimulationConfig
 from recsys_fed.federation import schedule as schedule_module
-from recsys_fed.federation.outcome import FEDERATION
+from recsys_fed.federation.run_files import FEDERATION
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.verification import verify_ledger
 from recsys_fed.models.items import load_item_embeddings

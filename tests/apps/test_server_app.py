@@ -13,9 +13,9 @@ from flwr.app import Array, ArrayRecord, Message
 
 from recsys_fed.config import flat
 from recsys_fed.errors import PrivacyError, ProtocolError
+from recsys_fed.federation.admission import sign_greeting
 from recsys_fed.federation.inprocess import run_in_process
-from recsys_fed.federation.outcome import EMBEDDINGS, EVENTS, FEDERATION
-from recsys_fed.federation.signed_greeting import signed_greeting
+from recsys_fed.federation.run_files import EMBEDDINGS, EVENTS, FEDERATION
 from recsys_fed.federation.wire import greeting_from_records, greeting_to_records
 from recsys_fed.models.items import load_item_embeddings
 from recsys_fed.signing import SigningKey
@@ -90,7 +90,7 @@ def test_a_silo_with_another_catalogue_stops_the_run(tmp_path):
     def other(message, reply):
         greeting = replace(greeting_from_records(reply.content), catalogue_hash="c0ffee")
         run, node = str(message.metadata.run_id), message.metadata.dst_node_id
-        signed = signed_greeting(greeting, SigningKey.generate(), run=run, node=node)
+        signed = sign_greeting(greeting, SigningKey.generate(), run=run, node=node)
         return Message(greeting_to_records(signed), reply_to=message)
 
     with pytest.raises(ProtocolError, match="silos silo-1 hold another than silo-0"):
@@ -112,7 +112,7 @@ def test_a_silo_that_does_not_greet_stops_the_run(tmp_path):
 
 
 def test_too_few_silos_are_waited_for_and_then_named(tmp_path, monkeypatch):
-    gather = load_apps()[0]._main.__globals__["gather"]
+    gather = load_apps()[0]._main.__globals__["greet_silos"]
     monkeypatch.setitem(gather.__globals__, "CONNECT_TIMEOUT", 0.5)
     with pytest.raises(ProtocolError, match="Expected 3 connected silos, got 2"):
         run(CONFIG, tmp_path, fails, n_silos=2)

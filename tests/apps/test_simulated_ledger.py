@@ -1,6 +1,6 @@
 """The ledger of a simulated silo: kept over runs, found again with its key, and started where only the key is."""
 
-from client.simulated_ledger import KEY, LEDGER, simulated_ledger
+from client.state import KEY, LEDGER, simulated_ledger
 from recsys_fed.config import FederationConfig, SimulationConfig
 
 CONFIG = FederationConfig(epsilon=2.0)

@@ -5,8 +5,8 @@ import pytest
 from masked_federation import MASKED, PHASES, SILOS, masked_run
 from scipy import stats
 
+from recsys_fed.federation.messages import PROTOCOL
 from recsys_fed.federation.secure_aggregation.envelope import OVERHEAD
-from recsys_fed.federation.update import PROTOCOL
 from recsys_fed.privacy.events import ReleaseEvent
 
 RECORDS = {

@@ -11,10 +11,10 @@ from deployment_kit import CONFIG, deployed, train_in_process
 from flwr.app import Context, RecordDict
 
 from client.deployed import forget_silos, open_deployed_silo
-from client.state import forget_histories, open_silo
+from client.state import forget_histories, open_simulated_silo
 from recsys_fed.config import FederationConfig, SimulationConfig, flat
 from recsys_fed.data.simulated import simulated_federation
-from recsys_fed.federation.outcome import EMBEDDINGS
+from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.models import stored_histories
 from recsys_fed.models.signals import Signal
 from recsys_fed.simulation.runner import Simulation, simulate
@@ -140,7 +140,7 @@ def test_trainers_of_today_read_nothing_and_their_silos_hold_nothing(trainer, ta
         state=RecordDict(),
         run_config=flat(config) | flat(data) | {"ledgers": str(tmp_path / "ledgers")},
     )
-    histories = open_silo(context).users().histories
+    histories = open_simulated_silo(context).users().histories
     assert histories.signals is None
     assert histories.items.dtype == torch.int32
 

@@ -12,8 +12,8 @@ from recorded_runs import recorded_run, write_table
 from recsys_fed.certificates.certificate import Certificate, read_certificate
 from recsys_fed.config import SimulationConfig
 from recsys_fed.data.simulated import simulated_federation
+from recsys_fed.federation.messages import PLAN, PROTOCOL, Greeting, Request
 from recsys_fed.federation.metrics_round import SHAPE as METRICS_SHAPE
-from recsys_fed.federation.update import PLAN, PROTOCOL, Greeting, Request
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import load_item_embeddings
 from recsys_fed.models.users import user_vectors

@@ -9,13 +9,11 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from recsys_fed.audit.audit import stand
+from recsys_fed.audit.audit import AuditSettings, _stand
 from recsys_fed.audit.audited_run import canary_data, deployed, run_with_canaries
-from recsys_fed.audit.instruments.conformance import conformance
-from recsys_fed.audit.power import Outcome, Replay
-from recsys_fed.audit.scores import attackable, directions
-from recsys_fed.audit.settings import AuditSettings
-from recsys_fed.audit.statistics.bounds import bounds_of, planned_guesses
+from recsys_fed.audit.bounds import bounds_of, planned_guesses
+from recsys_fed.audit.checks.conformance import conformance
+from recsys_fed.audit.replays import Outcome, Replay, attackable, directions
 from recsys_fed.config import FederationConfig, SimulationConfig
 from recsys_fed.federation.release import SiloUsers
 from recsys_fed.models.histories import histories_of
@@ -40,7 +38,7 @@ class SmallAudit:
         )
         self.run = run_with_canaries(config, placed, folder=self.folder)
         self.mechanism = deployed(self.run, key=1)
-        self.stand = stand(self.run, AuditSettings(runs=30))
+        self.stand = _stand(self.run, AuditSettings(runs=30))
         self.others = self.run.users(canaries=False)
         histories = placed.canaries.histories
         self.directions = [
@@ -73,7 +71,7 @@ class SmallAudit:
         return bounds_of(audit.scores, included, made=made, delta=config.delta)
 
     def outcome(self, number, breakage=None):
-        """Bounds and instruments of one audit by replay."""
+        """Bounds and checks of one audit by replay."""
         mechanism = self.mechanism_with(number, breakage)
         return Outcome(
             name=breakage.name if breakage else "as deployed",

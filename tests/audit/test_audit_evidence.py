@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from small_audit import small_audit
 
-from recsys_fed.audit.mechanisms.broken import BREAKAGES
-from recsys_fed.audit.statistics.bounds import bounds_of, planned_guesses
-from recsys_fed.audit.statistics.many_runs import many_run_epsilon
-from recsys_fed.privacy.accounting.gaussian import largest_mu
+from recsys_fed.audit.bounds import bounds_of, many_run_epsilon, planned_guesses
+from recsys_fed.audit.broken_mechanisms import BREAKAGES
+from recsys_fed.privacy.accounting.closed_forms import largest_mu
 
 soak = pytest.mark.soak
 DELTA = 1e-6

@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from scipy import sparse
 
-from recsys_fed.audit.boundary.hostile_requests import (
+from recsys_fed.audit.hostile_requests import (
     RULES,
-    HostileServer,
+    _honest_requests,
+    _HostileServer,
+    _neighbours,
     broken_copies_caught,
-    honest_requests,
     hostile_requests,
-    neighbours,
 )
-from recsys_fed.audit.boundary.neighbouring_silos import NeighbouringSilos
+from recsys_fed.audit.neighbouring_silos import NeighbouringSilos
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
-from recsys_fed.federation.noise_split import settled
+from recsys_fed.federation.noise_split import resolve_masking
 from recsys_fed.federation.wire import blob_to_records, invitation_to_records, request_to_records
 from recsys_fed.simulation.apps import load_apps
 
@@ -47,9 +47,10 @@ FEW, MANY, STEPS = 9, 150, 10
 
 
 @cache
-def server(name: str) -> HostileServer:
+def server(name: str) -> _HostileServer:
     load_apps()
-    return HostileServer(honest=honest_requests(settled(CONFIGS[name], simulated=True), CATALOGUE, ORDINARY))
+    requests = _honest_requests(resolve_masking(CONFIGS[name], simulated=True), CATALOGUE, ORDINARY)
+    return _HostileServer(honest=requests)
 
 
 class LyingServer(RuleBasedStateMachine):
@@ -57,14 +58,14 @@ class LyingServer(RuleBasedStateMachine):
 
     configuration = "spectral"
 
-    @initialize(more=st.sampled_from(neighbours(ORDINARY)))
+    @initialize(more=st.sampled_from(_neighbours(ORDINARY)))
     def open_silos(self, more):
         from client.state import SimulatedSilo
 
         self.folder = tempfile.TemporaryDirectory()
         self.server = server(self.configuration)
         self.silos = NeighbouringSilos(
-            config=settled(CONFIGS[self.configuration], simulated=True),
+            config=resolve_masking(CONFIGS[self.configuration], simulated=True),
             catalogue=CATALOGUE,
             ordinary=ORDINARY,
             more=more,
@@ -130,7 +131,7 @@ def test_ten_thousand_requests_tell_neighbouring_silos_apart_no_more(name):
 
 
 def test_the_instrument_says_what_it_tried_and_found():
-    record = hostile_requests(settled(BASE, simulated=True), CATALOGUE, ORDINARY, count=60, seed=3)
+    record = hostile_requests(resolve_masking(BASE, simulated=True), CATALOGUE, ORDINARY, count=60, seed=3)
     assert (record["name"], record["tried"], record["breached"], record["breaches"]) == (
         "hostile-requests",
         60,
@@ -146,5 +147,5 @@ def test_the_instrument_says_what_it_tried_and_found():
 
 
 def test_the_instrument_catches_silos_that_are_broken():
-    caught = broken_copies_caught(settled(BASE, simulated=True), CATALOGUE, ORDINARY, count=100, seed=1)
+    caught = broken_copies_caught(resolve_masking(BASE, simulated=True), CATALOGUE, ORDINARY, count=100, seed=1)
     assert caught == {"validation off": True, "charge after computing": True, "unbounded grid": True}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binom
 
-from recsys_fed.audit.statistics.many_runs import binomial_limits, many_run_epsilon
+from recsys_fed.audit.bounds import binomial_limits, many_run_epsilon
 from recsys_fed.errors import ConfigurationError
 
 

@@ -6,13 +6,21 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from recsys_fed.audit.statistics.bounds import bounds_of, ceiling, planned_guesses
-from recsys_fed.audit.statistics.gaussian import epsilon_of_mu, gaussian_estimate
-from recsys_fed.audit.statistics.guesses import Guesses, extreme_guesses
-from recsys_fed.audit.statistics.one_run import one_run_epsilon, one_run_p_value
-from recsys_fed.audit.statistics.one_run_fdp import refuted, refuted_mu
+from recsys_fed.audit.bounds import (
+    Guesses,
+    bounds_of,
+    ceiling,
+    epsilon_of_mu,
+    extreme_guesses,
+    gaussian_estimate,
+    one_run_epsilon,
+    one_run_p_value,
+    planned_guesses,
+    refuted,
+    refuted_mu,
+)
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.privacy.accounting.gaussian import largest_mu
+from recsys_fed.privacy.accounting.closed_forms import largest_mu
 
 GAMES = [
     Guesses(canaries=m, made=r, correct=v) for m, r, v in [(1000, 100, 95), (1000, 60, 40), (50, 50, 50), (9, 4, 0)]

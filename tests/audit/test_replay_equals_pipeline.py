@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from small_audit import small_audit
 
-from recsys_fed.audit.mechanisms.broken import KnownSeed
-from recsys_fed.audit.mechanisms.mechanism import SUM
-from recsys_fed.federation.noise_split import settled
+from recsys_fed.audit.broken_mechanisms import _KnownSeed
+from recsys_fed.audit.mechanism import SUM
+from recsys_fed.federation.noise_split import resolve_masking
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from recsys_fed.federation.noise_split import settled
 def test_a_replay_with_the_pipelines_keys_is_what_its_server_saw(settings):
     audit = small_audit(8.0, canaries=60, **settings)
     run = audit.run
-    silos = KnownSeed(trainer=audit.mechanism.trainer, key=0, public_seed=run.config.seed)
+    silos = _KnownSeed(trainer=audit.mechanism.trainer, key=0, public_seed=run.config.seed)
     users = run.users(canaries=True)
     assert [one.request.stage for one in run.rounds] == ["item counts", "subspace", "subspace", "metrics"]
     for one in run.rounds:
@@ -41,6 +41,6 @@ def test_other_keys_and_other_users_give_other_integers():
 def test_masks_change_nothing_that_the_server_may_see():
     masked = small_audit(8.0, canaries=60, secure_aggregation="on").run
     split = small_audit(8.0, canaries=60, noise="central").run
-    assert settled(masked.config, simulated=True).secure_aggregation_threshold == 3
+    assert resolve_masking(masked.config, simulated=True).secure_aggregation_threshold == 3
     for one, two in zip(masked.rounds, split.rounds, strict=True):
         assert np.array_equal(one.seen[SUM], two.seen[SUM])

@@ -18,7 +18,7 @@ from recsys_fed.data.signals import signals_of, ties_of
 from recsys_fed.data.silo import histories, silo_dataset
 from recsys_fed.data.split import leave_last_out
 from recsys_fed.errors import ConfigurationError, DataError, DataFormatError
-from recsys_fed.federation import ranks
+from recsys_fed.federation import distributed
 from recsys_fed.models import stored_histories as stored_module
 from recsys_fed.models import user_blocks
 from recsys_fed.models.histories import Histories, histories_of
@@ -95,13 +95,13 @@ def test_over_a_head_ranks_are_those_among_what_is_left(some, head, data):
 @given(rows(), st.integers(1, 4))
 def test_ranks_of_a_silo_hold_all_users_once(some, processes):
     with on_disk(some) as stored, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranks, "several_ranks", lambda: True)
-        patch.setattr(ranks.distributed, "get_world_size", lambda: processes)
+        patch.setattr(distributed, "several_ranks", lambda: True)
+        patch.setattr(distributed.distributed, "get_world_size", lambda: processes)
         for held in (stored, in_memory(some)):
             found = []
             for rank in range(processes):
-                patch.setattr(ranks.distributed, "get_rank", lambda rank=rank: rank)
-                found += read_back(ranks.share_of(held))
+                patch.setattr(distributed.distributed, "get_rank", lambda rank=rank: rank)
+                found += read_back(distributed.share_of(held))
             assert found == ordered(some)
 
 

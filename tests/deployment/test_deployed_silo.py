@@ -8,12 +8,12 @@ import pytest
 from deployment_kit import CONFIG, DATA, SEED, SILOS, USER, deployed, train_in_process
 from flwr.app import Context, Message, RecordDict
 
+from client.context import open_silo
 from client.deployed import forget_silos, open_deployed_silo
-from client.opening import open_silo
 from recsys_fed.certificates.run import verify_run
 from recsys_fed.errors import BudgetExceededError, ConfigurationError, PrivacyError, ProtocolError
-from recsys_fed.federation.outcome import CERTIFICATES, EMBEDDINGS, EVENTS
 from recsys_fed.federation.release import raise_it
+from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.verification import verify_ledger
 from recsys_fed.models.items import load_item_embeddings

@@ -18,7 +18,7 @@ from recsys_fed.deployment.node_key import make_node_key, plain_node_key, public
 from recsys_fed.deployment.provisioning import init_federation, init_silo, renew_server_certificate
 from recsys_fed.deployment.roster import admit, admitted, revoke
 from recsys_fed.errors import ConfigurationError, DataFormatError, KeyFileError
-from recsys_fed.federation.roster import read_roster
+from recsys_fed.federation.admission import read_roster
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.silo.settings import read_silo_settings
 

@@ -9,7 +9,7 @@ from deployment_kit import CONFIG, SILOS, deployed, train_in_process
 from client.deployed import forget_silos, open_deployed_silo
 from recsys_fed.certificates.run import verify_run
 from recsys_fed.federation.inprocess import InProcessGrid
-from recsys_fed.federation.outcome import CERTIFICATES, EMBEDDINGS, EVENTS
+from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
 from recsys_fed.ledger.verification import verify_ledger
 
 PLAIN = replace(CONFIG, secure_aggregation="off", minimum_silos=1)

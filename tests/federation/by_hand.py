@@ -5,9 +5,9 @@ from functools import partial
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
+from recsys_fed.federation.messages import Greeting, Update
 from recsys_fed.federation.release import Randomness, SiloUsers, answer
 from recsys_fed.federation.schedule import Schedule, advance, begin, request
-from recsys_fed.federation.update import Greeting, Update
 from recsys_fed.models.histories import Histories
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.noise import SeededNoise

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
+from recsys_fed.federation.messages import Greeting, Request, Update
 from recsys_fed.federation.release import release_event
-from recsys_fed.federation.update import Greeting, Request, Update
 
 REQUEST = Request(
     round=1,

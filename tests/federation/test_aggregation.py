@@ -11,7 +11,7 @@ from sample_messages import REQUEST, honest_update
 
 from recsys_fed.errors import ProtocolError
 from recsys_fed.federation.aggregation import noise_on_total, total_of
-from recsys_fed.privacy.integer_mechanism import noised
+from recsys_fed.privacy.integer_mechanism import add_noise
 from recsys_fed.privacy.noise import SeededNoise
 
 _entries = st.lists(st.integers(-(2**31), 2**31 - 1), min_size=4, max_size=4)
@@ -50,7 +50,7 @@ def test_noise_on_the_sum_is_known():
 def test_noise_on_the_sum_is_what_silos_really_add(share):
     request = replace(REQUEST, noise_share=share, shape=(4000, 1))
     updates = [
-        honest_update(request, noised(np.zeros((4000, 1)), mechanism=request.mechanism, noise=SeededNoise(silo)))
+        honest_update(request, add_noise(np.zeros((4000, 1)), mechanism=request.mechanism, noise=SeededNoise(silo)))
         for silo in range(8)
     ]
     measured = total_of(updates, request).std()

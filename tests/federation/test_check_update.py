@@ -7,7 +7,7 @@ import pytest
 from sample_messages import REQUEST, honest_update
 
 from recsys_fed.errors import ProtocolError
-from recsys_fed.federation.update import check_update
+from recsys_fed.federation.messages import check_update
 
 DIFFERENT_EVENT = {
     "round": 2,

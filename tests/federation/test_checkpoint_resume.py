@@ -12,9 +12,9 @@ from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
 from recsys_fed.data.generate import generate
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
-from recsys_fed.federation.checkpoint import checkpointed_silos, resume_schedule, save_checkpoint
+from recsys_fed.federation.messages import request_digest
+from recsys_fed.federation.run_files import checkpointed_silos, resume_schedule, save_checkpoint
 from recsys_fed.federation.schedule import advance, item_embeddings, request
-from recsys_fed.federation.update import request_digest
 from recsys_fed.models.items import item_embeddings_bytes
 
 N_ITEMS = 25

@@ -10,11 +10,17 @@ from scipy import stats
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.federation.aggregation import noise_on_total
-from recsys_fed.federation.masked_request import check_terms_of, modulus_of, round_terms
-from recsys_fed.federation.noise_split import masking_of, settled, share_of_silo
+from recsys_fed.federation.noise_split import (
+    check_terms_of,
+    masking_of,
+    modulus_of,
+    resolve_masking,
+    round_terms,
+    share_of_silo,
+)
 from recsys_fed.federation.planning import PublicCatalogue, planned_schedule, stages_of
 from recsys_fed.federation.secure_aggregation.errors import TermsError
-from recsys_fed.privacy.integer_mechanism import noised
+from recsys_fed.privacy.integer_mechanism import add_noise
 from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.signing import SigningKey
 
@@ -27,7 +33,7 @@ def silos(n: int, **changes) -> FederationConfig:
 
 def test_auto_is_on_for_three_or_more_deployed_silos_whose_noise_can_be_split():
     def mode(config: FederationConfig, *, simulated: bool = False) -> str:
-        return settled(replace(config, secure_aggregation="auto"), simulated=simulated).secure_aggregation
+        return resolve_masking(replace(config, secure_aggregation="auto"), simulated=simulated).secure_aggregation
 
     assert [mode(silos(n)) for n in (1, 2, 3, 10)] == ["off", "off", "on", "on"]
     assert mode(silos(10), simulated=True) == "off"
@@ -40,16 +46,16 @@ def test_auto_is_on_for_three_or_more_deployed_silos_whose_noise_can_be_split():
 
 @pytest.mark.parametrize(("n", "deployed"), [(3, 3), (4, 3), (5, 4), (10, 9), (19, 18), (20, 18), (100, 90)])
 def test_by_the_rule_one_deployed_silo_in_ten_may_drop_out_and_no_simulated_one(n, deployed):
-    assert masking_of(settled(silos(n), simulated=False)).threshold == deployed
-    assert masking_of(settled(silos(n), simulated=True)).threshold == n
+    assert masking_of(resolve_masking(silos(n), simulated=False)).threshold == deployed
+    assert masking_of(resolve_masking(silos(n), simulated=True)).threshold == n
     said = silos(n, secure_aggregation_threshold=n)
-    assert settled(said, simulated=False).secure_aggregation_threshold == n
+    assert resolve_masking(said, simulated=False).secure_aggregation_threshold == n
 
 
 def test_settling_twice_changes_nothing():
-    once = settled(silos(10), simulated=False)
-    assert settled(once, simulated=True) == once
-    assert masking_of(settled(replace(ON, secure_aggregation="off"), simulated=True)) is None
+    once = resolve_masking(silos(10), simulated=False)
+    assert resolve_masking(once, simulated=True) == once
+    assert masking_of(resolve_masking(replace(ON, secure_aggregation="off"), simulated=True)) is None
 
 
 @pytest.mark.parametrize(
@@ -70,7 +76,7 @@ def test_settling_twice_changes_nothing():
     ],
 )
 def test_the_share_of_a_silo(changes, share):
-    config = settled(replace(silos(10), **changes), simulated=True)
+    config = resolve_masking(replace(silos(10), **changes), simulated=True)
     assert share_of_silo(config) == pytest.approx(share, rel=1e-12)
 
 
@@ -92,7 +98,7 @@ def test_the_sum_over_any_survivors_has_the_noise_that_is_said_and_never_less_th
     asked = stages_of(planned_schedule(config, PublicCatalogue(n_items=20_000)))[0].asked
     rng = np.random.default_rng(0)
     empty = np.zeros(asked.shape)
-    noise = [noised(empty, mechanism=asked.mechanism, noise=SeededNoise(5, n, silo)).ravel() for silo in range(n)]
+    noise = [add_noise(empty, mechanism=asked.mechanism, noise=SeededNoise(5, n, silo)).ravel() for silo in range(n)]
     promised = asked.noise_multiplier * asked.l2_clip_norm
     for survivors in range(threshold, n + 1):
         total = (sum(noise[:survivors]) + rng.uniform(-0.5, 0.5, len(empty))) * asked.grid_step

@@ -13,10 +13,10 @@ from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ProtocolError
 from recsys_fed.federation import plan as plan_module
-from recsys_fed.federation.noise_split import settled
+from recsys_fed.federation.messages import PLAN, Greeting, Request
+from recsys_fed.federation.noise_split import resolve_masking
 from recsys_fed.federation.plan import MOST_ATTEMPTS, MOST_COLUMNS, check_request, derive_plan
 from recsys_fed.federation.schedule import advance, begin, request
-from recsys_fed.federation.update import PLAN, Greeting, Request
 
 N_ITEMS, SILOS = 40, 3
 CATALOGUE = Catalogue(
@@ -54,7 +54,7 @@ def requests_of(config: FederationConfig) -> list[Request]:
 
 @pytest.fixture(scope="module", params=CONFIGS.values(), ids=CONFIGS)
 def training(request):
-    config = settled(request.param, simulated=True)
+    config = resolve_masking(request.param, simulated=True)
     return config, requests_of(config)
 
 
@@ -156,7 +156,7 @@ def test_tables_are_checked_completely(training):
 
 
 def test_a_models_columns_are_free_but_few():
-    config = settled(BASE, simulated=True)
+    config = resolve_masking(BASE, simulated=True)
     metrics = requests_of(config)[-1]
     assert metrics.stage == "metrics"
     for columns, good in ((1, True), (7, True), (MOST_COLUMNS, True), (0, False), (MOST_COLUMNS + 1, False)):
@@ -170,13 +170,13 @@ def test_a_models_columns_are_free_but_few():
 
 @pytest.mark.parametrize("epsilon", [0.5, 2.0, 4.0])
 def test_a_training_may_cost_less_than_was_agreed(epsilon):
-    config = settled(BASE, simulated=True)
+    config = resolve_masking(BASE, simulated=True)
     for one in requests_of(replace(config, epsilon=epsilon)):
         check_request(one, config, CATALOGUE)
 
 
 def test_a_training_may_not_cost_more_or_say_another_price_than_its_noise_has():
-    config = settled(BASE, simulated=True)
+    config = resolve_masking(BASE, simulated=True)
     cheap, dear = requests_of(replace(config, epsilon=2.0))[0], requests_of(replace(config, epsilon=5.0))[0]
     for asked in (dear, replace(dear, epsilon=4.0), replace(cheap, epsilon=1.0), replace(cheap, epsilon=math.inf)):
         with pytest.raises(ProtocolError):
@@ -185,14 +185,14 @@ def test_a_training_may_not_cost_more_or_say_another_price_than_its_noise_has():
 
 @pytest.mark.parametrize("epsilon", [1e-9, 1e-300, 3.99999])
 def test_a_price_that_cannot_be_planned_is_refused_and_not_an_accident(epsilon):
-    config = settled(BASE, simulated=True)
+    config = resolve_masking(BASE, simulated=True)
     asked = replace(requests_of(config)[0], epsilon=epsilon)
     with pytest.raises(ProtocolError):
         check_request(asked, config, CATALOGUE)
 
 
 def test_another_version_of_the_plan_is_refused_with_both_names():
-    config = settled(BASE, simulated=True)
+    config = resolve_masking(BASE, simulated=True)
     asked = replace(requests_of(config)[0], plan="2.7")
     with pytest.raises(ProtocolError, match=rf"plan {PLAN}, as this silo does, got one that computes plan '2\.7'"):
         check_request(asked, config, CATALOGUE)
@@ -200,7 +200,7 @@ def test_another_version_of_the_plan_is_refused_with_both_names():
 
 def test_figures_that_another_processor_rounds_are_the_same_plan():
     """To a part in a million, and what is charged is what was asked for."""
-    config = settled(BASE, simulated=True)
+    config = resolve_masking(BASE, simulated=True)
     asked = requests_of(config)[0]
     check_request(replace(asked, noise_multiplier=asked.noise_multiplier * (1 - 1e-9)), config, CATALOGUE)
     with pytest.raises(ProtocolError, match="noise_multiplier"):
@@ -209,7 +209,7 @@ def test_figures_that_another_processor_rounds_are_the_same_plan():
 
 def test_plans_are_kept_and_few(monkeypatch):
     monkeypatch.setattr(plan_module, "_plans", {})
-    config = settled(BASE, simulated=True)
+    config = resolve_masking(BASE, simulated=True)
     assert derive_plan(config, CATALOGUE) is derive_plan(config, CATALOGUE)
     for number in range(20):
         derive_plan(replace(config, epsilon=1.0 + number / 10), CATALOGUE)

@@ -6,6 +6,7 @@ import pytest
 
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import CalibrationError, ConfigurationError
+from recsys_fed.federation.messages import Greeting
 from recsys_fed.federation.planning import (
     PublicCatalogue,
     planned_events,
@@ -15,7 +16,6 @@ from recsys_fed.federation.planning import (
     stages_of,
 )
 from recsys_fed.federation.schedule import begin
-from recsys_fed.federation.update import Greeting
 from recsys_fed.privacy.accounting import epsilon_spent
 
 ITEMS = PublicCatalogue(n_items=400)

@@ -7,7 +7,7 @@ import pytest
 from recsys_fed.config import FederationConfig
 from recsys_fed.federation.planning import PublicCatalogue, planned_events, planned_schedule
 from recsys_fed.privacy.accounting import epsilon_of_history
-from recsys_fed.privacy.accounting.prv import DEFAULT_EPS_ERROR, RELATIVE_EPS_ERROR, SMALLEST_EPS_ERROR
+from recsys_fed.privacy.accounting.opacus import DEFAULT_EPS_ERROR, RELATIVE_EPS_ERROR, SMALLEST_EPS_ERROR
 from recsys_fed.privacy.guarantee import guarantee_of
 
 BASE = FederationConfig(silos=5, declared_users=6000, embedding_dim=8)

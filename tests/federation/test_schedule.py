@@ -12,9 +12,9 @@ from silo_data import make_histories
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError, PrivacyError, ProtocolError
+from recsys_fed.federation.messages import Greeting
 from recsys_fed.federation.metrics_round import STAGE as METRICS
 from recsys_fed.federation.schedule import advance, agree, item_embeddings, request
-from recsys_fed.federation.update import Greeting
 from recsys_fed.privacy.accounting import epsilon_pld, epsilon_prv
 
 N_ITEMS, N_SILOS = 25, 3

@@ -15,7 +15,7 @@ from sample_messages import GREETING, REQUEST, honest_update
 
 from recsys_fed.errors import ProtocolError
 from recsys_fed.federation import wire
-from recsys_fed.federation.update import MOST_STEPS, PROTOCOL
+from recsys_fed.federation.messages import MOST_STEPS, PROTOCOL
 
 DECODE = {
     "request": wire.request_from_records,

@@ -14,7 +14,7 @@ from sample_messages import REQUEST
 
 from recsys_fed.errors import ProtocolError
 from recsys_fed.federation import wire
-from recsys_fed.federation.update import request_digest
+from recsys_fed.federation.messages import request_digest
 
 
 def carried(records: RecordDict, *, serialised: bool) -> RecordDict:

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from recsys_fed.federation.outcome import EMBEDDINGS, LOG
+from recsys_fed.federation.run_files import EMBEDDINGS, LOG
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.silo.settings import read_silo_settings
 

@@ -9,7 +9,7 @@ import pytest
 from deployment_kit import CONFIG, USER, deployed
 from real_federation import RealFederation
 
-from recsys_fed.federation.outcome import EMBEDDINGS
+from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.flower.processes import free_port
 from recsys_fed.silo.pseudonyms import Pseudonyms
 from recsys_fed.silo.secret import SiloSecret

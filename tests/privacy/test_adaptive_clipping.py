@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.privacy.adaptive_clipping import JointRelease, count_share
+from recsys_fed.privacy.clipping import JointRelease, count_share
 
 
 @settings(max_examples=100, deadline=None)

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.privacy import bernoulli as module
-from recsys_fed.privacy.bernoulli import bernoulli
+from recsys_fed.privacy import random_bits
 from recsys_fed.privacy.noise import SeededNoise
-from recsys_fed.privacy.random_bits import RandomBits, simulation_key
+from recsys_fed.privacy.random_bits import RandomBits, bernoulli, simulation_key
 
 
 class Scripted:
@@ -63,7 +62,7 @@ def test_it_is_the_plain_comparison_on_the_same_bits(probability, count, chunk, 
     near = st.sampled_from(sorted({max(0, min(digit + by, 0xFFFF)) for digit in digits for by in (-1, 0, 1)}))
     stream = data.draw(st.lists(near | st.integers(0, 0xFFFF), min_size=4 * count, max_size=4 * count))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(module, "_CHUNK", chunk)
+        patched.setattr(random_bits, "_EVENTS", chunk)
         found = bernoulli(count, probability=probability, bits=Scripted(stream))
     expected = np.ones(count, bool) if probability == 1 else plain(count, probability, Scripted(stream), chunk)
     assert np.array_equal(found, expected)

@@ -7,7 +7,7 @@ from opacus.accountants import PRVAccountant
 
 from recsys_fed.errors import CalibrationError, ConfigurationError
 from recsys_fed.privacy.accounting import epsilon_pld, epsilon_prv
-from recsys_fed.privacy.accounting.gaussian import gaussian_delta, largest_mu
+from recsys_fed.privacy.accounting.closed_forms import gaussian_delta, largest_mu
 from recsys_fed.privacy.calibration import calibrate_noise_multiplier
 from recsys_fed.privacy.events import PlannedRelease, events_of
 

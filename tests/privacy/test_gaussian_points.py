@@ -10,9 +10,17 @@ from scipy import stats
 
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.privacy import gaussian_points
-from recsys_fed.privacy.gaussian_points import add_gaussian, is_under
+from recsys_fed.privacy.gaussian_points import (
+    LARGEST,
+    ROUNDING,
+    SMALLEST,
+    STRETCH_BITS,
+    UNSETTLED,
+    _is_under,
+    add_gaussian,
+    staircase,
+)
 from recsys_fed.privacy.random_bits import RandomBits, simulation_key
-from recsys_fed.privacy.staircase import LARGEST, ROUNDING, SMALLEST, STRETCH_BITS, UNSETTLED, staircase
 
 # Bars of one integer; just below and at the next width; places of 16 and of 17 bits; the last one.
 SCALES = [64.0, 100.0, np.nextafter(128.0, 0), 128.0, 65_800.0, 64.0 * 2**16, 64.0 * 2**17, 1e9, LARGEST]
@@ -121,7 +129,7 @@ def test_integers_settle_comparisons_as_floating_point_does(monkeypatch):
     usual = drawn(5_000.0, count=20_000)
     asked = []
     monkeypatch.setattr(gaussian_points, "ROUNDING", 1e9)
-    monkeypatch.setattr(gaussian_points, "is_under", lambda *a, **k: asked.append(0) or is_under(*a, **k))
+    monkeypatch.setattr(gaussian_points, "_is_under", lambda *a, **k: asked.append(0) or _is_under(*a, **k))
     assert np.array_equal(drawn(5_000.0, count=20_000), usual)
     assert len(asked) > 200
 
@@ -133,11 +141,11 @@ def test_is_under_is_right_next_to_the_curve(value):
         with localcontext() as context:
             context.prec = 80
             word = int(exact_curve(stairs, value) * 2**length)
-        assert is_under(stairs, value, word - 1, length=length, bits=bits)
-        assert not is_under(stairs, value, word + 1, length=length, bits=bits)
+        assert _is_under(stairs, value, word - 1, length=length, bits=bits)
+        assert not _is_under(stairs, value, word + 1, length=length, bits=bits)
     # A height whose first bits are the curve's own is settled by those that follow: here, a share f of them is under.
     whole = exact_curve(stairs, value) * 2**8
-    found = np.mean([is_under(stairs, value, int(whole), length=8, bits=bits) for _ in range(400)])
+    found = np.mean([_is_under(stairs, value, int(whole), length=8, bits=bits) for _ in range(400)])
     assert abs(found - float(whole - int(whole))) < 4 * 0.5 / 20
 
 

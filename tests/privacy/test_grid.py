@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.privacy.grid import grid_step, to_grid, to_int32
-from recsys_fed.privacy.integer_mechanism import IntegerMechanism
+from recsys_fed.privacy.integer_mechanism import IntegerMechanism, grid_step, to_grid, to_int32
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 ALL = np.arange(2**16, dtype=np.uint16)

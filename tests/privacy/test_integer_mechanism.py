@@ -11,14 +11,14 @@ from scipy import stats
 from scipy.special import log_ndtr
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.privacy.accounting.gaussian import gaussian_delta
-from recsys_fed.privacy.grid import to_grid
+from recsys_fed.privacy.accounting.closed_forms import gaussian_delta
 from recsys_fed.privacy.integer_mechanism import (
     ARITHMETIC_ERROR,
     ROUNDING_SLACK,
     SMOOTHING,
     IntegerMechanism,
-    noised,
+    add_noise,
+    to_grid,
 )
 from recsys_fed.privacy.noise import SeededNoise
 
@@ -107,7 +107,7 @@ def test_shares_of_the_noise_add_up_to_at_least_the_whole(silos):
 def test_no_noise_stays_none():
     bare = mechanism(noise_multiplier=0.0)
     assert (bare.standard_deviation, bare.inflation) == (0.0, 1.0)
-    assert noised(np.full((3, 2), 2.0), mechanism=bare, noise=SeededNoise(1)).tolist() == [[1024, 1024]] * 3
+    assert add_noise(np.full((3, 2), 2.0), mechanism=bare, noise=SeededNoise(1)).tolist() == [[1024, 1024]] * 3
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_noise_below_the_grid_and_figures_out_of_range_are_refused(wrong):
 @pytest.mark.parametrize("total", [0.0, 40.0], ids=["all zero", "not zero"])
 def test_every_entry_gets_noise_of_the_scale_asked_for(total):
     how = mechanism(entries=20_000)
-    released = noised(np.full((10_000, 2), total), mechanism=how, noise=SeededNoise(3)) * how.grid_step - total
+    released = add_noise(np.full((10_000, 2), total), mechanism=how, noise=SeededNoise(3)) * how.grid_step - total
     scale = 5.0 * 1.5 * how.inflation
     assert how.inflation < 1.08
     for column in (released[:, 0], released[:, 1]):

@@ -7,8 +7,7 @@ from itertools import accumulate
 import numpy as np
 import pytest
 
-from recsys_fed.privacy.cumulative import _weights, cumulative_floors
-from recsys_fed.privacy.inversion_table import InversionTable, inversion_table
+from recsys_fed.privacy.discrete_gaussian import _cumulative_floors, _InversionTable, _weights, inversion_table
 from recsys_fed.privacy.random_bits import RandomBits, simulation_key
 
 SCALES = [0.2, 0.5, 1.0, 7.3, 100.0]
@@ -41,7 +40,7 @@ def distribution(scale, digits=90):
 @pytest.mark.parametrize("bits", [48, 80, 160])
 @pytest.mark.parametrize("scale", SCALES)
 def test_floors_are_those_of_a_plain_sum(scale, bits):
-    floors = cumulative_floors(scale, bits)
+    floors = _cumulative_floors(scale, bits)
     reach, exact = len(floors) // 2, distribution(scale)
     with localcontext() as context:
         context.prec = 90
@@ -52,7 +51,7 @@ def test_floors_are_those_of_a_plain_sum(scale, bits):
 
 @pytest.mark.parametrize("scale", [*SCALES, 1_500.0, 2_000.0, 1e-300])
 def test_floors_grow_reach_the_ends_and_are_symmetric(scale):
-    floors, finer = cumulative_floors(scale, 48), cumulative_floors(scale, 160)
+    floors, finer = _cumulative_floors(scale, 48), _cumulative_floors(scale, 160)
     assert list(floors) == sorted(floors)
     assert (floors[0], floors[-1]) == (0, 2**48 - 1)
     # F(-v - 1) = 1 - F(v), which is never a multiple of 2^-48.
@@ -91,10 +90,10 @@ def test_a_draw_is_the_inverse_of_the_distribution_function(scale):
 @pytest.mark.parametrize("scale", SCALES)
 def test_ties_are_settled_by_further_bits(scale):
     """On the 48 bits of F(v) itself zeros next give v, ones give v + 1; on its 80 bits the ones after them decide."""
-    table, reach = inversion_table(scale), len(cumulative_floors(scale, 48)) // 2
-    finer = cumulative_floors(scale, 80)
+    table, reach = inversion_table(scale), len(_cumulative_floors(scale, 48)) // 2
+    finer = _cumulative_floors(scale, 80)
     for value in range(-int(3 * scale) - 1, int(3 * scale) + 1):
-        word = cumulative_floors(scale, 48)[value + reach]
+        word = _cumulative_floors(scale, 48)[value + reach]
         assert table.beyond(word, GivenBits(0)) == value
         assert table.beyond(word, GivenBits(2**32 - 1)) == value + 1
         same = finer[value + len(finer) // 2] & (2**32 - 1)
@@ -129,6 +128,6 @@ def test_ties_in_bulk_go_the_same_way():
 
 def test_a_table_is_made_once():
     table = inversion_table(55.5)
-    assert isinstance(table, InversionTable)
+    assert isinstance(table, _InversionTable)
     assert inversion_table(55.5) is table
     assert table.draw(1_000, RandomBits(simulation_key(1))).dtype == np.int16

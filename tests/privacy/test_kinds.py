@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_fed.privacy.accounting import epsilon_of_history, epsilon_pld, epsilon_rdp
-from recsys_fed.privacy.accounting.kinds import MOST_SAMPLED_KINDS, few_kinds, kinds_of
+from recsys_fed.privacy.accounting.composition import MOST_SAMPLED_KINDS, few_kinds, kinds_of
 from recsys_fed.privacy.accounting.pld import loss_deviation
 from recsys_fed.privacy.events import PrivacyEvent
 

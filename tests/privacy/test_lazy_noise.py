@@ -6,8 +6,7 @@ import torch
 from scipy import stats
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.privacy.integer_mechanism import IntegerMechanism
-from recsys_fed.privacy.lazy_noise import NoisedSums
+from recsys_fed.privacy.integer_mechanism import IntegerMechanism, NoisySums
 from recsys_fed.privacy.noise import SeededNoise
 
 ROWS, DIM, STEPS = 600, 20, 6
@@ -19,7 +18,7 @@ QUARTER = ROWS // len(CLASSES)
 
 
 def table(seed, mechanism=MECHANISM):
-    return NoisedSums((ROWS, DIM), mechanism=mechanism, noise=SeededNoise(seed))
+    return NoisySums((ROWS, DIM), mechanism=mechanism, noise=SeededNoise(seed))
 
 
 def rows_of(step):
@@ -136,7 +135,7 @@ def test_rows_that_nobody_reads_cost_no_draws_before_the_end():
             super().add_to(table, standard_deviation=standard_deviation)
 
     noise = Counting(0)
-    sums, rows = NoisedSums((ROWS, DIM), mechanism=MECHANISM, noise=noise), torch.arange(4)
+    sums, rows = NoisySums((ROWS, DIM), mechanism=MECHANISM, noise=noise), torch.arange(4)
     for _ in range(STEPS):
         sums.read(rows)
         sums.add([(0, torch.zeros(4, DIM, dtype=torch.float64))], rows=rows)
@@ -149,4 +148,4 @@ def test_rows_that_nobody_reads_cost_no_draws_before_the_end():
 
 def test_a_mechanism_of_another_size_is_refused():
     with pytest.raises(ConfigurationError, match="entries"):
-        NoisedSums((3, 4), mechanism=MECHANISM, noise=SeededNoise(0))
+        NoisySums((3, 4), mechanism=MECHANISM, noise=SeededNoise(0))

@@ -5,11 +5,12 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.privacy.events import NOISE_SOURCES
-from recsys_fed.privacy.noise import SeededNoise, SystemNoise
+from recsys_fed.privacy.noise import SeededNoise, SystemNoise, poisson_sample
 
 SIGMA = 2_500.0
 COUNT = 40_000
@@ -83,3 +84,32 @@ def test_events_follow_the_key_and_go_on():
     assert np.array_equal(drawn[0], drawn[1])
     for later in drawn[2:]:
         assert 0.4 < (drawn[0] == later).mean() < 0.6
+
+
+@pytest.mark.parametrize("probability", [0.01, 0.3, 0.9])
+def test_each_user_is_in_the_sample_with_the_probability_asked_for(probability):
+    source, n_users, draws = SeededNoise(5), 500, 60
+    samples = torch.stack([poisson_sample(n_users, probability, source) for _ in range(draws)])
+    assert samples.shape == (draws, n_users)
+    # All n_users * draws inclusions together, then the sizes: of independent users they are binomial.
+    assert stats.binomtest(int(samples.sum()), n_users * draws, probability).pvalue > 1e-4
+    spread = samples.sum(1).double().var() / (n_users * probability * (1 - probability))
+    assert 0.4 < float(spread) < 2.0
+    per_user = samples.sum(0).numpy()
+    expected = stats.binom(draws, probability)
+    assert abs(per_user.mean() - expected.mean()) < 5 * expected.std() / n_users**0.5
+    assert per_user.var() == pytest.approx(expected.var(), rel=0.35)
+
+
+def test_samples_follow_the_key():
+    one, same, other = (poisson_sample(200, 0.5, SeededNoise(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_nobody_and_everybody():
+    source = SeededNoise(0)
+    nobody = poisson_sample(0, 0.5, source)
+    assert (nobody.shape, nobody.dtype) == ((0,), torch.bool)
+    assert poisson_sample(1_000, 1.0, source).all()
+    assert not poisson_sample(3, 1e-12, source).any()

@@ -10,10 +10,9 @@ from dp_accounting.pld import common, pld_pmf
 from opacus.accountants import PRVAccountant
 
 from recsys_fed.privacy import accounting
-from recsys_fed.privacy.accounting import epsilon_of_history, epsilon_pld, epsilon_prv, epsilon_rdp, pld, prv
-from recsys_fed.privacy.accounting.gaussian import gaussian_delta
-from recsys_fed.privacy.accounting.kinds import few_kinds, total_variation, without_negligible
-from recsys_fed.privacy.accounting.renyi import renyi_bound
+from recsys_fed.privacy.accounting import epsilon_of_history, epsilon_pld, epsilon_prv, epsilon_rdp, opacus, pld
+from recsys_fed.privacy.accounting.closed_forms import gaussian_delta, renyi_bound
+from recsys_fed.privacy.accounting.composition import drop_negligible, few_kinds, total_variation
 from recsys_fed.privacy.events import PrivacyEvent
 
 DELTA = 1e-6
@@ -63,7 +62,7 @@ def bounded(work: dict[str, int]) -> bool:
     return (
         work["grid"] <= 1.1 * pld.LARGEST_GRID
         and work["convolved"] <= pld.LARGEST_CONVOLUTION
-        and work["prv"] <= 1.1 * prv.LARGEST_GRID
+        and work["prv"] <= 1.1 * opacus.LARGEST_GRID
     )
 
 
@@ -130,10 +129,10 @@ def test_the_renyi_bound_is_above_both_accountants_and_near_opacus_own(events):
 
 def test_what_is_negligible_is_paid_for_out_of_delta():
     faint = PrivacyEvent(noise_multiplier=0.1, sampling_probability=1e-13, steps=100, slack=1e-12)
-    kinds = without_negligible(few_kinds([*USUAL, faint]), delta=DELTA)
+    kinds = drop_negligible(few_kinds([*USUAL, faint]), delta=DELTA)
     assert len(kinds) == 2
     assert math.fsum(kind.slack for kind in kinds) == pytest.approx(1e-11 + 1e-12)
-    assert without_negligible(few_kinds(USUAL), delta=DELTA) == few_kinds(USUAL)
+    assert drop_negligible(few_kinds(USUAL), delta=DELTA) == few_kinds(USUAL)
     assert epsilon_of_history([faint], delta=DELTA) == 0.0
     for noise in (0.5, 3.0, 1e4):
         assert total_variation(PrivacyEvent(noise_multiplier=noise)) >= gaussian_delta(1 / noise, epsilon=0.0)

@@ -7,9 +7,8 @@ import pytest
 
 from recsys_fed.errors import CalibrationError, ConfigurationError
 from recsys_fed.privacy.accounting import ACCOUNTANTS, epsilon_spent
-from recsys_fed.privacy.accounting.slack import delta_left
 from recsys_fed.privacy.calibration import calibrate_noise_multiplier
-from recsys_fed.privacy.events import PlannedRelease, PrivacyEvent, events_of
+from recsys_fed.privacy.events import PlannedRelease, PrivacyEvent, delta_left, events_of
 
 EVENT = PrivacyEvent(noise_multiplier=2.0)
 

@@ -12,22 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from postgres_server import new_database
 
-from recsys_fed.audit.boundary.hostile_tables import (
+from recsys_fed.audit.hostile_tables import (
     COLUMNS,
     KINDS,
     Notation,
-    pick,
-    typed_cells,
+    _pick,
+    _typed_cells,
 )
-from recsys_fed.audit.boundary.neighbouring_files import (
+from recsys_fed.audit.neighbouring_files import (
     CATALOGUE,
     SOURCES,
-    Pair,
-    any_settings,
+    _any_settings,
+    _histories_of_all,
+    _neighbouring_tables,
+    _Pair,
     breach_of,
-    histories_of_all,
     neighbouring_files,
-    neighbouring_tables,
     read_by_column,
     write_pair,
 )
@@ -52,24 +52,24 @@ def database():
 
 def postgresql_pair(rng, url):
     """Two tables with types of their own, their rows in any order."""
-    data = any_settings(rng)
+    data = _any_settings(rng)
     places = []
-    for notation, rows in neighbouring_tables(rng):
+    for notation, rows in _neighbouring_tables(rng):
         table = f"purchases_{next(_numbers)}"
         order = rng.permutation(len(rows)).tolist()
         write_table(url, table, notation, [rows[row] for row in order])
         query = f"SELECT {', '.join(COLUMNS.values())} FROM {table}"
         places.append({"source": "postgresql", "url": url, "query": query})
     without, more = (DataSettings(**place, **data) for place in places)
-    return Pair(without=without, with_one_more=more)
+    return _Pair(without=without, with_one_more=more)
 
 
 def write_table(url, table, notation: Notation, rows):
     import psycopg
 
     rng = notation.of_table()
-    kinds = {role: pick(rng, KINDS[role]) for role in COLUMNS}
-    cells = [typed_cells(notation, rows, role, kind) for role, kind in kinds.items()]
+    kinds = {role: _pick(rng, KINDS[role]) for role in COLUMNS}
+    cells = [_typed_cells(notation, rows, role, kind) for role, kind in kinds.items()]
     types = [f"{COLUMNS[role]} {kind.sql}" for role, kind in kinds.items()]
     far = kinds["time"].sql == "timestamptz" and any(row.newcomer for row in rows)
     with psycopg.connect(url, autocommit=True) as connection, connection.cursor() as cursor:
@@ -133,7 +133,7 @@ def read(path_or_place, *, blocks=None, block_rows=1000, **more):
     data = DataSettings(**place, **COLUMNS, block_rows=block_rows, blocks=str(blocks or ""), hold_out="last", **more)
     silo = (read_stored_data if blocks else read_silo_data)(data, CATALOGUE, PSEUDONYMS)
     names = {PSEUDONYMS.of(str(user)): user for user in (1000, 1001)}
-    others = {names[user]: items for user, items in histories_of_all(silo).items() if user in names}
+    others = {names[user]: items for user, items in _histories_of_all(silo).items() if user in names}
     return others, {finding.rule: finding.count for finding in silo.report.findings}, silo.report
 
 

@@ -13,7 +13,7 @@ from deployment_kit import CONFIG, USER, deployed, train_in_process
 from client.deployed import forget_silos, open_deployed_silo
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.deployment.checking import check_silo
-from recsys_fed.federation.outcome import EMBEDDINGS
+from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.models import stored_histories
 from recsys_fed.silo.interactions import SiloData, read_silo_data
 from recsys_fed.silo.on_disk import SERVING, clear_blocks, open_silo_data

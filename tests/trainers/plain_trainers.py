@@ -13,8 +13,7 @@ from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.models.users import scores, user_vectors
 from recsys_fed.privacy.calibration import calibrate_noise_multiplier
 from recsys_fed.privacy.events import PlannedRelease
-from recsys_fed.privacy.grid import grid_step
-from recsys_fed.privacy.integer_mechanism import IntegerMechanism
+from recsys_fed.privacy.integer_mechanism import IntegerMechanism, grid_step
 from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.trainers.rank_one import RankOneContributions
 from recsys_fed.trainers.trainer import LocalNoise, PublicFacts

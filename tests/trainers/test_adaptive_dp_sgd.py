@@ -10,7 +10,7 @@ from plain_trainers import one_thread as _one_thread  # noqa: F401
 from scipy import sparse
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.federation.ranks import Share
+from recsys_fed.federation.distributed import Share
 from recsys_fed.models.stored_histories import HistoryWriter, stored_histories
 from recsys_fed.trainers.dp_sgd import DPSGD, GRADIENT
 from recsys_fed.trainers.losses import LOSSES

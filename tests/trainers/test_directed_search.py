@@ -9,8 +9,7 @@ from scipy import sparse
 
 from recsys_fed.evaluation.metric_sums import metric_sums
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
-from recsys_fed.privacy.grid import grid_step
-from recsys_fed.privacy.integer_mechanism import IntegerMechanism
+from recsys_fed.privacy.integer_mechanism import IntegerMechanism, grid_step
 from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.trainers import local_steps, popularity
 from recsys_fed.trainers.dp_sgd import DPSGD, GRADIENT
@@ -73,14 +72,14 @@ def local(name):
         )
         sums: list[list[torch.Tensor]] = []
 
-        class Recorded(local_steps.NoisedSums):
+        class Recorded(local_steps.NoisySums):
             def add(self, blocks, *, rows=None):
                 kept = [(start, block.clone()) for start, block in blocks]
                 sums.append([block for _, block in kept])
                 super().add(kept, rows=rows)
 
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(local_steps, "NoisedSums", Recorded)
+            patched.setattr(local_steps, "NoisySums", Recorded)
             tables = {"head": torch.arange(len(table)), "vectors": table}
             trainer.local_update(tables, case.histories(), settings=settings | knobs(case), noise=noise)
         return max(float(torch.cat(blocks).norm()) for blocks in sums)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 
+from recsys_fed.federation.secure_aggregation.encoding import Reader, uint32
 from recsys_fed.federation.secure_aggregation.errors import (
     ForgedSignatureError,
     MalformedMessageError,
     NotAdmittedError,
     ReplayedMessageError,
 )
-from recsys_fed.federation.secure_aggregation.reader import Reader, uint32
 from recsys_fed.federation.secure_aggregation.terms import VERSION, RoundTerms
 from recsys_fed.signing import SigningKey, verify_signature
 
@@ -34,7 +34,7 @@ class Phase(IntEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Signed:
+class _Signed:
     """An opened message, whose signature holds."""
 
     silo: str
@@ -48,7 +48,7 @@ def seal_envelope(key: SigningKey, terms: RoundTerms, phase: Phase, body: bytes)
     return head + body + bytes.fromhex(signature)
 
 
-def open_envelope(content: bytes, terms: RoundTerms, phase: Phase, *, most: int) -> Signed:
+def open_envelope(content: bytes, terms: RoundTerms, phase: Phase, *, most: int) -> _Signed:
     """Check who sent a message, for which round and phase, and that nobody changed it.
 
     Args:
@@ -85,7 +85,7 @@ def open_envelope(content: bytes, terms: RoundTerms, phase: Phase, *, most: int)
             f"({claimed.name.lower()}).",
             culprit=silo,
         )
-    return Signed(silo=silo, body=body)
+    return _Signed(silo=silo, body=body)
 
 
 def open_all(contents: list[bytes], terms: RoundTerms, phase: Phase, *, most: int) -> dict[str, bytes]:

@@ -6,7 +6,7 @@
 Each takes the state before and the server's bytes, and returns the state after and the silo's bytes. **A state is
 used once**: whoever holds it replaces it before the bytes leave. Using one twice would sign two views, or hide two
 vectors under the same masks. States hold secrets, and what later phases do not need is no longer in them; as bytes
-(`state_bytes`) they stay in the silo's memory. The identity key is an argument and never part of a state.
+(`silo_state`) they stay in the silo's memory. The identity key is an argument and never part of a state.
 
 Up to `Received` nothing depends on private data: a round that ends there costs nothing. From `mask` on the release is
 charged, whatever happens afterwards: the bytes are out of the silo's hands, and whether they are unmasked as part
@@ -19,28 +19,36 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.federation.secure_aggregation import agreement, shamir
-from recsys_fed.federation.secure_aggregation.agreement import AgreementKey, RoundSecrets
+from recsys_fed.federation.secure_aggregation import crypto
+from recsys_fed.federation.secure_aggregation.crypto import AgreementKey, RoundSecrets, apply_mask
+from recsys_fed.federation.secure_aggregation.encoding import pack, to_words
 from recsys_fed.federation.secure_aggregation.envelope import Phase, seal_envelope
 from recsys_fed.federation.secure_aggregation.errors import (
     ForgedShareError,
     InconsistentSurvivorsError,
     SubstitutedKeyError,
 )
-from recsys_fed.federation.secure_aggregation.masks import apply_mask
-from recsys_fed.federation.secure_aggregation.modulus import to_words
-from recsys_fed.federation.secure_aggregation.packing import pack
-from recsys_fed.federation.secure_aggregation.revealed import revealed_to_bytes
-from recsys_fed.federation.secure_aggregation.ring import check_spread
-from recsys_fed.federation.secure_aggregation.roster import Advertisement, Roster, check_enough, read_roster
-from recsys_fed.federation.secure_aggregation.sealing import SharePair, read_delivery, seal, sealed_to_bytes, unseal
-from recsys_fed.federation.secure_aggregation.silo_states import Advertised, Confirmed, Masked, Received, Shared
-from recsys_fed.federation.secure_aggregation.survivors import (
+from recsys_fed.federation.secure_aggregation.neighbours import check_spread
+from recsys_fed.federation.secure_aggregation.roster import (
+    Advertisement,
+    Roster,
     check_confirmations,
+    check_enough,
     read_confirmations,
+    read_roster,
     survivors_from_bytes,
     view_digest,
 )
+from recsys_fed.federation.secure_aggregation.shares import (
+    SharePair,
+    read_delivery,
+    revealed_to_bytes,
+    seal,
+    sealed_to_bytes,
+    split_secret,
+    unseal,
+)
+from recsys_fed.federation.secure_aggregation.silo_state import Advertised, Confirmed, Masked, Received, Shared
 from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms, RoundTerms, check_terms
 from recsys_fed.signing import SigningKey
 
@@ -52,7 +60,7 @@ def advertise(terms: RoundTerms, key: SigningKey, accepted: AcceptedTerms) -> tu
         TermsError, NotAdmittedError: this silo does not accept the terms.
     """
     check_terms(terms, accepted, own=key.public_key)
-    secrets = agreement.fresh_secrets()
+    secrets = crypto.fresh_secrets()
     advertisement = _advertisement(secrets, terms, key.public_key)
     message = seal_envelope(key, terms, Phase.KEYS, advertisement.to_bytes())
     return Advertised(terms=terms, secrets=secrets), message
@@ -70,7 +78,7 @@ def share(state: Advertised, key: SigningKey, roster_message: bytes) -> tuple[Sh
         raise SubstitutedKeyError(
             f"Expected the keys that this silo, {own[:12]}, signed for this attempt in the roster, got others."
         )
-    pairs, sealing = _shares(state.secrets, roster, own), agreement.loaded(state.secrets.sealing)
+    pairs, sealing = _shares(state.secrets, roster, own), crypto.load_key(state.secrets.sealing)
     sealed = {
         peer: seal(pairs[peer], _sealing_key(sealing, roster, own, peer, sends=True), context=roster.digest)
         for peer in roster.ring.neighbours(own)
@@ -97,7 +105,7 @@ def receive(state: Shared, key: SigningKey, delivery_message: bytes) -> Received
             f"Expected one sealed pair of each of {len(neighbours)} neighbours that sent shares, got "
             f"{len(delivery.sealed)} of others: the server left some out or added some."
         )
-    sealing = agreement.loaded(state.secrets.sealing)
+    sealing = crypto.load_key(state.secrets.sealing)
     held = {
         peer: unseal(
             sealed,
@@ -125,12 +133,12 @@ def mask(state: Received, key: SigningKey, integers: npt.NDArray[np.integer]) ->
     if integers.size != terms.entries:
         raise ConfigurationError(f"Expected {terms.entries} integers to mask, got {integers.size}.")
     words = to_words(integers, terms.bits)
-    self_key = agreement.self_mask_key(state.secrets.self_mask, roster=roster.digest, silo=own)
+    self_key = crypto.self_mask_key(state.secrets.self_mask, roster=roster.digest, silo=own)
     apply_mask(words, self_key, add=True)
-    masking = agreement.loaded(state.secrets.masking)
+    masking = crypto.load_key(state.secrets.masking)
     for peer in sorted(state.held.keys() - {own}):
         public = roster.advertisements[peer].masking
-        pair_key = agreement.pair_mask_key(masking, public, roster=roster.digest, own=own, peer=peer)
+        pair_key = crypto.pair_mask_key(masking, public, roster=roster.digest, own=own, peer=peer)
         # Of two neighbours one adds and one takes away, so that the sum over both has none of it.
         apply_mask(words, pair_key, add=own < peer)
     message = seal_envelope(key, terms, Phase.INPUT, pack(words, terms.bits))
@@ -173,9 +181,9 @@ def unmask(state: Confirmed, key: SigningKey, confirmations_message: bytes) -> b
 
 def _advertisement(secrets: RoundSecrets, terms: RoundTerms, own: str) -> Advertisement:
     return Advertisement(
-        sealing=agreement.public_key(secrets.sealing),
-        masking=agreement.public_key(secrets.masking),
-        commitment=agreement.commitment(secrets.self_mask, terms=terms.digest, silo=own),
+        sealing=crypto.public_key(secrets.sealing),
+        masking=crypto.public_key(secrets.masking),
+        commitment=crypto.commitment(secrets.self_mask, terms=terms.digest, silo=own),
     )
 
 
@@ -183,12 +191,12 @@ def _shares(secrets: RoundSecrets, roster: Roster, own: str) -> dict[str, ShareP
     """One pair for each neighbour and one for this silo."""
     holders = {silo: roster.points[silo] for silo in (*roster.ring.neighbours(own), own)}
     points, threshold = list(holders.values()), roster.ring.neighbourhood.shares
-    self_mask = shamir.split(secrets.self_mask, points, threshold=threshold)
-    masking = shamir.split(secrets.masking, points, threshold=threshold)
+    self_mask = split_secret(secrets.self_mask, points, threshold=threshold)
+    masking = split_secret(secrets.masking, points, threshold=threshold)
     return {silo: SharePair(self_mask=self_mask[p], masking=masking[p]) for silo, p in holders.items()}
 
 
 def _sealing_key(sealing: AgreementKey, roster: Roster, own: str, peer: str, *, sends: bool) -> bytes:
     sender, receiver = (own, peer) if sends else (peer, own)
     public = roster.advertisements[peer].sealing
-    return agreement.sealing_key(sealing, public, roster=roster.digest, sender=sender, receiver=receiver, peer=peer)
+    return crypto.sealing_key(sealing, public, roster=roster.digest, sender=sender, receiver=receiver, peer=peer)

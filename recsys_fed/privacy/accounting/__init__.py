@@ -2,10 +2,10 @@
 
 All of them take events and return an upper bound on epsilon at a given delta, for the
 neighbouring relation "one user added or removed", over the adaptive composition of all events.
-An empty history costs 0; any event without noise costs infinity. See `pld`, `prv` and `rdp`.
+An empty history costs 0; any event without noise costs infinity. See `pld` and `opacus`.
 
 `epsilon_of_history` takes a bounded time whatever the history holds: few kinds of events, grids of bounded size, and
-the Rényi bound of `renyi` where that is not enough. Every step on the way errs upwards.
+the Rényi bound of `closed_forms` where that is not enough. Every step on the way errs upwards.
 """
 
 import math
@@ -15,18 +15,15 @@ from typing import Protocol
 
 from recsys_fed import checks
 from recsys_fed.errors import PrivacyError
-from recsys_fed.privacy.accounting.kinds import Kinds, few_kinds, kinds_of, total_variation, without_negligible
+from recsys_fed.privacy.accounting.closed_forms import renyi_bound
+from recsys_fed.privacy.accounting.composition import Kinds, drop_negligible, few_kinds, kinds_of, total_variation
+from recsys_fed.privacy.accounting.opacus import MOST_RDP_TERMS, epsilon_prv, epsilon_rdp, rdp_terms
 from recsys_fed.privacy.accounting.pld import epsilon_pld
-from recsys_fed.privacy.accounting.prv import epsilon_prv
-from recsys_fed.privacy.accounting.rdp import MOST_RDP_TERMS, epsilon_rdp, rdp_terms
-from recsys_fed.privacy.accounting.renyi import renyi_bound
-from recsys_fed.privacy.accounting.slack import delta_left
-from recsys_fed.privacy.events import PrivacyEvent
+from recsys_fed.privacy.events import PrivacyEvent, delta_left
 
 __all__ = [
     "ACCOUNTANTS",
     "LARGEST_EPSILON",
-    "Accountant",
     "epsilon_of_history",
     "epsilon_pld",
     "epsilon_prv",
@@ -36,7 +33,7 @@ __all__ = [
 ]
 
 
-class Accountant(Protocol):
+class _Accountant(Protocol):
     """From events and a delta to an upper bound on epsilon."""
 
     def __call__(self, events: Sequence[PrivacyEvent], *, delta: float) -> float:
@@ -49,7 +46,7 @@ LARGEST_EPSILON = 600.0
 MOST_STEPS = 1_000_000
 # A figure so many times the Rényi bound comes from a coarse grid.
 _COARSE = 2.0
-ACCOUNTANTS: dict[str, Accountant] = {"pld": epsilon_pld, "prv": epsilon_prv, "rdp": epsilon_rdp}
+ACCOUNTANTS: dict[str, _Accountant] = {"pld": epsilon_pld, "prv": epsilon_prv, "rdp": epsilon_rdp}
 
 
 def epsilon_spent(events: Sequence[PrivacyEvent], *, delta: float) -> float:
@@ -68,7 +65,7 @@ def epsilon_of_history(events: Iterable[PrivacyEvent], *, delta: float, accounta
     Guarantees:
         - An upper bound; the same bits for any order of the events.
         - Bounded work, whatever noise, sampling and steps the events have. Beyond 32 different sampled kinds the
-          bound is looser, see `kinds.few_kinds`; above an epsilon of about 600, beyond a million
+          bound is looser, see `composition.few_kinds`; above an epsilon of about 600, beyond a million
           sampled steps, and where an accountant's numbers or its time end, it is the Rényi bound.
 
     Raises ConfigurationError unless 0 < delta < 1.
@@ -87,7 +84,7 @@ def _of_kinds(kinds: Kinds, delta: float, accountant: str) -> float:
         return math.inf
     if math.fsum(map(total_variation, kinds)) <= left:
         return 0.0
-    kinds = without_negligible(kinds, delta=delta)
+    kinds = drop_negligible(kinds, delta=delta)
     bound = renyi_bound(kinds, delta=delta_left(kinds, delta=delta))
     if bound > LARGEST_EPSILON or sum(kind.steps for kind in kinds if kind.sampling_probability < 1) > MOST_STEPS:
         return bound

@@ -15,8 +15,7 @@ import numpy as np
 from dp_accounting.pld import common, privacy_loss_distribution
 
 from recsys_fed import checks
-from recsys_fed.privacy.accounting.slack import delta_left
-from recsys_fed.privacy.events import PrivacyEvent
+from recsys_fed.privacy.events import PrivacyEvent, delta_left
 
 RELATIVE_INTERVAL = 0.03  # over the standard deviation of one step's privacy loss
 LARGEST_GRID = 2**18  # points that the privacy losses of all kinds may take, each of one step
@@ -46,7 +45,7 @@ def epsilon_pld(events: Sequence[PrivacyEvent], *, delta: float) -> float:
         interval = _interval(events)
         for _ in range(_ATTEMPTS):
             steps = _distributions(events, interval)
-            if sum(convolved_points(one, count) for one, count in steps) <= LARGEST_CONVOLUTION:
+            if sum(_convolved_points(one, count) for one, count in steps) <= LARGEST_CONVOLUTION:
                 composed = reduce(lambda left, right: left.compose(right), (_composed(one, n) for one, n in steps))
                 return max(0.0, float(composed.get_epsilon_for_delta(delta)))
             interval *= 4
@@ -105,7 +104,7 @@ def _composed(
     return one.self_compose(steps)
 
 
-def convolved_points(one: privacy_loss_distribution.PrivacyLossDistribution, steps: int) -> int:
+def _convolved_points(one: privacy_loss_distribution.PrivacyLossDistribution, steps: int) -> int:
     """Most points of the composition of so many steps, by the Chernoff bound with which dp-accounting cuts its tails.
 
     A few of its orders: the others only make the composition smaller.

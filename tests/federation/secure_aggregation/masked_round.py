@@ -7,8 +7,8 @@ from functools import lru_cache
 import numpy as np
 
 from recsys_fed.federation.secure_aggregation import server, silo
+from recsys_fed.federation.secure_aggregation.server import unmasked_sum
 from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms, RoundTerms, least_threshold
-from recsys_fed.federation.secure_aggregation.unmasking import unmasked_sum
 from recsys_fed.signing import SigningKey
 
 # In the order in which they pass: those of the silos, and those of the server.

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 from masked_round import Messages, Round, identities, inputs_of, terms_of
 
-from recsys_fed.federation.secure_aggregation import agreement
+from recsys_fed.federation.secure_aggregation import crypto
 from recsys_fed.federation.secure_aggregation import errors as e
 from recsys_fed.federation.secure_aggregation.envelope import Phase, open_envelope, seal_envelope
-from recsys_fed.federation.secure_aggregation.sealing import (
+from recsys_fed.federation.secure_aggregation.shares import (
     SharePair,
     seal,
     sealed_from_bytes,
@@ -72,8 +72,8 @@ def lying_shares(pair: SharePair) -> Change:
     def apply(messages: Messages) -> Messages:
         state = LATEST["round"].states[1]
         roster, own, peer = state.roster, KEYS[1].public_key, KEYS[0].public_key
-        key = agreement.sealing_key(
-            agreement.loaded(state.secrets.sealing),
+        key = crypto.sealing_key(
+            crypto.load_key(state.secrets.sealing),
             roster.advertisements[peer].sealing,
             roster=roster.digest,
             sender=own,

@@ -7,13 +7,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from masked_round import Round, identities, inputs_of, terms_of
 
+from recsys_fed.federation.secure_aggregation.encoding import silos_to_bytes
 from recsys_fed.federation.secure_aggregation.envelope import Phase, open_envelope
 from recsys_fed.federation.secure_aggregation.errors import SecureAggregationError
-from recsys_fed.federation.secure_aggregation.reader import silos_to_bytes
-from recsys_fed.federation.secure_aggregation.revealed import read_revealed
-from recsys_fed.federation.secure_aggregation.roster import Advertisement, bundle_to_bytes, read_bundle, read_roster
-from recsys_fed.federation.secure_aggregation.sealing import read_delivery, sealed_from_bytes, sealed_to_bytes
-from recsys_fed.federation.secure_aggregation.survivors import survivors_from_bytes
+from recsys_fed.federation.secure_aggregation.roster import (
+    Advertisement,
+    bundle_to_bytes,
+    read_bundle,
+    read_roster,
+    survivors_from_bytes,
+)
+from recsys_fed.federation.secure_aggregation.shares import (
+    read_delivery,
+    read_revealed,
+    sealed_from_bytes,
+    sealed_to_bytes,
+)
 from recsys_fed.federation.secure_aggregation.terms import RoundTerms
 
 KEYS = identities(3)

@@ -6,8 +6,14 @@ from masked_round import Round, identities, inputs_of, terms_of
 
 from recsys_fed.errors import DataFormatError
 from recsys_fed.federation.secure_aggregation.errors import ReplayedMessageError, objection_of
-from recsys_fed.federation.secure_aggregation.silo_states import Advertised, Confirmed, Masked, Shared
-from recsys_fed.federation.secure_aggregation.state_bytes import state_of, state_to_bytes
+from recsys_fed.federation.secure_aggregation.silo_state import (
+    Advertised,
+    Confirmed,
+    Masked,
+    Shared,
+    state_of,
+    state_to_bytes,
+)
 
 KINDS = (Advertised, Shared, Masked, Confirmed)
 

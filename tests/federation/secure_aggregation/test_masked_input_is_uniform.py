@@ -5,8 +5,8 @@ import pytest
 from masked_round import Round, identities, terms_of
 from scipy import stats
 
-from recsys_fed.federation.secure_aggregation import envelope, masks
-from recsys_fed.federation.secure_aggregation.packing import unpack
+from recsys_fed.federation.secure_aggregation import crypto, envelope
+from recsys_fed.federation.secure_aggregation.encoding import unpack
 
 ENTRIES, RUNS, BITS = 4096, 24, 33
 
@@ -52,7 +52,7 @@ def test_the_next_round_has_nothing_in_common_with_this_one() -> None:
 
 @pytest.mark.parametrize("weakness", ["no mask", "half of the bits", "a short period"])
 def test_the_test_finds_weak_masks(monkeypatch: pytest.MonkeyPatch, weakness: str) -> None:
-    genuine = masks.apply_mask
+    genuine = crypto.apply_mask
 
     def weak(words: np.ndarray, key: bytes, *, add: bool) -> None:
         if weakness == "half of the bits":

@@ -8,17 +8,18 @@ from meddling import INPUTS, KEYS, TERMS, Change, N, another_round, fails, flipp
 
 from recsys_fed.federation.secure_aggregation import errors as e
 from recsys_fed.federation.secure_aggregation import server, silo
+from recsys_fed.federation.secure_aggregation.encoding import silos_to_bytes
 from recsys_fed.federation.secure_aggregation.envelope import Phase, seal_envelope
-from recsys_fed.federation.secure_aggregation.reader import silos_to_bytes
-from recsys_fed.federation.secure_aggregation.revealed import revealed_to_bytes
 from recsys_fed.federation.secure_aggregation.roster import bundle_to_bytes, read_bundle
-from recsys_fed.federation.secure_aggregation.sealing import (
+from recsys_fed.federation.secure_aggregation.shares import (
+    PRIME,
+    SHARE_BYTES,
     Delivery,
     SharePair,
     read_delivery,
+    revealed_to_bytes,
     sealed_to_bytes,
 )
-from recsys_fed.federation.secure_aggregation.shamir import PRIME, SHARE_BYTES
 from recsys_fed.signing import SigningKey
 
 # --- shares ---------------------------------------------------------------------------------------------------

@@ -10,9 +10,17 @@ from masked_round import Round, identities, inputs_of, terms_of
 from scipy import stats
 
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.federation.secure_aggregation.encoding import (
+    HEADROOM,
+    Modulus,
+    from_words,
+    modulus_for,
+    pack,
+    packed_size,
+    to_words,
+    unpack,
+)
 from recsys_fed.federation.secure_aggregation.errors import MalformedMessageError
-from recsys_fed.federation.secure_aggregation.modulus import HEADROOM, Modulus, from_words, modulus_for, to_words
-from recsys_fed.federation.secure_aggregation.packing import pack, packed_size, unpack
 from recsys_fed.federation.secure_aggregation.terms import MOST_BITS
 
 

@@ -6,10 +6,15 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from recsys_fed.federation.secure_aggregation import degree
-from recsys_fed.federation.secure_aggregation.degree import Neighbourhood, neighbourhood
+from recsys_fed.federation.secure_aggregation import neighbours
 from recsys_fed.federation.secure_aggregation.errors import TooFewSurvivorsError
-from recsys_fed.federation.secure_aggregation.ring import Ring, check_spread, ring_of
+from recsys_fed.federation.secure_aggregation.neighbours import (
+    Neighbourhood,
+    Ring,
+    check_spread,
+    neighbourhood,
+    ring_of,
+)
 
 
 def names(n: int) -> list[str]:
@@ -48,8 +53,8 @@ def test_the_bounds_are_those_of_a_simulation(monkeypatch: pytest.MonkeyPatch) -
     """With failures allowed that a simulation can see, it sees no more of them than the bounds say, and some."""
     n, threshold, colluding = 60, 48, 0
     strict = neighbourhood(n_silos=n, threshold=threshold, colluding=colluding)
-    monkeypatch.setattr(degree, "PRIVACY_FAILURE", 0.2)
-    monkeypatch.setattr(degree, "COMPLETION_FAILURE", 0.2)
+    monkeypatch.setattr(neighbours, "PRIVACY_FAILURE", 0.2)
+    monkeypatch.setattr(neighbours, "COMPLETION_FAILURE", 0.2)
     found = neighbourhood.__wrapped__(n_silos=n, threshold=threshold, colluding=colluding)
     assert found.degree < strict.degree
     rng, half, trials = np.random.default_rng(0), found.degree // 2, 1000

@@ -6,7 +6,7 @@ from masked_round import Round, identities, terms_of
 from scipy import stats
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.federation.secure_aggregation.noise_share import distance_to_one_gaussian, noise_share, slack_of_sum
+from recsys_fed.federation.noise_split import distance_to_one_gaussian, noise_share, slack_of_sum
 
 SIGMA, ENTRIES = 60.0, 6000
 

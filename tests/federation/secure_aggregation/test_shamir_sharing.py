@@ -10,7 +10,13 @@ from scipy import stats
 
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.federation.secure_aggregation.errors import OutOfFieldShareError, WrongShareError
-from recsys_fed.federation.secure_aggregation.shamir import PRIME, SHARE_BYTES, combine, field_element, split
+from recsys_fed.federation.secure_aggregation.shares import (
+    PRIME,
+    SHARE_BYTES,
+    combine_shares,
+    field_element,
+    split_secret,
+)
 
 
 def oracle(points: dict[int, int]) -> int:
@@ -33,9 +39,9 @@ def oracle(points: dict[int, int]) -> int:
 @given(st.binary(min_size=32, max_size=32), st.integers(1, 9), st.integers(0, 6), st.randoms(use_true_random=False))
 def test_any_t_shares_give_the_secret(secret: bytes, threshold: int, spare: int, rng: random.Random) -> None:
     points = rng.sample(range(1, 1000), threshold + spare)
-    shares = split(secret, points, threshold=threshold)
+    shares = split_secret(secret, points, threshold=threshold)
     chosen = {point: shares[point] for point in rng.sample(points, threshold)}
-    assert combine(chosen, threshold=threshold) == secret
+    assert combine_shares(chosen, threshold=threshold) == secret
     assert oracle({x: int.from_bytes(y, "big") for x, y in chosen.items()}) == int.from_bytes(secret, "big")
 
 
@@ -59,12 +65,12 @@ def probably_prime(n: int) -> bool:
 
 def test_too_few_shares_fit_every_secret() -> None:
     """To t - 1 shares and any other secret there is exactly one polynomial: they say nothing about the secret."""
-    shares = split(b"\x01" * 32, [1, 2, 3], threshold=3)
+    shares = split_secret(b"\x01" * 32, [1, 2, 3], threshold=3)
     two = {x: int.from_bytes(shares[x], "big") for x in (1, 2)}
     for other in (0, 7, 2**255):
         third = through({0: other, **two}, at=3)
         completed = {1: shares[1], 2: shares[2], 3: third.to_bytes(SHARE_BYTES, "big")}
-        assert combine(completed, threshold=3) == other.to_bytes(32, "big")
+        assert combine_shares(completed, threshold=3) == other.to_bytes(32, "big")
 
 
 def through(points: dict[int, int], *, at: int) -> int:
@@ -73,7 +79,7 @@ def through(points: dict[int, int], *, at: int) -> int:
 
 
 def test_shares_of_one_secret_are_uniform() -> None:
-    drawn = [split(bytes(32), [1, 2], threshold=2)[2] for _ in range(4000)]
+    drawn = [split_secret(bytes(32), [1, 2], threshold=2)[2] for _ in range(4000)]
     assert stats.chisquare(histogram([share[-1] for share in drawn])).pvalue > 1e-6
     assert stats.chisquare(histogram([share[1] for share in drawn])).pvalue > 1e-6
     # The same test does reject the shares of a polynomial without random coefficients.
@@ -86,19 +92,19 @@ def histogram(values: list[int]) -> list[int]:
 
 def test_wrong_input_is_refused() -> None:
     secret = secrets.token_bytes(32)
-    shares = split(secret, [1, 2, 3], threshold=2)
+    shares = split_secret(secret, [1, 2, 3], threshold=2)
     with pytest.raises(WrongShareError, match="Expected 2 shares, got 1"):
-        combine({1: shares[1]}, threshold=2)
+        combine_shares({1: shares[1]}, threshold=2)
     for bad in (PRIME.to_bytes(SHARE_BYTES, "big"), b"\xff" * SHARE_BYTES, shares[1][1:], shares[1] + b"\0", b""):
         with pytest.raises(OutOfFieldShareError):
             field_element(bad)
         with pytest.raises(OutOfFieldShareError):
-            combine({1: bad, 2: shares[2]}, threshold=2)
+            combine_shares({1: bad, 2: shares[2]}, threshold=2)
     with pytest.raises(WrongShareError, match="32 bytes"):
-        combine({1: (PRIME - 1).to_bytes(SHARE_BYTES, "big")}, threshold=1)
-    assert combine({1: shares[1], 2: shares[3]}, threshold=2) != secret
+        combine_shares({1: (PRIME - 1).to_bytes(SHARE_BYTES, "big")}, threshold=1)
+    assert combine_shares({1: shares[1], 2: shares[3]}, threshold=2) != secret
     for points, threshold in (([0, 1], 2), ([1, 1], 2), ([1, 2], 3), ([1, 2], 0)):
         with pytest.raises(ConfigurationError):
-            split(secret, points, threshold=threshold)
+            split_secret(secret, points, threshold=threshold)
     with pytest.raises(ConfigurationError, match="32 bytes"):
-        split(b"short", [1, 2], threshold=2)
+        split_secret(b"short", [1, 2], threshold=2)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from masked_round import NEVER, UP, Round, identities, inputs_of, terms_of
 
-from recsys_fed.federation.secure_aggregation.degree import Neighbourhood
 from recsys_fed.federation.secure_aggregation.errors import TooFewSurvivorsError
+from recsys_fed.federation.secure_aggregation.neighbours import Neighbourhood
 from recsys_fed.federation.secure_aggregation.terms import least_threshold
 
 STEPS = ("keys_step", "shares_step", "input_step", "confirmation_step", "unmasking_step")
@@ -109,7 +109,7 @@ def test_every_size(n: int) -> None:
 def test_a_secret_with_too_few_holders_left_stays_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a small ring of four neighbours each, four of five holders must stay: who drops out decides."""
     narrow = Neighbourhood(degree=4, shares=4)
-    monkeypatch.setattr("recsys_fed.federation.secure_aggregation.ring.neighbourhood", lambda **_: narrow)
+    monkeypatch.setattr("recsys_fed.federation.secure_aggregation.neighbours.neighbourhood", lambda **_: narrow)
     keys = identities(9)
     terms = terms_of(keys, threshold=7)
     inputs = inputs_of(terms)

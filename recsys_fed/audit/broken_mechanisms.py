@@ -1,0 +1,190 @@
+"""Seven deliberately broken copies of the mechanism. An audit that cannot tell them from the real one is worthless.
+
+Each is the deployed mechanism with one mistake that real systems have made. Three are sums over users whose
+sensitivity is not what it is said to be.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+
+from recsys_fed.audit.mechanism import Mechanism
+from recsys_fed.federation.messages import Request, Update
+from recsys_fed.federation.release import Randomness, SiloUsers
+from recsys_fed.federation.schedule import Schedule
+from recsys_fed.models.histories import Histories
+from recsys_fed.models.user_blocks import UserHistories
+from recsys_fed.privacy.noise import SeededNoise
+from recsys_fed.trainers import popularity
+from recsys_fed.trainers.dp_sgd import DPSGD
+from recsys_fed.trainers.local_steps import Task
+from recsys_fed.trainers.losses.loss import Clipping
+from recsys_fed.trainers.trainer import DelegatingTrainer, LocalNoise, Tables, Trainer
+
+_NO_LIMIT = 1e15
+# Users that each silo is taken to have by the copy that weighs by its real number.
+EXPECTED_USERS = 1_000
+# Purpose of a simulated silo's noise key: public knowledge, as the code is.
+SIMULATION_NOISE = 1
+
+
+class _Unclipped(DelegatingTrainer):
+    """Every user's term has the length that it happens to have."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__(_UnclippedDPSGD(**_settings(trainer)) if isinstance(trainer, DPSGD) else trainer)
+
+    def contribution(
+        self, stage: str, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float]
+    ) -> torch.Tensor:
+        """Plain counts, plain power steps, or plain gradients."""
+        if stage == popularity.STAGE:
+            return _plain_counts(histories)
+        if "subspace" in tables:
+            return _plain_power_step(tables, histories)
+        return super().contribution(stage, tables, histories, settings=settings)
+
+
+class _RecordLevel(DelegatingTrainer):
+    """Every interaction is clipped as if it were a user: the unit that tools for images have by default."""
+
+    def contribution(
+        self, stage: str, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float]
+    ) -> torch.Tensor:
+        """The contribution of as many users as there are interactions."""
+        return super().contribution(stage, tables, _records(histories), settings=settings)
+
+    def local_update(
+        self, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float], noise: LocalNoise
+    ) -> torch.Tensor:
+        """Local steps over records."""
+        return super().local_update(tables, _records(histories), settings=settings, noise=noise)
+
+
+class _WeightedByCount(DelegatingTrainer):
+    """The silo's mean over its real number of users, which is private, times the expected number."""
+
+    def contribution(
+        self, stage: str, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float]
+    ) -> torch.Tensor:
+        """The sum times EXPECTED_USERS / n_users."""
+        total = super().contribution(stage, tables, histories, settings=settings)
+        return total * (EXPECTED_USERS / max(1, histories.n_users))
+
+    def local_update(
+        self, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float], noise: LocalNoise
+    ) -> torch.Tensor:
+        """Local steps whose released sum is weighted; without noise in it, as the noise is meant to stay."""
+        total = super().local_update(tables, histories, settings=settings, noise=noise)
+        return total * (EXPECTED_USERS // max(1, histories.n_users))
+
+
+class _UnclippedDPSGD(DPSGD):
+    """dp-sgd with a clip norm that nothing reaches."""
+
+    def contribution(
+        self, stage: str, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float]
+    ) -> torch.Tensor:
+        if self.clipping != "adaptive" or stage == popularity.STAGE:
+            return super().contribution(stage, tables, histories, settings=settings)
+        wide = dict(tables) | {"clip": torch.tensor([_NO_LIMIT])}
+        joined = super().contribution(stage, wide, histories, settings=settings)
+        joined[:-1] *= float(wide["clip"][0]) / float(tables["clip"][0])
+        return joined
+
+    def _task(self, settings: Mapping[str, float]) -> Task:
+        return replace(super()._task(settings), clipping=Clipping(l2_clip_norm=_NO_LIMIT, mode="flat"))
+
+
+def _settings(trainer: DPSGD) -> dict[str, Any]:
+    return {field.name: getattr(trainer, field.name) for field in fields(trainer)}
+
+
+def _plain_counts(histories: UserHistories) -> torch.Tensor:
+    total = torch.zeros(histories.n_items, dtype=torch.float64, device=histories.device)
+    for block in histories.blocks():
+        total += torch.bincount(block.items, minlength=histories.n_items)
+    return total[:, None]
+
+
+def _plain_power_step(tables: Tables, histories: UserHistories) -> torch.Tensor:
+    """sum_u (x_u - q q^T x_u) (x_u^T W) with x_u the damped history, as it is."""
+    damping, direction = tables["damping"].double(), tables["direction"].double()
+    subspace = tables["subspace"].double()
+    total = torch.zeros_like(subspace)
+    for block in histories.blocks():
+        part = block.restricted(tables["head"])
+        weights = damping[part.items]
+        projected = part.times(weights, subspace)
+        total += part.transposed_times(weights, projected)
+        total -= direction[:, None] * (part.times(weights, direction[:, None]).T @ projected)
+    return total
+
+
+def _records(histories: UserHistories) -> Histories:
+    items = torch.cat([block.items for block in histories.blocks()] or [torch.zeros(0, dtype=torch.int32)])
+    starts = torch.arange(len(items) + 1, device=items.device)
+    return Histories(items=items, starts=starts, n_items=histories.n_items)
+
+
+class _HalfTheNoise(Mechanism):
+    """The standard deviation is half of what the event says."""
+
+    def update(self, request: Request, users: SiloUsers, *, silo: int = 0, release: int = 0) -> Update:
+        """As deployed, with half the noise multiplier; the event still claims the whole."""
+        weak = replace(request, noise_multiplier=request.noise_multiplier / 2)
+        update = super().update(weak, users, silo=silo, release=release)
+        claimed = replace(update.event, noise_multiplier=request.noise_multiplier)
+        return replace(update, event=claimed)
+
+
+class _ReusedNoise(Mechanism):
+    """Every second release repeats the noise of the one before: a counter that is not stored in time."""
+
+    def randomness(self, silo: int, release: int) -> Randomness:
+        """Streams of the even release number."""
+        return super().randomness(silo, release - release % 2)
+
+
+class _KnownSeed(Mechanism):
+    """Noise from the seed of the run's configuration, as a simulation draws it."""
+
+    def randomness(self, silo: int, release: int) -> Randomness:
+        """Noise that whoever knows the configuration can draw as well."""
+        noise = SeededNoise(SIMULATION_NOISE, self.public_seed, silo, release)
+        return replace(super().randomness(silo, release), noise=noise)
+
+
+class _DropoutLosesNoise(Mechanism):
+    """Noise is split over all silos, and a round completes when some have taken their share away."""
+
+    def accept(self, schedule: Schedule, request: Request, updates: Sequence[Update]) -> None:
+        """Accept any round."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Breakage:
+    """A broken copy by name: what it is, the class, and what replaces the trainer."""
+
+    name: str
+    mechanism: type[Mechanism]
+    trainer: type[Trainer] | None = None
+    loses_silos: bool = False
+
+    def of(self, deployed: Mechanism) -> Mechanism:
+        """The broken copy of a mechanism, with the same keys."""
+        trainer = deployed.trainer if self.trainer is None else self.trainer(deployed.trainer)  # type: ignore[call-arg]
+        return self.mechanism(trainer=trainer, key=deployed.key, public_seed=deployed.public_seed)
+
+
+BREAKAGES = (
+    Breakage(name="no clipping", mechanism=Mechanism, trainer=_Unclipped),
+    Breakage(name="half the noise", mechanism=_HalfTheNoise),
+    Breakage(name="noise reused in two rounds", mechanism=_ReusedNoise),
+    Breakage(name="clipping of records instead of users", mechanism=Mechanism, trainer=_RecordLevel),
+    Breakage(name="seed known to the attacker", mechanism=_KnownSeed),
+    Breakage(name="dropout that loses noise", mechanism=_DropoutLosesNoise, loses_silos=True),
+    Breakage(name="private weights in the mean", mechanism=Mechanism, trainer=_WeightedByCount),
+)

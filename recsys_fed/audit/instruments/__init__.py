@@ -1,1 +1,0 @@
-"""Conformance instruments: tests of the mechanism in the auditor's hands, with the power that one run lacks."""
