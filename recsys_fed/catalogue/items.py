@@ -1,18 +1,98 @@
-"""The catalogue: which items there are, in which order, and what is publicly known of them."""
+"""The catalogue: which items there are, in which order, and what is publicly known of them.
+
+Its file is one Parquet table whose metadata holds the content hash.
+"""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from recsys_fed.catalogue.storage import COLUMNS, VECTORS, read_columns, write_columns
-from recsys_fed.errors import DataError, DataFormatError
+from recsys_fed.errors import DataError, DataFormatError, DataNotFoundError
+
+_COLUMNS = ("item_ids", "titles", "categories", "texts")
+# A column of numbers, that a catalogue has only where its texts were encoded.
+_VECTORS = "text_vectors"
+
+_TYPES = {
+    "item_ids": pa.string(),
+    "titles": pa.string(),
+    "categories": pa.list_(pa.string()),
+    "texts": pa.large_string(),
+    _VECTORS: pa.list_(pa.float32()),
+}
+_HASH_KEY = b"recsys_fed.content_hash"
+
+
+def _write_columns(path: Path, columns: Mapping[str, Any], *, content_hash: str) -> None:
+    """Write the columns that are not None; another process sees the old file or the whole new one."""
+    present = {name: values for name, values in columns.items() if values is not None}
+    schema = pa.schema(
+        [pa.field(name, _TYPES[name], nullable=False) for name in present],
+        metadata={_HASH_KEY: content_hash.encode()},
+    )
+    arrays = [_array(name, values) for name, values in present.items()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(descriptor)
+    try:
+        pq.write_table(pa.Table.from_arrays(arrays, schema=schema), temporary)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _read_columns(path: Path) -> tuple[dict[str, Any], str]:
+    """The catalogue's columns and the hash that the file claims for them."""
+    if not path.is_file():
+        raise DataNotFoundError(f"Expected a catalogue (Parquet) at {path}, found no file.")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataFormatError(f"Expected a catalogue in Parquet at {path}, could not read it: {error}") from error
+    content_hash = (table.schema.metadata or {}).get(_HASH_KEY)
+    if content_hash is None or "item_ids" not in table.column_names:
+        raise DataFormatError(
+            f"Expected {path} to be a catalogue with an item_ids column and a content hash, "
+            f"got the columns {', '.join(table.column_names)}. Write it with Catalogue.save."
+        )
+    columns = {name: table[name].to_pylist() for name in (*_COLUMNS, _VECTORS) if name in table.column_names}
+    return _as_fields(columns, path), content_hash.decode(errors="replace")
+
+
+def _array(name: str, values: Any) -> pa.Array:
+    if name == _VECTORS:
+        starts = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
+        return pa.ListArray.from_arrays(starts, pa.array(values.ravel(), type=pa.float32()))
+    return pa.array(values, type=_TYPES[name])
+
+
+def _as_fields(columns: dict[str, list[Any]], path: Path) -> dict[str, Any]:
+    fields: dict[str, Any] = {name: tuple(values) for name, values in columns.items()}
+    ids = np.empty(len(columns["item_ids"]), dtype=object)
+    ids[:] = columns["item_ids"]
+    fields["item_ids"] = ids
+    if "categories" in fields:
+        if not all(isinstance(entry, list) for entry in fields["categories"]):
+            raise DataFormatError(f"Expected the categories in {path} to be lists of str.")
+        fields["categories"] = tuple(map(tuple, fields["categories"]))
+    if _VECTORS in fields:
+        try:
+            fields[_VECTORS] = np.array(columns[_VECTORS], dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise DataFormatError(f"Expected {_VECTORS} in {path} to be lists of equally many numbers.") from error
+    return fields
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,7 +105,7 @@ class Catalogue:
         titles: a title an item, or None where there are no titles.
         categories: the categories of each item (an item may have none), or None.
         texts: a paragraph an item ("" where there is none), or None.
-        text_vectors: an embedding of each item's title and text, float32 [n_items, n], or None; see `encoder`.
+        text_vectors: an embedding of each item's title and text, float32 [n_items, n], or None; see `encode_text`.
 
     Raises:
         DataError: no items, an id twice, a column of another length, something that is not a str, or vectors
@@ -50,7 +130,7 @@ class Catalogue:
             raise DataError(f"Expected distinct item ids, got {ids[row]!r} twice (again in row {row}).")
 
     def _check_columns(self) -> None:
-        for name in COLUMNS:
+        for name in _COLUMNS:
             column = getattr(self, name)
             if column is None:
                 continue
@@ -77,7 +157,7 @@ class Catalogue:
         catalogues with the same hash have the same ids in the same order and the same columns.
         """
         digest = hashlib.sha256(b"recsys-fed catalogue 1\n")
-        for name in COLUMNS:
+        for name in _COLUMNS:
             column = getattr(self, name)
             digest.update(name.encode() + (b"-" if column is None else b"+"))
             if column is None:
@@ -89,7 +169,7 @@ class Catalogue:
             digest.update(_integers((len(encoded),)) + _integers(map(len, encoded)))
             digest.update(b"".join(encoded))
         if self.text_vectors is not None:
-            digest.update(VECTORS.encode() + b"+" + _integers(self.text_vectors.shape))
+            digest.update(_VECTORS.encode() + b"+" + _integers(self.text_vectors.shape))
             digest.update(self.text_vectors.astype("<f4").tobytes())
         return digest.hexdigest()
 
@@ -100,8 +180,8 @@ class Catalogue:
 
     def save(self, path: str | Path) -> None:
         """Write the catalogue as Parquet, with its hash; the file appears whole or not at all."""
-        columns = {name: getattr(self, name) for name in (*COLUMNS, VECTORS)}
-        write_columns(Path(path), columns, content_hash=self.content_hash)
+        columns = {name: getattr(self, name) for name in (*_COLUMNS, _VECTORS)}
+        _write_columns(Path(path), columns, content_hash=self.content_hash)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -112,7 +192,7 @@ class Catalogue:
             DataFormatError: the file is not a catalogue, or its content is not what its hash says.
             DataError: the content is no valid catalogue.
         """
-        columns, content_hash = read_columns(Path(path))
+        columns, content_hash = _read_columns(Path(path))
         catalogue = cls(**columns)
         if catalogue.content_hash != content_hash:
             raise DataFormatError(
@@ -126,7 +206,7 @@ def _checked_vectors(vectors: npt.NDArray[np.float32], n_items: int) -> npt.NDAr
     found = np.array(vectors, dtype=np.float32)
     if found.ndim != 2 or len(found) != n_items or not np.isfinite(found).all():
         raise DataError(
-            f"Expected finite {VECTORS} of shape ({n_items}, n), got {found.shape} or values that are not."
+            f"Expected finite {_VECTORS} of shape ({n_items}, n), got {found.shape} or values that are not."
         )
     found.flags.writeable = False
     return found
@@ -148,3 +228,45 @@ def _check_text(name: str, entries: Iterable[object]) -> None:
             entry.encode()
         except UnicodeEncodeError as error:
             raise DataError(f"Expected {name} to hold valid Unicode, entry {row} does not.") from error
+
+
+def extend_catalogue(catalogue: Catalogue, items: Catalogue) -> Catalogue:
+    """The catalogue as it is, and after it those of `items` that it lacks; of columns, those that it has."""
+    new = np.flatnonzero(catalogue.rows(items.item_ids) < 0)
+
+    def column(name: str, empty: str | tuple[str, ...]) -> tuple[str | tuple[str, ...], ...] | None:
+        there, more = getattr(catalogue, name), getattr(items, name)
+        if there is None:
+            return None
+        return (*there, *((more[row] if more is not None else empty) for row in new.tolist()))
+
+    return Catalogue(
+        item_ids=np.concatenate([catalogue.item_ids, items.item_ids[new]]),
+        titles=column("titles", ""),  # type: ignore[arg-type]
+        categories=column("categories", ()),  # type: ignore[arg-type]
+        texts=column("texts", ""),  # type: ignore[arg-type]
+        text_vectors=_more_vectors(catalogue, items, new),
+    )
+
+
+def _more_vectors(
+    catalogue: Catalogue, items: Catalogue, new: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32] | None:
+    """Vectors of both; zeros, which say nothing, where the new items have none of the same length."""
+    there, more = catalogue.text_vectors, items.text_vectors
+    if there is None:
+        return None
+    if more is None or more.shape[1] != there.shape[1]:
+        more = np.zeros((items.n_items, there.shape[1]), dtype=np.float32)
+    return np.concatenate([there, more[new]])
+
+
+def drop_items(catalogue: Catalogue, rows: npt.NDArray[np.bool_]) -> Catalogue:
+    """The catalogue without some of its rows, bool [n_items]."""
+    kept = np.flatnonzero(~rows).tolist()
+    columns = {
+        name: None if (values := getattr(catalogue, name)) is None else tuple(values[row] for row in kept)
+        for name in ("titles", "categories", "texts")
+    }
+    vectors = None if catalogue.text_vectors is None else catalogue.text_vectors[kept]
+    return Catalogue(item_ids=catalogue.item_ids[kept], text_vectors=vectors, **columns)

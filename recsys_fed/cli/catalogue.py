@@ -51,10 +51,10 @@ def catalogue(
         raise ConfigurationError("Expected --columns and --format beside --table only. Leave them out.")
     items = _read_table(table, columns or "", format or "") if table is not None else _items(data, source)
     if encoder is not None:
-        from recsys_fed.catalogue.encoder import encoded  # noqa: PLC0415
+        from recsys_fed.catalogue.features import encode_text  # noqa: PLC0415
 
         new_console(stderr=True).print(f"encoding the texts of {items.n_items:,} items")
-        items = encoded(items, encoder)
+        items = encode_text(items, encoder)
     items.save(output)
     vectors = "" if items.text_vectors is None else f", text vectors of length {items.text_vectors.shape[1]}"
     written = f"{items.n_items:,} items{vectors}, hash {items.content_hash[:12]}, written to {output}"

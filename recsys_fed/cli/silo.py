@@ -79,8 +79,11 @@ def init(  # noqa: PLR0913  (one argument a flag)
 def _found_columns(path: Path, source: str, *, kinds: dict[str, float], form: str) -> dict[str, Any]:
     """Keys of [data] for the columns of a file that have usual names."""
     from recsys_fed.data.readers.blocks import usual_columns  # noqa: PLC0415
-    from recsys_fed.data.readers.reading import Reading, text_format_of  # noqa: PLC0415
-    from recsys_fed.data.readers.roles import are_numbers  # noqa: PLC0415
+    from recsys_fed.data.readers.reading import (  # noqa: PLC0415
+        Reading,
+        are_numbers,
+        text_format_of,
+    )
 
     found = usual_columns(Reading(source=source, path=str(path), kinds=kinds, format=text_format_of(form)))
     if are_numbers(found):

@@ -18,8 +18,7 @@ from scipy import sparse
 
 from recsys_fed import checks
 from recsys_fed.catalogue.features import public_features
-from recsys_fed.catalogue.item_table import without
-from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.catalogue.items import Catalogue, drop_items
 from recsys_fed.data.simulated import SimulatedFederation
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.evaluation.metrics import HEADLINE_CUTOFF, HEADLINE_NAMES
@@ -130,7 +129,7 @@ def _score_by_features(items: _HeldOutItems) -> Floats:
 
 def _score_by_model(simulation: Simulation, items: _HeldOutItems, run: Path) -> Floats:
     """Train without the items in a whole run, and map the model to them."""
-    catalogue = without(items.catalogue, items.new)
+    catalogue = drop_items(items.catalogue, items.new)
     run.mkdir(parents=True, exist_ok=True)
     path = run / "known_items.parquet"
     catalogue.save(path)

@@ -11,11 +11,106 @@ import numpy.typing as npt
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.checks import at_least, positive
-from recsys_fed.data.dataset import Dataset
-from recsys_fed.data.identifiers import id_array
-from recsys_fed.data.interactions import Interactions
-from recsys_fed.data.planted import Groups, plant
-from recsys_fed.data.report import clean_report
+from recsys_fed.data.dataset import Dataset, clean_report
+from recsys_fed.data.interactions import Interactions, id_array
+
+_NAMES = ("Drama", "Comedy", "Thriller", "Romance", "Adventure", "Mystery", "Fantasy", "Western", "Musical")
+_NOUNS = ("River", "Garden", "Machine", "Winter", "Island", "Letter", "Mirror", "Tower", "Voyage", "Shadow")
+# Weight of the item of rank r in its group: (r + _HEAD)^-_TAIL.
+_HEAD = 4.0
+_TAIL = 1.2
+_SECOND_GROUP_SHARE = 0.3
+_SECOND_GROUP_WEIGHT = 0.3
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Groups:
+    """Groups of items, from which interactions are drawn.
+
+    Attributes:
+        n_items: number of items.
+        share: each group's share of all interactions, [n_groups].
+        members: the items of all groups one group after the other, int64 [n_members].
+        ladder: g + (cumulative share of the members within group g), ascending, [n_members].
+        titles: a title an item, with a year.
+        categories: the names of each item's groups.
+    """
+
+    n_items: int
+    share: npt.NDArray[np.float64]
+    members: npt.NDArray[np.int64]
+    ladder: npt.NDArray[np.float64]
+    titles: tuple[str, ...]
+    categories: tuple[tuple[str, ...], ...]
+
+    def draw(
+        self, taste: npt.NDArray[np.float64], owner: npt.NDArray[np.int64], *, rng: np.random.Generator
+    ) -> npt.NDArray[np.int64]:
+        """An item for each owner (a row of `taste` [n, n_groups]): first a group, then an item of it."""
+        rungs = np.cumsum(taste, axis=1)
+        rungs = (rungs / rungs[:, -1:] + np.arange(len(taste))[:, None]).ravel()
+        cell = np.searchsorted(rungs, owner + rng.random(len(owner)), side="right")
+        # Rounding at the upper end of a row may reach the next one.
+        group = np.minimum(cell - owner * taste.shape[1], taste.shape[1] - 1)
+        place = np.searchsorted(self.ladder, group + rng.random(len(owner)), side="right")
+        return np.asarray(self.members[np.minimum(place, len(self.members) - 1)], dtype=np.int64)
+
+
+def _plant(n_items: int, *, n_groups: int, rng: np.random.Generator) -> _Groups:
+    """Items in at most `n_groups` groups (no group is empty), popularity unrelated to the item's row."""
+    n_groups = min(n_groups, n_items)
+    share = rng.dirichlet(np.full(n_groups, 3.0))
+    first = np.concatenate([np.arange(n_groups), rng.integers(0, n_groups, n_items - n_groups)])
+    first = first[rng.permutation(n_items)]
+    second = np.where(rng.random(n_items) < _SECOND_GROUP_SHARE, rng.integers(0, n_groups, n_items), first)
+    both = np.flatnonzero(second != first)
+    members = np.concatenate([np.arange(n_items), both])
+    group = np.concatenate([first, second[both]])
+    popularity = _popularity(first, rng=rng)
+    weight = popularity[members] * np.where(np.arange(len(members)) < n_items, 1.0, _SECOND_GROUP_WEIGHT)
+    order = np.argsort(group, kind="stable")
+    return _Groups(
+        n_items=n_items,
+        share=share,
+        members=members[order],
+        ladder=_ladder(group[order], weight[order]),
+        titles=_titles(first, rng=rng),
+        categories=tuple((_name(a),) if a == b else (_name(a), _name(b)) for a, b in zip(first, second, strict=True)),
+    )
+
+
+def _popularity(group: npt.NDArray[np.int64], *, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    order = np.lexsort((rng.random(len(group)), group))
+    sizes = np.bincount(group)
+    rank = np.empty(len(group))
+    rank[order] = np.arange(len(group)) - (np.cumsum(sizes) - sizes)[group[order]]
+    weight: npt.NDArray[np.float64] = (rank + _HEAD) ** -_TAIL
+    return weight
+
+
+def _ladder(group: npt.NDArray[np.int64], weight: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """g + cumulative share within group g, for members sorted by group; a group ends at g + 1 exactly."""
+    share = weight / np.bincount(group, weights=weight)[group]
+    running = np.cumsum(share)
+    last = np.append(np.flatnonzero(np.diff(group)), len(group) - 1)
+    before = np.concatenate([[0.0], running[last[:-1]]])
+    ladder: npt.NDArray[np.float64] = np.minimum(running - before[group], 1.0) + group
+    ladder[last] = group[last] + 1.0
+    return ladder
+
+
+def _name(group: int) -> str:
+    return _NAMES[group] if group < len(_NAMES) else f"{_NAMES[group % len(_NAMES)]}-{group // len(_NAMES) + 1}"
+
+
+def _titles(group: npt.NDArray[np.int64], *, rng: np.random.Generator) -> tuple[str, ...]:
+    nouns = rng.integers(0, len(_NOUNS), len(group))
+    years = 1940 + (rng.beta(4.0, 1.5, len(group)) * 80).astype(np.int64)
+    return tuple(
+        f"{_name(g)} {_NOUNS[noun]} {row} ({year})"
+        for row, (g, noun, year) in enumerate(zip(group.tolist(), nouns.tolist(), years.tolist(), strict=True))
+    )
+
 
 # MovieLens-1M has a mean of 165 and a median of 96 interactions a user: for a log-normal law
 # mean / median = exp(sigma^2 / 2).
@@ -62,7 +157,7 @@ def generate(
     at_least(0, seed=seed)
     positive(mean_interactions=mean_interactions)
     rng = np.random.default_rng(seed)
-    groups = plant(n_items, n_groups=n_groups, rng=rng)
+    groups = _plant(n_items, n_groups=n_groups, rng=rng)
     wanted = _activity(n_users, n_items, mean=mean_interactions, rng=rng)
     draw = _draw_all(wanted, groups, rng=rng)
     ids = id_array(range(n_items))
@@ -89,7 +184,7 @@ def _activity(n_users: int, n_items: int, *, mean: float, rng: np.random.Generat
     return np.clip(sizes, 1, max(1, int(_MOST_OF_CATALOGUE * n_items))).astype(np.int64)
 
 
-def _draw_all(wanted: npt.NDArray[np.int64], groups: Groups, *, rng: np.random.Generator) -> _Draw:
+def _draw_all(wanted: npt.NDArray[np.int64], groups: _Groups, *, rng: np.random.Generator) -> _Draw:
     """Draws for all users, in chunks of users that bound the memory."""
     step = max(1, _CHUNK_CELLS // groups.n_items)
     user, item = [], []
@@ -100,7 +195,7 @@ def _draw_all(wanted: npt.NDArray[np.int64], groups: Groups, *, rng: np.random.G
     return _Draw(user=np.concatenate(user), item=np.concatenate(item))
 
 
-def _draw_chunk(wanted: npt.NDArray[np.int64], groups: Groups, *, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+def _draw_chunk(wanted: npt.NDArray[np.int64], groups: _Groups, *, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """Cells user * n_items + item, ascending; repetitions are dropped, and who lacks some draws again."""
     taste = _tastes(len(wanted), groups, rng=rng)
     taken = np.zeros(len(wanted) * groups.n_items, dtype=bool)
@@ -133,7 +228,7 @@ def _rank(owner: npt.NDArray[np.int64], *, n_users: int) -> npt.NDArray[np.int64
     return np.arange(len(owner)) - (np.cumsum(sizes) - sizes)[owner]
 
 
-def _tastes(n_users: int, groups: Groups, *, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def _tastes(n_users: int, groups: _Groups, *, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     """Mixture over groups of each user, [n_users, n_groups]."""
     own = rng.standard_gamma(_TASTE * groups.share, size=(n_users, len(groups.share))) + 1e-12
     own /= own.sum(axis=1, keepdims=True)

@@ -81,7 +81,7 @@ def protocol_of(config: SimulationConfig) -> Protocol | None:
     return PROTOCOLS[config.protocol]
 
 
-def followed(config: SimulationConfig) -> SimulationConfig:
+def apply_protocol(config: SimulationConfig) -> SimulationConfig:
     """The configuration with the keys that its protocol fixes filled in; once filled in, nothing changes any more.
 
     Raises:

@@ -15,11 +15,10 @@ from recsys_fed.config import SimulationConfig, columns_of, kinds_of
 from recsys_fed.data.dataset import Dataset
 from recsys_fed.data.locate import open_dataset
 from recsys_fed.data.partition import partition
-from recsys_fed.data.parts import parts_of, valued_at_least
-from recsys_fed.data.protocols import followed
+from recsys_fed.data.protocols import apply_protocol
 from recsys_fed.data.readers.reading import text_format_of
-from recsys_fed.data.signals import signals_of
-from recsys_fed.data.silo import histories
+from recsys_fed.data.silo import histories, signals_of
+from recsys_fed.data.split import drop_lower_values, parts_of
 from recsys_fed.models.histories import Histories, histories_of
 from recsys_fed.models.signals import NOTHING, Signal
 from recsys_fed.models.stored_histories import HistoryWriter, StoredHistories, stored_histories
@@ -70,13 +69,15 @@ def simulated_federation(config: SimulationConfig, *, silos: int, seed: int) -> 
     """
     seed = seed if config.data_seed < 0 else config.data_seed
     # Without what changes no interaction, so that runs which differ in it alone read their data once.
-    read = replace(followed(config), protocol="", ledgers="", epsilon_limit=0.0, block_interactions=0, data_seed=-1)
+    read = replace(
+        apply_protocol(config), protocol="", ledgers="", epsilon_limit=0.0, block_interactions=0, data_seed=-1
+    )
     return _federation(read, silos=silos, seed=seed)
 
 
 @lru_cache(maxsize=4)
 def _federation(config: SimulationConfig, *, silos: int, seed: int) -> SimulatedFederation:
-    dataset = valued_at_least(
+    dataset = drop_lower_values(
         open_dataset(
             config.data or None,
             columns=columns_of(config.columns),

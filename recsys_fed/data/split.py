@@ -2,9 +2,14 @@
 
 Every split but a given one leaves at least one interaction of each user in train, so a user with a
 single interaction keeps it there. All are deterministic under the generator's seed.
+
+`parts_of` says what of a data set is trained on, what is held out to be predicted, and what is neither. Settings are
+chosen on validation data and reported on test data: while a validation part is held out, test interactions are in no
+matrix at all.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +17,10 @@ import numpy.typing as npt
 from scipy import sparse
 
 from recsys_fed.checks import at_least, fraction, one_of
-from recsys_fed.data.dataset import Dataset
+from recsys_fed.config import SimulationConfig
+from recsys_fed.data.dataset import Dataset, report_without
 from recsys_fed.data.interactions import Interactions
-from recsys_fed.errors import DataError
+from recsys_fed.errors import ConfigurationError, DataError
 
 Mask = npt.NDArray[np.bool_]
 
@@ -46,7 +52,7 @@ def leave_last_out(interactions: Interactions, *, n_last: int = 1) -> Mask:
     return _first_of_each_user(interactions, newest_first, quota=quota)
 
 
-def leave_two_out(interactions: Interactions) -> tuple[Mask, Mask]:
+def _leave_two_out(interactions: Interactions) -> tuple[Mask, Mask]:
     """Each user's latest interaction (test) and the one before it (validation), two masks bool [n].
 
     Of equal times the later row is later. Users with fewer than three interactions hold nothing out.
@@ -108,7 +114,7 @@ METHODS: dict[str, _Method] = {
         dataset.interactions, test_fraction=share, rng=rng
     ),
     "leave-last-out": lambda dataset, _fraction, last, _rng: leave_last_out(dataset.interactions, n_last=last),
-    LEAVE_TWO_OUT: lambda dataset, _fraction, _last, _rng: leave_two_out(dataset.interactions)[0],
+    LEAVE_TWO_OUT: lambda dataset, _fraction, _last, _rng: _leave_two_out(dataset.interactions)[0],
     "global-temporal": lambda dataset, share, _last, _rng: global_temporal(dataset.interactions, test_fraction=share),
 }
 
@@ -170,3 +176,62 @@ def _by_user(interactions: Interactions, order: npt.NDArray[np.int64]) -> npt.ND
     """The interactions user by user, those of one user in the given order, [n]; a counting sort."""
     one_row = (order, interactions.user[order], np.array([0, len(order)]))
     return np.asarray(sparse.csr_matrix(one_row, shape=(1, interactions.n_users)).tocsc().data)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Parts:
+    """Disjoint masks over the interactions, bool [n]; what is in none of them is not used.
+
+    Attributes:
+        train: histories that models see.
+        held_out: to be predicted.
+        unranked: neither, and no candidate of a ranking either.
+    """
+
+    train: Mask
+    held_out: Mask
+    unranked: Mask
+
+
+def parts_of(dataset: Dataset, config: SimulationConfig, *, rng: np.random.Generator) -> Parts:
+    """Split by the configuration's method; held_out = "validation" leaves the test part out altogether.
+
+    The validation part is the last but one of leave-two-out. Under every other method it is a random
+    `test_fraction` of what each user has outside the test part. Leave-two-out never trains on either, so that both
+    parts are predicted from the same histories; the validation item is known by the time of the test item, so it is
+    no candidate there.
+    """
+    interactions, nothing = dataset.interactions, np.zeros(len(dataset.interactions), dtype=bool)
+    test = split(dataset, rng=rng, method=config.split, test_fraction=config.test_fraction)
+    on_validation = config.held_out == "validation"
+    if config.split == LEAVE_TWO_OUT:
+        validation = _leave_two_out(interactions)[1]
+        held_out, unranked = (validation, nothing) if on_validation else (test, validation)
+        return Parts(train=~test & ~validation, held_out=held_out, unranked=unranked)
+    if not on_validation:
+        return Parts(train=~test, held_out=test, unranked=nothing)
+    left = np.flatnonzero(~test)
+    drawn = per_user_random(interactions.select(~test), test_fraction=config.test_fraction, rng=rng)
+    validation = nothing.copy()
+    validation[left[drawn]] = True
+    return Parts(train=~test & ~validation, held_out=validation, unranked=nothing)
+
+
+def drop_lower_values(dataset: Dataset, min_value: float) -> Dataset:
+    """The data set with the interactions of at least `min_value` only; all ids, and so all users, stay.
+
+    Raises:
+        ConfigurationError: there are no values.
+    """
+    if np.isneginf(min_value):
+        return dataset
+    value = dataset.interactions.value
+    if value is None:
+        raise ConfigurationError(
+            f"Expected no min_value for interactions without values, got {min_value}. Leave it out, or name "
+            "the column that holds the values."
+        )
+    kept = np.asarray(value >= min_value, dtype=bool)
+    is_test = None if dataset.is_test is None else dataset.is_test[kept]
+    report = report_without(dataset.report, kept, "below the minimum value")
+    return replace(dataset, interactions=dataset.interactions.select(kept), is_test=is_test, report=report)

@@ -9,6 +9,7 @@ import torch
 from scipy import sparse
 
 from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.data.dataset import Finding, ValidationReport
 from recsys_fed.data.interactions import Interactions
 from recsys_fed.data.readers.blocks import blocks_of
 from recsys_fed.data.readers.interactions import (
@@ -21,9 +22,7 @@ from recsys_fed.data.readers.interactions import (
     without_repeated,
 )
 from recsys_fed.data.readers.reading import Block
-from recsys_fed.data.report import Finding, ValidationReport
-from recsys_fed.data.signals import signals_of, ties_of
-from recsys_fed.data.silo import silo_dataset
+from recsys_fed.data.silo import signals_of, silo_dataset, ties_of
 from recsys_fed.data.split import leave_last_out
 from recsys_fed.models.histories import Histories, histories_of
 from recsys_fed.models.signals import NOTHING, Signal, Signals
@@ -82,7 +81,7 @@ def read_silo_data(
     takes part, and with what, is then the same in both, for blocks of any size, in memory and on disk. That holds
     because
     - lines are split, and rows dropped, one by one (`data.readers.lines`, `rows`): no row is an error of the reading;
-    - a cell is read by a rule that sees that cell and silo.toml alone (`data.readers.cells`, `ids`): types and units
+    - a cell is read by a rule that sees that cell and silo.toml alone (`data.readers.cells`): types and units
       never follow from a column or a block, and separators from the header or silo.toml;
     - repeated rows, the history's minimum, what is held out and signals are decided among a user's own rows, in the
       order of the file; the rows of a query have no order, so that equal times are ordered by value, then item. Which

@@ -22,12 +22,12 @@ import torch
 from scipy import sparse
 
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.data.identifiers import id_array
+from recsys_fed.data.dataset import Finding, ValidationReport
+from recsys_fed.data.interactions import id_array
 from recsys_fed.data.readers.blocks import blocks_of
 from recsys_fed.data.readers.interactions import DROPPED, Codes, Columns
-from recsys_fed.data.readers.roles import are_positions
+from recsys_fed.data.readers.reading import are_positions
 from recsys_fed.data.readers.rows import Account, Rows, rows_of
-from recsys_fed.data.report import Finding, ValidationReport
 from recsys_fed.models.signals import NOTHING, Signal
 from recsys_fed.models.stored_histories import HistoryWriter, StoredHistories, stored_histories
 from recsys_fed.silo.interactions import Part, SiloData, SiloPart, read_silo_data, silo_part

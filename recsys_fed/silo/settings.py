@@ -9,8 +9,7 @@ from typing import Any
 
 from recsys_fed import checks
 from recsys_fed.config import COLUMN_ROLES, FederationConfig, check_kinds, flattened, known_key, parse
-from recsys_fed.data.readers.cells import UNITS
-from recsys_fed.data.readers.dates import UNREADABLE, moment_of_text
+from recsys_fed.data.readers.cells import UNITS, UNREADABLE, moment_of_text
 from recsys_fed.data.readers.reading import DATABASES, SOURCES, Reading, text_format_of
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 

@@ -12,8 +12,7 @@ from scipy import sparse
 
 from recsys_fed import checks
 from recsys_fed.catalogue.features import public_features
-from recsys_fed.catalogue.item_table import extended
-from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.catalogue.items import Catalogue, extend_catalogue
 from recsys_fed.data.readers.products import read_items
 from recsys_fed.errors import ConfigurationError, DataFormatError
 from recsys_fed.evaluation.ranking import top_items
@@ -80,7 +79,7 @@ class Recommender:
         Raises:
             ConfigurationError: the catalogue has no titles, categories or texts.
         """
-        larger = extended(self.catalogue, items)
+        larger = extend_catalogue(self.catalogue, items)
         features = public_features(larger)
         if features is None:
             raise ConfigurationError(

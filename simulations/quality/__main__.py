@@ -18,7 +18,7 @@ from rich.console import Console
 
 from recsys_fed.config import SimulationConfig
 from recsys_fed.data.locate import open_dataset
-from recsys_fed.data.protocols import PROTOCOLS, followed
+from recsys_fed.data.protocols import PROTOCOLS, apply_protocol
 from recsys_fed.errors import DataNotFoundError
 from recsys_fed.versions import versions
 from simulations.quality.page import START, metric_of, tables
@@ -196,7 +196,7 @@ def _rows(sweep: Sweep, there: Json) -> list[Json]:
 def _data_is_there(console: Console) -> bool:
     for name in PROTOCOLS:
         try:
-            open_dataset(followed(SimulationConfig(protocol=name)).data)
+            open_dataset(apply_protocol(SimulationConfig(protocol=name)).data)
         except DataNotFoundError as error:
             console.print("The page needs MovieLens in ../shared/data or $RECSYS_FED_DATA.", style="red")
             console.print(str(error), markup=False, highlight=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from recsys_fed.catalogue.encoder import PACKAGED, encoded
+from recsys_fed.catalogue.features import PACKAGED_MODEL, encode_text
 from recsys_fed.config import SimulationConfig
 from recsys_fed.data.simulated import simulated_federation
 from recsys_fed.evaluation.baselines import BASELINES
@@ -87,9 +87,9 @@ def catalogue(*, protocol: str, output: str) -> Json:
     """The protocol's catalogue with text vectors, as `recsys-fed catalogue --encoder minilm` writes it."""
     torch.set_num_threads(1)
     federation = simulated_federation(SimulationConfig(protocol=protocol), silos=1, seed=0)
-    items = encoded(federation.catalogue, PACKAGED)
+    items = encode_text(federation.catalogue, PACKAGED_MODEL)
     items.save(Path(output))
-    return {"content_hash": items.content_hash, "encoder": PACKAGED}
+    return {"content_hash": items.content_hash, "encoder": PACKAGED_MODEL}
 
 
 def _size_by_hand(facts: PublicFacts, dims: float, heads: float, rounds: int) -> Size:

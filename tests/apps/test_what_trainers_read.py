@@ -129,7 +129,7 @@ def test_trainers_of_today_read_nothing_and_their_silos_hold_nothing(trainer, ta
     def refuse(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr("recsys_fed.data.signals._sources", refuse)
+    monkeypatch.setattr("recsys_fed.data.silo._sources", refuse)
     assert TRAINERS[trainer]().reads == frozenset()
     data = SimulationConfig(data=str(tmp_path / "rows.csv"))
     config = FederationConfig(**(vars(READS_NOTHING) | {"trainer": trainer}))

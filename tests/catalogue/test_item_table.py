@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from recsys_fed.catalogue.item_table import extended, without
-from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.catalogue.items import Catalogue, drop_items, extend_catalogue
 from recsys_fed.data.readers.products import read_items
 from recsys_fed.errors import DataError, DataFormatError, DataNotFoundError
 
@@ -49,7 +48,7 @@ def test_a_missing_file_is_named(tmp_path):
 def test_known_items_stay_in_place_and_as_they_are():
     old = catalogue("a", "b", titles=("A", "B"), categories=(("x",), ()))
     new = catalogue("c", "a", "d", titles=("C", "other", "D"), texts=("t", "t", "t"))
-    found = extended(old, new)
+    found = extend_catalogue(old, new)
     assert found.item_ids.tolist() == ["a", "b", "c", "d"]
     assert found.titles == ("A", "B", "C", "D")
     assert found.categories == (("x",), (), (), ())
@@ -59,18 +58,18 @@ def test_known_items_stay_in_place_and_as_they_are():
 def test_without_and_extended_are_inverse():
     vectors = np.arange(6, dtype=np.float32).reshape(3, 2)
     whole = catalogue("a", "b", "c", titles=("A", "B", "C"), texts=("1", "2", "3"), text_vectors=vectors)
-    part = without(whole, np.array([False, False, True]))
+    part = drop_items(whole, np.array([False, False, True]))
     assert part.item_ids.tolist() == ["a", "b"]
     assert part.categories is None
     np.testing.assert_array_equal(part.text_vectors, vectors[:2])
-    assert not extended(part, catalogue("z", titles=("Z",))).text_vectors[2].any()
-    assert extended(part, whole).content_hash == whole.content_hash
+    assert not extend_catalogue(part, catalogue("z", titles=("Z",))).text_vectors[2].any()
+    assert extend_catalogue(part, whole).content_hash == whole.content_hash
 
 
 def test_text_vectors_go_with_their_items():
     old = catalogue("a", "b", text_vectors=np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32))
     new = catalogue("b", "c", text_vectors=np.array([[9.0, 9.0], [2.0, 3.0]], dtype=np.float32))
-    assert extended(old, new).text_vectors.tolist() == [[1.0, 0.0], [0.0, 1.0], [2.0, 3.0]]
-    assert extended(old, catalogue("c")).text_vectors.tolist() == [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
-    assert without(old, np.array([True, False])).text_vectors.tolist() == [[0.0, 1.0]]
-    assert extended(catalogue("a"), new).text_vectors is None
+    assert extend_catalogue(old, new).text_vectors.tolist() == [[1.0, 0.0], [0.0, 1.0], [2.0, 3.0]]
+    assert extend_catalogue(old, catalogue("c")).text_vectors.tolist() == [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
+    assert drop_items(old, np.array([True, False])).text_vectors.tolist() == [[0.0, 1.0]]
+    assert extend_catalogue(catalogue("a"), new).text_vectors is None

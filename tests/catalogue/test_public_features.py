@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from recsys_fed.catalogue import Catalogue, public_features
-from recsys_fed.catalogue.words import tf_idf
+from recsys_fed.catalogue.features import tf_idf
 from recsys_fed.errors import ConfigurationError
 
 

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from recsys_fed.catalogue import Catalogue, public_features
-from recsys_fed.catalogue.encoder import PACKAGED, encoded
+from recsys_fed.catalogue.features import PACKAGED_MODEL, encode_text
 from recsys_fed.errors import ConfigurationError, DataError
 
 TITLES = ("A spaceship lands on Mars", "Astronauts travel through space", "A wedding in Tuscany", "")
@@ -58,7 +58,7 @@ def test_a_real_sentence_transformer_puts_like_texts_together(catalogue, tmp_pat
 
     catalogue.save(tmp_path / "plain.parquet")
     arguments = ["catalogue", str(tmp_path / "v.parquet"), "--catalogue", str(tmp_path / "plain.parquet")]
-    result = CliRunner().invoke(app, [*arguments, "--encoder", PACKAGED])
+    result = CliRunner().invoke(app, [*arguments, "--encoder", PACKAGED_MODEL])
     assert result.exit_code == 0, result.output
     found = Catalogue.load(tmp_path / "v.parquet")
     assert found.titles == TITLES
@@ -67,12 +67,12 @@ def test_a_real_sentence_transformer_puts_like_texts_together(catalogue, tmp_pat
     space, travel, wedding = found.text_vectors[:3] / np.linalg.norm(found.text_vectors[:3], axis=1, keepdims=True)
     assert space @ travel > space @ wedding + 0.2
     with pytest.raises(ConfigurationError, match="path or the name of a sentence transformer"):
-        encoded(catalogue, str(tmp_path))
+        encode_text(catalogue, str(tmp_path))
 
 
 def test_without_text_or_without_the_library_it_says_so(catalogue, monkeypatch):
     with pytest.raises(DataError, match="titles or texts to encode"):
-        encoded(Catalogue(item_ids=np.array(["a"], dtype=object)), PACKAGED)
+        encode_text(Catalogue(item_ids=np.array(["a"], dtype=object)), PACKAGED_MODEL)
     monkeypatch.setitem(__import__("sys").modules, "sentence_transformers", None)
     with pytest.raises(ConfigurationError, match=r"pip install \"recsys-fed\[text\]\""):
-        encoded(catalogue, PACKAGED)
+        encode_text(catalogue, PACKAGED_MODEL)

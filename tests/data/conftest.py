@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys_fed.data.identifiers import id_array
-from recsys_fed.data.interactions import Interactions
+from recsys_fed.data.interactions import Interactions, id_array
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import columns_of, kinds_of
-from recsys_fed.data.identifiers import id_array
-from recsys_fed.data.interactions import MISSING_TIME
+from recsys_fed.data.interactions import MISSING_TIME, id_array
 from recsys_fed.data.locate import open_dataset
 from recsys_fed.data.readers.blocks import blocks_of, source_of, usual_columns
 from recsys_fed.data.readers.interactions import interactions_of

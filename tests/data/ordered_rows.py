@@ -8,8 +8,7 @@ import torch
 from hypothesis import strategies as st
 
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.data.identifiers import id_array
-from recsys_fed.data.interactions import MISSING_TIME, Interactions
+from recsys_fed.data.interactions import MISSING_TIME, Interactions, id_array
 from recsys_fed.models.histories import Histories
 
 N_ITEMS = 9

@@ -9,9 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 from doors import Entry
 
-from recsys_fed.data.readers.cells import time_of, value_of
-from recsys_fed.data.readers.dates import LATEST, MISSING, UNREADABLE
-from recsys_fed.data.readers.ids import spell_id
+from recsys_fed.data.readers.cells import LATEST, MISSING, UNREADABLE, spell_id, time_of, value_of
 
 BLANKS = re.compile(rb"[ \t]+")
 MOST = float(np.finfo(np.float32).max)

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from recsys_fed.data.download import Archive, fetch
+from recsys_fed.data.locate import Archive, fetch
 from recsys_fed.errors import DataFormatError, DataNotFoundError
 
 RATINGS = "1::661::5::978300760\n2::661::4::978298413\n"

@@ -3,8 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recsys_fed.data.identifiers import id_order
-from recsys_fed.data.interactions import MISSING_TIME, Interactions
+from recsys_fed.data.interactions import MISSING_TIME, Interactions, id_order
 from recsys_fed.errors import DataError
 
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from recsys_fed.config import SimulationConfig
-from recsys_fed.data.parts import parts_of, valued_at_least
-from recsys_fed.data.protocols import PROTOCOLS, followed, protocol_of
+from recsys_fed.data.protocols import PROTOCOLS, apply_protocol, protocol_of
 from recsys_fed.data.simulated import simulated_federation
 from recsys_fed.data.sources import Request, read
+from recsys_fed.data.split import drop_lower_values, parts_of
 from recsys_fed.errors import ConfigurationError, DataFormatError
 
 U_DATA = "\n".join(
@@ -89,8 +89,8 @@ def read_generated():
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_protocol_once_followed_changes_nothing_more(name):
-    config = followed(SimulationConfig(protocol=name))
-    assert followed(config) == config
+    config = apply_protocol(SimulationConfig(protocol=name))
+    assert apply_protocol(config) == config
     assert protocol_of(config) is PROTOCOLS[name]
     assert all(getattr(config, key) == value for key, value in PROTOCOLS[name].keys.items())
     assert config.data.endswith(PROTOCOLS[name].given_split)
@@ -107,18 +107,18 @@ def test_a_protocol_once_followed_changes_nothing_more(name):
 )
 def test_what_a_protocol_fixes_cannot_be_said_otherwise(name, change, message):
     with pytest.raises(ConfigurationError, match=message):
-        followed(SimulationConfig(protocol=name, **change))
+        apply_protocol(SimulationConfig(protocol=name, **change))
 
 
 def test_without_a_protocol_the_configuration_stays():
     config = SimulationConfig(split="leave-last-out", min_value=2.0)
-    assert followed(config) is config
+    assert apply_protocol(config) is config
     assert protocol_of(config) is None
 
 
 def test_interactions_without_values_cannot_be_kept_by_value():
     with pytest.raises(ConfigurationError, match="no min_value for interactions without values"):
-        valued_at_least(read_generated(), 4.0)
+        drop_lower_values(read_generated(), 4.0)
 
 
 @pytest.fixture

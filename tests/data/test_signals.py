@@ -14,8 +14,7 @@ from ordered_rows import CATALOGUE, Row, chosen_users, interactions_of, ordered,
 from scipy import sparse
 
 from recsys_fed.data.interactions import MISSING_TIME
-from recsys_fed.data.signals import signals_of, ties_of
-from recsys_fed.data.silo import histories, silo_dataset
+from recsys_fed.data.silo import histories, signals_of, silo_dataset, ties_of
 from recsys_fed.data.split import leave_last_out
 from recsys_fed.errors import ConfigurationError, DataError, DataFormatError
 from recsys_fed.federation import distributed

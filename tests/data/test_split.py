@@ -4,10 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_fed.catalogue import Catalogue
-from recsys_fed.data.dataset import Dataset
-from recsys_fed.data.identifiers import id_array
-from recsys_fed.data.interactions import Interactions
-from recsys_fed.data.report import clean_report
+from recsys_fed.data.dataset import Dataset, clean_report
+from recsys_fed.data.interactions import Interactions, id_array
 from recsys_fed.data.split import METHODS, global_temporal, leave_last_out, per_user_random, split
 from recsys_fed.errors import ConfigurationError, DataError
 

@@ -12,7 +12,7 @@ from table_oracle import expected
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import columns_of, kinds_of
-from recsys_fed.data.identifiers import id_array
+from recsys_fed.data.interactions import id_array
 from recsys_fed.silo.interactions import read_silo_data
 from recsys_fed.silo.on_disk import read_stored_data
 from recsys_fed.silo.settings import DataSettings

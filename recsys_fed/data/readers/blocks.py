@@ -12,10 +12,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys_fed.data.readers.json_lines import json_blocks, json_roles
-from recsys_fed.data.readers.lines import COMPRESSIONS, TextTable, suffix_of, text_blocks, text_table
-from recsys_fed.data.readers.reading import DATABASES, Block, Blocks, Reading, TextFormat
-from recsys_fed.data.readers.roles import ROLES, Roles, check_roles, find_roles
+from recsys_fed.data.readers.lines import (
+    COMPRESSIONS,
+    TextTable,
+    json_blocks,
+    json_roles,
+    suffix_of,
+    text_blocks,
+    text_table,
+)
+from recsys_fed.data.readers.reading import (
+    DATABASES,
+    ROLES,
+    Block,
+    Blocks,
+    Reading,
+    Roles,
+    TextFormat,
+    check_roles,
+    find_roles,
+)
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 
 _SUFFIXES = {

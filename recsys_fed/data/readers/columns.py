@@ -1,4 +1,4 @@
-"""The rules of `ids` and `cells` over whole columns: whatever else a column holds, a cell means the same.
+"""The rules of `cells` over whole columns: whatever else a column holds, a cell means the same.
 
 A column is an Arrow array, whose type its source declares, or a list of Python's objects. Where a whole column can
 be done at once, the result is that of the rule for each cell; tests compare both.
@@ -13,9 +13,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys_fed.data.readers.cells import PER_SECOND, time_of, value_of
-from recsys_fed.data.readers.dates import FAR, LATEST_SECONDS, MISSING, UNREADABLE, tail_of
-from recsys_fed.data.readers.ids import spell_id
+from recsys_fed.data.readers.cells import (
+    FAR,
+    LATEST_SECONDS,
+    MISSING,
+    PER_SECOND,
+    UNREADABLE,
+    spell_id,
+    tail_of,
+    time_of,
+    value_of,
+)
 
 Column: TypeAlias = "pa.Array | Sequence[object]"
 

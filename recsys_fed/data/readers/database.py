@@ -9,8 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from recsys_fed.data.readers.reading import Reading
-from recsys_fed.data.readers.roles import Roles, find_roles
+from recsys_fed.data.readers.reading import Reading, Roles, find_roles
 from recsys_fed.errors import DataFormatError, DataNotFoundError
 
 # Dates are written as ISO 8601 has them, and text arrives as UTF-8, whatever the server's own habits are.

@@ -1,6 +1,6 @@
 """Rows as interactions: codes into tables of ids, each user and item together once, every row accounted for."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,18 +9,48 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from recsys_fed.data.duplicates import exact_duplicates, outdated_pairs, repeated_rows
-from recsys_fed.data.identifiers import id_array, id_order
-from recsys_fed.data.interactions import Interactions
+from recsys_fed.data.dataset import LEFT_OUT, Finding, ValidationReport
+from recsys_fed.data.interactions import Interactions, id_array, id_order
 from recsys_fed.data.readers.blocks import blocks_of
 from recsys_fed.data.readers.columns import Column, IdColumn
-from recsys_fed.data.readers.reading import DATABASES, Block, Reading
-from recsys_fed.data.readers.roles import are_positions
+from recsys_fed.data.readers.reading import DATABASES, Block, Reading, are_positions
 from recsys_fed.data.readers.rows import Account, rows_of
-from recsys_fed.data.report import LEFT_OUT, Finding, ValidationReport
 from recsys_fed.errors import DataFormatError
 
 Mask = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.float32] | npt.NDArray[np.int64]
+
+
+def _repeated_rows(pair: npt.NDArray[np.int64]) -> Rows:
+    """The rows whose pair, int64 [n], occurs in more than one of them, ascending."""
+    # Sorting numbers is much faster than hashing them, and most data has no repeated pair at all.
+    ordered = np.sort(pair)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    del ordered
+    if not len(twice):
+        return np.empty(0, dtype=np.int64)
+    return np.flatnonzero(pd.Index(np.unique(twice)).get_indexer(pair) >= 0)
+
+
+def _exact_duplicates(rows: Rows, columns: Sequence[Numbers]) -> Mask:
+    """True for each of the rows that a later one of them repeats in all columns [n], bool [len(rows)]."""
+    found = pd.DataFrame({number: column[rows] for number, column in enumerate(columns)})
+    return np.asarray(found.duplicated(keep="last"), dtype=bool)
+
+
+def _outdated_pairs(rows: Rows, pair: npt.NDArray[np.int64], *, keys: Sequence[Numbers]) -> Mask:
+    """True for each of the rows whose pair has a better row among them, bool [len(rows)].
+
+    Better is by the first of the keys, each [n], then the next, then by position.
+    """
+    order = np.lexsort([rows, *(key[rows] for key in reversed(keys)), pair[rows]])
+    ordered = pair[rows[order]]
+    outdated = np.zeros(len(rows), dtype=bool)
+    outdated[order[:-1]] = ordered[:-1] == ordered[1:]
+    return outdated
+
+
 Place = Callable[[int], str]
 
 _EXAMPLES = 5
@@ -91,7 +121,7 @@ class Codes:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Collected:
+class _Collected:
     """All rows of a source: those kept, which of all these are, bool [n_rows], and an account of the others."""
 
     columns: Columns
@@ -99,7 +129,7 @@ class Collected:
     account: Account
 
 
-def collect(blocks: Iterable[Block], reading: Reading, *, rename: Callable[[str], str] | None = None) -> Collected:
+def collect(blocks: Iterable[Block], reading: Reading, *, rename: Callable[[str], str] | None = None) -> _Collected:
     """The kept rows of all blocks; `rename` gives users other names, and theirs are gone once a block is taken in."""
     users, items, account = Codes(rename), Codes(), Account()
     # A source of no rows has its columns all the same.
@@ -118,7 +148,7 @@ def collect(blocks: Iterable[Block], reading: Reading, *, rename: Callable[[str]
             if column is not None:
                 parts.setdefault(name, []).append(column)
     kept = _joined(parts.pop("kept"), "kept")
-    return Collected(
+    return _Collected(
         columns=Columns(
             user=_joined(parts.pop("user"), "user"),
             item=_joined(parts.pop("item"), "item"),
@@ -161,14 +191,14 @@ def without_repeated(columns: Columns) -> tuple[Interactions, Mask, dict[str, Ma
     """
     kept = np.ones(len(columns.user), dtype=bool)
     pair = columns.user.astype(np.int64) * max(1, len(columns.item_ids)) + columns.item
-    rows = repeated_rows(pair)
+    rows = _repeated_rows(pair)
     rules: dict[str, Mask] = {}
     if len(rows):
         cells = [pair, *(c for c in (columns.value, columns.time, columns.weight) if c is not None)]
-        again = exact_duplicates(rows, cells)
+        again = _exact_duplicates(rows, cells)
         rules["exact duplicate"] = _at(rows[again], len(kept))
         rows = rows[~again]
-        outdated = outdated_pairs(rows, pair, keys=[c for c in (columns.weight, columns.time) if c is not None])
+        outdated = _outdated_pairs(rows, pair, keys=[c for c in (columns.weight, columns.time) if c is not None])
         rules["repeated pair"] = _at(rows[outdated], len(kept))
         kept[rules["exact duplicate"] | rules["repeated pair"]] = False
     return _interactions(columns, kept), kept, rules

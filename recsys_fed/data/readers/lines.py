@@ -7,9 +7,12 @@ those at the end are empty, as spreadsheets write them. A line that still has mo
 mebibyte, is malformed: it is dropped and counted, and that is all. A line of nothing is no row.
 
 The header, and nothing after it, says what separates fields, where the settings and the file's name do not.
+
+JSON lines hold an object a line, whose fields are found by their names; a line that is no object is malformed.
 """
 
 import codecs
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,9 +25,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys_fed.data.readers.ids import decode
-from recsys_fed.data.readers.reading import Block, Blocks, Numbers, TextFormat
-from recsys_fed.data.readers.roles import Roles, are_numbers, find_roles, numbered_roles
+from recsys_fed.data.readers.cells import decode
+from recsys_fed.data.readers.reading import (
+    Block,
+    Blocks,
+    Numbers,
+    Roles,
+    TextFormat,
+    are_numbers,
+    find_roles,
+    numbered_roles,
+)
 from recsys_fed.errors import ConfigurationError, DataFormatError
 
 LONGEST_LINE = 2**20
@@ -115,13 +126,13 @@ def text_blocks(table: TextTable, *, block_rows: int) -> Blocks:
 
     Memory takes a piece of the file: 128 bytes for each of `block_rows`, between 64 KiB and 32 MiB, and a line.
     """
-    for lines, numbers in line_blocks(
+    for lines, numbers in _line_blocks(
         table.path, encoding=table.encoding, block_rows=block_rows, has_header=table.has_header
     ):
         yield _block(lines, numbers, table)
 
 
-def line_blocks(
+def _line_blocks(
     path: Path, *, encoding: str, block_rows: int, has_header: bool = False
 ) -> Iterator[tuple[pa.Array, Numbers]]:
     """Lines without their ends, binary arrays of at most `block_rows`, and their numbers; those of nothing left out.
@@ -375,3 +386,55 @@ def _as_row(fields: list[bytes], table: TextTable) -> list[bytes] | None:
 
 def _true(mask: pa.Array) -> npt.NDArray[np.bool_]:
     return np.array(mask.to_numpy(zero_copy_only=False), dtype=bool)
+
+
+# Objects whose fields are looked at.
+_FIRST = 100
+
+
+def json_roles(
+    path: Path, columns: Mapping[str, str], *, encoding: str, usual: Sequence[str], needed: Sequence[str]
+) -> tuple[Roles, tuple[str, ...]]:
+    """Roles of the fields of the first objects, and the names of their fields.
+
+    Fields that are named need no object: which fields one has may follow from somebody's row.
+
+    Raises:
+        MissingColumnError: a field that is needed is neither named nor found.
+        DataFormatError: none of the first lines is an object.
+    """
+    named = {role: name for role, name in columns.items() if name}
+    open_roles = [role for role in usual if role not in columns]
+    if set(needed) <= set(named) and not open_roles:
+        names = tuple(dict.fromkeys(named.values()))
+        return find_roles(names, named, place=str(path), public=False), names
+    with open_text(path, encoding) as (file, _):
+        lines = [file.readline(LONGEST_LINE).rstrip(b"\r\n") for _ in range(_FIRST)]
+    objects = [found for found in map(_object, lines) if found is not None]
+    if not objects:
+        raise DataFormatError(f"Expected JSON lines in {path}, an object a line; its first {_FIRST} hold none.")
+    names = tuple(dict.fromkeys([*(name for found in objects for name in found), *named.values()]))
+    # Somebody's id may be a name, as in {"ann": ["book"]}.
+    return find_roles(names, columns, place=str(path), usual=usual, needed=needed, public=False), names
+
+
+def json_blocks(path: Path, roles: Roles, names: Sequence[str], *, encoding: str, block_rows: int) -> Blocks:
+    """The objects of a file, at most `block_rows` at a time; a field that an object lacks is an empty cell."""
+    for lines, numbers in _line_blocks(path, encoding=encoding, block_rows=block_rows):
+        objects = [_object(line) if len(line) <= LONGEST_LINE else None for line in lines.to_pylist()]
+        good = [found for found in objects if found is not None]
+        yield Block(
+            well_formed=np.array([found is not None for found in objects], dtype=bool),
+            cells={role: [found.get(names[at]) for found in good] for role, at in roles.at.items()},
+            numbers=numbers,
+            unit="line",
+            positions=roles.positions,
+        )
+
+
+def _object(line: bytes) -> dict[str, object] | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

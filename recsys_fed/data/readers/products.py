@@ -14,11 +14,9 @@ import pyarrow.parquet as pq
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.data.readers.blocks import source_of
-from recsys_fed.data.readers.ids import decode, spell_id
-from recsys_fed.data.readers.json_lines import json_blocks, json_roles
-from recsys_fed.data.readers.lines import TextTable, fields_of, open_text, row_of, text_table
-from recsys_fed.data.readers.reading import TextFormat
-from recsys_fed.data.readers.roles import PRODUCT_ROLES, check_roles, find_roles
+from recsys_fed.data.readers.cells import decode, spell_id
+from recsys_fed.data.readers.lines import TextTable, fields_of, json_blocks, json_roles, open_text, row_of, text_table
+from recsys_fed.data.readers.reading import PRODUCT_ROLES, TextFormat, check_roles, find_roles
 from recsys_fed.errors import DataFormatError, DataNotFoundError
 
 # Between the categories of an item in a cell of text.
@@ -96,9 +94,9 @@ def read_products(path: Path, columns: Mapping[str, str], form: TextFormat) -> P
     titles, texts, categories = (cells.get(role) for role in ("title", "text", "categories"))
     return Products(
         ids=tuple(ids),
-        titles=None if titles is None else tuple(_LINE_BREAKS.sub(" ", text_of(cell)) for cell in titles),
+        titles=None if titles is None else tuple(_LINE_BREAKS.sub(" ", _text_of(cell)) for cell in titles),
         categories=None if categories is None else tuple(map(_categories, categories)),
-        texts=None if texts is None else tuple(map(text_of, texts)),
+        texts=None if texts is None else tuple(map(_text_of, texts)),
     )
 
 
@@ -145,7 +143,7 @@ def _record(lines: Sequence[bytes], at: int, table: TextTable) -> tuple[list[byt
     return fields, 1
 
 
-def text_of(cell: object) -> str:
+def _text_of(cell: object) -> str:
     """A cell as stripped text, "" where there is none."""
     if cell is None or cell != cell:  # noqa: PLR0124  (NaN differs from itself)
         return ""
@@ -194,5 +192,5 @@ def _json_cells(
 
 
 def _categories(cell: object) -> tuple[str, ...]:
-    parts = cell if isinstance(cell, list | tuple) else text_of(cell).split(SEPARATOR)
-    return tuple(text for text in (text_of(part) for part in parts) if text)
+    parts = cell if isinstance(cell, list | tuple) else _text_of(cell).split(SEPARATOR)
+    return tuple(text for text in (_text_of(part) for part in parts) if text)

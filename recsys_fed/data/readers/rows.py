@@ -14,10 +14,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recsys_fed.data.dataset import Finding, ValidationReport
+from recsys_fed.data.readers.cells import LATEST, MISSING, UNREADABLE
 from recsys_fed.data.readers.columns import IdColumn, ids_of, plain, times_of, values_of
-from recsys_fed.data.readers.dates import LATEST, MISSING, UNREADABLE
 from recsys_fed.data.readers.reading import Block, Numbers, Reading
-from recsys_fed.data.report import Finding, ValidationReport
 
 Mask = npt.NDArray[np.bool_]
 _Floats: TypeAlias = "npt.NDArray[np.float32] | None"
@@ -81,7 +81,7 @@ def rows_of(block: Block, reading: Reading) -> Rows:
 
     Guarantees: which rows are kept, and with what, is a function of each row by itself and of `reading`.
     """
-    block = spread(block, lists=reading.format.lists)
+    block = _spread(block, lists=reading.format.lists)
     cells = block.cells
     user, item = ids_of(cells["user"]), ids_of(cells["item"])
     broken: dict[str, Mask] = {"missing user": user.codes < 0, "missing item": item.codes < 0}
@@ -168,7 +168,7 @@ def _in_span(time: npt.NDArray[np.int64], read: Mask, reading: Reading) -> Mask:
     return inside
 
 
-def spread(block: Block, *, lists: str) -> Block:
+def _spread(block: Block, *, lists: str) -> Block:
     """The block with a row for each item of a list: of a cell that is one, or of text with `lists` between items."""
     items = block.cells["item"]
     if isinstance(items, pa.Array):

@@ -1,23 +1,23 @@
-"""File formats of interactions: one module each, and the list in which they are tried.
+"""File formats of interactions: how each is read, and the list in which they are tried.
 
-A new format is a module with a `SOURCE` and its name in the list.
+A new format is a `Source` and its name in the list.
 """
 
 from pathlib import Path
 
 from recsys_fed.data.dataset import Dataset
-from recsys_fed.data.sources import movielens, movielens_parquet, recbole, sqlite, table, ultragcn
+from recsys_fed.data.sources import movielens, recbole, ultragcn
 from recsys_fed.data.sources.source import Request, Source, check_request
+from recsys_fed.data.sources.table import SQLITE, TABLE
 from recsys_fed.errors import DataFormatError
 
 # The first that matches reads: special layouts before the general table.
 SOURCES: tuple[Source, ...] = (
     *movielens.SOURCES,
-    movielens_parquet.SOURCE,
     ultragcn.SOURCE,
     recbole.SOURCE,
-    sqlite.SOURCE,
-    table.SOURCE,
+    SQLITE,
+    TABLE,
 )
 
 

@@ -7,14 +7,12 @@ from pathlib import Path
 
 from recsys_fed.data.dataset import Dataset
 from recsys_fed.data.readers.blocks import ATOMIC
-from recsys_fed.data.readers.ids import decode
+from recsys_fed.data.readers.cells import decode
 from recsys_fed.data.readers.interactions import read_interactions
 from recsys_fed.data.readers.lines import text_table
 from recsys_fed.data.readers.products import records_of
 from recsys_fed.data.readers.reading import Reading
-from recsys_fed.data.sources.item_file import ItemColumns, catalogue_of
-from recsys_fed.data.sources.source import Request, Source, reading_of
-from recsys_fed.data.sources.text import first_line
+from recsys_fed.data.sources.source import ItemColumns, Request, Source, catalogue_of, first_line, reading_of
 from recsys_fed.errors import MissingColumnError
 
 

@@ -1,12 +1,65 @@
-"""What a file format is: how to recognise it and how to read it."""
+"""What a file format is: how to recognise it and how to read it, with lines and item columns that formats share."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
+from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.data.dataset import Dataset
+from recsys_fed.data.readers.cells import decode
+from recsys_fed.data.readers.lines import LONGEST_LINE, open_text
 from recsys_fed.data.readers.reading import Reading, TextFormat
-from recsys_fed.errors import ConfigurationError
+from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
+
+
+def read_lines(path: Path) -> list[str]:
+    """All lines of a text file that is not empty, without their ends (LF or CRLF).
+
+    Raises:
+        DataNotFoundError: there is no such file.
+        DataFormatError: it is empty or binary.
+    """
+    if not path.is_file():
+        raise DataNotFoundError(f"Expected a file at {path}, there is none.")
+    with open_text(path, "") as (file, _):
+        text = b"".join(iter(lambda: file.read(1 << 20), b""))
+    if not text.strip() or b"\0" in text:
+        raise DataFormatError(f"Expected text in {path}, got {'binary data' if text.strip() else 'an empty file'}.")
+    return [decode(line.removesuffix(b"\r")) for line in text.removesuffix(b"\n").split(b"\n")]
+
+
+def first_line(path: Path) -> str:
+    """The first line of a file, without its end; "" where there is none."""
+    with open_text(path, "") as (file, _):
+        return decode(file.readline(LONGEST_LINE).rstrip(b"\r\n"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemColumns:
+    """What an item file says: by item id, its title, categories and text."""
+
+    titles: dict[str, str] = field(default_factory=dict)
+    categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+def catalogue_of(item_ids: npt.NDArray[np.object_], columns: ItemColumns | None = None) -> Catalogue:
+    """The catalogue of the items that occur in a whole data set, in the order of `item_ids` (id order).
+
+    It looks at all interactions, which a simulation may. An item that the item file lacks has an empty
+    title, no category and an empty text; a column that the file lacks altogether stays None.
+    """
+    known = columns or ItemColumns()
+    ids = item_ids.tolist()
+    return Catalogue(
+        item_ids=item_ids,
+        titles=tuple(known.titles.get(item, "") for item in ids) if known.titles else None,
+        categories=tuple(known.categories.get(item, ()) for item in ids) if known.categories else None,
+        texts=tuple(known.texts.get(item, "") for item in ids) if known.texts else None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

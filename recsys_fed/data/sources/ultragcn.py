@@ -13,9 +13,7 @@ import pandas as pd
 from recsys_fed.data.dataset import Dataset
 from recsys_fed.data.readers.interactions import frame_block, interactions_of
 from recsys_fed.data.readers.reading import Reading
-from recsys_fed.data.sources.item_file import catalogue_of
-from recsys_fed.data.sources.source import Request, Source
-from recsys_fed.data.sources.text import read_lines
+from recsys_fed.data.sources.source import Request, Source, catalogue_of, read_lines
 from recsys_fed.errors import DataFormatError
 
 _FILES = ("train.txt", "test.txt")
