@@ -118,11 +118,11 @@ def open_deployed_silo(path: Path) -> DeployedSilo:
     Raises:
         RecsysFedError: settings, keys, ledger or catalogue are not as they should be; the text may hold paths.
     """
-    return _opened(settings_file(path))
+    return _open(settings_file(path))
 
 
 @lru_cache(maxsize=4)
-def _opened(path: Path) -> DeployedSilo:
+def _open(path: Path) -> DeployedSilo:
     settings = read_silo_settings(path)
     words = passphrase()
     key = SigningKey.load(Path(settings.ledger_key), passphrase=words)
@@ -185,4 +185,4 @@ def _check_terms(settings: SiloSettings, ledger: Ledger) -> None:
 
 def forget_silos() -> None:
     """Let the next opening read silo.toml and the data anew."""
-    _opened.cache_clear()
+    _open.cache_clear()

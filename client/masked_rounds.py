@@ -38,7 +38,7 @@ def advertise(silo: Silo, context: Context, terms_message: bytes) -> bytes:
     Raises:
         TermsError, NotAdmittedError: this silo does not accept the terms.
     """
-    _taken(context)
+    _take(context)
     terms = RoundTerms.from_bytes(terms_message)
     if silo.accepted is None:
         raise TermsError("Secure aggregation is disabled in this silo.")
@@ -53,9 +53,9 @@ def advertise(silo: Silo, context: Context, terms_message: bytes) -> bytes:
 
 def share(silo: Silo, context: Context, roster: bytes) -> bytes:
     """Check everybody's keys and answer with sealed shares."""
-    used = _taken(context)
+    used = _take(context)
     state, message = protocol.share(state_of(used, Advertised), silo.key, roster)
-    _keep(context, _turn(silo, context, used, state))
+    _keep(context, _replace_state(silo, context, used, state))
     return message
 
 
@@ -73,7 +73,7 @@ def masked_release(
         BudgetExceededError: it would exceed the ledger's limit; nothing is charged.
     """
     silo.check_request(request)
-    used = _taken(context)
+    used = _take(context)
     ready = protocol.receive(state_of(used, Shared), silo.key, delivery)
     check_terms_of(request, ready.roster.terms)
     # The state is used up before the charge: of two processes with a copy of it one is charged.
@@ -81,7 +81,7 @@ def masked_release(
     silo.ledger.consume_state(run=training_of(context), used=sha256(used), after=sha256(claim))
     masked = silo.masked_input(request, run=training_of(context), on_failure=on_failure)
     state, message = protocol.mask(ready, silo.key, masked.integers)
-    _keep(context, _turn(silo, context, claim, state))
+    _keep(context, _replace_state(silo, context, claim, state))
     return MaskedUpdate(
         silo=silo.name,
         content=message,
@@ -93,21 +93,21 @@ def masked_release(
 
 def confirm(silo: Silo, context: Context, survivors: bytes) -> bytes:
     """Sign who survived."""
-    used = _taken(context)
+    used = _take(context)
     state, message = protocol.confirm(state_of(used, Masked), silo.key, survivors)
-    _keep(context, _turn(silo, context, used, state))
+    _keep(context, _replace_state(silo, context, used, state))
     return message
 
 
 def unmask(silo: Silo, context: Context, confirmations: bytes) -> bytes:
     """Reveal one share of each neighbour's, if enough silos have signed the same survivors."""
-    used = _taken(context)
+    used = _take(context)
     message = protocol.unmask(state_of(used, Confirmed), silo.key, confirmations)
     silo.ledger.consume_state(run=training_of(context), used=sha256(used), after="")
     return message
 
 
-def _taken(context: Context) -> bytes:
+def _take(context: Context) -> bytes:
     """The state, which is no longer in the context then; b"" if there is none."""
     record = context.state.config_records.get(_RECORD)
     if record is None:
@@ -117,7 +117,7 @@ def _taken(context: Context) -> bytes:
     return content if isinstance(content, bytes) else b""
 
 
-def _turn(silo: Silo, context: Context, used: bytes, after: KeptState) -> bytes:
+def _replace_state(silo: Silo, context: Context, used: bytes, after: KeptState) -> bytes:
     """Use the state for good; the bytes of the one after it."""
     content = state_to_bytes(after)
     silo.ledger.consume_state(run=training_of(context), used=sha256(used), after=sha256(content))

@@ -78,7 +78,7 @@ def _accepted_terms(config: FederationConfig, simulation: SimulationConfig, *, r
     if masking is None:
         return None
     try:
-        admitted = _public_keys(_ledger_folder(simulation, run=run), config.silos, run)
+        admitted = _read_public_keys(_ledger_folder(simulation, run=run), config.silos, run)
     except (DataNotFoundError, KeyFileError):
         admitted = frozenset()
     return AcceptedTerms(
@@ -87,7 +87,7 @@ def _accepted_terms(config: FederationConfig, simulation: SimulationConfig, *, r
 
 
 @lru_cache(maxsize=64)
-def _public_keys(folder: Path, silos: int, run: str) -> frozenset[str]:
+def _read_public_keys(folder: Path, silos: int, run: str) -> frozenset[str]:
     """The identities of all simulated silos; read once a run and process."""
     return frozenset(SigningKey.load(folder / _label_of(index) / KEY).public_key for index in range(silos))
 
@@ -203,7 +203,7 @@ class Silo(ABC):
         kept = self.ledger.kept_payload(run=run, request=digest)
         if kept is not None:
             return update_of(kept)
-        entry = self._charged(self._event(request), run=run, digest=digest, keep=True)
+        entry = self._charge(self._event(request), run=run, digest=digest, keep=True)
         update = answer(
             request,
             self.trainer,
@@ -225,7 +225,7 @@ class Silo(ABC):
         """
         self.check_request(request)
         event = self._event(request)
-        entry = self._charged(event, run=run, digest=request_digest(request), keep=False)
+        entry = self._charge(event, run=run, digest=request_digest(request), keep=False)
         randomness = self.randomness(entry.number - 1)
         integers = noisy_integers(request, self.trainer, self.users, randomness=randomness, on_failure=on_failure)
         return MaskedInput(integers=integers, event=event, nonce=entry.draw)
@@ -233,7 +233,7 @@ class Silo(ABC):
     def _event(self, request: Request) -> ReleaseEvent:
         return release_event(request, noise_source=self.noise_source)
 
-    def _charged(self, event: ReleaseEvent, *, run: str, digest: str, keep: bool) -> Entry:
+    def _charge(self, event: ReleaseEvent, *, run: str, digest: str, keep: bool) -> Entry:
         return self.ledger.charge(
             event,
             run=run,

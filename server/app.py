@@ -57,7 +57,9 @@ def main(grid: Grid, context: Context) -> None:
     masked = None
     if masking_of(config) is not None:
         masked = MaskedRounds(gathered.greetings, run=run, declared_users=config.declared_users)
-    strategy = TrainerStrategy(schedule, run_log, gathered.greetings, masked=masked, after_round=_keeper(kept, begun))
+    strategy = TrainerStrategy(
+        schedule, run_log, gathered.greetings, masked=masked, after_round=_checkpoint_after(kept, begun)
+    )
     rounds = _retrying(grid, config, masked=masked is not None)
     strategy.start(rounds, ArrayRecord(), num_rounds=len(schedule.stages) - schedule.round, timeout=ROUND_TIMEOUT)
     model = item_embeddings(strategy.schedule)
@@ -83,5 +85,5 @@ def _silos(config: FederationConfig, gathered: Greeted, checkpoint: Path | None)
     return config.silos if config.roster and config.silos else len(gathered.greetings)
 
 
-def _keeper(path: Path | None, begun: Schedule) -> Callable[[Schedule], None]:
+def _checkpoint_after(path: Path | None, begun: Schedule) -> Callable[[Schedule], None]:
     return lambda schedule: save_checkpoint(schedule, path, begun=begun) if path is not None else None

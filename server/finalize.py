@@ -32,10 +32,10 @@ def collect_certificates(
     records = blob_to_records("conclusion", content)
     messages = [Message(records, node, "query.conclude") for node in greetings]
     collected = Collected()
-    for reply in _ordered(grid.send_and_receive(messages)):
+    for reply in _sort_by_node(grid.send_and_receive(messages)):
         greeting = greetings[reply.metadata.src_node_id]
         try:
-            signed = _signed(reply)
+            signed = _read_certificate(reply)
             _check(read_certificate(signed), greeting, run=run, model=sha256(content))
             collected.certificates[greeting.silo] = signed
         except (ProtocolError, DataFormatError, LedgerIntegrityError) as error:
@@ -47,7 +47,7 @@ def collect_certificates(
     return collected
 
 
-def _signed(reply: Message) -> bytes:
+def _read_certificate(reply: Message) -> bytes:
     if reply.has_error():
         raise ProtocolError(f"Expected a certificate, got an error: {reply.error.reason}")
     return blob_from_records("certificate", reply.content)
@@ -65,5 +65,5 @@ def _check(certificate: Certificate, greeting: Greeting, *, run: str, model: str
             raise ProtocolError(f"Expected a certificate of the {name} {expected}, got {got}.")
 
 
-def _ordered(replies: Iterable[Message]) -> list[Message]:
+def _sort_by_node(replies: Iterable[Message]) -> list[Message]:
     return sorted(replies, key=lambda reply: reply.metadata.src_node_id)

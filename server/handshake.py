@@ -43,14 +43,14 @@ def greet_silos(grid: Grid, config: FederationConfig, *, run: str) -> Greeted:
         DataError: the roster cannot be read.
     """
     roster = read_roster(Path(config.roster)) if config.roster else None
-    nodes = _connected(grid, config)
+    nodes = _wait_for_silos(grid, config)
     messages = [Message(invitation_to_records(), node, "query") for node in nodes]
     found = Greeted(greetings={})
     timeout = _GREETING_TIMEOUT if roster is not None else None
     replies = sorted(grid.send_and_receive(messages, timeout=timeout), key=lambda reply: reply.metadata.src_node_id)
     for reply in replies:
         try:
-            greeting = _greeting_of(reply, run=run)
+            greeting = _read_greeting(reply, run=run)
             if roster is not None and roster.get(greeting.silo) != greeting.public_key:
                 raise ProtocolError("Expected a silo of the roster with the ledger key it was admitted with.")
             found.greetings[reply.metadata.src_node_id] = greeting
@@ -80,7 +80,7 @@ def _check_enough(found: Greeted, config: FederationConfig) -> None:
         raise ProtocolError(f"Expected greetings of at least {needed} silos, got {there}. See the silos' logs.{why}")
 
 
-def _connected(grid: Grid, config: FederationConfig) -> list[int]:
+def _wait_for_silos(grid: Grid, config: FederationConfig) -> list[int]:
     """Wait for `silos` nodes; for 0, until no further one has come for a while.
 
     Where fewer will do, those that are there when the time is over.
@@ -98,7 +98,7 @@ def _connected(grid: Grid, config: FederationConfig) -> list[int]:
     raise ProtocolError(f"Expected {silos or 'any'} connected silos, got {len(before)}. Start the others.")
 
 
-def _greeting_of(reply: Message, *, run: str) -> Greeting:
+def _read_greeting(reply: Message, *, run: str) -> Greeting:
     if reply.has_error():
         raise ProtocolError(f"Expected a greeting of a silo, got an error: {reply.error.reason}")
     greeting = greeting_from_records(reply.content)

@@ -114,7 +114,7 @@ class _Attempt:
         """
         if self._shares is None:
             raise ProtocolError("Expected the shares of a masked round before its inputs.")
-        inputs = self._answered(self._shares.sharers, replies, self._input)
+        inputs = self._read_answers(self._shares.sharers, replies, self._input)
         with self._objecting():
             summed, survivors = protocol.collect_inputs(self._shares, inputs.values())
         signed = self._exchange("confirm", "survivors", "confirmation", dict.fromkeys(summed.survivors, survivors))
@@ -137,7 +137,7 @@ class _Attempt:
         """Ask these silos for one blob each."""
         records = {key: blob_to_records(asked, content) for key, content in contents.items()}
         replies = self._grid.send_and_receive(self._messages(f"query.{action}", records))
-        return self._answered(contents, replies, lambda _, content: blob_from_records(answered, content))
+        return self._read_answers(contents, replies, lambda _, content: blob_from_records(answered, content))
 
     def _messages(self, kind: str, records: Mapping[str, RecordDict]) -> list[Message]:
         self._account.bytes_down += sum(payload_bytes(content) for content in records.values())
@@ -147,7 +147,7 @@ class _Attempt:
             for key, content in sorted(records.items())
         ]
 
-    def _answered(
+    def _read_answers(
         self, asked: Collection[str], replies: Iterable[Message], read: Callable[[str, RecordDict], bytes]
     ) -> dict[str, bytes]:
         """What the silos answered, in the order of their keys; those that did not are lost, or object."""
@@ -215,7 +215,7 @@ class MaskedRounds:
             SecureAggregationError: no attempt came so far; nothing was charged.
         """
         self.account = Account()
-        return self._attempted(grid, asked, self._everybody)
+        return self._begin_attempt(grid, asked, self._everybody)
 
     def total(self, replies: Iterable[Message]) -> MaskedSum:
         """The sum of what the silos answered to the requests, or in a later attempt.
@@ -230,9 +230,9 @@ class MaskedRounds:
             try:
                 return attempt.total(replies)
             except SecureAggregationError as error:
-                replies = grid.send_and_receive(self._attempted(grid, *self._next(attempt, error)))
+                replies = grid.send_and_receive(self._begin_attempt(grid, *self._next(attempt, error)))
 
-    def _attempted(self, grid: Grid, asked: Request, invited: _Invited) -> list[Message]:
+    def _begin_attempt(self, grid: Grid, asked: Request, invited: _Invited) -> list[Message]:
         while True:
             attempt = _Attempt(
                 grid, asked, invited, run=self._run, declared_users=self._declared_users, account=self.account

@@ -76,14 +76,14 @@ class RetryingGrid(Grid):
                 break
             if attempt:
                 log(INFO, "%s silos have not answered and are asked again", len(missing))
-                self._until_connected(missing, deadline)
+                self._wait_until_connected(missing, deadline)
             again = [_copy(asked[node]) if attempt else asked[node] for node in missing]
-            for reply in self._received(again, min(time.monotonic() + wait, deadline)):
+            for reply in self._receive(again, min(time.monotonic() + wait, deadline)):
                 replies[reply.metadata.src_node_id] = reply
             wait *= 2
         return list(replies.values())
 
-    def _received(self, messages: list[Message], until: float) -> list[Message]:
+    def _receive(self, messages: list[Message], until: float) -> list[Message]:
         # Flower has no number for a message that it did not take, and none at all where all are too large for it.
         pushed = zip(self._grid.push_messages(messages), messages, strict=False)
         waiting = {number: message for number, message in pushed if number}
@@ -95,7 +95,7 @@ class RetryingGrid(Grid):
                 time.sleep(_POLL)
         return found
 
-    def _until_connected(self, nodes: list[int], deadline: float) -> None:
+    def _wait_until_connected(self, nodes: list[int], deadline: float) -> None:
         """Wait for one of the nodes to be there again, for a while."""
         until = min(deadline, time.monotonic() + self._first_wait)
         while time.monotonic() < until and not set(nodes) & set(self._grid.get_node_ids()):

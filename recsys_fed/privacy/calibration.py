@@ -55,7 +55,7 @@ def calibrate_noise_multiplier(
     goal = epsilon - MARGIN * min(1.0, epsilon)
     for _ in range(ATTEMPTS):
         noise = _noise_for(plan, epsilon=goal, delta=delta, fixed=fixed)
-        excess = _reaccounted((*fixed, *events_of(plan, noise)), epsilon=epsilon, delta=delta) - epsilon
+        excess = _account_again((*fixed, *events_of(plan, noise)), epsilon=epsilon, delta=delta) - epsilon
         if excess <= 0:
             return noise
         goal -= 1.05 * excess
@@ -90,7 +90,7 @@ def _log_absence(sampling_probability: float) -> float:
     return math.log1p(-sampling_probability) if sampling_probability < 1 else -math.inf
 
 
-def _reaccounted(events: Sequence[PrivacyEvent], *, epsilon: float, delta: float) -> float:
+def _account_again(events: Sequence[PrivacyEvent], *, epsilon: float, delta: float) -> float:
     eps_error = OPACUS_EPS_ERROR if epsilon >= 1 else None
     return max(epsilon_pld(events, delta=delta), epsilon_prv(events, delta=delta, eps_error=eps_error))
 

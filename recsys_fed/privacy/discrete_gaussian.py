@@ -222,7 +222,7 @@ def discrete_gaussian(
     draws = np.empty(math.prod(shape), dtype=np.int64)
     for start in range(0, len(draws), _BLOCK):
         block = draws[start : start + _BLOCK]
-        block[:] = _drawn(recipe, len(block), bits, kind=kind)
+        block[:] = _draw(recipe, len(block), bits, kind=kind)
     return draws.reshape(shape)
 
 
@@ -237,7 +237,7 @@ def _recipe(standard_deviation: float) -> _Recipe:
     return _Recipe(first=inner.first, multipliers=(*inner.multipliers, multiplier))
 
 
-def _drawn(recipe: _Recipe, count: int, bits: RandomBits, *, kind: str) -> npt.NDArray[Any]:
+def _draw(recipe: _Recipe, count: int, bits: RandomBits, *, kind: str) -> npt.NDArray[Any]:
     total: npt.NDArray[Any] = recipe.first.draw(count, bits).astype(kind)
     for multiplier in recipe.multipliers:
         total *= multiplier

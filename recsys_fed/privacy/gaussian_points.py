@@ -134,9 +134,9 @@ def add_gaussian(table: npt.NDArray[np.int32], *, standard_deviation: float, bit
     for start in range(0, len(table), _BATCH):
         batch = table[start : start + _BATCH]
         blocks = range(0, len(batch), _BLOCK)
-        points = _joined([_add_settled(stairs, batch[first : first + _BLOCK], first, bits) for first in blocks])
+        points = _join([_add_settled(stairs, batch[first : first + _BLOCK], first, bits) for first in blocks])
         while len(points.entries):
-            drawn, under = _compared(stairs, points, bits)
+            drawn, under = _compare(stairs, points, bits)
             batch[points.entries[under]] += drawn[under].astype(np.int32)
             above = points.entries[~under]
             anew = np.zeros(len(above), dtype=np.int32)
@@ -160,7 +160,7 @@ def _add_settled(stairs: _Staircase, block: npt.NDArray[np.int32], first: int, b
     return _Points(entries=unsettled + first, cells=chosen, places=words[unsettled])
 
 
-def _joined(parts: list[_Points]) -> _Points:
+def _join(parts: list[_Points]) -> _Points:
     return _Points(
         entries=np.concatenate([part.entries for part in parts]),
         cells=np.concatenate([part.cells for part in parts]),
@@ -168,7 +168,7 @@ def _joined(parts: list[_Points]) -> _Points:
     )
 
 
-def _compared(
+def _compare(
     stairs: _Staircase, points: _Points, bits: RandomBits
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """The points' integers, and whether they are under the curve."""

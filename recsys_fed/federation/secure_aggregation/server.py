@@ -180,7 +180,7 @@ def unmasked_sum(state: ConfirmationsCollected, messages: Iterable[bytes]) -> np
         SecureAggregationError: of another kind, for a message that is not one of this phase.
     """
     inputs = state.inputs
-    revealed = _revealed(inputs, list(messages))
+    revealed = _read_all_revealed(inputs, list(messages))
     secrets = {silo: _secret(silo, inputs, shares) for silo, shares in revealed.items()}
     total = inputs.total.copy()
     survivors = frozenset(inputs.survivors)
@@ -193,7 +193,7 @@ def unmasked_sum(state: ConfirmationsCollected, messages: Iterable[bytes]) -> np
     return from_words(total, inputs.roster.terms.bits)
 
 
-def _revealed(inputs: InputsCollected, messages: list[bytes]) -> dict[str, dict[str, bytes]]:
+def _read_all_revealed(inputs: InputsCollected, messages: list[bytes]) -> dict[str, dict[str, bytes]]:
     """Shares by the silo whose secret they are of, then by the silo that held them."""
     roster, survivors = inputs.roster, frozenset(inputs.survivors)
     bodies = open_all(messages, roster.terms, Phase.UNMASKING, most=most_revealed(len(inputs.sharers)))
@@ -225,13 +225,13 @@ def _secret(silo: str, inputs: InputsCollected, shares: Mapping[str, bytes]) -> 
             return crypto.commitment(secret, terms=roster.terms.digest, silo=silo) == advertised.commitment
         return crypto.public_key(secret) == advertised.masking
 
-    found = _combined(shares, roster.points, least)
+    found = _combine(shares, roster.points, least)
     if found is None or not genuine(found):
         raise _wrong_share(silo, shares, roster.points, least=least, genuine=genuine)
     return found
 
 
-def _combined(shares: Mapping[str, bytes], points: Mapping[str, int], least: int) -> bytes | None:
+def _combine(shares: Mapping[str, bytes], points: Mapping[str, int], least: int) -> bytes | None:
     try:
         return combine_shares({points[holder]: share for holder, share in shares.items()}, threshold=least)
     except WrongShareError:
@@ -249,7 +249,7 @@ def _wrong_share(
     """Blame the one holder without whom the others give the right secret; with no share to spare, nobody."""
     for left_out in sorted(shares) if len(shares) > least else ():
         others = {holder: share for holder, share in shares.items() if holder != left_out}
-        found = _combined(others, points, least)
+        found = _combine(others, points, least)
         if found is not None and genuine(found):
             return WrongShareError(
                 f"Expected silo {left_out[:12]} to reveal the share of silo {silo[:12]}'s secret that it was given, "

@@ -77,10 +77,10 @@ def few_kinds(events: Iterable[PrivacyEvent], *, most: int = MOST_SAMPLED_KINDS)
     sampled = tuple(replace(event, slack=0.0) for event in kinds if event.sampling_probability < 1)
     width = _FIRST_GRID
     while len(sampled) > max(most, _MOST_PAIRED):
-        sampled = kinds_of(_rounded(event, math.log1p(width)) for event in sampled)
+        sampled = kinds_of(_round_outwards(event, math.log1p(width)) for event in sampled)
         width *= 2
     if len(sampled) > most:
-        sampled = _paired(sampled, most)
+        sampled = _merge_pairs(sampled, most)
     first, *others = sampled + ((PrivacyEvent(noise_multiplier=precision**-0.5),) if precision else ())
     return (replace(first, slack=math.fsum(event.slack for event in kinds)), *others)
 
@@ -115,7 +115,7 @@ def total_variation(kind: PrivacyEvent) -> float:
     return kind.steps * kind.sampling_probability * chance
 
 
-def _paired(kinds: Kinds, most: int) -> Kinds:
+def _merge_pairs(kinds: Kinds, most: int) -> Kinds:
     """Merge the pair that adds least to the variance of the privacy loss, until `most` are left."""
     noise = np.array([e.noise_multiplier for e in kinds])
     probability = np.array([e.sampling_probability for e in kinds])
@@ -138,7 +138,7 @@ def _loss_variance(noise: npt.NDArray[np.float64], probability: npt.NDArray[np.f
     return np.minimum(noise**-2.0, probability**2 * np.expm1(np.minimum(noise**-2.0, 700.0)))
 
 
-def _rounded(event: PrivacyEvent, width: float) -> PrivacyEvent:
+def _round_outwards(event: PrivacyEvent, width: float) -> PrivacyEvent:
     noise = math.exp(math.floor(math.log(event.noise_multiplier) / width) * width)
     probability = math.exp(math.ceil(math.log(event.sampling_probability) / width) * width)
     return PrivacyEvent(

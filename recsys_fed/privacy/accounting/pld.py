@@ -46,7 +46,7 @@ def epsilon_pld(events: Sequence[PrivacyEvent], *, delta: float) -> float:
         for _ in range(_ATTEMPTS):
             steps = _distributions(events, interval)
             if sum(_convolved_points(one, count) for one, count in steps) <= LARGEST_CONVOLUTION:
-                composed = reduce(lambda left, right: left.compose(right), (_composed(one, n) for one, n in steps))
+                composed = reduce(lambda left, right: left.compose(right), (_compose(one, n) for one, n in steps))
                 return max(0.0, float(composed.get_epsilon_for_delta(delta)))
             interval *= 4
     return math.inf
@@ -91,7 +91,7 @@ def _distributions(
     return distributions
 
 
-def _composed(
+def _compose(
     one: privacy_loss_distribution.PrivacyLossDistribution, steps: int
 ) -> privacy_loss_distribution.PrivacyLossDistribution:
     """The privacy loss of all steps; `steps` is 0 for a distribution that is composed already."""
