@@ -16,8 +16,7 @@ from recsys_fed.serving.packing import pack
 from recsys_fed.serving.reload import ModelReloader, ModelSource
 from recsys_fed.serving.versions import point_to
 from recsys_fed.silo.interactions import read_silo_data
-from recsys_fed.silo.pseudonyms import Pseudonyms
-from recsys_fed.silo.secret import SiloSecret
+from recsys_fed.silo.secret import Pseudonyms, SiloSecret
 from recsys_fed.silo.settings import DataSettings
 from recsys_fed.silo.state import StateFolder
 
