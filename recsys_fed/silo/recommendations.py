@@ -17,7 +17,7 @@ from recsys_fed.evaluation.ranking import top_items
 from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.models.users import scores
 from recsys_fed.personalisation.silo_model import SiloModel
-from recsys_fed.silo.pseudonyms import Pseudonyms
+from recsys_fed.silo.secret import Pseudonyms
 from recsys_fed.silo.state import StateFolder, UserState
 
 _USERS_AT_ONCE = 1024

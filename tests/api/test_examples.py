@@ -1,0 +1,29 @@
+"""The examples run as they stand, and stay short."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py"))
+SAYS = {
+    "calibrate": "Opacus counts epsilon 2.99",
+    "ledger_in_your_own_flower_app": "epsilon",
+    "own_trainer": "bestsellers",
+    "read_certificates": "everything holds",
+    "recommend_from_a_data_frame": "like sku-17",
+    "should_we_federate": "joining",
+}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_runs(path):
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert SAYS[path.stem] in done.stdout
+    assert len(path.read_text().splitlines()) < 60
+
+
+def test_there_are_six():
+    assert {path.stem for path in EXAMPLES} == set(SAYS)

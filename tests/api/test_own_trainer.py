@@ -1,0 +1,128 @@
+"""A trainer in a package of somebody's own: found by its entry point, by every door, and held to its promise."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from recsys_fed import Auto, Dataset, Federation, PopularItems, Spectral, Trainer
+from recsys_fed.errors import ConfigurationError
+from recsys_fed.testing import ConformanceError, check_trainer
+from recsys_fed.trainers.registry import make_trainer
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+sys.path.insert(0, str(EXAMPLES))
+from own_trainer import Bestsellers  # noqa: E402
+
+DATA = "generated:users=60,items=30,interactions=8"
+
+
+@pytest.fixture
+def package(tmp_path):
+    """An environment in which a package with the trainer of the example is installed."""
+    shutil.copyfile(EXAMPLES / "own_trainer.py", tmp_path / "own_trainer.py")
+    info = tmp_path / "own_trainer-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-trainer\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[recsys_fed.trainers]\nbestsellers = own_trainer:Bestsellers\n")
+    paths = [str(tmp_path), str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def simulate(package, *arguments):
+    tool = str(Path(sys.executable).parent / "recsys-fed")
+    command = [tool, "simulate", "--data", DATA, "--silos", "2", "--no-secure-aggregation", "--json", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=package, check=False)
+
+
+def test_the_command_line_finds_it_with_its_settings(package, tmp_path):
+    output = tmp_path / "run"
+    done = simulate(package, "--trainer", "bestsellers", "--set", "bestsellers.power=0.75", "--output", str(output))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["trainer"] == "bestsellers"
+    run = Federation(DATA, silos=2).train(Bestsellers(power=0.75))
+    assert (output / "item_embeddings.safetensors").read_bytes() == (
+        run.folder / "item_embeddings.safetensors"
+    ).read_bytes()
+    # The run's own settings repeat it, and a table of a scenario says the same.
+    again = simulate(package, str(output / "config.toml"))
+    assert json.loads(again.stdout)["metrics"] == run.metrics
+    (tmp_path / "s.toml").write_text('trainer = "bestsellers"\n[bestsellers]\npower = 0.75\n')
+    assert json.loads(simulate(package, str(tmp_path / "s.toml")).stdout)["metrics"] == run.metrics
+
+
+def test_settings_are_checked_by_their_types(package):
+    refused = simulate(package, "--trainer", "bestsellers", "--set", "bestsellers.power=much")
+    assert refused.returncode == 2 and "bestsellers.power of type float" in refused.stderr
+    refused = simulate(package, "--trainer", "bestsellers", "--set", "bestsellers.height=1")
+    assert refused.returncode == 2 and "Expected settings that bestsellers has (power)" in refused.stderr
+    refused = simulate(package, "--trainer", "worstsellers")
+    assert refused.returncode == 2 and "bestsellers" in refused.stderr
+
+
+@pytest.mark.soak
+def test_flowers_engine_finds_it_in_its_own_processes(package):
+    done = simulate(package, "--trainer", "bestsellers", "--set", "bestsellers.power=0.75", "--engine", "flower")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["metrics"] == Federation(DATA, silos=2).train(Bestsellers(power=0.75)).metrics
+
+
+@pytest.mark.parametrize("trainer", [Bestsellers(), Spectral(), Auto(), PopularItems()], ids=lambda t: t.name)
+def test_trainers_that_keep_their_promise_pass(trainer):
+    check_trainer(trainer)
+
+
+def broken(**changes):
+    return type("Broken", (Bestsellers,), {"name": "broken", **changes})()
+
+
+def _counted_whole(self, stage, tables, histories, *, settings):
+    return Bestsellers(power=0.0).contribution(stage, tables, histories, settings=settings)
+
+
+def _by_block(self, stage, tables, histories, *, settings):
+    found = [Bestsellers().contribution(stage, tables, block, settings=settings) for block in histories.blocks()]
+    return sum(found[1:], found[0]) / max(1, len(found)) if found else 0
+
+
+def _by_place(self, stage, tables, histories, *, settings):
+    total = Bestsellers().contribution(stage, tables, histories, settings=settings) / 2
+    for block in histories.blocks():
+        total[block.items[: int(block.starts[1])]] *= 0.5
+        break
+    return total
+
+
+@pytest.mark.parametrize(
+    ("trainer", "what"),
+    [
+        (Bestsellers(power=0.25), "clip norm"),
+        (broken(contribution=_counted_whole), "clip norm"),
+        (broken(contribution=_by_block), "blocks|silo without users"),
+        (broken(contribution=_by_place), "order of users"),
+        (broken(name=""), "has a name"),
+    ],
+    ids=["weights too large", "not clipped", "depends on blocks", "depends on order", "no name"],
+)
+def test_trainers_that_break_it_are_found_out(trainer, what):
+    with pytest.raises((ConformanceError, AttributeError, TypeError), match=what):
+        check_trainer(trainer)
+
+
+def test_an_object_needs_a_name_of_its_own():
+    @dataclass(frozen=True)
+    class Impostor(Bestsellers):
+        name: ClassVar[str] = "spectral"
+
+    with pytest.raises(ConfigurationError, match="name of its own"):
+        Federation(DATA, silos=2).train(Impostor())
+    with pytest.raises(ConfigurationError, match="worstsellers"):
+        make_trainer("worstsellers")
+    assert issubclass(Bestsellers, Trainer)
+    assert isinstance(Dataset.open(DATA), Dataset)
