@@ -26,9 +26,7 @@ from recsys_fed.privacy.noise import SystemNoise
 from recsys_fed.signing import SigningKey
 from recsys_fed.silo.interactions import SiloData
 from recsys_fed.silo.on_disk import StoredSiloData, open_silo_data
-from recsys_fed.silo.passphrase import passphrase
-from recsys_fed.silo.pseudonyms import Pseudonyms
-from recsys_fed.silo.secret import SiloSecret
+from recsys_fed.silo.secret import Pseudonyms, SiloSecret, passphrase
 from recsys_fed.silo.settings import SiloSettings, read_silo_settings, settings_file
 from recsys_fed.silo.state import StateFolder
 

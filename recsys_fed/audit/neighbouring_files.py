@@ -41,8 +41,7 @@ from recsys_fed.errors import RecsysFedError
 from recsys_fed.models.histories import Signal
 from recsys_fed.silo.interactions import SiloData, collected, read_silo_data
 from recsys_fed.silo.on_disk import StoredSiloData, read_stored_data
-from recsys_fed.silo.pseudonyms import Pseudonyms
-from recsys_fed.silo.secret import SiloSecret
+from recsys_fed.silo.secret import Pseudonyms, SiloSecret
 from recsys_fed.silo.settings import DataSettings
 
 NAME = "neighbouring-files"

@@ -41,7 +41,7 @@ def init(  # noqa: PLR0913  (one argument a flag)
     from recsys_fed.deployment.federation import FederationSettings  # noqa: PLC0415
     from recsys_fed.deployment.provisioning import init_federation  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
-    from recsys_fed.silo.passphrase import passphrase  # noqa: PLC0415
+    from recsys_fed.silo.secret import passphrase  # noqa: PLC0415
 
     keys = {"trainer": trainer, "epsilon": epsilon, "delta": delta, "silos": silos, "declared-users": declared_users}
     made = FederationSettings(
@@ -172,7 +172,7 @@ def renew_certificate(
     """Make a new server key and certificate; silos notice nothing. Restart `federation serve` afterwards."""
     from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
     from recsys_fed.deployment.provisioning import renew_server_certificate  # noqa: PLC0415
-    from recsys_fed.silo.passphrase import passphrase  # noqa: PLC0415
+    from recsys_fed.silo.secret import passphrase  # noqa: PLC0415
 
     renew_server_certificate(FederationFolder(folder), hosts=host or (), passphrase=passphrase())
 

@@ -62,7 +62,7 @@ def api(  # noqa: PLR0913  (one argument a flag)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     from dataclasses import replace  # noqa: PLC0415
 
-    from recsys_fed.serving.place import ServicePlace  # noqa: PLC0415
+    from recsys_fed.serving.paths import ServicePaths  # noqa: PLC0415
     from recsys_fed.serving.server import serve  # noqa: PLC0415
     from recsys_fed.serving.settings import read_serving_settings  # noqa: PLC0415
 
@@ -70,7 +70,7 @@ def api(  # noqa: PLR0913  (one argument a flag)
     where = replace(
         read.api, host=read.api.host if host is None else host, port=read.api.port if port is None else port
     )
-    place = ServicePlace(folder=state, store=store)
+    place = ServicePaths(folder=state, store=store)
     place.key()
     if silo is not None:
         model, catalogue, ledger, residual, level = _of_silo(silo, residual)
@@ -96,7 +96,7 @@ def create_token(
     state: StateFolder = DEFAULT_STATE,
 ) -> None:
     """Make a token and print it: it cannot be shown again."""
-    from recsys_fed.serving.tokens import TokenFile  # noqa: PLC0415
+    from recsys_fed.serving.paths import TokenFile  # noqa: PLC0415
 
     wanted = [scope.strip() for scope in scopes.split(",") if scope.strip()]
     typer.echo(TokenFile(state / "tokens.json").create(name, wanted))
@@ -107,7 +107,7 @@ def revoke_token(
     name: Annotated[str, typer.Argument(help="Who holds it.")], *, state: StateFolder = DEFAULT_STATE
 ) -> None:
     """Remove a token; a running service refuses it within a second."""
-    from recsys_fed.serving.tokens import TokenFile  # noqa: PLC0415
+    from recsys_fed.serving.paths import TokenFile  # noqa: PLC0415
 
     TokenFile(state / "tokens.json").revoke(name)
 
@@ -115,7 +115,7 @@ def revoke_token(
 @tokens.command("list")
 def list_tokens(*, state: StateFolder = DEFAULT_STATE) -> None:
     """Names and scopes of all tokens."""
-    from recsys_fed.serving.tokens import TokenFile  # noqa: PLC0415
+    from recsys_fed.serving.paths import TokenFile  # noqa: PLC0415
 
     for token in TokenFile(state / "tokens.json").tokens():
         typer.echo(f"{token.name}: {', '.join(token.scopes)}")
@@ -164,17 +164,17 @@ def report(
 
 
 def _store(state: Path, store: str) -> Any:
-    from recsys_fed.serving.place import ServicePlace  # noqa: PLC0415
+    from recsys_fed.serving.paths import ServicePaths  # noqa: PLC0415
     from recsys_fed.serving.store import FeedbackStore  # noqa: PLC0415
 
-    place = ServicePlace(folder=state, store=store)
+    place = ServicePaths(folder=state, store=store)
     if not store and not Path(place.address).is_file():
         raise ConfigurationError(f"Expected a service's folder at {state}, there is no log of events. Start it once.")
     return FeedbackStore(place.address, key=place.key())
 
 
 def _source(model: Path | None, catalogue: Path | None, residual: Path | None) -> Any:
-    from recsys_fed.serving.takeover import CATALOGUE_FILE, MODEL_FILE, ModelSource  # noqa: PLC0415
+    from recsys_fed.serving.reload import CATALOGUE_FILE, MODEL_FILE, ModelSource  # noqa: PLC0415
 
     if model is None:
         return None
@@ -188,7 +188,7 @@ def _of_silo(folder: Path, residual: Path | None) -> tuple[Path, Path, str, Path
     Under "silo-trusted" there is one residual a model, in the state folder. The level is "" where silo.toml leaves it
     to serving.toml and --residual.
     """
-    from recsys_fed.serving.takeover import ModelSource  # noqa: PLC0415
+    from recsys_fed.serving.reload import ModelSource  # noqa: PLC0415
     from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415
 
     settings = read_silo_settings(folder)
@@ -206,8 +206,7 @@ def _of_silo(folder: Path, residual: Path | None) -> tuple[Path, Path, str, Path
 
 def _pack(source: Any, state: Path) -> None:
     """Pack the model if it is not there yet, and use it unless another one was chosen since."""
-    from recsys_fed.serving.stamp import packed_version  # noqa: PLC0415
-    from recsys_fed.serving.versions import adopt  # noqa: PLC0415
+    from recsys_fed.serving.versions import adopt, packed_version  # noqa: PLC0415
 
     version = packed_version(source.model, source.residual, state)
     new = version is None
@@ -220,15 +219,15 @@ def _pack(source: Any, state: Path) -> None:
 
 def _import(path: Path, place: Any) -> None:
     """Import the interactions if the file is not the one that is there already."""
-    from recsys_fed.serving.stamp import stamp_of  # noqa: PLC0415
     from recsys_fed.serving.store import FeedbackStore  # noqa: PLC0415
+    from recsys_fed.serving.versions import fingerprint_of  # noqa: PLC0415
 
     store = FeedbackStore(place.address, key=place.key())
     known = store.imported_from()
     store.close()
     if not path.exists():
         raise ConfigurationError(f"Expected interactions at {path}, there is nothing.")
-    if known != stamp_of(path):
+    if known != fingerprint_of(path):
         arguments = [str(path), str(place.folder), *(["--store", place.store] if place.store else [])]
         typer.echo(f"imported {_apart('recsys_fed.serving.importing', arguments)} interactions")
 

@@ -50,7 +50,7 @@ def init(  # noqa: PLR0913  (one argument a flag)
     from recsys_fed.data.readers.blocks import source_of  # noqa: PLC0415
     from recsys_fed.deployment.provisioning import init_silo  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
-    from recsys_fed.silo.passphrase import passphrase  # noqa: PLC0415
+    from recsys_fed.silo.secret import passphrase  # noqa: PLC0415
 
     named, counted = columns_of(columns or ""), kinds_of(kinds or "")
     data: dict[str, Any] = {"source": source or (source_of(path) if path else ""), **named}
@@ -163,7 +163,7 @@ def serve(folder: Folder, *, metrics_port: MetricsPort = 0, insecure: Insecure =
     from recsys_fed.deployment.serving import serve_silo  # noqa: PLC0415
     from recsys_fed.flower.processes import ended_by_signals  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
-    from recsys_fed.silo.passphrase import passphrase  # noqa: PLC0415
+    from recsys_fed.silo.secret import passphrase  # noqa: PLC0415
     from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415
 
     settings, code = read_silo_settings(folder), 0
@@ -216,8 +216,7 @@ def residual(folder: Folder) -> None:
     """Write the silo's own model for `silo api --silo DIR`, for personalisation silo-trusted, after each training."""
     from recsys_fed.errors import ConfigurationError  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
-    from recsys_fed.silo.passphrase import passphrase  # noqa: PLC0415
-    from recsys_fed.silo.secret import SiloSecret  # noqa: PLC0415
+    from recsys_fed.silo.secret import SiloSecret, passphrase  # noqa: PLC0415
     from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415
     from recsys_fed.silo.state import StateFolder  # noqa: PLC0415
 
@@ -232,10 +231,8 @@ def residual(folder: Folder) -> None:
 
 def _recommender(folder: Path) -> "Recommender":
     from recsys_fed.catalogue.items import Catalogue  # noqa: PLC0415
-    from recsys_fed.silo.passphrase import passphrase  # noqa: PLC0415
-    from recsys_fed.silo.pseudonyms import Pseudonyms  # noqa: PLC0415
     from recsys_fed.silo.recommendations import open_recommender  # noqa: PLC0415
-    from recsys_fed.silo.secret import SiloSecret  # noqa: PLC0415
+    from recsys_fed.silo.secret import Pseudonyms, SiloSecret, passphrase  # noqa: PLC0415
     from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415
     from recsys_fed.silo.state import StateFolder  # noqa: PLC0415
 

@@ -22,9 +22,7 @@ from recsys_fed.ledger.verification import verify_ledger
 from recsys_fed.privacy.guarantee import check_delta
 from recsys_fed.signing import SigningKey
 from recsys_fed.silo.on_disk import open_silo_data
-from recsys_fed.silo.passphrase import passphrase
-from recsys_fed.silo.pseudonyms import Pseudonyms
-from recsys_fed.silo.secret import SiloSecret
+from recsys_fed.silo.secret import Pseudonyms, SiloSecret, passphrase
 from recsys_fed.silo.settings import SiloSettings, read_silo_settings
 
 # Flower refuses a node whose clock is further off.

@@ -7,8 +7,7 @@ from typing import Any
 from recsys_fed.errors import DataNotFoundError
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.silo.messages import message_counts
-from recsys_fed.silo.passphrase import passphrase
-from recsys_fed.silo.secret import SiloSecret
+from recsys_fed.silo.secret import SiloSecret, passphrase
 from recsys_fed.silo.settings import SiloSettings
 from recsys_fed.silo.state import StateFolder
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from recsys_fed.serving.release import Release, Rows
+from recsys_fed.serving.packed_model import PackedModel, Rows
 from recsys_fed.serving.settings import ExplorationSettings
 
-Probabilities = npt.NDArray[np.float64]
+_Probabilities = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,7 +46,7 @@ class Choice:
 
 def choose(
     candidates: Candidates,
-    release: Release,
+    release: PackedModel,
     precision: npt.NDArray[np.float64],
     *,
     settings: ExplorationSettings,
@@ -70,12 +70,12 @@ def choose(
 
 def propensities(
     candidates: Candidates,
-    release: Release,
+    release: PackedModel,
     precision: npt.NDArray[np.float64],
     *,
     settings: ExplorationSettings,
     rng: np.random.Generator,
-) -> Probabilities:
+) -> _Probabilities:
     """Probability of each candidate, float64 [n]; they sum to 1 and none is 0."""
     vectors = release.vectors[candidates.rows].astype(np.float64)
     # A = L L^T, so L^-T z has covariance A^-1, and ||L^-1 v||^2 = v^T A^-1 v.
@@ -93,7 +93,7 @@ def propensities(
     return (1.0 - settings.floor) * favourite + settings.floor * _uniform(candidates.new)
 
 
-def _uniform(new: npt.NDArray[np.bool_]) -> Probabilities:
+def _uniform(new: npt.NDArray[np.bool_]) -> _Probabilities:
     """The floor: over all candidates, half of it over the new ones where there are any."""
     everywhere = np.full(len(new), 1.0 / len(new))
     return 0.5 * everywhere + 0.5 * new / new.sum() if new.any() else everywhere

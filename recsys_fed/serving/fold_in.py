@@ -6,6 +6,12 @@ With s_i the weight of item i in the history (1 for a plain interaction) and w_i
     "projection":  u = sum_i s_i w_i v_i / ||(s_i w_i)_i||
 
 For s_i = 1 these are `models.users.fold_in`. All of it is a sum over items, so one event is a rank-one update.
+
+Why an item: what each item of the user's history adds to its score. The parts sum to the score, exactly.
+
+    score_j = b_j + v_j u,   u = A^-1 sum_i s_i w_i v_i   (ridge)   or   u = sum_i s_i w_i v_i / norm   (projection)
+
+so item i adds s_i w_i v_j A^-1 v_i, or s_i w_i v_j v_i / norm; with a residual table B it adds s_i B_ij more.
 """
 
 import math
@@ -15,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys_fed.serving.history import Change, UserHistory
-from recsys_fed.serving.release import Release
+from recsys_fed.serving.packed_model import PackedModel
 
-Vector = npt.NDArray[np.float64]
+_Vector = npt.NDArray[np.float64]
 # Sums are kept relative to a level; beyond so many doublings of it they are scaled anew.
 _DOUBLINGS = 64.0
 # Subtractions leave rounding behind; after so many changes the sums are built afresh.
@@ -33,9 +39,9 @@ class NormalEquations:
     them costs no privacy beyond that of the model.
     """
 
-    release: Release
-    gram: Vector  # sum_i s_i w_i v_i v_i^T at the level `base`, [dim, dim]
-    right: Vector  # sum_i s_i w_i v_i, [dim]
+    release: PackedModel
+    gram: _Vector  # sum_i s_i w_i v_i v_i^T at the level `base`, [dim, dim]
+    right: _Vector  # sum_i s_i w_i v_i, [dim]
     squares: float  # sum_i (s_i w_i)^2
     base: float  # log2: s_i = 2^(level_i - base)
     size: int = 0  # items in the sums
@@ -60,25 +66,25 @@ class NormalEquations:
         self.right += difference * v
         self.squares += (after**2 - before**2) * w * w
 
-    def solve(self, *, now: float) -> Vector:
+    def solve(self, *, now: float) -> _Vector:
         """The user's vector at `now` (in half lives since time 0), float64 [dim]; zeros for an empty history."""
         if not self.size:
             return np.zeros(self.release.dim)
         if self.release.kind == "projection":
             return self.right / math.sqrt(max(self.squares, _TINY))
         scale = math.exp2(self.base - now)
-        return solve_spd(scale * self.gram + shared_part(self.release), scale * self.right)
+        return _solve_spd(scale * self.gram + shared_part(self.release), scale * self.right)
 
     def _weight(self, level: float | None) -> float:
         return 0.0 if level is None else math.exp2(level - self.base)
 
     def _rebuild(self, history: UserHistory) -> None:
-        fresh = equations_of(self.release, history)
+        fresh = build_equations(self.release, history)
         self.gram, self.right, self.squares = fresh.gram, fresh.right, fresh.squares
         self.base, self.size, self.changes = fresh.base, fresh.size, 0
 
 
-def equations_of(release: Release, history: UserHistory) -> NormalEquations:
+def build_equations(release: PackedModel, history: UserHistory) -> NormalEquations:
     """The sums of a whole history; items that the catalogue lacks are left out."""
     rows, levels = known_levels(release, history)
     base = float(levels.max()) if len(rows) else 0.0
@@ -87,17 +93,17 @@ def equations_of(release: Release, history: UserHistory) -> NormalEquations:
     return NormalEquations(release=release, gram=gram, right=right, squares=squares, base=base, size=len(rows))
 
 
-def fold_in(release: Release, rows: npt.NDArray[np.int64], strengths: Vector) -> Vector:
+def fold_in(release: PackedModel, rows: npt.NDArray[np.int64], strengths: _Vector) -> _Vector:
     """The full solve: a user's vector [dim] from distinct rows and their weights s [n]."""
     if not len(rows):
         return np.zeros(release.dim)
     gram, right, squares = _sums(release, rows, strengths)
     if release.kind == "projection":
         return right / math.sqrt(max(squares, _TINY))
-    return solve_spd(gram + shared_part(release), right)
+    return _solve_spd(gram + shared_part(release), right)
 
 
-def taste_precision(release: Release, history: UserHistory) -> Vector:
+def taste_precision(release: PackedModel, history: UserHistory) -> _Vector:
     """Precision [dim, dim] of a user's taste: what exploration takes as certainty.
 
     Every item whose answer is known adds w_i v_i v_i^T, whether it was liked or not: a dislike says as much.
@@ -107,14 +113,14 @@ def taste_precision(release: Release, history: UserHistory) -> Vector:
     return gram + shared_part(release)
 
 
-def known_levels(release: Release, history: UserHistory) -> tuple[npt.NDArray[np.int64], Vector]:
+def known_levels(release: PackedModel, history: UserHistory) -> tuple[npt.NDArray[np.int64], _Vector]:
     """Rows [n] of the history's items that the catalogue has, and their levels [n]."""
     pairs = [(release.row_of[item], level) for item, level in history.levels.items() if item in release.row_of]
     rows = np.array([row for row, _ in pairs], dtype=np.int64)
     return rows, np.array([level for _, level in pairs], dtype=np.float64)
 
 
-def shared_part(release: Release) -> Vector:
+def shared_part(release: PackedModel) -> _Vector:
     """unobserved_weight V^T V + regularization I, [dim, dim]."""
     identity = np.eye(release.dim)
     if release.kind == "projection":
@@ -122,7 +128,7 @@ def shared_part(release: Release) -> Vector:
     return release.unobserved_weight * release.gramian + release.regularization * identity
 
 
-def solve_spd(matrix: Vector, right: Vector) -> Vector:
+def _solve_spd(matrix: _Vector, right: _Vector) -> _Vector:
     """Solve a symmetric positive definite system [dim, dim]; what is singular to rounding by least squares."""
     try:
         return np.asarray(np.linalg.solve(matrix, right))
@@ -130,7 +136,42 @@ def solve_spd(matrix: Vector, right: Vector) -> Vector:
         return np.asarray(np.linalg.lstsq(matrix, right, rcond=None)[0])
 
 
-def _sums(release: Release, rows: npt.NDArray[np.int64], strengths: Vector) -> tuple[Vector, Vector, float]:
+def _sums(release: PackedModel, rows: npt.NDArray[np.int64], strengths: _Vector) -> tuple[_Vector, _Vector, float]:
     weights = strengths * release.weights[rows]
     vectors = release.vectors[rows].astype(np.float64)
     return (vectors * weights[:, None]).T @ vectors, weights @ vectors, float(weights @ weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """The score of one item for one user.
+
+    Attributes:
+        score: of the item. bias: the part that is the same for everybody.
+        rows: of the history. parts: what each adds, float64 [n], largest first; bias + sum(parts) = score.
+    """
+
+    score: float
+    bias: float
+    rows: npt.NDArray[np.int64]
+    parts: npt.NDArray[np.float64]
+
+
+def explain(release: PackedModel, history: UserHistory, row: int, *, now: float) -> Explanation:
+    """The contributions of a history to the score of the item in `row`, at `now` (in half lives)."""
+    rows, levels = known_levels(release, history)
+    strengths = np.exp2(levels - now)
+    weights = strengths * release.weights[rows]
+    target = release.vectors[row].astype(np.float64)
+    vectors = release.vectors[rows].astype(np.float64)
+    if release.kind == "projection":
+        parts = weights * (vectors @ target)
+        parts /= max(float(np.linalg.norm(weights)), np.finfo(np.float32).tiny)
+    else:
+        normal = (vectors * weights[:, None]).T @ vectors + shared_part(release)
+        parts = weights * (vectors @ _solve_spd(normal, target))
+    if release.residual is not None:
+        parts = parts + strengths * release.residual[rows, row]
+    order = np.argsort(-parts, kind="stable")
+    bias = float(release.bias[row])
+    return Explanation(score=bias + float(parts.sum()), bias=bias, rows=rows[order], parts=parts[order])

@@ -18,10 +18,10 @@ from recsys_fed.data.readers.interactions import frame_block, interactions_of
 from recsys_fed.data.readers.reading import Reading
 from recsys_fed.data.sources import Request, read
 from recsys_fed.errors import RecsysFedError
-from recsys_fed.serving.events import EARLIEST, IMPORTED, UNTIMED, Event
-from recsys_fed.serving.place import ServicePlace
-from recsys_fed.serving.stamp import stamp_of
+from recsys_fed.serving.history import EARLIEST, IMPORTED, UNTIMED, Event
+from recsys_fed.serving.paths import ServicePaths
 from recsys_fed.serving.store import FeedbackStore
+from recsys_fed.serving.versions import fingerprint_of
 
 
 def import_interactions(path: Path, store: FeedbackStore) -> int:
@@ -35,7 +35,7 @@ def import_interactions(path: Path, store: FeedbackStore) -> int:
         DataError: see `data.sources.read`; nothing was changed.
     """
     found = read(Request(path=path)).interactions
-    return store.replace_imported(_events(found), source=stamp_of(path))
+    return store.replace_imported(_events(found), source=fingerprint_of(path))
 
 
 def export_training(store: FeedbackStore, path: Path) -> int:
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--store", default="")
     given = parser.parse_args(arguments)
-    place = ServicePlace(folder=given.folder, store=given.store)
+    place = ServicePaths(folder=given.folder, store=given.store)
     try:
         store = FeedbackStore(place.address, key=place.key())
         sys.stdout.write(f"{import_interactions(given.path, store)}\n")

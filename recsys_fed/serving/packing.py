@@ -18,9 +18,8 @@ import numpy as np
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.errors import DataFormatError, RecsysFedError
 from recsys_fed.models.items import gramian_of, load_item_embeddings
-from recsys_fed.serving.release import Release, write_release
-from recsys_fed.serving.stamp import version_of
-from recsys_fed.serving.versions import DIGITS
+from recsys_fed.serving.packed_model import PackedModel, write_packed_model
+from recsys_fed.serving.versions import DIGITS, model_version
 
 # What a run writes beside its model (`simulation.record`, `federation.run_files`).
 _METRICS, _EVENTS = "metrics.json", "events.jsonl"
@@ -41,8 +40,8 @@ def pack(model_path: Path, catalogue_path: Path, folder: Path, *, residual: Path
     model, catalogue = load_item_embeddings(model_path), Catalogue.load(catalogue_path)
     if model.catalogue_hash != catalogue.content_hash:
         raise DataFormatError("Expected the catalogue that the model was trained on, got another.")
-    release = Release(
-        version=version_of(content, residual),
+    release = PackedModel(
+        version=model_version(content, residual),
         item_ids=tuple(map(str, catalogue.item_ids)),
         titles=catalogue.titles or ("",) * catalogue.n_items,
         categories=catalogue.categories or ((),) * catalogue.n_items,
@@ -53,7 +52,7 @@ def pack(model_path: Path, catalogue_path: Path, folder: Path, *, residual: Path
         kind=model.fold_in.kind,
         unobserved_weight=model.fold_in.unobserved_weight,
         regularization=model.fold_in.regularization,
-        provenance=provenance_of(model_path.parent),
+        provenance=_provenance_of(model_path.parent),
         residual=None if residual is None else np.load(residual).astype(np.float32),
     )
     versions = folder / "versions"
@@ -62,14 +61,14 @@ def pack(model_path: Path, catalogue_path: Path, folder: Path, *, residual: Path
     if not target.is_dir():
         partial = Path(tempfile.mkdtemp(dir=versions, prefix=".part-"))
         try:
-            write_release(release, partial)
+            write_packed_model(release, partial)
             partial.rename(target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return release.version
 
 
-def provenance_of(run: Path) -> dict[str, Any]:
+def _provenance_of(run: Path) -> dict[str, Any]:
     """What the run's own files say of its guarantee and rounds; empty where there are none."""
     found: dict[str, Any] = {}
     record = _json(run / _METRICS)

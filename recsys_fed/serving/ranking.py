@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from recsys_fed.serving.breadth import Breadth, genre_profile, rerank
+from recsys_fed.serving.diversity import RerankWeights, genre_profile, rerank
 from recsys_fed.serving.exploration import Candidates, Choice, choose
 from recsys_fed.serving.fold_in import known_levels
 from recsys_fed.serving.history import UserHistory
-from recsys_fed.serving.release import Floats, Release, Rows
+from recsys_fed.serving.packed_model import Floats, PackedModel, Rows
 from recsys_fed.serving.search import Search, top_rows
 from recsys_fed.serving.settings import ExplorationSettings, RerankSettings
 
@@ -56,10 +56,10 @@ class Ranker:
         rng: where exploration draws from.
     """
 
-    release: Release
+    release: PackedModel
     search: Search
     rerank: RerankSettings
-    breadth: Breadth
+    breadth: RerankWeights
     tail: npt.NDArray[np.bool_]
     exploration: ExplorationSettings
     new: Rows

@@ -20,12 +20,11 @@ import uvicorn
 
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.serving.api.application import application
-from recsys_fed.serving.place import ServicePlace
+from recsys_fed.serving.paths import ServicePaths, TokenFile
+from recsys_fed.serving.reload import ModelReloader, ModelSource
 from recsys_fed.serving.service import RecommendationService
 from recsys_fed.serving.settings import ApiSettings, ServingSettings
 from recsys_fed.serving.store import FeedbackStore
-from recsys_fed.serving.takeover import ModelSource, TakeOver
-from recsys_fed.serving.tokens import TokenFile
 from recsys_fed.serving.versions import Versions
 
 _BACKLOG = 2_048
@@ -36,7 +35,7 @@ _FAILED_STARTS = 5
 
 def serve(
     settings: ServingSettings,
-    place: ServicePlace,
+    place: ServicePaths,
     *,
     source: ModelSource | None = None,
     budget: Callable[[], Mapping[str, Any]] = dict,
@@ -56,7 +55,7 @@ def serve(
 
 def run(
     settings: ServingSettings,
-    place: ServicePlace,
+    place: ServicePaths,
     listening: socket.socket,
     *,
     source: ModelSource | None = None,
@@ -71,7 +70,7 @@ def run(
         key=key,
         budget=budget,
     )
-    gate = application(service, TokenFile(place.tokens), TakeOver(service, place.folder, source))
+    gate = application(service, TokenFile(place.tokens), ModelReloader(service, place.folder, source))
     config = uvicorn.Config(
         gate,
         access_log=False,

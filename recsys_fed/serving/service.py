@@ -1,32 +1,95 @@
 """The service without HTTP: recommend, explain, take in feedback, forget."""
 
 import asyncio
+import math
 import secrets
 import time
+from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.serving.assignment import assigned
-from recsys_fed.serving.breadth import Breadth, tail_of
-from recsys_fed.serving.bursts import BurstGuard
-from recsys_fed.serving.events import Event, aged
-from recsys_fed.serving.explanation import Explanation, explain
-from recsys_fed.serving.fold_in import equations_of, taste_precision
-from recsys_fed.serving.history import UserHistory
+from recsys_fed.serving.bot_filter import BotFilter
+from recsys_fed.serving.diversity import RerankWeights, tail_of
+from recsys_fed.serving.experiment import assign_variant
+from recsys_fed.serving.fold_in import Explanation, build_equations, explain, taste_precision
+from recsys_fed.serving.history import Event, UserHistory, half_lives
 from recsys_fed.serving.ranking import Page, Ranked, Ranker
 from recsys_fed.serving.settings import ServingSettings, Variant
-from recsys_fed.serving.store import FeedbackStore
-from recsys_fed.serving.telemetry import Telemetry
+from recsys_fed.serving.store import FeedbackStore, FeedbackWriter
 from recsys_fed.serving.users import Users
 from recsys_fed.serving.versions import Served, Versions
-from recsys_fed.serving.writer import FeedbackWriter
 
-FORGET_STATEMENT = (
+# Upper bounds of latency buckets in seconds; the last is open.
+_BOUNDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0)
+_RECENT_SECONDS = 60
+
+
+@dataclass(kw_only=True)
+class _Latency:
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(_BOUNDS) + 1))
+    seconds: float = 0.0
+
+
+class _Telemetry:
+    """Owned by the event loop's thread; nothing here locks."""
+
+    def __init__(self) -> None:
+        self.requests: dict[tuple[str, int], int] = {}
+        self._latency: dict[str, _Latency] = {}
+        self.counts: dict[str, int] = {}
+        self._recent: deque[tuple[float, float]] = deque(maxlen=20_000)
+
+    def request(self, route: str, status: int, *, seconds: float, now: float) -> None:
+        """Count a request; `route` is the path's pattern, never the path itself, which may hold a user's id."""
+        key = (route, status)
+        self.requests[key] = self.requests.get(key, 0) + 1
+        latency = self._latency.setdefault(route, _Latency())
+        latency.buckets[bisect_left(_BOUNDS, seconds)] += 1
+        latency.seconds += seconds
+        self._recent.append((now, seconds))
+
+    def count(self, name: str, by: int = 1) -> None:
+        """Add to a counter."""
+        self.counts[name] = self.counts.get(name, 0) + by
+
+    def recent(self, *, now: float) -> dict[str, float]:
+        """Requests a second and latency quantiles (ms) of the last minute, from at most 20,000 requests."""
+        times = sorted(seconds for then, seconds in self._recent if then > now - _RECENT_SECONDS)
+        if not times:
+            return {"requests_per_second": 0.0, "p50_ms": math.nan, "p99_ms": math.nan}
+        quantile = {q: times[min(len(times) - 1, int(q * len(times)))] for q in (0.5, 0.99)}
+        return {
+            "requests_per_second": len(times) / _RECENT_SECONDS,
+            "p50_ms": 1e3 * quantile[0.5],
+            "p99_ms": 1e3 * quantile[0.99],
+        }
+
+    def text(self) -> str:
+        """All of it, as Prometheus reads it."""
+        lines = ["# TYPE recsys_fed_requests_total counter"]
+        for (route, status), count in sorted(self.requests.items()):
+            lines.append(f'recsys_fed_requests_total{{route="{route}",status="{status}"}} {count}')
+        lines.append("# TYPE recsys_fed_request_seconds histogram")
+        for route, latency in sorted(self._latency.items()):
+            total = 0
+            for bound, count in zip((*_BOUNDS, math.inf), latency.buckets, strict=True):
+                total += count
+                limit = "+Inf" if math.isinf(bound) else f"{bound:g}"
+                lines.append(f'recsys_fed_request_seconds_bucket{{route="{route}",le="{limit}"}} {total}')
+            lines.append(f'recsys_fed_request_seconds_sum{{route="{route}"}} {latency.seconds:.6f}')
+            lines.append(f'recsys_fed_request_seconds_count{{route="{route}"}} {total}')
+        for name, value in sorted(self.counts.items()):
+            lines += [f"# TYPE recsys_fed_{name}_total counter", f"recsys_fed_{name}_total {value}"]
+        return "\n".join(lines) + "\n"
+
+
+_FORGET_STATEMENT = (
     "Models that were released before hold no vector, history or id of any user. What this user added to their sums "
     "cannot be taken out again; the guarantee bounds what anybody can learn of it. This service hands the user's "
     "events to no further round. If the silo's own database has them too, remove them there."
@@ -71,8 +134,8 @@ class RecommendationService:
         self.settings, self.store, self.versions, self._key = settings, store, versions, key
         self.writer = FeedbackWriter(store)
         self.users = Users(store, settings.feedback, cached=settings.api.cached_users)
-        self.guard = BurstGuard(settings.feedback)
-        self.telemetry = Telemetry()
+        self.guard = BotFilter(settings.feedback)
+        self.telemetry = _Telemetry()
         self.started = time.time()
         self._rng = np.random.default_rng(seed)
         self._new_ids = _lines(settings.exploration.new_items)
@@ -123,7 +186,7 @@ class RecommendationService:
         unknown += tuple(text for text, row in mapped.items() if row is None)
         chosen = [item for item in items if item in release.row_of]
         history = UserHistory(levels=dict.fromkeys((*chosen, *found), 0.0), consumed={*chosen, *found})
-        vector = equations_of(release, history).solve(now=0.0).astype(np.float32)
+        vector = build_equations(release, history).solve(now=0.0).astype(np.float32)
         ranked = self._ranker(served, None).page(vector, history, page, now=0.0, precision=None)
         basis = "history" if chosen else "text" if found else "popularity"
         named = {text: release.item_ids[row] for text, row in mapped.items() if row is not None}
@@ -174,14 +237,14 @@ class RecommendationService:
         self.telemetry.count("forgotten_users")
         kept = [served for served in (self.versions.current, self.versions.previous) if served is not None]
         models = [{"model": served.name, **served.release.provenance} for served in kept]
-        return {"removed": removed, "released_models": models, "statement": FORGET_STATEMENT}
+        return {"removed": removed, "released_models": models, "statement": _FORGET_STATEMENT}
 
     def variant_of(self, name: str) -> Variant | None:
         """The user's variant of the running experiment."""
         experiment = self.settings.experiment
         if not experiment.name:
             return None
-        return assigned(name, experiment.variants, experiment=experiment.name, key=self._key)
+        return assign_variant(name, experiment.variants, experiment=experiment.name, key=self._key)
 
     def use(self, served: Served) -> None:
         """Serve another version from the next request on."""
@@ -201,7 +264,7 @@ class RecommendationService:
 
     def _now(self) -> float:
         """Half lives since time 0."""
-        return aged(time.time(), self.settings.feedback)
+        return half_lives(time.time(), self.settings.feedback)
 
     def _served(self, variant: Variant | None) -> Served:
         if variant is None or variant.model == "current":
@@ -219,7 +282,7 @@ class RecommendationService:
                 release=release,
                 search=served.search,
                 rerank=self.settings.rerank,
-                breadth=Breadth(
+                breadth=RerankWeights(
                     diversity=plain.diversity, calibration=plain.calibration, group_share=plain.group_share
                 ),
                 tail=tail_of(release, head_share=self.settings.rerank.head_share),

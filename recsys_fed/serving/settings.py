@@ -10,8 +10,8 @@ from recsys_fed import checks
 from recsys_fed.config import parse
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 
-PERSONALISATION = ("user-only", "silo-trusted")
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_PERSONALISATION = ("user-only", "silo-trusted")
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 T = TypeVar("T")
 
 
@@ -49,11 +49,11 @@ class ApiSettings:
         checks.at_least(0, port=self.port)
         checks.positive(requests_per_second=self.requests_per_second)
         checks.non_negative(watch_seconds=self.watch_seconds)
-        checks.one_of(PERSONALISATION, personalisation=self.personalisation)
+        checks.one_of(_PERSONALISATION, personalisation=self.personalisation)
         checks.one_of(("exact", "int8", "hnsw"), search=self.search)
         if bool(self.tls_certificate) != bool(self.tls_key):
             raise ConfigurationError("Expected tls-certificate and tls-key together, got one of them.")
-        if self.host not in LOOPBACK and not self.tls_certificate:
+        if self.host not in _LOOPBACK and not self.tls_certificate:
             raise ConfigurationError(
                 f"Expected TLS files for a host that others can reach, got {self.host} without. "
                 "Set tls-certificate and tls-key, or listen on 127.0.0.1."

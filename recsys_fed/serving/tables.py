@@ -12,16 +12,16 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.serving.events import UNTIMED
+from recsys_fed.serving.history import UNTIMED
 
-SCHEMA = 1
+_SCHEMA = 1
 _LOCK_SECONDS = 30.0
 _BIG = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
-metadata = sa.MetaData()
+_metadata = sa.MetaData()
 events = sa.Table(
     "events",
-    metadata,
+    _metadata,
     sa.Column("number", _BIG, primary_key=True, autoincrement=True),
     sa.Column("event_key", sa.String(128), unique=True),
     sa.Column("user", sa.String(128), nullable=False),
@@ -39,7 +39,7 @@ events = sa.Table(
 # One row a recommendation that explored or was part of an experiment: what off-policy estimates and tests read.
 exposures = sa.Table(
     "exposures",
-    metadata,
+    _metadata,
     sa.Column("number", _BIG, primary_key=True, autoincrement=True),
     sa.Column("request", sa.String(64), nullable=False, index=True),
     sa.Column("user", sa.String(128), nullable=False, index=True),
@@ -57,13 +57,13 @@ exposures = sa.Table(
 # Keyed digests of users who were forgotten: an import of the silo's interactions leaves them out.
 forgotten = sa.Table(
     "forgotten",
-    metadata,
+    _metadata,
     sa.Column("digest", sa.String(64), primary_key=True),
     sa.Column("time", sa.Double, nullable=False),
 )
 settings = sa.Table(
     "settings",
-    metadata,
+    _metadata,
     sa.Column("name", sa.String(64), primary_key=True),
     sa.Column("value", sa.Text, nullable=False),
 )
@@ -72,7 +72,7 @@ settings = sa.Table(
 # positive, and not disliked since. The version before wrote 0 for no time, and 0 as received of all that it imported.
 TRAINING_VIEW = "training_interactions"
 _VIEW = "2"
-TRAINING_QUERY = f"""
+_TRAINING_QUERY = f"""
 SELECT e."user" AS "user", e.item AS item, COALESCE(e.value, 1.0) AS value,
 CASE WHEN e.time > {UNTIMED!r} AND NOT (e.time = 0 AND e.received = 0) THEN e.time END AS time, e.number AS number
 FROM events e
@@ -84,7 +84,7 @@ AND NOT EXISTS (
 """  # noqa: S608  (a constant)
 
 
-def engine_of(address: str) -> sa.Engine:
+def open_engine(address: str) -> sa.Engine:
     """An engine for a path of SQLite or a PostgreSQL URL.
 
     Raises:
@@ -125,13 +125,13 @@ def create_tables(engine: sa.Engine) -> float:
         ConfigurationError: it is a database of a newer version.
     """
     with engine.begin() as connection:
-        metadata.create_all(connection)
+        _metadata.create_all(connection)
         known = {row.name: row.value for row in connection.execute(sa.select(settings))}
-        if known.get("schema", str(SCHEMA)) != str(SCHEMA):
+        if known.get("schema", str(_SCHEMA)) != str(_SCHEMA):
             raise ConfigurationError(
-                f"Expected tables of schema {SCHEMA}, got {known['schema']}. Install the version for it."
+                f"Expected tables of schema {_SCHEMA}, got {known['schema']}. Install the version for it."
             )
-        fresh = {"schema": str(SCHEMA), "opened": repr(time.time())}
+        fresh = {"schema": str(_SCHEMA), "opened": repr(time.time())}
         for name in fresh.keys() - known.keys():
             connection.execute(settings.insert().values(name=name, value=fresh[name]))
         if known.get("view") != _VIEW:
@@ -147,7 +147,7 @@ def _create_view(connection: sa.Connection) -> None:
     if not replaces:
         connection.exec_driver_sql(f"DROP VIEW IF EXISTS {TRAINING_VIEW}")
     create = "CREATE OR REPLACE VIEW" if replaces else "CREATE VIEW"
-    connection.exec_driver_sql(f"{create} {TRAINING_VIEW} AS {TRAINING_QUERY}")
+    connection.exec_driver_sql(f"{create} {TRAINING_VIEW} AS {_TRAINING_QUERY}")
 
 
 def _prepared(connection: Any, _: object) -> None:

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from recsys_fed.serving.events import Event, aged
-from recsys_fed.serving.fold_in import NormalEquations, equations_of
-from recsys_fed.serving.history import UserHistory, history_of
-from recsys_fed.serving.release import Floats, Release
+from recsys_fed.serving.fold_in import NormalEquations, build_equations
+from recsys_fed.serving.history import Event, UserHistory, build_history, half_lives
+from recsys_fed.serving.packed_model import Floats, PackedModel
 from recsys_fed.serving.settings import FeedbackSettings
 from recsys_fed.serving.store import FeedbackStore
 
@@ -24,14 +23,14 @@ _EQUATIONS = 1_000
 class _Folded:
     """A user under one model version."""
 
-    release: Release
+    release: PackedModel
     equations: NormalEquations | None
     vector: Floats
     at: float  # half lives
 
 
 @dataclass(kw_only=True, eq=False)
-class User:
+class _User:
     """One user in memory."""
 
     history: UserHistory
@@ -47,15 +46,15 @@ class Users:
 
     def __init__(self, store: FeedbackStore, settings: FeedbackSettings, *, cached: int) -> None:
         self._store, self._settings, self._cached = store, settings, cached
-        self._users: OrderedDict[str, User] = OrderedDict()
+        self._users: OrderedDict[str, _User] = OrderedDict()
         self._with_equations: OrderedDict[str, None] = OrderedDict()
-        self._loading: dict[str, asyncio.Task[User]] = {}
+        self._loading: dict[str, asyncio.Task[_User]] = {}
         self._outdated: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._users)
 
-    async def get(self, name: str) -> User:
+    async def get(self, name: str) -> _User:
         """A user, from memory or from the log; one without events has an empty history."""
         user = self._users.get(name)
         if user is not None:
@@ -90,9 +89,9 @@ class Users:
         if name in self._loading:
             self._outdated.add(name)
 
-    def vector(self, name: str, user: User, release: Release, *, now: float | None = None) -> Floats:
+    def vector(self, name: str, user: _User, release: PackedModel, *, now: float | None = None) -> Floats:
         """The user's vector under a model version, float32 [dim]; `now` in seconds."""
-        at = aged(time.time() if now is None else now, self._settings)
+        at = half_lives(time.time() if now is None else now, self._settings)
         folded = user.folded.get(release.version)
         if folded is not None and at - folded.at <= _FRESH:
             return folded.vector
@@ -101,11 +100,11 @@ class Users:
         folded.vector, folded.at = equations.solve(now=at).astype(np.float32), at
         return folded.vector
 
-    def equations(self, name: str, user: User, release: Release) -> NormalEquations:
+    def equations(self, name: str, user: _User, release: PackedModel) -> NormalEquations:
         """The user's sums under a model version; those of versions that are not asked for any more are let go."""
         folded = user.folded.get(release.version)
         if folded is None or folded.equations is None:
-            equations = equations_of(release, user.history)
+            equations = build_equations(release, user.history)
             nothing = np.zeros(release.dim, dtype=np.float32)
             folded = _Folded(release=release, equations=equations, vector=nothing, at=-np.inf)
             if len(user.folded) >= 4:  # versions side by side in an experiment, and the one before
@@ -117,14 +116,14 @@ class Users:
             raise RuntimeError("equations were just made")
         return found
 
-    async def _load(self, name: str) -> User:
+    async def _load(self, name: str) -> _User:
         try:
             while True:
                 self._outdated.discard(name)
                 events = await asyncio.to_thread(self._store.of_user, name)
                 if name not in self._outdated:
                     break
-            user = User(history=history_of(events, self._settings))
+            user = _User(history=build_history(events, self._settings))
             self._users[name] = user
             if len(self._users) > self._cached:
                 oldest, _ = self._users.popitem(last=False)

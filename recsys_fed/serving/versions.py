@@ -2,19 +2,20 @@
 
 versions/VERSION/   a packed model (`packing`), the first digits of its hash as its name
 current.json        the version in use and the one before it; replaced last, so a crash leaves one of both
+
+A fingerprint knows files again without reading them with heavy libraries.
 """
 
 import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
 from recsys_fed.errors import ConfigurationError, DataNotFoundError
-from recsys_fed.serving.approximate import search_of
-from recsys_fed.serving.release import RECORD, Release, read_release
-from recsys_fed.serving.search import Search
-from recsys_fed.serving.words_match import TitleIndex
+from recsys_fed.serving.packed_model import RECORD, PackedModel, read_packed_model
+from recsys_fed.serving.search import Search, TitleIndex, search_of
 
 DIGITS = 16
 _CURRENT = "current.json"
@@ -24,7 +25,7 @@ _CURRENT = "current.json"
 class Served:
     """A version with what is built on it. A request takes one of these and uses nothing of another."""
 
-    release: Release
+    release: PackedModel
     search: Search
 
     @cached_property
@@ -72,7 +73,7 @@ class Versions:
                 f"Expected the first digits of one model version, got {name!r}: {len(found)} match."
             )
         if found[0] not in self._loaded:
-            release = read_release(self._folder / "versions" / found[0])
+            release = read_packed_model(self._folder / "versions" / found[0])
             self._loaded[found[0]] = Served(release=release, search=search_of(release, self._how))
         return self._loaded[found[0]]
 
@@ -121,3 +122,31 @@ def adopt(folder: Path, name: str, *, new: bool) -> None:
         point_to(folder, name)
     elif new:
         point_to(folder, name, before=str(json.loads(path.read_text(encoding="utf-8"))["current"]))
+
+
+# Changes when a version imports something else from the same file: it is imported once more then.
+_IMPORT = "2"
+
+
+def fingerprint_of(path: Path) -> str:
+    """What a file or folder is known by: names, sizes and times of its files, as a digest."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    lines = [_IMPORT]
+    lines += [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files if file.is_file()]
+    return sha256("\n".join(lines).encode()).hexdigest()
+
+
+def model_version(content: bytes, residual: Path | None) -> str:
+    """The version of a model's file, and of the residual that it is served with: SHA-256, hex."""
+    digest = sha256(content)
+    if residual is not None:
+        digest.update(residual.read_bytes())
+    return digest.hexdigest()
+
+
+def packed_version(model: Path, residual: Path | None, folder: Path) -> str | None:
+    """The version of a model that is packed in the folder already; None where it is not, or there is no such file."""
+    if not model.is_file() or (residual is not None and not residual.is_file()):
+        return None
+    version = model_version(model.read_bytes(), residual)
+    return version if (folder / "versions" / version[:DIGITS] / RECORD).is_file() else None

@@ -25,7 +25,7 @@ from recsys_fed.data.readers.reading import Block
 from recsys_fed.data.silo import signals_of, silo_dataset, ties_of
 from recsys_fed.data.split import leave_last_out
 from recsys_fed.models.histories import NOTHING, Histories, Signal, Signals, histories_of
-from recsys_fed.silo.pseudonyms import Pseudonyms
+from recsys_fed.silo.secret import Pseudonyms
 from recsys_fed.silo.settings import DataSettings
 
 Place = Callable[[int], str]
@@ -86,7 +86,7 @@ def read_silo_data(
       order of the file; the rows of a query have no order, so that equal times are ordered by value, then item. Which
       signals there are is decided by the trainer and silo.toml.
     It covers neither a query whose answer for one user depends on others, or that fails on a row, nor damaged files.
-    `audit.boundary.neighbouring_files` tries pairs.
+    `audit.neighbouring_files` tries pairs.
 
     Raises:
         DataError, ConfigurationError: see `blocks_of`.

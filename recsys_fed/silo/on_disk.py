@@ -31,7 +31,7 @@ from recsys_fed.data.readers.rows import Account, Rows, rows_of
 from recsys_fed.models.histories import NOTHING, Signal
 from recsys_fed.models.stored_histories import HistoryWriter, StoredHistories, stored_histories
 from recsys_fed.silo.interactions import Part, SiloData, SiloPart, read_silo_data, silo_part
-from recsys_fed.silo.pseudonyms import Pseudonyms
+from recsys_fed.silo.secret import Pseudonyms
 from recsys_fed.silo.settings import DataSettings
 
 # Of the folders that a silo which serves holds; what a crash leaves there is removed at the next start.

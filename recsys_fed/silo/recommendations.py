@@ -16,7 +16,7 @@ from recsys_fed.errors import ConfigurationError, DataFormatError
 from recsys_fed.evaluation.ranking import top_items
 from recsys_fed.models.items import ItemEmbeddings, scores
 from recsys_fed.personalisation.silo_model import SiloModel
-from recsys_fed.silo.pseudonyms import Pseudonyms
+from recsys_fed.silo.secret import Pseudonyms
 from recsys_fed.silo.state import StateFolder, UserState
 
 _USERS_AT_ONCE = 1024

@@ -12,12 +12,11 @@ import numpy as np
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from recsys_fed.serving.events import IMPORTED, Event
-from recsys_fed.serving.place import ServicePlace
-from recsys_fed.serving.release import Floats, Release, write_release
+from recsys_fed.serving.history import IMPORTED, Event
+from recsys_fed.serving.packed_model import Floats, PackedModel, write_packed_model
+from recsys_fed.serving.paths import ServicePaths, TokenFile
 from recsys_fed.serving.search import best_of_many
 from recsys_fed.serving.store import FeedbackStore
-from recsys_fed.serving.tokens import TokenFile
 from recsys_fed.serving.versions import DIGITS, point_to
 from simulations.benchmarks.line import Line
 from simulations.serving.load import Load, load, processor_seconds, running_service
@@ -77,10 +76,10 @@ def _over_http(n_items: int, *, rate: float) -> tuple[Load, float]:
 def made_service(folder: Path, n_items: int) -> str:
     """A service's folder with random factors and histories; returns a token."""
     release = _release(n_items)
-    place = ServicePlace(folder=folder)
+    place = ServicePaths(folder=folder)
     target = folder / "versions" / release.version[:DIGITS]
     target.mkdir(parents=True)
-    write_release(release, target)
+    write_packed_model(release, target)
     point_to(folder, release.version)
     store, rng = FeedbackStore(place.address, key=place.key()), np.random.default_rng(1)
     own = (rng.choice(n_items, size=HISTORY, replace=False).tolist() for _ in range(USERS))
@@ -94,9 +93,9 @@ def made_service(folder: Path, n_items: int) -> str:
     return TokenFile(place.tokens).create("benchmark", ["recommend", "feedback"])
 
 
-def _release(n_items: int) -> Release:
+def _release(n_items: int) -> PackedModel:
     vectors, bias = _factors(n_items), np.zeros(n_items, dtype=np.float32)
-    return Release(
+    return PackedModel(
         version=sha256(str(n_items).encode()).hexdigest(),
         item_ids=tuple(f"i{row}" for row in range(n_items)),
         titles=tuple(f"The item of number {row} (1999)" for row in range(n_items)),

@@ -3,24 +3,23 @@
 import numpy as np
 
 from recsys_fed.evaluation.metrics import by_user_group, exposure
-from recsys_fed.serving.breadth import Breadth, genre_profile, rerank, tail_of
-from recsys_fed.serving.events import IMPORTED, Event
-from recsys_fed.serving.fold_in import equations_of
-from recsys_fed.serving.history import history_of
-from recsys_fed.serving.release import Release, Rows
+from recsys_fed.serving.diversity import RerankWeights, genre_profile, rerank, tail_of
+from recsys_fed.serving.fold_in import build_equations
+from recsys_fed.serving.history import IMPORTED, Event, build_history
+from recsys_fed.serving.packed_model import PackedModel, Rows
 from recsys_fed.serving.search import ExactSearch
 from recsys_fed.serving.settings import FeedbackSettings
 from simulations.serving.replay import Halves
 
 _K, _CANDIDATES, _HEAD = 10, 100, 0.1
 SETTINGS = {
-    "by score": Breadth(),
-    "MMR 0.2": Breadth(diversity=0.2),
-    "MMR 0.4": Breadth(diversity=0.4),
-    "calibration 0.3": Breadth(calibration=0.3),
-    "calibration 0.6": Breadth(calibration=0.6),
-    "30% outside the head": Breadth(group_share=0.3),
-    "50% outside the head": Breadth(group_share=0.5),
+    "by score": RerankWeights(),
+    "MMR 0.2": RerankWeights(diversity=0.2),
+    "MMR 0.4": RerankWeights(diversity=0.4),
+    "calibration 0.3": RerankWeights(calibration=0.3),
+    "calibration 0.6": RerankWeights(calibration=0.6),
+    "30% outside the head": RerankWeights(group_share=0.3),
+    "50% outside the head": RerankWeights(group_share=0.5),
 }
 
 
@@ -47,14 +46,14 @@ def breadth_table(cut: Halves, *, users: int, seed: int = 2) -> dict[str, dict[s
     return table
 
 
-def _user(cut: Halves, user: str, breadth: Breadth, tail: np.ndarray) -> tuple[Rows, float, float, float]:
+def _user(cut: Halves, user: str, breadth: RerankWeights, tail: np.ndarray) -> tuple[Rows, float, float, float]:
     """The list of one user, its NDCG@10, mean distance of two of its items, and how far its genres are off."""
     release = cut.release
-    history = history_of(
+    history = build_history(
         [Event(user=user, item=item, kind=IMPORTED, time=0.0) for item in cut.before[user]], FeedbackSettings()
     )
     seen = history.consumed_rows(release)
-    vector = equations_of(release, history).solve(now=0.0).astype(np.float32)
+    vector = build_equations(release, history).solve(now=0.0).astype(np.float32)
     rows, scores = ExactSearch(release).best(vector, _CANDIDATES, without=seen)
     genres = genre_profile(release, seen, np.ones(len(seen)))
     order = rerank(release, rows, scores, _K, breadth=breadth, genres=genres, tail=tail)
@@ -65,14 +64,14 @@ def _user(cut: Halves, user: str, breadth: Breadth, tail: np.ndarray) -> tuple[R
     return listed, gain, _distance(release, listed), _off(release, listed, genres)
 
 
-def _distance(release: Release, listed: Rows) -> float:
+def _distance(release: PackedModel, listed: Rows) -> float:
     directions = release.vectors[listed] / np.maximum(release.norms[listed], 1e-12)[:, None]
     cosines = directions @ directions.T
     n = len(listed)
     return float(1.0 - (cosines.sum() - n) / (n * (n - 1)))
 
 
-def _off(release: Release, listed: Rows, genres: dict[str, float]) -> float:
+def _off(release: PackedModel, listed: Rows, genres: dict[str, float]) -> float:
     """KL of the user's genres from those of the list, with the list's mixed by a hundredth."""
     own = genre_profile(release, listed, np.ones(len(listed)))
     wanted = np.array(list(genres.values()))

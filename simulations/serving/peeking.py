@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from recsys_fed.serving.anytime import largest_log_wealth
+from recsys_fed.serving.sequential_test import largest_log_wealth
 
 
 def claims(*, tests: int, users: int, rates: tuple[float, float], level: float, seed: int) -> dict[str, float]:

@@ -14,14 +14,13 @@ import numpy as np
 import pandas as pd
 
 from recsys_fed.data.sources import Request, read
-from recsys_fed.serving.events import IMPORTED, Event
-from recsys_fed.serving.fold_in import equations_of
-from recsys_fed.serving.history import history_of
+from recsys_fed.serving.fold_in import build_equations
+from recsys_fed.serving.history import IMPORTED, Event, build_history
+from recsys_fed.serving.packed_model import Floats, PackedModel, Rows, read_packed_model
 from recsys_fed.serving.packing import pack
-from recsys_fed.serving.release import Floats, Release, Rows, read_release
+from recsys_fed.serving.reload import CATALOGUE_FILE, MODEL_FILE
 from recsys_fed.serving.search import ExactSearch
 from recsys_fed.serving.settings import FeedbackSettings
-from recsys_fed.serving.takeover import CATALOGUE_FILE, MODEL_FILE
 from recsys_fed.serving.versions import DIGITS
 
 _COMMAND = "from recsys_fed.cli import main; main()"
@@ -32,7 +31,7 @@ _K = 10
 class Halves:
     """Each user's items in the order of time, cut in two, and a model of the first halves."""
 
-    release: Release
+    release: PackedModel
     before: dict[str, list[str]]
     after: dict[str, list[str]]
 
@@ -58,7 +57,7 @@ def halves(data: Path, *, epsilon: float, seed: int = 0) -> Halves:
         ]  # fmt: skip
         subprocess.run([sys.executable, "-c", _COMMAND, *map(str, arguments)], check=True, capture_output=True)
         version = pack(folder / "run" / MODEL_FILE, folder / "run" / CATALOGUE_FILE, folder)
-        release = read_release(folder / "versions" / version[:DIGITS])
+        release = read_packed_model(folder / "versions" / version[:DIGITS])
     return Halves(release=release, before=_lists(frame[early]), after=_lists(frame[~early]))
 
 
@@ -84,8 +83,8 @@ def _user(cut: Halves, user: str, steps: int) -> dict[str, float]:
     settings, release = FeedbackSettings(), cut.release
     search = ExactSearch(release)
     first = [Event(user=user, item=item, kind=IMPORTED, time=0.0) for item in cut.before[user]]
-    history = history_of(first, settings)
-    equations = equations_of(release, history)
+    history = build_history(first, settings)
+    equations = build_equations(release, history)
     old, seen_then = equations.solve(now=0.0).astype(np.float32), history.consumed_rows(release)
     gains: dict[str, list[float]] = {}
     for item in cut.after[user][:steps]:

@@ -4,11 +4,10 @@ from hashlib import sha256
 
 import numpy as np
 
-from recsys_fed.serving.events import Event
 from recsys_fed.serving.exploration import Candidates, choose
-from recsys_fed.serving.fold_in import equations_of, taste_precision
-from recsys_fed.serving.history import UserHistory
-from recsys_fed.serving.release import Release
+from recsys_fed.serving.fold_in import build_equations, taste_precision
+from recsys_fed.serving.history import Event, UserHistory
+from recsys_fed.serving.packed_model import PackedModel
 from recsys_fed.serving.search import ExactSearch
 from recsys_fed.serving.settings import ExplorationSettings, FeedbackSettings
 
@@ -39,11 +38,11 @@ def regret(method: str, *, users: int, rounds: int, scale: float, seed: int, pop
 
 
 def _user_regret(
-    release: Release, chances: np.ndarray, likes: np.ndarray, *, method: str, rounds: int, scale: float,
+    release: PackedModel, chances: np.ndarray, likes: np.ndarray, *, method: str, rounds: int, scale: float,
     rng: np.random.Generator,
 ) -> float:  # fmt: skip
     settings, history, search = FeedbackSettings(), UserHistory(), ExactSearch(release)
-    equations = equations_of(release, history)
+    equations = build_equations(release, history)
     lost = 0.0
     for _ in range(rounds):
         shown_before = history.consumed_rows(release)
@@ -63,13 +62,13 @@ def _user_regret(
     return lost
 
 
-def _release(rng: np.random.Generator) -> Release:
+def _release(rng: np.random.Generator) -> PackedModel:
     """Items near the direction of their genre; the bias knows the popular genre."""
     genres = np.arange(_ITEMS) % _GENRES
     directions = np.linalg.qr(rng.normal(size=(_DIM, _DIM)))[0][:_GENRES]
     vectors = (directions[genres] + 0.1 * rng.normal(size=(_ITEMS, _DIM))).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return Release(
+    return PackedModel(
         version=sha256(b"world").hexdigest(),
         item_ids=tuple(f"i{row}" for row in range(_ITEMS)),
         titles=("",) * _ITEMS,

@@ -20,8 +20,7 @@ from recsys_fed.errors import DataFormatError
 from recsys_fed.models.histories import histories_of
 from recsys_fed.silo.interactions import read_silo_data
 from recsys_fed.silo.on_disk import read_stored_data
-from recsys_fed.silo.pseudonyms import Pseudonyms
-from recsys_fed.silo.secret import SiloSecret
+from recsys_fed.silo.secret import Pseudonyms, SiloSecret
 from recsys_fed.silo.settings import DataSettings
 
 PSEUDONYMS = Pseudonyms(SiloSecret.generate())

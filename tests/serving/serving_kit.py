@@ -5,13 +5,12 @@ import hashlib
 import numpy as np
 
 from recsys_fed.serving.api.application import application
-from recsys_fed.serving.place import ServicePlace
-from recsys_fed.serving.release import Release, write_release
+from recsys_fed.serving.packed_model import PackedModel, write_packed_model
+from recsys_fed.serving.paths import ServicePaths, TokenFile
+from recsys_fed.serving.reload import ModelReloader
 from recsys_fed.serving.service import RecommendationService
 from recsys_fed.serving.settings import serving_settings
 from recsys_fed.serving.store import FeedbackStore
-from recsys_fed.serving.takeover import TakeOver
-from recsys_fed.serving.tokens import TokenFile
 from recsys_fed.serving.versions import DIGITS, Versions, point_to
 
 GENRES = ("Drama", "Comedy", "Action", "Horror")
@@ -34,7 +33,7 @@ def made_release(*, n_items=60, dim=8, kind="ridge", seed=0, **changes):
         "regularization": 1.0,
         "provenance": {"guarantee": "a sentence", "rounds": 3},
     }
-    return Release(**(parts | changes))
+    return PackedModel(**(parts | changes))
 
 
 def add_version(folder, release, *, use=True):
@@ -42,7 +41,7 @@ def add_version(folder, release, *, use=True):
     name = release.version[:DIGITS]
     target = folder / "versions" / name
     target.mkdir(parents=True)
-    write_release(release, target)
+    write_packed_model(release, target)
     if use:
         point_to(folder, name)
     return name
@@ -50,7 +49,7 @@ def add_version(folder, release, *, use=True):
 
 def made_service(folder, release=None, *, store="", seed=7, **tables):
     """A service on a folder; it must be closed."""
-    place = ServicePlace(folder=folder, store=store)
+    place = ServicePaths(folder=folder, store=store)
     key = place.key()
     if not (folder / "current.json").is_file():
         add_version(folder, release or made_release())
@@ -71,4 +70,4 @@ def made_application(folder, release=None, **tables):
     scopes = {name: [name] for name in ("recommend", "feedback", "admin")}
     scopes["all"] = ["recommend", "feedback", "admin"]
     headers = {name: {"Authorization": f"Bearer {tokens.create(name, opened)}"} for name, opened in scopes.items()}
-    return application(service, tokens, TakeOver(service, folder, None)), headers
+    return application(service, tokens, ModelReloader(service, folder, None)), headers

@@ -10,14 +10,13 @@ from serving_kit import made_service
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.models.items import FoldIn, ItemEmbeddings, item_embeddings_bytes
-from recsys_fed.serving import takeover
-from recsys_fed.serving.events import Event
+from recsys_fed.serving import reload
+from recsys_fed.serving.history import Event
 from recsys_fed.serving.packing import pack
-from recsys_fed.serving.takeover import ModelSource, TakeOver
+from recsys_fed.serving.reload import ModelReloader, ModelSource
 from recsys_fed.serving.versions import point_to
 from recsys_fed.silo.interactions import read_silo_data
-from recsys_fed.silo.pseudonyms import Pseudonyms
-from recsys_fed.silo.secret import SiloSecret
+from recsys_fed.silo.secret import Pseudonyms, SiloSecret
 from recsys_fed.silo.settings import DataSettings
 from recsys_fed.silo.state import StateFolder
 
@@ -66,13 +65,13 @@ def test_a_newly_trained_model_of_the_silo_is_taken_over_and_a_rolled_back_one_s
     assert pack(source.model, catalogue, folder) == first
     point_to(folder, first)
     service = made_service(folder)
-    taking, packed, pack_apart = TakeOver(service, folder, source), [], takeover.pack_apart
+    taking, packed, pack_apart = ModelReloader(service, folder, source), [], reload.pack_in_subprocess
 
     async def counted(*arguments):
         packed.append(arguments)
         return await pack_apart(*arguments)
 
-    monkeypatch.setattr(takeover, "pack_apart", counted)
+    monkeypatch.setattr(reload, "pack_in_subprocess", counted)
 
     async def scenario():
         watching = asyncio.create_task(taking.watch(seconds=0.05))

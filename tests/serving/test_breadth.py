@@ -4,7 +4,7 @@ import numpy as np
 from serving_kit import made_release
 
 from recsys_fed.evaluation.metrics import by_user_group, exposure
-from recsys_fed.serving.breadth import Breadth, genre_profile, rerank, tail_of
+from recsys_fed.serving.diversity import RerankWeights, genre_profile, rerank, tail_of
 
 RELEASE = made_release(n_items=200, dim=6, seed=3)
 ROWS = np.arange(100)
@@ -22,11 +22,11 @@ def closeness(rows):
 
 
 def test_nothing_asked_keeps_the_order():
-    assert listed(Breadth()).tolist() == list(range(10))
+    assert listed(RerankWeights()).tolist() == list(range(10))
 
 
 def test_mmr_takes_the_item_that_its_formula_names():
-    chosen = listed(Breadth(diversity=0.4), k=3)
+    chosen = listed(RerankWeights(diversity=0.4), k=3)
     directions = RELEASE.vectors[ROWS] / RELEASE.norms[ROWS][:, None]
     relevance, expected = SCORES / 2.0, [0]
     for _ in range(2):
@@ -35,7 +35,7 @@ def test_mmr_takes_the_item_that_its_formula_names():
         gain[expected] = -np.inf
         expected.append(int(gain.argmax()))
     assert chosen.tolist() == expected
-    assert closeness(listed(Breadth(diversity=0.6))) < closeness(listed(Breadth()))
+    assert closeness(listed(RerankWeights(diversity=0.6))) < closeness(listed(RerankWeights()))
 
 
 def test_calibration_follows_the_users_genres():
@@ -44,17 +44,17 @@ def test_calibration_follows_the_users_genres():
     def share(rows):
         return genre_profile(RELEASE, rows, np.ones(len(rows))).get("Horror", 0.0)
 
-    assert share(listed(Breadth(calibration=0.9), genres)) > 1.5 * share(listed(Breadth()))
-    assert listed(Breadth(calibration=0.9)).tolist() == list(range(10))  # nobody known, nothing to follow
+    assert share(listed(RerankWeights(calibration=0.9), genres)) > 1.5 * share(listed(RerankWeights()))
+    assert listed(RerankWeights(calibration=0.9)).tolist() == list(range(10))  # nobody known, nothing to follow
 
 
 def test_a_share_outside_the_head_is_met_and_no_more_is_given_up():
-    plain = TAIL[listed(Breadth())].sum()
+    plain = TAIL[listed(RerankWeights())].sum()
     for share in (0.0, 0.7, 1.0):
-        rows = listed(Breadth(group_share=share))
+        rows = listed(RerankWeights(group_share=share))
         assert TAIL[rows].sum() >= max(np.ceil(10 * share), 0)
         assert len(set(rows.tolist())) == 10
-    assert TAIL[listed(Breadth(group_share=plain / 10))].sum() == plain
+    assert TAIL[listed(RerankWeights(group_share=plain / 10))].sum() == plain
 
 
 def test_groups_of_users_and_items():

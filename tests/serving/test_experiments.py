@@ -11,9 +11,9 @@ from serving_kit import add_version, made_application, made_release, made_servic
 from starlette.testclient import TestClient
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.serving.anytime import compare, largest_log_wealth, log_wealths
-from recsys_fed.serving.assignment import assigned
-from recsys_fed.serving.events import Event
+from recsys_fed.serving.experiment import assign_variant
+from recsys_fed.serving.history import Event
+from recsys_fed.serving.sequential_test import compare_arms, largest_log_wealth, log_wealths
 from recsys_fed.serving.settings import Variant, serving_settings
 from simulations.serving.peeking import claims
 
@@ -28,13 +28,15 @@ TABLE = {
 def test_assignment_follows_shares_and_depends_on_key_and_experiment():
     users = [f"user-{number}" for number in range(8_000)]
     arms = {
-        name: np.array([assigned(user, ARMS, experiment=name, key=key).name == "new" for user in users])
+        name: np.array([assign_variant(user, ARMS, experiment=name, key=key).name == "new" for user in users])
         for name, key in (("a", b"k"), ("b", b"k"), ("c", b"other"))
     }
     assert abs(arms["a"].mean() - 0.25) < 0.02
     assert abs(np.corrcoef(arms["a"], arms["b"])[0, 1]) < 0.05
-    assert [assigned(user, ARMS, experiment="a", key=b"k").name == "new" for user in users] == arms["a"].tolist()
-    assert (arms["a"] != [assigned(user, ARMS, experiment="a", key=b"z").name == "new" for user in users]).any()
+    assert [assign_variant(user, ARMS, experiment="a", key=b"k").name == "new" for user in users] == arms[
+        "a"
+    ].tolist()
+    assert (arms["a"] != [assign_variant(user, ARMS, experiment="a", key=b"z").name == "new" for user in users]).any()
 
 
 def test_looking_after_every_user_claims_nothing_where_nothing_differs():
@@ -64,10 +66,10 @@ def test_a_difference_is_found_and_inside_the_interval():
     rng = np.random.default_rng(1)
     treated = rng.uniform(size=4_000) < 0.5
     outcomes = (rng.uniform(size=4_000) < np.where(treated, 0.3, 0.2)).astype(float)
-    found = compare(treated, outcomes, share=0.5, level=0.05)
+    found = compare_arms(treated, outcomes, share=0.5, level=0.05)
     assert found.significant and found.low > 0.0
     assert found.low <= 0.1 <= found.high
-    turned = compare(~treated, outcomes, share=0.5, level=0.05)
+    turned = compare_arms(~treated, outcomes, share=0.5, level=0.05)
     assert turned.high < 0.0
 
 
@@ -77,7 +79,7 @@ def test_the_interval_holds_at_every_look_and_always_has_what_is_observed():
     for _ in range(60):
         treated = rng.uniform(size=looks[-1]) < 0.5
         outcomes = (rng.uniform(size=looks[-1]) < np.where(treated, 0.4, 0.2)).astype(float)
-        found = [compare(treated[:n], outcomes[:n], share=0.5, level=0.05) for n in looks]
+        found = [compare_arms(treated[:n], outcomes[:n], share=0.5, level=0.05) for n in looks]
         missed += not all(pair.low <= 0.2 <= pair.high for pair in found)
         assert all(pair.low < pair.means[1] - pair.means[0] < pair.high for pair in found)
     assert missed <= 8  # 3 are expected at most; 9 or more of 60 have a chance of .004 at level .05
@@ -89,7 +91,7 @@ def test_a_difference_that_faded_is_seen_to_fade():
     treated = rng.uniform(size=9_000) < 0.5
     higher = treated & (np.arange(9_000) < 1_000)
     outcomes = (rng.uniform(size=9_000) < np.where(higher, 0.6, 0.2)).astype(float)
-    early, late = (compare(treated[:n], outcomes[:n], share=0.5, level=0.05) for n in (1_000, 9_000))
+    early, late = (compare_arms(treated[:n], outcomes[:n], share=0.5, level=0.05) for n in (1_000, 9_000))
     assert early.low > 0.2 and late.significant and late.low < late.high < 0.2
     assert late.p_value <= early.p_value
 
@@ -98,10 +100,10 @@ def test_unequal_shares_and_outcomes_between_zero_and_one():
     rng = np.random.default_rng(2)
     treated = rng.uniform(size=6_000) < 0.2
     outcomes = np.clip(rng.beta(2, 5, size=6_000) + 0.05 * treated, 0, 1)
-    found = compare(treated, outcomes, share=0.2, level=0.05)
+    found = compare_arms(treated, outcomes, share=0.2, level=0.05)
     assert found.low <= 0.05 <= found.high and found.significant
     with pytest.raises(ConfigurationError, match="outcomes"):
-        compare(treated, 2 * outcomes, share=0.2, level=0.05)
+        compare_arms(treated, 2 * outcomes, share=0.2, level=0.05)
 
 
 def test_wealth_never_shrinks_with_more_users_and_nothing_is_known_of_nobody():
@@ -110,7 +112,7 @@ def test_wealth_never_shrinks_with_more_users_and_nothing_is_known_of_nobody():
     sizes = [0, 1, 50, 500]
     most = [largest_log_wealth(treated[:n], outcomes[:n], np.zeros(1), share=0.5, level=0.05)[0] for n in sizes]
     assert most[0] == 0.0 and most == sorted(most)
-    nobody = compare(treated[:0], outcomes[:0], share=0.5, level=0.05)
+    nobody = compare_arms(treated[:0], outcomes[:0], share=0.5, level=0.05)
     assert nobody.p_value == 1.0 and (nobody.low, nobody.high) == (-1.0, 1.0) and nobody.means == (None, None)
 
 

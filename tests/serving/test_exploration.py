@@ -5,9 +5,9 @@ import pytest
 from serving_kit import made_application, made_release, made_service
 from starlette.testclient import TestClient
 
+from recsys_fed.serving.experiment import Logged, estimates
 from recsys_fed.serving.exploration import Candidates, choose, propensities
 from recsys_fed.serving.fold_in import shared_part
-from recsys_fed.serving.off_policy import Logged, estimates
 from recsys_fed.serving.settings import ExplorationSettings
 from simulations.serving.world import regret
 

@@ -9,9 +9,8 @@ from serving_kit import made_release
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import FoldIn
 from recsys_fed.models.items import fold_in as fold_in_of_training
-from recsys_fed.serving.events import Event, aged
-from recsys_fed.serving.fold_in import equations_of, fold_in, known_levels
-from recsys_fed.serving.history import UserHistory, history_of
+from recsys_fed.serving.fold_in import build_equations, fold_in, known_levels
+from recsys_fed.serving.history import Event, UserHistory, build_history, half_lives
 from recsys_fed.serving.settings import FeedbackSettings
 
 KINDS = ("view", "click", "like", "buy", "rating", "dislike")
@@ -39,12 +38,12 @@ def test_a_thousand_events_one_by_one_equal_the_full_solve(kind, half_life):
     release = made_release(kind=kind, n_items=200, dim=16)
     settings = FeedbackSettings(half_life_days=half_life, rating_minimum=3.0)
     history, events = UserHistory(), random_events(1_000, n_items=200, seed=3)
-    equations = equations_of(release, history)
+    equations = build_equations(release, history)
     for event in events:
         change = history.apply(event, settings)
         if change is not None:
             equations.update(change, history)
-    now = aged(events[-1].time + 3_600.0, settings)
+    now = half_lives(events[-1].time + 3_600.0, settings)
     rows, levels = known_levels(release, history)
     whole = fold_in(release, rows, np.exp2(levels - now))
     assert equations.changes > 200  # not rebuilt on the way
@@ -56,12 +55,12 @@ def test_events_that_age_for_years_keep_the_sums_in_range():
     release = made_release()
     settings = FeedbackSettings(half_life_days=1.0)
     history, events = UserHistory(), random_events(300, n_items=60, seed=5, days=4_000.0)
-    equations = equations_of(release, history)
+    equations = build_equations(release, history)
     for event in events:
         change = history.apply(event, settings)
         if change is not None:
             equations.update(change, history)
-    now = aged(events[-1].time, settings)
+    now = half_lives(events[-1].time, settings)
     rows, levels = known_levels(release, history)
     whole = fold_in(release, rows, np.exp2(levels - now))
     np.testing.assert_allclose(equations.solve(now=now), whole, rtol=1e-5, atol=1e-9)
@@ -76,7 +75,7 @@ def test_plain_interactions_give_the_vector_of_training(kind):
     tables = torch.from_numpy(release.vectors), histories_of(one), torch.from_numpy(release.weights)
     expected = fold_in_of_training(*tables, how=how)[0].numpy()
     events = [Event(user="u", item=f"i{row}", kind="imported", time=0.0) for row in rows]
-    found = equations_of(release, history_of(events, FeedbackSettings())).solve(now=0.0)
+    found = build_equations(release, build_history(events, FeedbackSettings())).solve(now=0.0)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -85,10 +84,10 @@ def test_a_dislike_takes_an_item_out_and_a_thousand_clicks_weigh_as_one():
     plain = [Event(user="u", item="i1", kind="buy", time=0.0)]
     clicks = [Event(user="u", item="i2", kind="click", time=0.0)] * 1_000
     gone = [Event(user="u", item="i3", kind="buy", time=0.0), Event(user="u", item="i3", kind="dislike", time=1.0)]
-    often = equations_of(release, history_of([*plain, *clicks, *gone], settings)).solve(now=0.0)
-    once = equations_of(release, history_of([*plain, clicks[0]], settings)).solve(now=0.0)
+    often = build_equations(release, build_history([*plain, *clicks, *gone], settings)).solve(now=0.0)
+    once = build_equations(release, build_history([*plain, clicks[0]], settings)).solve(now=0.0)
     np.testing.assert_allclose(often, once, rtol=1e-12)
-    history = history_of([*plain, *gone], settings)
+    history = build_history([*plain, *gone], settings)
     assert history.consumed == {"i1", "i3"}
     assert "i3" not in history.levels
 
@@ -96,9 +95,9 @@ def test_a_dislike_takes_an_item_out_and_a_thousand_clicks_weigh_as_one():
 def test_an_empty_history_has_the_zero_vector():
     for kind in ("ridge", "projection"):
         release = made_release(kind=kind)
-        assert not equations_of(release, UserHistory()).solve(now=0.0).any()
+        assert not build_equations(release, UserHistory()).solve(now=0.0).any()
         unknown = UserHistory(levels={"nothing": 0.0})
-        assert not equations_of(release, unknown).solve(now=0.0).any()
+        assert not build_equations(release, unknown).solve(now=0.0).any()
 
 
 @pytest.mark.parametrize("half_life", [0.0, 30.0])
@@ -112,5 +111,5 @@ def test_what_was_imported_is_taken_in_at_once_as_one_by_one(half_life):
     one_by_one = UserHistory()
     for event in events:
         one_by_one.apply(event, settings)
-    assert history_of(events, settings) == one_by_one
+    assert build_history(events, settings) == one_by_one
     assert len(one_by_one.consumed) >= 9

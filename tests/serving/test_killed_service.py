@@ -10,10 +10,9 @@ import sqlalchemy as sa
 from service_process import ServiceProcess
 from serving_kit import add_version, made_release
 
-from recsys_fed.serving.place import ServicePlace
+from recsys_fed.serving.paths import ServicePaths, TokenFile
 from recsys_fed.serving.store import FeedbackStore
 from recsys_fed.serving.tables import events
-from recsys_fed.serving.tokens import TokenFile
 
 
 class Reporter(threading.Thread):
@@ -48,7 +47,7 @@ class Reporter(threading.Thread):
 
 def killed_and_checked(folder, kills, seed):
     folder.mkdir()
-    place = ServicePlace(folder=folder)
+    place = ServicePaths(folder=folder)
     place.key()
     add_version(folder, made_release())
     (folder / "serving.toml").write_text("[feedback]\nburst-events = 1000000\ndaily-events = 1000000\n")

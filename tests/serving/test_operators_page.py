@@ -8,8 +8,7 @@ import pytest
 from service_process import ServiceProcess
 from serving_kit import add_version, made_release
 
-from recsys_fed.serving.place import ServicePlace
-from recsys_fed.serving.tokens import TokenFile
+from recsys_fed.serving.paths import ServicePaths, TokenFile
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -17,7 +16,7 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 @pytest.mark.skipif(BROWSER is None, reason="needs a headless chromium (Debian package chromium)")
 @pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.soak)])
 def test_the_page_shows_state_and_recommends(tmp_path, width):
-    place = ServicePlace(folder=tmp_path / "service")
+    place = ServicePaths(folder=tmp_path / "service")
     place.key()
     name = add_version(place.folder, made_release())
     token = TokenFile(place.tokens).create("operator", ["admin", "recommend", "feedback"])

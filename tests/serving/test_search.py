@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from serving_kit import made_release
 
-from recsys_fed.serving.approximate import search_of
-from recsys_fed.serving.search import ExactSearch, best_of_many, top_rows
+from recsys_fed.serving.search import ExactSearch, best_of_many, search_of, top_rows
 
 NOBODY = np.zeros(0, dtype=np.int64)
 

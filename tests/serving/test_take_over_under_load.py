@@ -10,8 +10,7 @@ import pytest
 from service_process import ServiceProcess
 from serving_kit import add_version, made_release
 
-from recsys_fed.serving.place import ServicePlace
-from recsys_fed.serving.tokens import TokenFile
+from recsys_fed.serving.paths import ServicePaths, TokenFile
 from recsys_fed.serving.versions import DIGITS
 
 
@@ -64,7 +63,7 @@ def switch(client, names, number):
 
 
 def switched(folder, times):
-    place = ServicePlace(folder=folder)
+    place = ServicePaths(folder=folder)
     place.key()
     releases = [made_release(seed=seed) for seed in (0, 1)]
     # Copies with dates apart, so that the list of versions has an order.

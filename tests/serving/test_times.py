@@ -13,14 +13,13 @@ from starlette.testclient import TestClient
 
 from recsys_fed.data.interactions import MISSING_TIME, Interactions
 from recsys_fed.serving import importing
-from recsys_fed.serving.events import EARLIEST, UNTIMED, Event, happened, level
-from recsys_fed.serving.fold_in import equations_of
-from recsys_fed.serving.history import history_of
+from recsys_fed.serving.fold_in import build_equations
+from recsys_fed.serving.history import EARLIEST, UNTIMED, Event, build_history, event_time, level_of
 from recsys_fed.serving.importing import export_training, import_interactions
 from recsys_fed.serving.settings import FeedbackSettings
-from recsys_fed.serving.stamp import stamp_of
 from recsys_fed.serving.store import FeedbackStore
 from recsys_fed.serving.tables import TRAINING_VIEW
+from recsys_fed.serving.versions import fingerprint_of
 
 MONTH = FeedbackSettings(half_life_days=30.0)
 NS = 10**9
@@ -53,7 +52,7 @@ def service(tmp_path):
 
 def vector_of(events, settings, *, now):
     release = made_release()
-    equations = equations_of(release, history_of(events, settings))
+    equations = build_equations(release, build_history(events, settings))
     return equations.solve(now=now / (settings.half_life_days * 86_400.0) if settings.half_life_days else 0.0)
 
 
@@ -90,7 +89,7 @@ def test_a_table_without_times_gives_the_lists_of_a_service_without_half_life(tm
 def test_clock_times_are_seconds_and_age(service):
     events = imported(service, made_interactions([THEN * NS + 500_000_000, (THEN - 30 * 86_400) * NS]))
     assert [event.time for event in events] == [THEN - 30 * 86_400, THEN + 0.5]
-    assert level(events[1], MONTH) - level(events[0], MONTH) == pytest.approx(1.0, abs=1e-5)
+    assert level_of(events[1], MONTH) - level_of(events[0], MONTH) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_the_order_is_untimed_as_in_the_source_then_by_time(service):
@@ -104,13 +103,13 @@ def test_the_order_is_untimed_as_in_the_source_then_by_time(service):
 def test_large_positions_are_never_taken_for_seconds(service):
     events = imported(service, made_interactions([THEN + 2, THEN, MISSING_TIME, THEN + 2], clock=False))
     assert [event.item for event in events] == ["i2", "i1", "i0", "i3"]
-    assert all(event.time < EARLIEST and happened(event) == event.received for event in events)
+    assert all(event.time < EARLIEST and event_time(event) == event.received for event in events)
 
 
 def test_a_time_after_the_import_counts_as_of_the_import(service):
     events = imported(service, made_interactions([4_000_000_000 * NS, THEN * NS]))
-    assert happened(events[1]) == events[1].received
-    assert happened(events[0]) == THEN
+    assert event_time(events[1]) == events[1].received
+    assert event_time(events[0]) == THEN
 
 
 @pytest.mark.parametrize("store", ["", "postgresql"])
@@ -129,10 +128,10 @@ def test_an_import_again_makes_nothing_younger(tmp_path, store, monkeypatch):
 def test_an_unchanged_file_is_known_again(tmp_path):
     path = tmp_path / "silo.csv"
     path.write_text("user,item\na,i1\n")
-    known = stamp_of(path)
-    assert stamp_of(path) == known
+    known = fingerprint_of(path)
+    assert fingerprint_of(path) == known
     path.write_text("user,item\na,i1\na,i2\n")
-    assert stamp_of(path) != known
+    assert fingerprint_of(path) != known
 
 
 def before(tmp_path, rows):
@@ -158,17 +157,17 @@ def test_what_the_version_before_imported_is_not_erased(tmp_path):
     now = time.time()
     service = made_service(tmp_path / "service")
     events = service.store.of_user("a")
-    since = [happened(event) for event in events]
+    since = [event_time(event) for event in events]
     assert all(now - 1 <= moment <= time.time() for moment in since[:4])
     assert since[4:] == [THEN, THEN + 10.0]
     assert [event.item for event in events] == ["i0", "i1", "i2", "i3", "i9", "i8"]
     service.close()
     # As of the first opening, not of each.
     service = made_service(tmp_path / "service")
-    assert [happened(event) for event in service.store.of_user("a")] == since
+    assert [event_time(event) for event in service.store.of_user("a")] == since
     # An import again keeps that, too.
     again = imported(service, made_interactions([MISSING_TIME] * 5))
-    assert [happened(event) for event in again if event.kind == "imported"][:4] == since[:4]
+    assert [event_time(event) for event in again if event.kind == "imported"][:4] == since[:4]
     service.close()
 
 

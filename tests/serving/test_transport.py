@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 from service_process import ServiceProcess
 from serving_kit import add_version, made_release
 
-from recsys_fed.serving.place import ServicePlace
+from recsys_fed.serving.paths import ServicePaths
 
 
 def certificate(folder):
@@ -41,7 +41,7 @@ def certificate(folder):
 
 
 def made_folder(folder):
-    ServicePlace(folder=folder).key()
+    ServicePaths(folder=folder).key()
     add_version(folder, made_release())
     return folder
 

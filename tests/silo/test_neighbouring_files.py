@@ -34,8 +34,7 @@ from recsys_fed.audit.neighbouring_files import (
 from recsys_fed.errors import DataNotFoundError, MissingColumnError
 from recsys_fed.silo.interactions import read_silo_data
 from recsys_fed.silo.on_disk import read_stored_data
-from recsys_fed.silo.pseudonyms import Pseudonyms
-from recsys_fed.silo.secret import SiloSecret
+from recsys_fed.silo.secret import Pseudonyms, SiloSecret
 from recsys_fed.silo.settings import DataSettings
 
 PSEUDONYMS = Pseudonyms(SiloSecret.generate())

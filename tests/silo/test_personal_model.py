@@ -14,13 +14,11 @@ from recsys_fed.cli.serving import _of_silo
 from recsys_fed.errors import ConfigurationError, KeyFileError
 from recsys_fed.models.items import FoldIn, ItemEmbeddings, item_embeddings_bytes
 from recsys_fed.personalisation.silo_model import Recipe, fit_silo_model, released_scores
-from recsys_fed.serving.takeover import ModelSource
-from recsys_fed.silo.personal import packed, residual_of, unpacked
-from recsys_fed.silo.pseudonyms import Pseudonyms
+from recsys_fed.serving.reload import ModelSource
 from recsys_fed.silo.recommendations import open_recommender
-from recsys_fed.silo.secret import SiloSecret
+from recsys_fed.silo.secret import Pseudonyms, SiloSecret
 from recsys_fed.silo.settings import SiloSettings
-from recsys_fed.silo.state import StateFolder
+from recsys_fed.silo.state import StateFolder, pack_model, residual_of, unpack_model
 
 N_ITEMS, N_USERS = 40, 60
 CATALOGUE = Catalogue(item_ids=np.array([f"i{item}" for item in range(N_ITEMS)], dtype=object))
@@ -108,7 +106,7 @@ RECIPES = [
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_what_is_packed_comes_back(recipe):
     found = fit_silo_model(histories(), model(), recipe)
-    back = unpacked(packed(found), model())
+    back = unpack_model(pack_model(found), model())
     assert back.recipe == found.recipe
     np.testing.assert_array_equal(back.scores(histories()), found.scores(histories()))
 

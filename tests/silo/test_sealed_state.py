@@ -11,10 +11,8 @@ from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError, KeyFileError
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import FoldIn, ItemEmbeddings, item_embeddings_bytes, scores, user_vectors
-from recsys_fed.silo.pseudonyms import Pseudonyms
 from recsys_fed.silo.recommendations import export_recommendations, open_recommender, recommend_user
-from recsys_fed.silo.sealing import read_sealed, write_sealed
-from recsys_fed.silo.secret import SiloSecret
+from recsys_fed.silo.secret import Pseudonyms, SiloSecret, read_sealed, write_sealed
 from recsys_fed.silo.state import StateFolder
 
 N_ITEMS = 12

@@ -14,8 +14,7 @@ from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.data.readers.blocks import blocks_of
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 from recsys_fed.silo.interactions import read_silo_data
-from recsys_fed.silo.pseudonyms import Pseudonyms
-from recsys_fed.silo.secret import SiloSecret
+from recsys_fed.silo.secret import Pseudonyms, SiloSecret
 from recsys_fed.silo.settings import DataSettings
 
 CATALOGUE = Catalogue(item_ids=np.array(["a", "b", "c", "7"], dtype=object))

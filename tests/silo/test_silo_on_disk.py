@@ -17,8 +17,7 @@ from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.models import stored_histories
 from recsys_fed.silo.interactions import SiloData, read_silo_data
 from recsys_fed.silo.on_disk import SERVING, clear_blocks, open_silo_data
-from recsys_fed.silo.pseudonyms import Pseudonyms
-from recsys_fed.silo.secret import SiloSecret
+from recsys_fed.silo.secret import Pseudonyms, SiloSecret
 from recsys_fed.silo.settings import DataSettings
 
 PSEUDONYMS = Pseudonyms(SiloSecret.generate())

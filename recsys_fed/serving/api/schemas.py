@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from recsys_fed.serving.events import EARLIEST
+from recsys_fed.serving.history import EARLIEST
 
 _LIST = 1_000
 _FUTURE_SECONDS = 300.0
@@ -26,9 +26,9 @@ def _not_future(moment: float) -> float:
 
 Id = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_plain)]
 Text = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_plain)]
-Ids = Annotated[list[Id], Field(max_length=_LIST)]
-Kind = Literal["view", "click", "like", "buy", "rating", "dislike"]
-Moment = Annotated[float, Field(ge=EARLIEST, allow_inf_nan=False), AfterValidator(_not_future)]
+_Ids = Annotated[list[Id], Field(max_length=_LIST)]
+_Kind = Literal["view", "click", "like", "buy", "rating", "dislike"]
+_Moment = Annotated[float, Field(ge=EARLIEST, allow_inf_nan=False), AfterValidator(_not_future)]
 
 
 class Strict(BaseModel):
@@ -42,9 +42,9 @@ class PageRequest(Strict):
 
     offset: int = Field(default=0, ge=0, le=_LIST, description="Places before the first one wanted.")
     limit: int = Field(default=10, ge=1, le=200)
-    blocked: Ids = Field(default_factory=list, description="Items that are left out.")
-    allowed: Ids | None = Field(default=None, description="Only these items.")
-    categories: Ids | None = Field(default=None, description="Only items of one of these.")
+    blocked: _Ids = Field(default_factory=list, description="Items that are left out.")
+    allowed: _Ids | None = Field(default=None, description="Only these items.")
+    categories: _Ids | None = Field(default=None, description="Only items of one of these.")
     exclude_consumed: bool = Field(default=True, description="Leave out what was bought, liked, rated or disliked.")
 
 
@@ -52,7 +52,7 @@ class RecommendRequest(PageRequest):
     """For a known user, or for the raw history of an anonymous visitor, of which nothing is kept."""
 
     user: Id | None = None
-    history: Ids | None = None
+    history: _Ids | None = None
     titles: Annotated[list[Text], Field(max_length=20)] | None = Field(
         default=None, description="Titles that are mapped to the nearest item of the catalogue by their words."
     )
@@ -127,9 +127,9 @@ class FeedbackRequest(Strict):
 
     user: Id
     item: Id
-    kind: Kind
+    kind: _Kind
     value: float | None = Field(default=None, allow_inf_nan=False, ge=-1e6, le=1e6, description="Of a rating.")
-    time: Moment | None = Field(default=None, description="Seconds since 1970, not before 1990; now without it.")
+    time: _Moment | None = Field(default=None, description="Seconds since 1970, not before 1990; now without it.")
     event: Id | None = Field(default=None, description="Your id of the event: the same one twice is one event.")
     request: Annotated[str, Field(max_length=64, pattern="^[0-9a-f]+$")] | None = Field(
         default=None, description="Of the recommendation that it answers."

@@ -15,15 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from recsys_fed.serving.release import Release, Rows
+from recsys_fed.serving.packed_model import PackedModel, Rows
 
 # q is mixed with a little of p, so that a genre that is not listed yet costs much, but not everything.
 _MIX = 0.01
-Floats64 = npt.NDArray[np.float64]
+_Floats64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Breadth:
+class RerankWeights:
     """How much of each; all zero keeps the order of the scores."""
 
     diversity: float = 0.0
@@ -37,8 +37,8 @@ class Breadth:
 
 
 def rerank(
-    release: Release, rows: Rows, scores: npt.NDArray[np.floating], k: int, *, breadth: Breadth, genres: dict[str,
-    float], tail: npt.NDArray[np.bool_],
+    release: PackedModel, rows: Rows, scores: npt.NDArray[np.floating], k: int, *, breadth: RerankWeights,
+    genres: dict[str, float], tail: npt.NDArray[np.bool_],
 ) -> npt.NDArray[np.int64]:  # fmt: skip
     """Places among `rows` of the k items of the list, in its order.
 
@@ -77,7 +77,7 @@ def rerank(
     return np.array(chosen, dtype=np.int64)
 
 
-def genre_profile(release: Release, rows: Rows, strengths: Floats64) -> dict[str, float]:
+def genre_profile(release: PackedModel, rows: Rows, strengths: _Floats64) -> dict[str, float]:
     """Share of each genre in a history of rows with weights; an item's weight is split over its genres."""
     profile: dict[str, float] = {}
     for row, strength in zip(rows.tolist(), strengths.tolist(), strict=True):
@@ -88,7 +88,7 @@ def genre_profile(release: Release, rows: Rows, strengths: Floats64) -> dict[str
     return {name: share / total for name, share in profile.items()} if total > 0 else {}
 
 
-def tail_of(release: Release, *, head_share: float) -> npt.NDArray[np.bool_]:
+def tail_of(release: PackedModel, *, head_share: float) -> npt.NDArray[np.bool_]:
     """Items outside the head, bool [n_items]: the head is the `head_share` with the largest released bias."""
     head = np.argsort(-release.bias, kind="stable")[: max(1, round(head_share * release.n_items))]
     tail = np.ones(release.n_items, dtype=bool)
@@ -96,12 +96,12 @@ def tail_of(release: Release, *, head_share: float) -> npt.NDArray[np.bool_]:
     return tail
 
 
-def _relevance(scores: npt.NDArray[np.floating]) -> Floats64:
+def _relevance(scores: npt.NDArray[np.floating]) -> _Floats64:
     low, high = float(scores.min()), float(scores.max())
     return (scores.astype(np.float64) - low) / max(high - low, 1e-12)
 
 
-def _genre_shares(release: Release, rows: Rows, genres: dict[str, float]) -> Floats64:
+def _genre_shares(release: PackedModel, rows: Rows, genres: dict[str, float]) -> _Floats64:
     """Share of each of the user's genres in each item, [n, n_genres]."""
     column = {name: place for place, name in enumerate(genres)}
     shares = np.zeros((len(rows), len(genres)))
@@ -113,7 +113,7 @@ def _genre_shares(release: Release, rows: Rows, genres: dict[str, float]) -> Flo
     return shares
 
 
-def _divergence(wanted: Floats64, listed: Floats64) -> Floats64:
+def _divergence(wanted: _Floats64, listed: _Floats64) -> _Floats64:
     """KL(p || (1 - mix) q + mix p) for every candidate's q, [n]."""
     mixed = (1.0 - _MIX) * listed + _MIX * wanted
     return np.asarray((wanted * np.log(wanted / mixed)).sum(axis=1))

@@ -18,7 +18,7 @@ class _Recent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class _Verdict:
     """Whether an event counts; `since` is set where a robot was just found: its events from then on do not either."""
 
     accepted: bool
@@ -26,7 +26,7 @@ class Verdict:
     reason: str = ""
 
 
-class BurstGuard:
+class BotFilter:
     """Looks at when each user's events arrive, at nothing else. Users that are quiet for long are dropped first."""
 
     def __init__(self, settings: FeedbackSettings) -> None:
@@ -34,12 +34,12 @@ class BurstGuard:
         self._users: OrderedDict[str, _Recent] = OrderedDict()
         self.found: OrderedDict[str, str] = OrderedDict()
 
-    def judge(self, user: str, *, now: float) -> Verdict:
+    def judge(self, user: str, *, now: float) -> _Verdict:
         """Count an event of a user at `now` (seconds); further events extend a quarantine."""
         settings, recent = self._settings, self._recent(user)
         if now < recent.until:
             recent.until = now + settings.quarantine_seconds
-            return Verdict(accepted=False, reason="in quarantine")
+            return _Verdict(accepted=False, reason="in quarantine")
         recent.times.append(now)
         while recent.times[0] <= now - settings.burst_seconds:
             recent.times.popleft()
@@ -52,7 +52,7 @@ class BurstGuard:
         if recent.day_count > settings.daily_events:
             found = f"more than {settings.daily_events} events in a day"
             return self._quarantine(user, recent, now=now, since=recent.day_started, reason=found)
-        return Verdict(accepted=True)
+        return _Verdict(accepted=True)
 
     def forget(self, user: str) -> None:
         """Drop what is known of a user."""
@@ -66,10 +66,10 @@ class BurstGuard:
             self._users.popitem(last=False)
         return recent
 
-    def _quarantine(self, user: str, recent: _Recent, *, now: float, since: float, reason: str) -> Verdict:
+    def _quarantine(self, user: str, recent: _Recent, *, now: float, since: float, reason: str) -> _Verdict:
         recent.until = now + self._settings.quarantine_seconds
         recent.times.clear()
         self.found[user] = reason
         if len(self.found) > _USERS:
             self.found.popitem(last=False)
-        return Verdict(accepted=False, since=since, reason=reason)
+        return _Verdict(accepted=False, since=since, reason=reason)

@@ -30,7 +30,7 @@ Floats64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class _Comparison:
     """What is known of the difference between two arms, at any time.
 
     Attributes:
@@ -49,7 +49,7 @@ class Comparison:
     significant: bool
 
 
-def compare(treated: npt.NDArray[np.bool_], outcomes: Floats64, *, share: float, level: float) -> Comparison:
+def compare_arms(treated: npt.NDArray[np.bool_], outcomes: Floats64, *, share: float, level: float) -> _Comparison:
     """Compare treatment and control.
 
     Args:
@@ -67,7 +67,7 @@ def compare(treated: npt.NDArray[np.bool_], outcomes: Floats64, *, share: float,
     inside = differences[now <= max(math.log(1.0 / level), now.min())]
     means = [float(outcomes[arm].mean()) if arm.any() else None for arm in (~treated, treated)]
     p_value = min(1.0, math.exp(-most[len(differences) // 2]))
-    return Comparison(
+    return _Comparison(
         users=(int((~treated).sum()), int(treated.sum())),
         means=(means[0], means[1]),
         p_value=p_value,

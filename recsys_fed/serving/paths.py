@@ -1,4 +1,11 @@
-"""Bearer tokens: 256 random bits each, kept as digests, with the scopes that they open.
+"""Where a service keeps what is its own.
+
+FOLDER/feedback.sqlite   the log of events (or a PostgreSQL URL)
+FOLDER/versions/         model versions; FOLDER/current.json which one is in use
+FOLDER/tokens.json       digests of the bearer tokens
+FOLDER/service.key       256 random bits, mode 0600: assignments, digests of forgotten users
+
+Bearer tokens: 256 random bits each, kept as digests, with the scopes that they open.
 
     tokens.json   [{"name", "digest": SHA-256 of the token (hex), "scopes": [...]}], mode 0600
 
@@ -17,15 +24,58 @@ from hashlib import sha256
 from pathlib import Path
 
 from recsys_fed import checks
-from recsys_fed.errors import ConfigurationError, DataFormatError
+from recsys_fed.errors import ConfigurationError, DataFormatError, KeyFileError
 
-SCOPES = ("recommend", "feedback", "admin")
+_KEY_BYTES = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServicePaths:
+    """A service's folder; `store` is a PostgreSQL URL, or "" for the SQLite file in the folder."""
+
+    folder: Path
+    store: str = ""
+
+    @property
+    def address(self) -> str:
+        """Where the log of events is."""
+        return self.store or str(self.folder / "feedback.sqlite")
+
+    @property
+    def tokens(self) -> Path:
+        """The file of bearer tokens."""
+        return self.folder / "tokens.json"
+
+    def key(self) -> bytes:
+        """The service's key, made at the first call.
+
+        Raises:
+            KeyFileError: the file is not such a key.
+        """
+        path = self.folder / "service.key"
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            key = path.read_bytes()
+        else:
+            key = secrets.token_bytes(_KEY_BYTES)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(key)
+                file.flush()
+                os.fsync(file.fileno())
+        if len(key) != _KEY_BYTES:
+            raise KeyFileError(f"Expected a key of {_KEY_BYTES} bytes in {path}, got {len(key)}.")
+        return key
+
+
+_SCOPES = ("recommend", "feedback", "admin")
 _PREFIX = "rf_"
 _LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Token:
+class _Token:
     """A token that may be used; the token itself is nowhere."""
 
     name: str
@@ -39,7 +89,7 @@ class TokenFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._stamp: tuple[int, int] | None = None
-        self._tokens: tuple[Token, ...] = ()
+        self._tokens: tuple[_Token, ...] = ()
         self._looked = -math.inf
 
     def create(self, name: str, scopes: Sequence[str]) -> str:
@@ -49,12 +99,12 @@ class TokenFile:
             ConfigurationError: a scope that there is not, or a name that is taken.
         """
         for scope in scopes:
-            checks.one_of(SCOPES, scope=scope)
+            checks.one_of(_SCOPES, scope=scope)
         known = self.tokens()
         if not scopes or any(token.name == name for token in known):
             raise ConfigurationError(f"Expected a new name and at least one scope, got {name!r} and {list(scopes)}.")
         token = _PREFIX + secrets.token_urlsafe(32)
-        self._write((*known, Token(name=name, digest=_digest(token), scopes=tuple(scopes))))
+        self._write((*known, _Token(name=name, digest=_digest(token), scopes=tuple(scopes))))
         return token
 
     def revoke(self, name: str) -> None:
@@ -64,7 +114,7 @@ class TokenFile:
             raise ConfigurationError(f"Expected the name of a token, got {name!r}.")
         self._write(tuple(token for token in known if token.name != name))
 
-    def tokens(self) -> tuple[Token, ...]:
+    def tokens(self) -> tuple[_Token, ...]:
         """All tokens, as they are in the file."""
         self._looked = time.monotonic()
         try:
@@ -76,7 +126,7 @@ class TokenFile:
             self._tokens, self._stamp = self._read(), stamp
         return self._tokens
 
-    def holder(self, presented: str) -> Token | None:
+    def holder(self, presented: str) -> _Token | None:
         """The token that was presented. All digests are compared, each in constant time.
 
         A token that is made or revoked by another process counts within a second.
@@ -88,14 +138,14 @@ class TokenFile:
                 found = token
         return found
 
-    def _read(self) -> tuple[Token, ...]:
+    def _read(self) -> tuple[_Token, ...]:
         try:
             records = json.loads(self._path.read_text(encoding="utf-8"))
-            return tuple(Token(name=r["name"], digest=r["digest"], scopes=tuple(r["scopes"])) for r in records)
+            return tuple(_Token(name=r["name"], digest=r["digest"], scopes=tuple(r["scopes"])) for r in records)
         except (ValueError, KeyError, TypeError) as error:
             raise DataFormatError(f"Expected tokens in {self._path}, got {type(error).__name__}.") from error
 
-    def _write(self, tokens: tuple[Token, ...]) -> None:
+    def _write(self, tokens: tuple[_Token, ...]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         partial = self._path.with_name(self._path.name + ".part")
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from recsys_fed.errors import ConfigurationError, DataFormatError
 from recsys_fed.serving.service import RecommendationService
-from recsys_fed.serving.stamp import packed_version
-from recsys_fed.serving.versions import DIGITS, Served
+from recsys_fed.serving.versions import DIGITS, Served, packed_version
 
 # Names of a run's files (`federation.run_files`, `simulation.runner`).
 MODEL_FILE, CATALOGUE_FILE = "item_embeddings.safetensors", "catalogue.parquet"
@@ -66,7 +65,7 @@ def _current(folder: Path) -> str | None:
     return str(json.loads(pointer.read_text(encoding="utf-8"))["model"])[:DIGITS]
 
 
-class TakeOver:
+class ModelReloader:
     """Takes over models of a source. One at a time; requests go on meanwhile, on the version before."""
 
     def __init__(self, service: RecommendationService, folder: Path, source: ModelSource | None) -> None:
@@ -85,7 +84,7 @@ class TakeOver:
             raise ConfigurationError("Expected a model to take over from, the service was started without --model.")
         async with self._lock:
             self._stamp = self._source.stamp()
-            version = await pack_apart(self._source, self._folder)
+            version = await pack_in_subprocess(self._source, self._folder)
             return await self._serve(version)
 
     async def activate(self, version: str) -> Served:
@@ -129,7 +128,7 @@ class TakeOver:
         return served
 
 
-async def pack_apart(source: ModelSource, folder: Path) -> str:
+async def pack_in_subprocess(source: ModelSource, folder: Path) -> str:
     """Pack in a process of its own; returns the version. Raises DataFormatError with its reason."""
     arguments = [str(source.model), str(source.catalogue), str(folder)]
     if source.residual is not None:

@@ -14,11 +14,11 @@ from recsys_fed.errors import DataFormatError, DataNotFoundError
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
-ARRAYS, RECORD = ("vectors", "bias", "weights", "gramian"), "release.json"
+_ARRAYS, RECORD = ("vectors", "bias", "weights", "gramian"), "release.json"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Release:
+class PackedModel:
     """A model version. The score of item i for a user's vector u is v_i u + b_i (+ the silo's residual).
 
     Attributes:
@@ -80,9 +80,9 @@ class Release:
         return np.array(sorted(found), dtype=np.int64)
 
 
-def write_release(release: Release, folder: Path) -> None:
+def write_packed_model(release: PackedModel, folder: Path) -> None:
     """Write a version into an empty folder; `read_release` reads it without torch."""
-    for name in ARRAYS:
+    for name in _ARRAYS:
         np.save(folder / f"{name}.npy", getattr(release, name))
     if release.residual is not None:
         np.save(folder / "residual.npy", release.residual)
@@ -99,7 +99,7 @@ def write_release(release: Release, folder: Path) -> None:
     (folder / RECORD).write_text(json.dumps(record), encoding="utf-8")
 
 
-def read_release(folder: Path) -> Release:
+def read_packed_model(folder: Path) -> PackedModel:
     """Read a version that `write_release` wrote; arrays are mapped, and read when they are needed.
 
     Raises:
@@ -109,9 +109,9 @@ def read_release(folder: Path) -> Release:
         raise DataNotFoundError(f"Expected a model version in {folder}, there is none.")
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        arrays = {name: np.load(folder / f"{name}.npy") for name in ARRAYS}
+        arrays = {name: np.load(folder / f"{name}.npy") for name in _ARRAYS}
         residual = folder / "residual.npy"
-        release = Release(
+        release = PackedModel(
             version=str(record["version"]),
             item_ids=tuple(record["item_ids"]),
             titles=tuple(record["titles"]),
@@ -129,7 +129,7 @@ def read_release(folder: Path) -> Release:
     return release
 
 
-def _check(release: Release, folder: Path) -> None:
+def _check(release: PackedModel, folder: Path) -> None:
     n, dim = release.n_items, release.gramian.shape[0]
     shapes = (release.vectors.shape, release.bias.shape, release.weights.shape, release.gramian.shape)
     if shapes != ((n, dim), (n,), (n,), (dim, dim)) or not len(release.titles) == len(release.categories) == n:
