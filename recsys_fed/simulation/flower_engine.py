@@ -14,8 +14,7 @@ from pathlib import Path
 
 from recsys_fed.config import Value, to_toml
 from recsys_fed.errors import EngineError
-from recsys_fed.flower.processes import Process, free_port, healthy, running, wait_until
-from recsys_fed.flower.tools import environment, tool
+from recsys_fed.flower import Process, environment, free_port, healthy, running, tool, wait_until
 
 START_TIMEOUT = 60.0
 _POLL = 0.2
