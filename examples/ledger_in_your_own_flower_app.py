@@ -12,7 +12,7 @@ from recsys_fed import Guarantee, Ledger
 from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.federation.inprocess import run_in_process
 from recsys_fed.privacy.events import ReleaseEvent
-from recsys_fed.privacy.integer_mechanism import IntegerMechanism, noised
+from recsys_fed.privacy.integer_mechanism import IntegerMechanism, add_noise
 from recsys_fed.privacy.noise import SystemNoise
 from recsys_fed.signing import SigningKey
 
@@ -31,7 +31,7 @@ def train(message: Message, context: Context) -> Message:
     ledger = Ledger.open(str(folder / "ledger.sqlite"), key=SigningKey.load(folder / "silo.key"))
     ledger.charge(event, run="mine", request=f"{number:064x}", code_version="mine 1.0", keep=False)
     clipped_sum = np.array([0.3, -0.2, 0.5])  # of this silo's users
-    answer = MECHANISM.grid_step * noised(clipped_sum, mechanism=MECHANISM, noise=SystemNoise())
+    answer = MECHANISM.grid_step * add_noise(clipped_sum, mechanism=MECHANISM, noise=SystemNoise())
     return Message(RecordDict({"gradient": ArrayRecord([answer])}), reply_to=message)
 
 

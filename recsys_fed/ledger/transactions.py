@@ -4,7 +4,7 @@ Payloads are the bytes that a charge pays for: pending from the charge on, settl
 the next. A pending one is an empty row, and whoever settles it first decides which bytes ever leave under its charge.
 
 States are those of masked rounds: a silo's state is used once, whatever a server sends and however often. A state
-travels with the silo's process (see `secure_aggregation.state_bytes`). A server that sends two messages at once may
+travels with the silo's process (see `secure_aggregation.silo_state`). A server that sends two messages at once may
 make two processes start from copies of it, and two answers from one state would sign two views of the round. So
 before an answer leaves, the digest of the state that it used is exchanged for that of the state after it, in the one
 database that all processes of the silo share.

@@ -87,7 +87,7 @@ def read_silo_data(
       order of the file; the rows of a query have no order, so that equal times are ordered by value, then item. Which
       signals there are is decided by the trainer and silo.toml.
     It covers neither a query whose answer for one user depends on others, or that fails on a row, nor damaged files.
-    `audit.boundary.neighbouring_files` tries pairs.
+    `audit.neighbouring_files` tries pairs.
 
     Raises:
         DataError, ConfigurationError: see `blocks_of`.
