@@ -19,8 +19,7 @@ from typing import Any
 
 from recsys_fed.config import Value, to_toml
 from recsys_fed.errors import EngineError
-from recsys_fed.flower.processes import Process, free_port, healthy, running, wait_until
-from recsys_fed.flower.tools import environment, tool
+from recsys_fed.flower import Process, environment, free_port, healthy, running, tool, wait_until
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
