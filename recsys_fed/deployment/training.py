@@ -26,7 +26,7 @@ from recsys_fed.deployment.serving import prepare_flower
 from recsys_fed.errors import ConfigurationError, EngineError
 from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.flower import end, environment, healthy
-from recsys_fed.simulation.apps import app_folder
+from recsys_fed.simulation.flower_engine import app_folder
 
 RUN_CONFIG, FLOWER_LOG = "run.toml", "flower.log"
 _POLL = 0.5
