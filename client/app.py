@@ -33,8 +33,7 @@ from recsys_fed.federation.wire import (
     update_to_records,
 )
 from recsys_fed.ledger.records import certify_run
-from recsys_fed.models.allocator import return_large_arrays
-from recsys_fed.models.device import use_threads
+from recsys_fed.models.device import return_large_arrays, use_threads
 from recsys_fed.signing import sha256
 
 # Flower's code for an exception in a ClientApp.

@@ -32,8 +32,7 @@ from recsys_fed.ledger.budget import Allowance
 from recsys_fed.ledger.entries import Entry
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.models.device import resolve_device
-from recsys_fed.models.signals import Signal
-from recsys_fed.models.user_blocks import UserHistories
+from recsys_fed.models.histories import Signal, UserHistories
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.guarantee import Guarantee
 from recsys_fed.privacy.noise import SeededNoise

@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from recsys_fed.privacy.calibration import calibrate_noise_multiplier
     from recsys_fed.privacy.guarantee import Guarantee
     from recsys_fed.simulation.recommender import Recommender
-    from recsys_fed.trainers.auto import Auto
     from recsys_fed.trainers.dp_sgd import DPSGD
-    from recsys_fed.trainers.popular_items import PopularItems
+    from recsys_fed.trainers.popularity import PopularItems
+    from recsys_fed.trainers.registry import Auto
     from recsys_fed.trainers.spectral import Spectral
     from recsys_fed.trainers.trainer import Trainer
 
 # Where each public name lives.
 _HOMES = {
-    "Auto": "trainers.auto",
+    "Auto": "trainers.registry",
     "Catalogue": "catalogue.items",
     "DPSGD": "trainers.dp_sgd",
     "Dataset": "data.dataset",
@@ -46,7 +46,7 @@ _HOMES = {
     "Guarantee": "privacy.guarantee",
     "ItemEmbeddings": "models.items",
     "Ledger": "ledger.ledger",
-    "PopularItems": "trainers.popular_items",
+    "PopularItems": "trainers.popularity",
     "Recommender": "simulation.recommender",
     "RecsysFedError": "errors",
     "Run": "api",

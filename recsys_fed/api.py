@@ -28,10 +28,9 @@ from recsys_fed.data.locate import hold_dataset
 from recsys_fed.errors import ConfigurationError, DataNotFoundError
 from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
 from recsys_fed.privacy.guarantee import Guarantee, guarantee_of
-from recsys_fed.simulation.progress import Progress
 from recsys_fed.simulation.recommender import Recommender
 from recsys_fed.simulation.record import CONFIG, METRICS
-from recsys_fed.simulation.runner import Simulation, simulate
+from recsys_fed.simulation.runner import Progress, Simulation, simulate
 from recsys_fed.trainers.registry import settings_of
 from recsys_fed.trainers.spectral import Spectral
 from recsys_fed.trainers.trainer import Trainer

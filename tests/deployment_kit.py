@@ -13,7 +13,7 @@ from recsys_fed.deployment.federation import FederationFolder, FederationSetting
 from recsys_fed.deployment.provisioning import init_federation, init_silo
 from recsys_fed.deployment.roster import admit, publish_roster
 from recsys_fed.federation.inprocess import InProcessGrid, Nodes, _task_identity
-from recsys_fed.simulation.apps import load_apps
+from recsys_fed.simulation.flower_engine import load_apps
 
 SILOS, SEED, USER = 3, 5, "patient-7310"
 DATA = SimulationConfig(data="generated:users=240,items=50,interactions=12")

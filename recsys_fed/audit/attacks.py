@@ -34,8 +34,7 @@ from recsys_fed.evaluation.ranking import top_items
 from recsys_fed.federation.messages import Request
 from recsys_fed.federation.release import SiloUsers
 from recsys_fed.models.histories import histories_of
-from recsys_fed.models.items import ItemEmbeddings
-from recsys_fed.models.users import scores, user_vectors
+from recsys_fed.models.items import ItemEmbeddings, scores, user_vectors
 
 _LEAST = 4
 _BATCH = 512

@@ -34,8 +34,8 @@ from recsys_fed.errors import ConfigurationError
 from recsys_fed.federation.run_files import EVENTS
 from recsys_fed.models.device import use_threads
 from recsys_fed.privacy.guarantee import guarantee_of
-from recsys_fed.simulation.progress import Progress, Steps
 from recsys_fed.simulation.record import finite, spent_by_silo
+from recsys_fed.simulation.runner import Progress, Steps
 from recsys_fed.versions import versions
 
 KIND = "audit"

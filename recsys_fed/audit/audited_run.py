@@ -42,9 +42,8 @@ from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.federation.schedule import begin
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
-from recsys_fed.simulation.apps import load_apps
-from recsys_fed.simulation.progress import Progress, ReleaseCounter
-from recsys_fed.simulation.runner import one_digit
+from recsys_fed.simulation.flower_engine import load_apps
+from recsys_fed.simulation.runner import Progress, ReleaseCounter, one_digit
 from recsys_fed.trainers.popularity import contribute_counts
 from recsys_fed.trainers.registry import configured_trainer
 

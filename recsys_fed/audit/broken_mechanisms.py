@@ -14,13 +14,12 @@ from recsys_fed.audit.mechanism import Mechanism
 from recsys_fed.federation.messages import Request, Update
 from recsys_fed.federation.release import Randomness, SiloUsers
 from recsys_fed.federation.schedule import Schedule
-from recsys_fed.models.histories import Histories
-from recsys_fed.models.user_blocks import UserHistories
+from recsys_fed.models.histories import Histories, UserHistories
 from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.trainers import popularity
 from recsys_fed.trainers.dp_sgd import DPSGD
 from recsys_fed.trainers.local_steps import Task
-from recsys_fed.trainers.losses.loss import Clipping
+from recsys_fed.trainers.loss import Clipping
 from recsys_fed.trainers.trainer import DelegatingTrainer, LocalNoise, Tables, Trainer
 
 _NO_LIMIT = 1e15

@@ -33,7 +33,7 @@ from recsys_fed.federation.release import OnFailure, Randomness, noisy_integers,
 from recsys_fed.federation.schedule import advance_by_sum, begin, request
 from recsys_fed.federation.wire import invitation_to_records, request_to_records
 from recsys_fed.privacy.noise import SeededNoise
-from recsys_fed.simulation.apps import load_apps
+from recsys_fed.simulation.flower_engine import load_apps
 
 if TYPE_CHECKING:
     from client.state import SimulatedSilo

@@ -38,7 +38,7 @@ from recsys_fed.data.readers.blocks import blocks_of
 from recsys_fed.data.readers.cells import LATEST_SECONDS
 from recsys_fed.data.readers.reading import Block
 from recsys_fed.errors import RecsysFedError
-from recsys_fed.models.signals import Signal
+from recsys_fed.models.histories import Signal
 from recsys_fed.silo.interactions import SiloData, collected, read_silo_data
 from recsys_fed.silo.on_disk import StoredSiloData, read_stored_data
 from recsys_fed.silo.secret import Pseudonyms, SiloSecret

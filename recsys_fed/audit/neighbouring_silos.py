@@ -37,7 +37,7 @@ from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.guarantee import guarantee_of
 from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.signing import SigningKey
-from recsys_fed.simulation.apps import load_apps
+from recsys_fed.simulation.flower_engine import load_apps
 from recsys_fed.trainers.registry import configured_trainer
 
 if TYPE_CHECKING:

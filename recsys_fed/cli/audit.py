@@ -54,7 +54,7 @@ def audit(  # noqa: PLR0913  (one argument a flag)
     from recsys_fed.audit.audit import audit as audited  # noqa: PLC0415
     from recsys_fed.report.audit import print_audit_of_run  # noqa: PLC0415
     from recsys_fed.report.console import told_progress  # noqa: PLC0415
-    from recsys_fed.simulation.apps import scenario_path  # noqa: PLC0415
+    from recsys_fed.simulation.flower_engine import scenario_path  # noqa: PLC0415
 
     keys = read_toml(scenario_path(scenario)) if scenario else {}
     keys |= settings_of(settings or []) | {key: value for key, value in flags.items() if value is not None}

@@ -57,7 +57,7 @@ def compare(  # noqa: PLR0913  (one argument a flag)
     from recsys_fed.comparison.compare import Comparison, compare  # noqa: PLC0415
     from recsys_fed.comparison.record import comparison_record  # noqa: PLC0415
     from recsys_fed.report.console import told_progress  # noqa: PLC0415
-    from recsys_fed.simulation.apps import scenario_path  # noqa: PLC0415
+    from recsys_fed.simulation.flower_engine import scenario_path  # noqa: PLC0415
     from recsys_fed.simulation.runner import Simulation  # noqa: PLC0415
 
     keys = read_toml(scenario_path(scenario)) if scenario else {}

@@ -87,9 +87,9 @@ def serve(folder: Folder, *, metrics_port: MetricsPort = 0, insecure: Insecure =
     from contextlib import ExitStack  # noqa: PLC0415
 
     from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
-    from recsys_fed.deployment.metrics import federation_metrics, served_metrics  # noqa: PLC0415
     from recsys_fed.deployment.serving import served_federation, wait_for_end  # noqa: PLC0415
-    from recsys_fed.flower.processes import ended_by_signals  # noqa: PLC0415
+    from recsys_fed.deployment.status import federation_metrics, served_metrics  # noqa: PLC0415
+    from recsys_fed.flower import ended_by_signals  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
 
     own, code = FederationFolder(folder), 0
@@ -179,11 +179,15 @@ def renew_certificate(
 
 def _synchronise(folder: Path) -> None:
     """Tell a running server who is admitted; one that does not run reads it when it starts."""
-    from recsys_fed.deployment.federation import AUTHORITY, FederationFolder, split_address  # noqa: PLC0415
-    from recsys_fed.deployment.flower_commands import printed  # noqa: PLC0415
+    from recsys_fed.deployment.federation import (  # noqa: PLC0415
+        AUTHORITY,
+        FederationFolder,
+        printed,
+        split_address,
+    )
     from recsys_fed.deployment.roster import synchronise  # noqa: PLC0415
     from recsys_fed.deployment.serving import prepare_flower  # noqa: PLC0415
-    from recsys_fed.flower.processes import healthy  # noqa: PLC0415
+    from recsys_fed.flower import healthy  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
 
     own = FederationFolder(folder)

@@ -146,7 +146,7 @@ def check(
 @app.command()
 def status(folder: Folder, *, as_json: AsJson = False) -> None:
     """Budget, the model in use, and how many messages of the server were answered and refused."""
-    from recsys_fed.deployment.silo_status import silo_status  # noqa: PLC0415
+    from recsys_fed.deployment.status import silo_status  # noqa: PLC0415
     from recsys_fed.report.deployment import print_silo_status  # noqa: PLC0415
     from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415
 
@@ -159,9 +159,9 @@ def serve(folder: Folder, *, metrics_port: MetricsPort = 0, insecure: Insecure =
     """Take part until Ctrl-C or SIGTERM."""
     from contextlib import ExitStack  # noqa: PLC0415
 
-    from recsys_fed.deployment.metrics import served_metrics, silo_metrics  # noqa: PLC0415
     from recsys_fed.deployment.serving import serve_silo  # noqa: PLC0415
-    from recsys_fed.flower.processes import ended_by_signals  # noqa: PLC0415
+    from recsys_fed.deployment.status import served_metrics, silo_metrics  # noqa: PLC0415
+    from recsys_fed.flower import ended_by_signals  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
     from recsys_fed.silo.secret import passphrase  # noqa: PLC0415
     from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415

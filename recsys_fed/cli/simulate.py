@@ -111,7 +111,7 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
 
 
 def _scenario_keys(scenario: str | None) -> dict[str, object]:
-    from recsys_fed.simulation.apps import scenario_path  # noqa: PLC0415
+    from recsys_fed.simulation.flower_engine import scenario_path  # noqa: PLC0415
 
     return read_toml(scenario_path(scenario)) if scenario else {}
 

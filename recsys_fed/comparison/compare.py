@@ -29,8 +29,7 @@ from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
 from recsys_fed.personalisation.choice import choose_alone, choose_on, hold_out_items, split_folds
 from recsys_fed.personalisation.silo_model import Recipe, fit_silo_model, scorer_of
-from recsys_fed.simulation.progress import Progress, Steps
-from recsys_fed.simulation.runner import Simulation, prepared, simulate
+from recsys_fed.simulation.runner import Progress, Simulation, Steps, prepared, simulate
 
 Floats = npt.NDArray[np.float64]
 Groups = Mapping[str, npt.NDArray[np.bool_]]

@@ -14,7 +14,7 @@ from scipy import sparse
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.data.interactions import MISSING_TIME, Interactions
 from recsys_fed.errors import ConfigurationError, DataError
-from recsys_fed.models.signals import NOTHING, Signal, Signals
+from recsys_fed.models.histories import NOTHING, Signal, Signals
 
 Rows = npt.NDArray[np.int64]
 

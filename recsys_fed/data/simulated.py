@@ -19,8 +19,7 @@ from recsys_fed.data.protocols import apply_protocol
 from recsys_fed.data.readers.reading import text_format_of
 from recsys_fed.data.silo import histories, signals_of
 from recsys_fed.data.split import drop_lower_values, parts_of
-from recsys_fed.models.histories import Histories, histories_of
-from recsys_fed.models.signals import NOTHING, Signal
+from recsys_fed.models.histories import NOTHING, Histories, Signal, histories_of
 from recsys_fed.models.stored_histories import HistoryWriter, StoredHistories, stored_histories
 
 # Purposes of the seed, apart from those of trainer and noise.

@@ -11,9 +11,8 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.deployment.authority import expiry
 from recsys_fed.deployment.federation import split_address
-from recsys_fed.deployment.node_key import public_node_key
+from recsys_fed.deployment.keys import expiry, public_node_key
 from recsys_fed.errors import ConfigurationError, LedgerIntegrityError, RecsysFedError
 from recsys_fed.federation.admission import read_roster
 from recsys_fed.federation.noise_split import masking_of, resolve_masking
@@ -26,11 +25,11 @@ from recsys_fed.silo.secret import Pseudonyms, SiloSecret, passphrase
 from recsys_fed.silo.settings import SiloSettings, read_silo_settings
 
 # Flower refuses a node whose clock is further off.
-MOST_CLOCK_SECONDS = 5.0
+_MOST_CLOCK_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class _Finding:
     """One thing that was looked at; `detail` is for the silo's operator only."""
 
     name: str
@@ -38,14 +37,14 @@ class Finding:
     detail: str
 
 
-def check_silo(path: Path, *, reach: bool = True, data: bool = True) -> list[Finding]:
+def check_silo(path: Path, *, reach: bool = True, data: bool = True) -> list[_Finding]:
     """Look at settings, keys, ledger, catalogue, data, and (with `reach`) at the federation's server and clock."""
-    found: list[Finding] = []
+    found: list[_Finding] = []
     try:
         settings = read_silo_settings(path)
     except RecsysFedError as error:
-        return [Finding(name="settings", good=False, detail=str(error))]
-    found.append(Finding(name="settings", good=True, detail=f"silo {settings.name}, federation {settings.address}"))
+        return [_Finding(name="settings", good=False, detail=str(error))]
+    found.append(_Finding(name="settings", good=True, detail=f"silo {settings.name}, federation {settings.address}"))
     steps: list[tuple[str, Callable[[SiloSettings], str]]] = [
         ("keys", _keys),
         ("ledger", _ledger),
@@ -57,11 +56,11 @@ def check_silo(path: Path, *, reach: bool = True, data: bool = True) -> list[Fin
     return [*found, *(_looked(name, step, settings) for name, step in steps)]
 
 
-def _looked(name: str, step: Callable[[SiloSettings], str], settings: SiloSettings) -> Finding:
+def _looked(name: str, step: Callable[[SiloSettings], str], settings: SiloSettings) -> _Finding:
     try:
-        return Finding(name=name, good=True, detail=step(settings))
+        return _Finding(name=name, good=True, detail=step(settings))
     except RecsysFedError as error:
-        return Finding(name=name, good=False, detail=str(error))
+        return _Finding(name=name, good=False, detail=str(error))
 
 
 def _keys(settings: SiloSettings) -> str:
@@ -131,9 +130,9 @@ def _federation(settings: SiloSettings) -> str:
     status, skew = _asked(host, port, settings.root_certificate)
     if status:
         raise ConfigurationError(f"Expected the federation at {settings.address} to answer: {status}.")
-    if abs(skew) > MOST_CLOCK_SECONDS:
+    if abs(skew) > _MOST_CLOCK_SECONDS:
         raise ConfigurationError(
-            f"Expected clocks within {MOST_CLOCK_SECONDS:g} s, the server's is {skew:+.0f} s off."
+            f"Expected clocks within {_MOST_CLOCK_SECONDS:g} s, the server's is {skew:+.0f} s off."
         )
     ends = f", trusted until {expiry(Path(settings.root_certificate)):%Y-%m-%d}" if settings.root_certificate else ""
     return f"{settings.address} answers, its clock is {skew:+.1f} s off{ends}"
@@ -158,6 +157,6 @@ def _asked(host: str, port: int, authority: str) -> tuple[str, float]:
     return "", (parsedate_to_datetime(date).timestamp() + 0.5 - time.time()) if date else 0.0
 
 
-def problems(findings: list[Finding]) -> Iterator[str]:
+def _problems(findings: list[_Finding]) -> Iterator[str]:
     """The findings that are not good, as lines."""
     return (f"{finding.name}: {finding.detail}" for finding in findings if not finding.good)

@@ -21,7 +21,7 @@ from recsys_fed.data.generate import generate
 from recsys_fed.deployment.federation import AUTHORITY, FederationFolder
 from recsys_fed.deployment.roster import nodes
 from recsys_fed.errors import EngineError
-from recsys_fed.flower.processes import Process, free_port, healthy, running, wait_until
+from recsys_fed.flower import Process, free_port, healthy, running, wait_until
 
 _USERS, _ITEMS, _SILOS = 3_000, 400, 3
 _PATIENCE = 600.0

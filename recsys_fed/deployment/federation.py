@@ -6,22 +6,30 @@ public/              what silos get: terms.toml, authority.pem, catalogue.parque
 admitted/NAME.pub    one line a silo, see `node_key`; revoked/ has those that were taken back
 trainings/ID/        checkpoint, model, events and certificates of each training
 flower/              Flower's own state (FLWR_HOME)
+
+The plain Flower commands that this project runs: what to type to do the same by hand.
+
+They run in the environment of `recsys_fed.flower`, with FLWR_HOME in the operator's own folder.
 """
 
 import re
+import shlex
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from recsys_fed import checks
 from recsys_fed.config import FederationConfig, Value, flat, flattened, known_key, parse, to_toml
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
+from recsys_fed.flower import tool
+from recsys_fed.silo.settings import SiloSettings
 
 FILE, TERMS = "federation.toml", "terms.toml"
 AUTHORITY, CATALOGUE, ROSTER = "authority.pem", "catalogue.parquet", "roster.json"
-DEFAULT_PORT = 9092
+_DEFAULT_PORT = 9092
 # Keys of a run that silos agree to; the others are the server's own business.
-AGREED = (
+_AGREED = (
     "trainer", "epsilon", "delta", "rounds", "embedding-dim", "noise", "metrics-epsilon", "silos",
     "max-silos-per-user", "declared-users", "secure-aggregation", "secure-aggregation-threshold",
     "secure-aggregation-colluders", "item-features", "feature-kinds", "trainer-settings",
@@ -43,7 +51,7 @@ class FederationSettings:
     """
 
     name: str = "federation"
-    address: str = f"127.0.0.1:{DEFAULT_PORT}"
+    address: str = f"127.0.0.1:{_DEFAULT_PORT}"
     listen: str = "127.0.0.1"
     insecure: bool = False
     most_message_megabytes: int = 256
@@ -175,7 +183,7 @@ def terms_toml(settings: FederationSettings) -> str:
 def agreed_keys(config: FederationConfig) -> dict[str, Value]:
     """The flat keys of a run that silos agree to."""
     keys = flat(config)
-    return {name: value for name, value in keys.items() if name in AGREED or "." in name}
+    return {name: value for name, value in keys.items() if name in _AGREED or "." in name}
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -188,3 +196,70 @@ def split_address(address: str) -> tuple[str, int]:
     if not found or not 0 < int(found["port"]) < 2**16:
         raise ConfigurationError(f"Expected an address HOST:PORT, got {address!r}.")
     return found["host"].strip("[]"), int(found["port"])
+
+
+_CONNECTION = "federation"
+
+
+def superlink_command(folder: FederationFolder, settings: FederationSettings) -> list[str]:
+    """flower-superlink of a federation."""
+    command = [tool("flower-superlink"), "--host", settings.listen, "--port", str(split_address(settings.address)[1])]
+    command += ["--database", str(folder.flower_home / "superlink.sqlite")]
+    command += ["--disable-runtime-dependency-installation"]
+    if settings.insecure:
+        return [*command, "--insecure"]
+    command += ["--ssl-certfile", str(folder.server_certificate), "--ssl-keyfile", str(folder.server_key)]
+    return [*command, "--ssl-ca-certfile", str(folder.public / AUTHORITY), "--enable-supernode-auth"]
+
+
+def supernode_command(settings: SiloSettings, *, node_key: str, port: int) -> list[str]:
+    """flower-supernode of a silo; `node_key` is the key's path as Flower is to read it."""
+    silo = Path(settings.folder) / "silo.toml"
+    command = [tool("flower-supernode"), "--superlink", settings.address]
+    command += ["--node-config", f"silo={_quoted(str(silo))}", "--host", "127.0.0.1", "--port", str(port)]
+    if not settings.root_certificate:
+        return [*command, "--insecure"]
+    return [*command, "--root-certificates", settings.root_certificate, "--auth-supernode-private-key", node_key]
+
+
+def run_command(app: Path, run_config: Path) -> list[str]:
+    """flwr run of a training."""
+    return [tool("flwr"), "run", str(app), _CONNECTION, "--run-config", str(run_config), "--stream"]
+
+
+def nodes_command() -> list[str]:
+    """flwr supernode list."""
+    return [tool("flwr"), "supernode", "list", _CONNECTION, "--format", "json"]
+
+
+def register_command(public_key: Path, *, name: str) -> list[str]:
+    """flwr supernode register."""
+    return [tool("flwr"), "supernode", "register", str(public_key), _CONNECTION, "--name", name, "--format", "json"]
+
+
+def unregister_command(node: str) -> list[str]:
+    """flwr supernode unregister."""
+    return [tool("flwr"), "supernode", "unregister", node, _CONNECTION, "--format", "json"]
+
+
+def flower_config(folder: FederationFolder, settings: FederationSettings) -> str:
+    """Flower's own config.toml for the operator's commands: they go to loopback, whatever silos use."""
+    host = f"[{settings.listen}]" if ":" in settings.listen else "127.0.0.1"
+    lines = ["[superlink]", f'default = "{_CONNECTION}"', "", f"[superlink.{_CONNECTION}]"]
+    lines += [f'address = "{host}:{split_address(settings.address)[1]}"']
+    lines += [
+        "insecure = true" if settings.insecure else f"root-certificates = {_quoted(str(folder.public / AUTHORITY))}"
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def printed(command: Sequence[str], home: Path) -> str:
+    """The command as a shell takes it."""
+    plain = shlex.join([Path(command[0]).name, *command[1:]])
+    return f"FLWR_HOME={shlex.quote(str(home))} FLWR_TELEMETRY_ENABLED=0 {plain}"
+
+
+def _quoted(text: str) -> str:
+    """A TOML string."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

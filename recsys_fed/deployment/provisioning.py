@@ -8,7 +8,6 @@ from pathlib import Path
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.config import Value, to_toml
-from recsys_fed.deployment.authority import make_authority, make_server_certificate
 from recsys_fed.deployment.federation import (
     AUTHORITY,
     CATALOGUE,
@@ -22,7 +21,7 @@ from recsys_fed.deployment.federation import (
     split_address,
     terms_toml,
 )
-from recsys_fed.deployment.node_key import Admission, make_node_key
+from recsys_fed.deployment.keys import Admission, make_authority, make_node_key, make_server_certificate
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.guarantee import Guarantee

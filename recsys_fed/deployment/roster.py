@@ -10,12 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recsys_fed.deployment.federation import ROSTER, FederationFolder
-from recsys_fed.deployment.flower_commands import nodes_command, register_command, unregister_command
-from recsys_fed.deployment.node_key import Admission, read_admission
+from recsys_fed.deployment.federation import (
+    ROSTER,
+    FederationFolder,
+    nodes_command,
+    register_command,
+    unregister_command,
+)
+from recsys_fed.deployment.keys import Admission, read_admission
 from recsys_fed.errors import ConfigurationError, EngineError
 from recsys_fed.federation.admission import write_roster
-from recsys_fed.flower.tools import environment
+from recsys_fed.flower import environment
 
 _SECONDS = 120.0
 _GONE, _NUMBERS = "unregistered", "nodes.json"
@@ -23,7 +28,7 @@ Say = Callable[[Sequence[str]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Node:
+class _Node:
     """An admitted silo and its `status`: not registered, registered, online or offline."""
 
     name: str
@@ -102,11 +107,11 @@ def _alone(folder: FederationFolder) -> Iterator[None]:
         yield
 
 
-def nodes(folder: FederationFolder) -> list[Node]:
+def nodes(folder: FederationFolder) -> list[_Node]:
     """The admitted silos as a running SuperLink sees them; raises EngineError if it does not answer."""
     known, status = _numbers(folder), dict(_listed(folder))
     return [
-        Node(name=silo.name, status=status.get(known.get(silo.node_key, ""), "not registered"))
+        _Node(name=silo.name, status=status.get(known.get(silo.node_key, ""), "not registered"))
         for silo in admitted(folder)
     ]
 

@@ -8,20 +8,27 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from recsys_fed.deployment.federation import AUTHORITY, FederationFolder, FederationSettings, split_address
-from recsys_fed.deployment.flower_commands import flower_config, printed, superlink_command, supernode_command
+from recsys_fed.deployment.federation import (
+    AUTHORITY,
+    FederationFolder,
+    FederationSettings,
+    flower_config,
+    printed,
+    split_address,
+    superlink_command,
+    supernode_command,
+)
 from recsys_fed.deployment.gated_superlink import LOG, MOST_BYTES
-from recsys_fed.deployment.node_key import plain_node_key
+from recsys_fed.deployment.keys import plain_node_key
 from recsys_fed.deployment.roster import synchronise
 from recsys_fed.deployment.warm_clientapp import SOCKET, write_program
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.flower.processes import Process, free_port, healthy, running, wait_until
-from recsys_fed.flower.tools import environment
+from recsys_fed.flower import Process, environment, free_port, healthy, running, wait_until
 from recsys_fed.logs import EventLog
 from recsys_fed.silo.on_disk import clear_blocks
 from recsys_fed.silo.settings import DataSettings, SiloSettings
 
-Say = Callable[[str], None]
+_Say = Callable[[str], None]
 _START_SECONDS = 300.0
 # Seconds until a SuperNode that ended is started again; one that ran for a minute starts afresh.
 _FIRST_PAUSE, _LONGEST_PAUSE, _STEADY = 1.0, 30.0, 60.0
@@ -34,7 +41,7 @@ def prepare_flower(folder: FederationFolder, settings: FederationSettings) -> No
 
 
 @contextmanager
-def served_federation(folder: FederationFolder, *, insecure: bool, say: Say) -> Iterator[Process]:
+def served_federation(folder: FederationFolder, *, insecure: bool, say: _Say) -> Iterator[Process]:
     """A SuperLink with all admitted silos registered, while the block runs.
 
     Raises:
@@ -69,7 +76,7 @@ def served_federation(folder: FederationFolder, *, insecure: bool, say: Say) -> 
         yield process
 
 
-def serve_silo(settings: SiloSettings, *, insecure: bool, passphrase: str | None, say: Say) -> int:
+def serve_silo(settings: SiloSettings, *, insecure: bool, passphrase: str | None, say: _Say) -> int:
     """Run a warm ClientApp and a SuperNode until the ClientApp ends; returns its exit code.
 
     A SuperNode that ends (the federation does not know its key yet, or any more) is started again, after a pause that

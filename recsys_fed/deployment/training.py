@@ -17,20 +17,20 @@ from recsys_fed.deployment.federation import (
     ROSTER,
     FederationFolder,
     agreed_keys,
+    printed,
+    run_command,
     split_address,
 )
-from recsys_fed.deployment.flower_commands import printed, run_command
 from recsys_fed.deployment.roster import admitted, publish_roster
 from recsys_fed.deployment.serving import prepare_flower
 from recsys_fed.errors import ConfigurationError, EngineError
 from recsys_fed.federation.run_files import EMBEDDINGS
-from recsys_fed.flower.processes import end, healthy
-from recsys_fed.flower.tools import environment
-from recsys_fed.simulation.apps import app_folder
+from recsys_fed.flower import end, environment, healthy
+from recsys_fed.simulation.flower_engine import app_folder
 
 RUN_CONFIG, FLOWER_LOG = "run.toml", "flower.log"
 _POLL = 0.5
-OnPoll = Callable[[Path], None]
+_OnPoll = Callable[[Path], None]
 
 
 def new_training(folder: FederationFolder, *, overrides: Mapping[str, Value]) -> Path:
@@ -58,7 +58,7 @@ def new_training(folder: FederationFolder, *, overrides: Mapping[str, Value]) ->
     there = len(admitted(folder))
     if there < max(config.minimum_silos, 1):
         raise ConfigurationError(f"Expected at least {max(config.minimum_silos, 1)} admitted silos, got {there}.")
-    expect_served(folder)
+    _expect_served(folder)
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     training = folder.trainings / name
     training.mkdir(parents=True)
@@ -85,7 +85,7 @@ def resumed_training(folder: FederationFolder) -> Path:
     return training
 
 
-def expect_served(folder: FederationFolder) -> None:
+def _expect_served(folder: FederationFolder) -> None:
     """Raise EngineError if the federation's server does not answer on this machine."""
     settings = folder.settings()
     port = split_address(settings.address)[1]
@@ -97,14 +97,14 @@ def expect_served(folder: FederationFolder) -> None:
 
 
 def run_training(
-    folder: FederationFolder, training: Path, *, timeout: float, say: Callable[[str], None], on_poll: OnPoll
+    folder: FederationFolder, training: Path, *, timeout: float, say: Callable[[str], None], on_poll: _OnPoll
 ) -> None:
     """Run until the model is there.
 
     Raises:
         EngineError: the federation does not serve, or the run ended without a model. Go on with --resume.
     """
-    expect_served(folder)
+    _expect_served(folder)
     prepare_flower(folder, folder.settings())
     command = run_command(app_folder(), training / RUN_CONFIG)
     say(printed(command, folder.flower_home))

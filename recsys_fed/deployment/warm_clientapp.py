@@ -74,7 +74,7 @@ def load(silo: Path) -> None:
     import torch  # noqa: PLC0415
     from flwr.supernode.cli import flwr_clientapp  # noqa: F401, PLC0415  (over a second of a processor in each fork)
 
-    from recsys_fed.simulation.apps import load_apps  # noqa: PLC0415
+    from recsys_fed.simulation.flower_engine import load_apps  # noqa: PLC0415
 
     torch.set_num_threads(1)
     load_apps()
@@ -102,7 +102,7 @@ def run_installed_app(arguments: list[str]) -> None:
     from flwr.supernode.cli.flwr_clientapp import flwr_clientapp  # noqa: PLC0415
     from flwr.supernode.runtime import run_clientapp as flower  # noqa: PLC0415
 
-    from recsys_fed.simulation.apps import app_folder, load_apps  # noqa: PLC0415
+    from recsys_fed.simulation.flower_engine import app_folder, load_apps  # noqa: PLC0415
 
     replaced = {
         "install_from_fab": lambda *_, **__: None,

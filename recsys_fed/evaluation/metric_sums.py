@@ -14,10 +14,8 @@ from scipy import sparse
 from recsys_fed.evaluation.metrics import HEADLINE_CUTOFF, HEADLINE_NAMES
 from recsys_fed.evaluation.protocol import evaluate_ranking
 from recsys_fed.models.exact_scores import items_on_grid, users_on_grid
-from recsys_fed.models.histories import Histories
-from recsys_fed.models.items import ItemEmbeddings
-from recsys_fed.models.user_blocks import UserHistories, for_each_block
-from recsys_fed.models.users import user_vectors
+from recsys_fed.models.histories import Histories, UserHistories, for_each_block
+from recsys_fed.models.items import ItemEmbeddings, user_vectors
 
 # 1 / sqrt(3), and less than that by more than float64 rounds anywhere: all ones have a norm below 1.
 _SCALE = (1 + len(HEADLINE_NAMES)) ** -0.5 * (1 - 1e-12)

@@ -17,9 +17,8 @@ from torch import distributed
 
 from recsys_fed.errors import ConfigurationError, EngineError, ProtocolError
 from recsys_fed.federation.messages import Request
-from recsys_fed.models.histories import Histories
+from recsys_fed.models.histories import Histories, UserHistories
 from recsys_fed.models.stored_histories import StoredHistories
-from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.trainers.trainer import DelegatingTrainer, LocalNoise, Tables, Trainer
 
 # Between two rounds ranks wait for the server, however long it takes.

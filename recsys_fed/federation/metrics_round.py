@@ -12,8 +12,8 @@ from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError, DataFormatError, ProtocolError
 from recsys_fed.evaluation.metric_sums import metric_sums
 from recsys_fed.evaluation.metrics import HEADLINE_NAMES
+from recsys_fed.models.histories import UserHistories
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
-from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.calibration import SMALLEST_EPSILON
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers.trainer import Layout, Stage, TableLayout, Tables

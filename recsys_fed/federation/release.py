@@ -13,7 +13,7 @@ from recsys_fed.federation.messages import Request, Update
 from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
 from recsys_fed.federation.metrics_round import contribute_metrics
 from recsys_fed.federation.noise_split import slack_of_sum
-from recsys_fed.models.user_blocks import UserHistories
+from recsys_fed.models.histories import UserHistories
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.integer_mechanism import ROUNDING_SLACK, add_noise, to_int32
 from recsys_fed.privacy.noise import NoiseSource, poisson_sample

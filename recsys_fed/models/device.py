@@ -1,6 +1,9 @@
-"""Where tensors live, and how many threads work on them."""
+"""Where a process computes, with how many threads, and how it gives memory back."""
 
+import contextlib
+import ctypes
 import os
+from functools import cache
 
 import torch
 
@@ -34,3 +37,20 @@ def use_threads(threads: int) -> None:
     Sums may differ in the last bit with the number of threads, so every engine sets it.
     """
     torch.set_num_threads(threads or os.cpu_count() or 1)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+# Blocks of users take up to 8 MiB, and serve again without new pages; some stays free at the end.
+_LARGE, _FREE = 9 << 20, 16 << 20
+_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+
+
+@cache
+def return_large_arrays() -> None:
+    """Fix the threshold for this process; other C libraries, and who has set one already, are left alone."""
+    if any(name in os.environ for name in _VARIABLES):
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        library.mallopt(_M_TRIM_THRESHOLD, _FREE)

@@ -1,22 +1,154 @@
-"""Histories of users as a sparse matrix in torch, multiplied row by row from both sides.
+"""Histories of users: who interacted with what, in memory, in blocks of users, and with the signals beside it.
 
 `scipy` matrices are what the data layer gives; trainers and fold-in work on torch tensors of any device.
 X [n_users, n_items] and its transpose are both used in CSR form: each row of X T and of X^T Y is then
 summed by one thread in one order, so results do not depend on the number of threads.
+
+A silo's users fall into the same blocks whether its histories are in memory or on disk. Blocks are also what
+threads share: several are worked on at once, each by one thread, which needs no waiting for each other in between.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain, islice
+from typing import Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import sparse
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.models.signals import Signals
-from recsys_fed.models.user_blocks import block_bounds, block_size
+
+Signal = Literal["order", "time", "value", "weight"]
+# What most trainers read.
+NOTHING: frozenset[Signal] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Signals:
+    """Columns beside `Histories.items`, each [n_interactions]; None: nobody reads it, or the data has none.
+
+    Which of them are there follows from the trainer and from which columns the silo's source has, never from a row.
+
+    Attributes:
+        rank: place in the user's own order, int32: 0 is the earliest, and none is left out. By time; of equal times
+            as in the source; interactions without a time, as in the source, are before all others.
+        time: nanoseconds since 1970, int64; `data.interactions.MISSING_TIME` where an interaction has none. Positions
+            are no times: they are in `rank` alone.
+        value: a rating or a count, float32; NaN where an interaction has none.
+        weight: what the kind of the interaction counts, float32.
+    """
+
+    rank: torch.Tensor | None = None
+    time: torch.Tensor | None = None
+    value: torch.Tensor | None = None
+    weight: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        sizes = {name: tuple(column.shape) for name, column in self.columns().items()}
+        if len(set(sizes.values())) > 1:
+            raise ConfigurationError(f"Expected signals of the same interactions, got {sizes}.")
+
+    def columns(self) -> Mapping[str, torch.Tensor]:
+        """Those that are there, by name."""
+        there = {"rank": self.rank, "time": self.time, "value": self.value, "weight": self.weight}
+        return {name: column for name, column in there.items() if column is not None}
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Signals":
+        """The signals after `change` of every column."""
+        return Signals(**{name: change(column) for name, column in self.columns().items()})
+
+
+# A block costs a pass over an item table beside the work on its interactions: it has at least so many interactions,
+# and so many for each item.
+_LEAST_INTERACTIONS = 1 << 20
+_INTERACTIONS_AN_ITEM = 8
+
+
+class UserHistories(Protocol):
+    """Histories of a silo's users. `Histories` is the one in memory."""
+
+    @property
+    def n_users(self) -> int:
+        """Number of users, also those without an interaction."""
+
+    @property
+    def n_items(self) -> int:
+        """Number of items of the catalogue."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the blocks are, and where contributions are computed."""
+
+    def blocks(self) -> Iterator["Histories"]:
+        """Every user once, in blocks of consecutive users."""
+
+    def subset(self, chosen: torch.Tensor) -> "UserHistories":
+        """Only the users where `chosen` [n_users] is true."""
+
+
+def block_size(n_items: int) -> int:
+    """Interactions of a block at most, for a catalogue of `n_items`: a public number.
+
+    >>> block_size(3_000), block_size(1_000_000)
+    (1048576, 8000000)
+    """
+    return max(_LEAST_INTERACTIONS, _INTERACTIONS_AN_ITEM * n_items)
+
+
+def block_bounds(starts: npt.NDArray[np.int64], *, interactions: int) -> list[tuple[int, int]]:
+    """First user and the one after the last of every block, from the users' first interactions [n_users + 1].
+
+    A block has at most so many `interactions`, but a user is never split: who has more alone makes a block.
+    """
+    bounds, first, n_users = [], 0, len(starts) - 1
+    while first < n_users:
+        last = int(np.searchsorted(starts, starts[first] + interactions, side="right")) - 1
+        last = min(max(last, first + 1), n_users)
+        bounds.append((first, last))
+        first = last
+    return bounds
+
+
+def for_each_block(histories: UserHistories, work: Callable[[int, "Histories"], None]) -> None:
+    """Call `work` on every block, on a CPU on as many at once as torch has threads, each then with one thread.
+
+    `work` gets the row of the block's first user, and the block. It may run in several threads at the same time and
+    in any order. No more blocks than threads are held.
+    """
+    threads = torch.get_num_threads()
+    blocks = _placed(histories)
+    some = list(islice(blocks, 2))
+    if threads == 1 or len(some) < 2 or histories.device.type != "cpu":
+        for first, block in chain(some, blocks):
+            work(first, block)
+        return
+    try:
+        with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
+            running: set[Future[None]] = set()
+            for first, block in chain(some, blocks):
+                running.add(pool.submit(work, first, block))
+                if len(running) >= threads:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        future.result()
+            for future in running:
+                future.result()
+    finally:
+        # What a thread sets becomes the default of threads to come.
+        torch.set_num_threads(threads)
+
+
+def _placed(histories: UserHistories) -> Iterator[tuple[int, "Histories"]]:
+    first = 0
+    for block in histories.blocks():
+        yield first, block
+        first += block.n_users
+
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta", category=UserWarning)
 

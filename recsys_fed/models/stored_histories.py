@@ -21,9 +21,7 @@ import torch
 from scipy import sparse
 
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
-from recsys_fed.models.histories import Histories, check_sorted
-from recsys_fed.models.signals import Signals
-from recsys_fed.models.user_blocks import block_bounds, block_size
+from recsys_fed.models.histories import Histories, Signals, block_bounds, block_size, check_sorted
 
 ITEMS, STARTS = "items.i32", "starts.i64"
 _LITTLE32, _LITTLE64 = np.dtype("<i4"), np.dtype("<i8")

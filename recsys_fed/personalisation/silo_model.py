@@ -37,8 +37,7 @@ from recsys_fed import checks
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.evaluation.protocol import Scorer
 from recsys_fed.models.histories import histories_of
-from recsys_fed.models.items import ItemEmbeddings
-from recsys_fed.models.users import scores, user_vectors
+from recsys_fed.models.items import ItemEmbeddings, scores, user_vectors
 
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]

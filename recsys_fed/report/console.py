@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColu
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from recsys_fed.simulation.progress import Progress
+from recsys_fed.simulation.runner import Progress
 
 # Longer words, such as keys and paths, may be folded.
 _LONGEST_WORD = 24

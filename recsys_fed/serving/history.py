@@ -56,7 +56,7 @@ def level_of(event: Event, settings: FeedbackSettings) -> float:
 
         weight at time t = 2^(level - t / half life)
 
-    >>> level(Event(user="u", item="i", kind="view", time=0.0), FeedbackSettings(view=0.25))
+    >>> level_of(Event(user="u", item="i", kind="view", time=0.0), FeedbackSettings(view=0.25))
     -2.0
     """
     age = half_lives(event_time(event), settings)
@@ -67,7 +67,7 @@ def level_of(event: Event, settings: FeedbackSettings) -> float:
 def event_time(event: Event) -> float:
     """Since when the event ages, seconds since 1970: since it came in where it has no time, or one later than that.
 
-    >>> happened(Event(user="u", item="i", kind="imported", time=7.0, received=1.7e9))
+    >>> event_time(Event(user="u", item="i", kind="imported", time=7.0, received=1.7e9))
     1700000000.0
     """
     if event.time < EARLIEST:
@@ -105,7 +105,7 @@ class UserHistory:
     """What one user did.
 
     Attributes:
-        levels: by item id, log2 of its weight seen from time 0 (see `events.level`).
+        levels: by item id, log2 of its weight seen from time 0 (see `level_of`).
         consumed: items that are not to be recommended.
         last_number: of the newest event in it.
         rows_of: rows of the consumed items under model versions, kept until there is one more.

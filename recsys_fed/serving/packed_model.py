@@ -81,7 +81,7 @@ class PackedModel:
 
 
 def write_packed_model(release: PackedModel, folder: Path) -> None:
-    """Write a version into an empty folder; `read_release` reads it without torch."""
+    """Write a version into an empty folder; `read_packed_model` reads it without torch."""
     for name in _ARRAYS:
         np.save(folder / f"{name}.npy", getattr(release, name))
     if release.residual is not None:
@@ -100,7 +100,7 @@ def write_packed_model(release: PackedModel, folder: Path) -> None:
 
 
 def read_packed_model(folder: Path) -> PackedModel:
-    """Read a version that `write_release` wrote; arrays are mapped, and read when they are needed.
+    """Read a version that `write_packed_model` wrote; arrays are mapped, and read when they are needed.
 
     Raises:
         DataNotFoundError: there is none. DataFormatError: it is damaged.

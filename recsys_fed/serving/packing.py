@@ -17,8 +17,7 @@ import numpy as np
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.errors import DataFormatError, RecsysFedError
-from recsys_fed.models.items import load_item_embeddings
-from recsys_fed.models.ridge import gramian_of
+from recsys_fed.models.items import gramian_of, load_item_embeddings
 from recsys_fed.serving.packed_model import PackedModel, write_packed_model
 from recsys_fed.serving.versions import DIGITS, model_version
 

@@ -28,7 +28,7 @@ events = sa.Table(
     sa.Column("item", sa.String(128), nullable=False),
     sa.Column("kind", sa.String(16), nullable=False),
     sa.Column("value", sa.Double),
-    # When it happened, as the application says (see `events.Event.time`), and when it came in.
+    # When it happened, as the application says (see `history.Event.time`), and when it came in.
     sa.Column("time", sa.Double, nullable=False),
     sa.Column("received", sa.Double, nullable=False),
     sa.Column("request", sa.String(64)),

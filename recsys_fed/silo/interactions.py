@@ -24,8 +24,7 @@ from recsys_fed.data.readers.interactions import (
 from recsys_fed.data.readers.reading import Block
 from recsys_fed.data.silo import signals_of, silo_dataset, ties_of
 from recsys_fed.data.split import leave_last_out
-from recsys_fed.models.histories import Histories, histories_of
-from recsys_fed.models.signals import NOTHING, Signal, Signals
+from recsys_fed.models.histories import NOTHING, Histories, Signal, Signals, histories_of
 from recsys_fed.silo.secret import Pseudonyms
 from recsys_fed.silo.settings import DataSettings
 

@@ -28,7 +28,7 @@ from recsys_fed.data.readers.blocks import blocks_of
 from recsys_fed.data.readers.interactions import DROPPED, Codes, Columns
 from recsys_fed.data.readers.reading import are_positions
 from recsys_fed.data.readers.rows import Account, Rows, rows_of
-from recsys_fed.models.signals import NOTHING, Signal
+from recsys_fed.models.histories import NOTHING, Signal
 from recsys_fed.models.stored_histories import HistoryWriter, StoredHistories, stored_histories
 from recsys_fed.silo.interactions import Part, SiloData, SiloPart, read_silo_data, silo_part
 from recsys_fed.silo.secret import Pseudonyms

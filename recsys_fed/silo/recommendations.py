@@ -14,8 +14,7 @@ from recsys_fed import checks
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.errors import ConfigurationError, DataFormatError
 from recsys_fed.evaluation.ranking import top_items
-from recsys_fed.models.items import ItemEmbeddings
-from recsys_fed.models.users import scores
+from recsys_fed.models.items import ItemEmbeddings, scores
 from recsys_fed.personalisation.silo_model import SiloModel
 from recsys_fed.silo.secret import Pseudonyms
 from recsys_fed.silo.state import StateFolder, UserState

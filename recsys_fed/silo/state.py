@@ -32,8 +32,7 @@ from scipy import sparse
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.errors import DataFormatError, DataNotFoundError
 from recsys_fed.models.histories import histories_of
-from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
-from recsys_fed.models.users import user_vectors
+from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings, user_vectors
 from recsys_fed.personalisation.choice import choose
 from recsys_fed.personalisation.silo_model import ItemModel, Recipe, SiloModel, Singles, fit_silo_model
 from recsys_fed.signing import sha256

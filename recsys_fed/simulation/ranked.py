@@ -17,10 +17,9 @@ import torch
 from recsys_fed.config import FederationConfig, SimulationConfig, parse, read_toml
 from recsys_fed.data.simulated import silo_histories, simulated_federation
 from recsys_fed.federation.distributed import joined_ranks, share_of
-from recsys_fed.models.allocator import return_large_arrays
-from recsys_fed.models.device import resolve_device, use_threads
-from recsys_fed.models.user_blocks import UserHistories
-from recsys_fed.simulation.apps import scenario_path
+from recsys_fed.models.device import resolve_device, return_large_arrays, use_threads
+from recsys_fed.models.histories import UserHistories
+from recsys_fed.simulation.flower_engine import scenario_path
 from recsys_fed.simulation.runner import Simulation, simulate
 from recsys_fed.trainers.registry import configured_trainer
 from recsys_fed.trainers.trainer import Trainer

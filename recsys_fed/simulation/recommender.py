@@ -18,9 +18,8 @@ from recsys_fed.errors import ConfigurationError, DataFormatError
 from recsys_fed.evaluation.ranking import top_items
 from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.models.histories import histories_of
-from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
+from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings, scores, user_vectors
 from recsys_fed.models.new_items import with_new_items
-from recsys_fed.models.users import scores, user_vectors
 from recsys_fed.simulation.runner import CATALOGUE
 
 

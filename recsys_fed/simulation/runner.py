@@ -5,9 +5,15 @@ import logging
 import os
 import shutil
 import tempfile
-from contextlib import ExitStack
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+import torch
 
 from recsys_fed import checks
 from recsys_fed.config import ENGINES, FederationConfig, SimulationConfig, Value, flat
@@ -15,18 +21,157 @@ from recsys_fed.data.protocols import protocol_of
 from recsys_fed.data.simulated import SimulatedFederation, simulated_federation
 from recsys_fed.errors import ConfigurationError, DataError
 from recsys_fed.evaluation.baselines import popularity
+from recsys_fed.evaluation.protocol import Scorer, evaluate_ranking
+from recsys_fed.evaluation.sampled import SampledTrials, draw_negatives, evaluate_sampled
 from recsys_fed.federation.inprocess import run_in_process
 from recsys_fed.federation.noise_split import resolve_masking
 from recsys_fed.federation.run_files import EMBEDDINGS, EVENTS, FEDERATION
-from recsys_fed.models.allocator import return_large_arrays
-from recsys_fed.models.device import resolve_device, use_threads
-from recsys_fed.models.items import load_item_embeddings
+from recsys_fed.models.device import resolve_device, return_large_arrays, use_threads
+from recsys_fed.models.histories import histories_of
+from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings, scores, user_vectors
 from recsys_fed.privacy.guarantee import check_delta
-from recsys_fed.simulation.apps import app_folder, load_apps
-from recsys_fed.simulation.evaluation import evaluate, evaluated, fold_in_scorer
-from recsys_fed.simulation.flower_engine import run_with_flower
-from recsys_fed.simulation.progress import Progress, ReleaseCounter, Steps, timed
+from recsys_fed.simulation.flower_engine import app_folder, load_apps, run_with_flower
 from recsys_fed.simulation.record import METRICS, Measured, metrics_record, protocol_record, write_run
+
+
+def _nothing(*_: object) -> None:
+    """Heed nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What a caller wants to hear while a simulation, a comparison or an audit runs.
+
+    Attributes:
+        step: called with the number of a step, of how many, and its name, as it begins.
+        releases: called with the releases of silos so far, of how many planned, and the number of silos.
+        say: called with a line for people.
+    """
+
+    step: Callable[[int, int, str], None] = _nothing
+    releases: Callable[[int, int, int], None] = _nothing
+    say: Callable[[str], None] = _nothing
+
+
+class Steps:
+    """Numbers steps as they begin."""
+
+    def __init__(self, planned: int, progress: Progress) -> None:
+        self._planned, self._progress = planned, progress
+        self._begun = 0
+
+    def begin(self, name: str) -> None:
+        """Announce the next step."""
+        self._begun += 1
+        self._progress.step(self._begun, self._planned, name)
+
+
+@contextmanager
+def timed(name: str, seconds: dict[str, float], steps: Steps) -> Iterator[None]:
+    """Announce a step and keep how long it took."""
+    steps.begin(name)
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[name] = time.perf_counter() - start
+
+
+class ReleaseCounter:
+    """Counts releases of a run, from replies as they come or from the server's own files."""
+
+    def __init__(self, folder: Path, silos: int, progress: Progress) -> None:
+        self._folder, self._silos, self._progress = folder, silos, progress
+        self._planned = 0
+        self._done = 0
+        self._lock = threading.Lock()
+
+    def count(self) -> None:
+        """One more silo has answered a round."""
+        with self._lock:
+            self._done += 1
+            self._report()
+
+    def look(self) -> None:
+        """Read from the server's files how far the run is."""
+        events = self._folder / EVENTS
+        done = events.read_text().count("\n") if events.is_file() else 0
+        if done != self._done:
+            self._done = done
+            self._report()
+
+    def _report(self) -> None:
+        plan = self._folder / FEDERATION
+        if not self._planned and plan.is_file():
+            self._planned = json.loads(plan.read_text())["planned_rounds"] * self._silos
+        self._progress.releases(self._done, self._planned, self._silos)
+
+
+# Purposes of the seed, apart from those of data, trainer and noise.
+_NEGATIVES, _USERS = 21, 22
+
+
+def evaluated(federation: SimulatedFederation, *, n_users: int = 0, seed: int = 0) -> SimulatedFederation:
+    """The federation with the rows of `n_users` random users who have a test item; of all, for 0 or too many.
+
+    Only for measuring: silos are those of the whole federation and do not fit these rows.
+    """
+    there = np.flatnonzero(np.diff(federation.test.indptr))
+    if not 0 < n_users < len(there):
+        return federation
+    rows = np.sort(np.random.default_rng([seed, _USERS]).choice(there, n_users, replace=False))
+    return replace(
+        federation,
+        train=federation.train[rows],
+        test=federation.test[rows],
+        users_of_silo=[],
+        unranked=None if federation.unranked is None else federation.unranked[rows],
+        negatives=None if federation.negatives is None else federation.negatives[rows],
+    )
+
+
+def fold_in_scorer(model: ItemEmbeddings, federation: SimulatedFederation, *, device: str = "auto") -> Scorer:
+    """Scores of a model for users who are folded in from their train items."""
+    where = resolve_device(device)
+    placed = model.to(where)
+    users = user_vectors(placed, histories_of(federation.train, device=where))
+
+    def score(rows: slice) -> torch.Tensor:
+        return scores(placed, users[rows])
+
+    return score
+
+
+def evaluate(
+    score: Scorer, federation: SimulatedFederation, *, sampled_negatives: int = 0, seed: int = 0
+) -> dict[str, float]:
+    """Full-ranking metrics and, if asked for, those of each test item among sampled negatives ("sampled_...").
+
+    Raises:
+        DataError: no user has a test item.
+    """
+    metrics = evaluate_ranking(score, train=federation.excluded, test=federation.test).means()
+    if sampled_negatives:
+        trials = _trials(federation, n=sampled_negatives, rng=np.random.default_rng([seed, _NEGATIVES]))
+        sampled = evaluate_sampled(
+            score,
+            users=trials.users,
+            positives=trials.positives,
+            negatives=trials.negatives,
+            n_items=federation.train.shape[1],
+        )
+        metrics |= sampled.means()
+    return metrics
+
+
+def _trials(federation: SimulatedFederation, *, n: int, rng: np.random.Generator) -> SampledTrials:
+    """The negatives that the source publishes where it has so many for each test item, else drawn ones."""
+    published = federation.negatives
+    if published is None or published.shape[1] != n or np.diff(federation.test.indptr).max() > 1:
+        return draw_negatives(federation.excluded, federation.test, n=n, rng=rng)
+    users, positives = federation.test.nonzero()
+    return SampledTrials(users=users.astype(np.int64), positives=positives, negatives=published[users])
+
 
 CATALOGUE, LEDGERS = "catalogue.parquet", "ledgers"
 FLOWER_TIMEOUT = 3_600.0

@@ -19,17 +19,47 @@ import torch
 
 from recsys_fed import checks
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.models.histories import UserHistories
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
-from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.clipping import JointRelease, count_share
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers import popularity
 from recsys_fed.trainers.local_steps import Task, local_steps, summed
+from recsys_fed.trainers.loss import Clipping, Loss
 from recsys_fed.trainers.losses import loss_of
-from recsys_fed.trainers.losses.loss import Clipping, Loss
-from recsys_fed.trainers.momentum import Step, stepped
 from recsys_fed.trainers.popularity import NoisedPopularity
 from recsys_fed.trainers.trainer import Layout, LocalNoise, PublicFacts, Stage, TableLayout, Tables, Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A step to take.
+
+    Attributes:
+        rate: length per entry (root mean square) of the first step.
+        momentum: share of the direction so far that is kept.
+        done, rounds: the length falls linearly to zero over the rounds.
+    """
+
+    rate: float
+    momentum: float
+    done: int
+    rounds: int
+
+
+def stepped(
+    vectors: torch.Tensor, direction: torch.Tensor, total: torch.Tensor, *, step: Step
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """V and the direction after a step against `total`, the noised sum of clipped gradients: both like `vectors`.
+
+    Sums of normalised gradients do not shrink near an optimum, and their scale follows the number of users, which is
+    private. The length of a step is therefore public; only its direction follows from the sum.
+    """
+    direction = step.momentum * direction + (1 - step.momentum) * total.to(direction.dtype)
+    length = direction.square().mean().sqrt().clamp_min(torch.finfo(direction.dtype).tiny)
+    rate = step.rate * (1 - step.done / step.rounds)
+    return vectors - rate * direction / length, direction
+
 
 GRADIENT = "gradient"
 LOCAL_STEPS = "local steps"

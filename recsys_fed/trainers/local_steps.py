@@ -12,14 +12,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from recsys_fed.models.histories import Histories
-from recsys_fed.models.items import FoldIn
-from recsys_fed.models.ridge import gramian_of
-from recsys_fed.models.user_blocks import UserHistories, block_bounds
+from recsys_fed.models.histories import Histories, UserHistories, block_bounds
+from recsys_fed.models.items import FoldIn, gramian_of
 from recsys_fed.privacy.integer_mechanism import NoisySums
 from recsys_fed.privacy.noise import NoiseSource, poisson_sample
-from recsys_fed.trainers.losses.loss import Batch, Clipping, Loss, RowBlocks
-from recsys_fed.trainers.negatives import Negatives, draw_negatives
+from recsys_fed.trainers.loss import Batch, Clipping, Loss, Negatives, RowBlocks, draw_negatives
 from recsys_fed.trainers.trainer import LocalNoise
 
 _PART_INTERACTIONS = 1 << 18

@@ -1,19 +1,27 @@
-"""The first release of every trainer: noised item counts, and what follows from them for free.
+"""popularity: noised item counts, the first release of every trainer, and a trainer with all of the budget.
 
 Each user contributes x_u / ||x_u||, so the sum over users has sensitivity 1 and heavy users weigh no more
 than light ones. From the noised sum follow, as post-processing, the head (the items that have rows in the
 subspace), the weight of each item in a history and the direction of popularity.
+
+The trainer is the floor below which no model may fall at the same budget, and what `auto` takes where the noise
+leaves no more.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
+import numpy as np
 import torch
 
 from recsys_fed import checks
-from recsys_fed.models.user_blocks import UserHistories
+from recsys_fed.errors import ConfigurationError
+from recsys_fed.models.histories import UserHistories
+from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers.exact_sum import UNIT, in_units
-from recsys_fed.trainers.trainer import Stage
+from recsys_fed.trainers.trainer import Layout, PublicFacts, Stage, Tables, Trainer
 
 STAGE = "item counts"
 # Share of the budget (in units of 1 / noise_multiplier^2) that the counts get.
@@ -81,3 +89,67 @@ def noised_popularity(total: torch.Tensor, *, noise_std: float, n_head: int) -> 
     floor = max(noise_std, float(sums.abs().max()) * 1e-6, 1e-12)
     head = torch.argsort(sums, descending=True, stable=True)[:n_head].sort().values
     return NoisedPopularity(counts=sums.clamp_min(floor), head=head)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PopularItemsState:
+    """What the server holds: public facts, and the noised counts float64 [n_items] once they are released."""
+
+    facts: PublicFacts
+    counts: torch.Tensor | None = None
+
+
+class PopularItems(Trainer):
+    """The trainer; see the module."""
+
+    name: ClassVar[str] = "popularity"
+
+    def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
+        """The counts, with all of the budget.
+
+        Raises:
+            ConfigurationError: more than one round was asked for.
+        """
+        if facts.rounds > 1:
+            raise ConfigurationError(f"Expected rounds = 1 (or 0) for the popularity trainer, got {facts.rounds}.")
+        return (counts_stage(share=1.0),)
+
+    def start(self, facts: PublicFacts, rng: np.random.Generator) -> PopularItemsState:
+        """Nothing is known, nothing is drawn."""
+        return PopularItemsState(facts=facts)
+
+    def tables(self, state: PopularItemsState, stage: Stage) -> Tables:
+        """The silos need nothing."""
+        return {}
+
+    def layout(self, facts: PublicFacts, stage: Stage) -> Layout:
+        """Counts [n_items, 1]."""
+        return Layout(shape=(facts.n_items, 1))
+
+    def contribution(
+        self, stage: str, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float]
+    ) -> torch.Tensor:
+        """Weighted counts, float64 [n_items, 1].
+
+        Guarantees: user-level, add or remove one user; L2 sensitivity settings["l2_clip_norm"]. See
+        `contribute_counts`.
+        """
+        return contribute_counts(histories, l2_clip_norm=settings["l2_clip_norm"])
+
+    def step(
+        self, state: PopularItemsState, stage: Stage, total: torch.Tensor, *, noise_std: float, n_silos: int
+    ) -> PopularItemsState:
+        """Keep the noised counts as they are: their order is the ranking."""
+        return replace(state, counts=total[:, 0].double())
+
+    def item_embeddings(self, state: PopularItemsState) -> ItemEmbeddings:
+        """No vectors to speak of (one zero column); the bias is the counts over their length."""
+        n_items = state.facts.n_items
+        counts = state.counts if state.counts is not None else torch.zeros(n_items, dtype=torch.float64)
+        return ItemEmbeddings(
+            vectors=torch.zeros(n_items, 1),
+            bias=unit(counts).float(),
+            history_weights=torch.ones(n_items),
+            fold_in=FoldIn(kind="projection"),
+            catalogue_hash=state.facts.catalogue_hash,
+        )

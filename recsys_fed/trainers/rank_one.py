@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 import torch
 
+from recsys_fed.models.exact_scores import observed_scores, rounding_of
 from recsys_fed.models.histories import Histories
-from recsys_fed.models.observed import observed_scores, rounding_of
-from recsys_fed.models.ridge import gramian_of, long_product
+from recsys_fed.models.items import gramian_of, long_product
 from recsys_fed.privacy.clipping import clip_factors
 
 # Entries of a block of rows: half a MiB of float64, which a processor's own cache holds.

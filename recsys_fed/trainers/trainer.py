@@ -17,9 +17,8 @@ from scipy import sparse
 
 from recsys_fed import checks
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.models.histories import NOTHING, Signal, UserHistories
 from recsys_fed.models.items import ItemEmbeddings
-from recsys_fed.models.signals import NOTHING, Signal
-from recsys_fed.models.user_blocks import UserHistories
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.privacy.integer_mechanism import IntegerMechanism
 from recsys_fed.privacy.noise import NoiseSource

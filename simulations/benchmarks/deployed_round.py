@@ -20,8 +20,7 @@ from recsys_fed.deployment.roster import nodes
 from recsys_fed.deployment.serving import served_federation
 from recsys_fed.deployment.training import new_training, run_training
 from recsys_fed.federation.run_files import LOG
-from recsys_fed.flower.processes import Process, free_port, healthy, running, wait_until
-from recsys_fed.flower.tools import environment, tool
+from recsys_fed.flower import Process, environment, free_port, healthy, running, tool, wait_until
 from simulations.benchmarks.engines import write_app
 from simulations.benchmarks.line import Line
 from simulations.benchmarks.made_federation import SILOS, made_federation

@@ -22,14 +22,13 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from recsys_fed.models.allocator import return_large_arrays
-from recsys_fed.models.device import use_threads
+from recsys_fed.models.device import return_large_arrays, use_threads
 from recsys_fed.models.histories import Histories, histories_of
 from recsys_fed.privacy.integer_mechanism import IntegerMechanism, grid_step
 from recsys_fed.privacy.noise import SeededNoise, SystemNoise, poisson_sample
 from recsys_fed.trainers.local_steps import Task, local_steps
+from recsys_fed.trainers.loss import Clipping
 from recsys_fed.trainers.losses import loss_of
-from recsys_fed.trainers.losses.loss import Clipping
 from recsys_fed.trainers.trainer import LocalNoise
 from simulations.benchmarks.line import Line
 from simulations.benchmarks.peak_memory import peak_megabytes, print_peak

@@ -15,7 +15,7 @@ from client.state import forget_histories
 from recsys_fed.config import FederationConfig, SimulationConfig, flat
 from recsys_fed.data.simulated import simulated_federation
 from recsys_fed.federation.inprocess import run_in_process
-from recsys_fed.simulation.apps import load_apps
+from recsys_fed.simulation.flower_engine import load_apps
 from recsys_fed.simulation.runner import one_digit
 
 # What the run is compared with: as many iterations as `implicit` does by default, as many factors as dimensions.

@@ -13,7 +13,7 @@ import torch
 from scipy import sparse
 
 from recsys_fed.models.histories import Histories, histories_of
-from recsys_fed.trainers.power_step import power_step
+from recsys_fed.trainers.subspace import power_step
 from recsys_fed.trainers.trainer import Tables
 from simulations.benchmarks.federation_run import Federation, alternating, private_run, timed
 from simulations.benchmarks.line import Line

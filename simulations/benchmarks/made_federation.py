@@ -9,7 +9,7 @@ from recsys_fed.config import FederationConfig
 from recsys_fed.deployment.federation import FederationFolder, FederationSettings
 from recsys_fed.deployment.provisioning import init_federation, init_silo
 from recsys_fed.deployment.roster import admit
-from recsys_fed.flower.processes import free_port
+from recsys_fed.flower import free_port
 
 SILOS = 3
 _USERS = 20

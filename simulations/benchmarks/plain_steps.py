@@ -4,12 +4,12 @@ from collections.abc import Iterable
 
 import torch
 
+from recsys_fed.models.exact_scores import observed_scores
 from recsys_fed.models.histories import Histories
-from recsys_fed.models.observed import observed_scores
-from recsys_fed.models.ridge import ridge
+from recsys_fed.models.items import ridge
 from recsys_fed.trainers.local_steps import Task
-from recsys_fed.trainers.losses.bce import BCE
-from recsys_fed.trainers.negatives import draw_negatives
+from recsys_fed.trainers.loss import draw_negatives
+from recsys_fed.trainers.losses import BCE
 
 RATE = 3.0
 

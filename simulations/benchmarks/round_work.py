@@ -19,7 +19,7 @@ from recsys_fed.config import flat
 from recsys_fed.deployment.federation import FederationFolder
 from recsys_fed.deployment.roster import publish_roster
 from recsys_fed.federation.inprocess import InProcessGrid, Nodes, _task_identity
-from recsys_fed.simulation.apps import load_apps
+from recsys_fed.simulation.flower_engine import load_apps
 from simulations.benchmarks.line import Line
 from simulations.benchmarks.made_federation import SILOS, made_federation
 

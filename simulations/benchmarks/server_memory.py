@@ -23,7 +23,7 @@ from recsys_fed.federation.messages import Greeting, Request, Update
 from recsys_fed.federation.release import release_event
 from recsys_fed.federation.wire import greeting_to_records, request_from_records, update_to_records
 from recsys_fed.signing import SigningKey
-from recsys_fed.simulation.apps import load_apps
+from recsys_fed.simulation.flower_engine import load_apps
 from simulations.benchmarks.line import Line
 
 SILOS, N_ITEMS, DIM = 3, 2_000, 32

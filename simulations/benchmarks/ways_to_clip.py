@@ -18,9 +18,9 @@ from opacus import GradSampleModule
 from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from scipy import sparse
 
+from recsys_fed.models.exact_scores import observed_scores
 from recsys_fed.models.histories import Histories, histories_of
-from recsys_fed.models.observed import observed_scores
-from recsys_fed.models.ridge import gramian_of
+from recsys_fed.models.items import gramian_of
 from recsys_fed.privacy.clipping import clip_factors
 from recsys_fed.trainers.rank_one import RankOneContributions, clip
 

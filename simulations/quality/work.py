@@ -12,12 +12,10 @@ from recsys_fed.catalogue.features import PACKAGED_MODEL, encode_text
 from recsys_fed.config import SimulationConfig
 from recsys_fed.data.simulated import simulated_federation
 from recsys_fed.evaluation.baselines import BASELINES
-from recsys_fed.simulation.evaluation import evaluate, fold_in_scorer
-from recsys_fed.simulation.runner import simulate
-from recsys_fed.trainers.auto import Auto
-from recsys_fed.trainers.popular_items import PopularItems
-from recsys_fed.trainers.spectral import Spectral
-from recsys_fed.trainers.spectral_size import Size, size
+from recsys_fed.simulation.runner import evaluate, fold_in_scorer, simulate
+from recsys_fed.trainers.popularity import PopularItems
+from recsys_fed.trainers.registry import Auto
+from recsys_fed.trainers.spectral import Size, Spectral, size
 from recsys_fed.trainers.trainer import PublicFacts, Trainer
 from simulations.quality.alone import federation_of, planned, trained
 from simulations.quality.points import VARIANTS, Point

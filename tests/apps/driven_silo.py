@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 from client.state import open_simulated_silo
 from recsys_fed.config import FederationConfig, SimulationConfig, flat
 from recsys_fed.federation.inprocess import run_in_process
-from recsys_fed.simulation.apps import load_apps
+from recsys_fed.simulation.flower_engine import load_apps
 
 DATA = SimulationConfig(data="generated:users=60,items=25,interactions=8")
 CONFIG = FederationConfig(

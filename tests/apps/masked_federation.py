@@ -17,7 +17,7 @@ from recsys_fed.config import FederationConfig, flat
 from recsys_fed.federation.inprocess import run_in_process
 from recsys_fed.federation.run_files import EVENTS, FEDERATION
 from recsys_fed.ledger.ledger import Ledger
-from recsys_fed.simulation.apps import load_apps
+from recsys_fed.simulation.flower_engine import load_apps
 from server import strategy as strategy_module
 
 SILOS = 4

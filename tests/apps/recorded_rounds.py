@@ -9,7 +9,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message
 
 from recsys_fed.federation.schedule import Schedule
-from recsys_fed.simulation.apps import load_apps
+from recsys_fed.simulation.flower_engine import load_apps
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from flwr.app import Context, Message
 from recsys_fed.config import FederationConfig, SimulationConfig
 from recsys_fed.data.generate import generate
 from recsys_fed.simulation import runner
-from recsys_fed.simulation.apps import load_apps
+from recsys_fed.simulation.flower_engine import load_apps
 
 N_USERS, N_ITEMS, N_SILOS = 207, 61, 3
 

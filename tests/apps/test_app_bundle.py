@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from recsys_fed.simulation.apps import app_folder
+from recsys_fed.simulation.flower_engine import app_folder
 
 ALLOWED = re.compile(r"pyproject\.toml|\.info/[A-Z]+|(server|client)/\w+\.py")
 

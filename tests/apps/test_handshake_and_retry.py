@@ -14,7 +14,7 @@ from recsys_fed.federation.inprocess import _task_identity
 from recsys_fed.federation.messages import Greeting
 from recsys_fed.federation.wire import greeting_to_records
 from recsys_fed.signing import SigningKey
-from recsys_fed.simulation.apps import load_apps
+from recsys_fed.simulation.flower_engine import load_apps
 
 OWNERS = {f"silo-{index}": SigningKey.generate() for index in range(4)}
 KEYS = {name: key.public_key for name, key in OWNERS.items()}

@@ -14,7 +14,7 @@ from client.deployed import forget_silos, open_deployed_silo
 from recsys_fed.federation.inprocess import _task_identity
 from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.silo.messages import message_counts
-from recsys_fed.simulation.apps import load_apps
+from recsys_fed.simulation.flower_engine import load_apps
 
 PLAIN = replace(CONFIG, secure_aggregation="off", minimum_silos=2)
 MUTATED = 1_000

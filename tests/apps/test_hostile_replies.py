@@ -16,7 +16,7 @@ from recorded_rounds import recorded_rounds, same
 from client.deployed import forget_silos
 from recsys_fed.federation import wire
 from recsys_fed.federation.inprocess import _task_identity
-from recsys_fed.simulation.apps import load_apps
+from recsys_fed.simulation.flower_engine import load_apps
 
 PLAIN = replace(CONFIG, secure_aggregation="off", minimum_silos=2)
 # Of the silos 2, 3 and 4 by node, the last one lies.

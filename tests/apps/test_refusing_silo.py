@@ -12,7 +12,7 @@ from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.verification import verify_ledger
 from recsys_fed.models.items import load_item_embeddings
 from recsys_fed.simulation import runner
-from recsys_fed.simulation.apps import load_apps
+from recsys_fed.simulation.flower_engine import load_apps
 
 SILOS = 3
 ENOUGH, ONE_RUN = 30.0, 2.0

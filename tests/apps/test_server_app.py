@@ -19,7 +19,7 @@ from recsys_fed.federation.run_files import EMBEDDINGS, EVENTS, FEDERATION
 from recsys_fed.federation.wire import greeting_from_records, greeting_to_records
 from recsys_fed.models.items import load_item_embeddings
 from recsys_fed.signing import SigningKey
-from recsys_fed.simulation.apps import load_apps
+from recsys_fed.simulation.flower_engine import load_apps
 
 SILOS = 3
 

@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from client.deployed import forget_silos
 from recsys_fed.federation.inprocess import _task_identity
 from recsys_fed.silo.messages import FILE, message_counts
-from recsys_fed.simulation.apps import load_apps
+from recsys_fed.simulation.flower_engine import load_apps
 
 PLAIN = replace(CONFIG, secure_aggregation="off")
 SMUGGLED = "anything-that-a-server-writes"

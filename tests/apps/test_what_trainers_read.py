@@ -16,11 +16,10 @@ from recsys_fed.config import FederationConfig, SimulationConfig, flat
 from recsys_fed.data.simulated import simulated_federation
 from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.models import stored_histories
-from recsys_fed.models.signals import Signal
+from recsys_fed.models.histories import Signal
 from recsys_fed.simulation.runner import Simulation, simulate
-from recsys_fed.trainers.auto import Auto
-from recsys_fed.trainers.popular_items import PopularItems
-from recsys_fed.trainers.registry import TRAINERS
+from recsys_fed.trainers.popularity import PopularItems
+from recsys_fed.trainers.registry import TRAINERS, Auto
 
 READS_NOTHING = FederationConfig(silos=3, trainer="popularity", threads=1, metrics_epsilon=0.0)
 

@@ -15,8 +15,7 @@ from recsys_fed.data.simulated import simulated_federation
 from recsys_fed.federation.messages import PLAN, PROTOCOL, Greeting, Request
 from recsys_fed.federation.metrics_round import SHAPE as METRICS_SHAPE
 from recsys_fed.models.histories import histories_of
-from recsys_fed.models.items import load_item_embeddings
-from recsys_fed.models.users import user_vectors
+from recsys_fed.models.items import load_item_embeddings, user_vectors
 from recsys_fed.privacy.events import ReleaseEvent
 
 N_ITEMS, N_SILOS, SEED = 61, 3, 0

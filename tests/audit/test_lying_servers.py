@@ -25,7 +25,7 @@ from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
 from recsys_fed.federation.noise_split import resolve_masking
 from recsys_fed.federation.wire import blob_to_records, invitation_to_records, request_to_records
-from recsys_fed.simulation.apps import load_apps
+from recsys_fed.simulation.flower_engine import load_apps
 
 N_ITEMS = 24
 CATALOGUE = Catalogue(item_ids=np.array([f"sku-{n}" for n in range(N_ITEMS)], dtype=object))

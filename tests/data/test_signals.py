@@ -18,10 +18,9 @@ from recsys_fed.data.silo import histories, signals_of, silo_dataset, ties_of
 from recsys_fed.data.split import leave_last_out
 from recsys_fed.errors import ConfigurationError, DataError, DataFormatError
 from recsys_fed.federation import distributed
+from recsys_fed.models import histories as user_blocks
 from recsys_fed.models import stored_histories as stored_module
-from recsys_fed.models import user_blocks
-from recsys_fed.models.histories import Histories, histories_of
-from recsys_fed.models.signals import NOTHING, Signals
+from recsys_fed.models.histories import NOTHING, Histories, Signals, histories_of
 from recsys_fed.models.stored_histories import ITEMS, STARTS, HistoryWriter, stored_histories
 
 ALL = frozenset({"order", "time", "value", "weight"})

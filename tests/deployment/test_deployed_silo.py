@@ -119,7 +119,7 @@ def test_a_node_is_simulated_or_deployed_never_both(tmp_path):
 def requests_of(there, tmp_path):
     """The requests of a training with these silos."""
     from recsys_fed.federation.wire import request_from_records
-    from recsys_fed.simulation.apps import load_apps
+    from recsys_fed.simulation.flower_engine import load_apps
 
     client, seen = load_apps()[1], []
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from recsys_fed.deployment.gate import Gate
+from recsys_fed.deployment.gated_superlink import Gate
 from recsys_fed.logs import EventLog
 
 MOST = 1000

@@ -15,7 +15,7 @@ from deployment_kit import deployed
 from recsys_fed.deployment import warm_clientapp
 from recsys_fed.deployment.warm_clientapp import SOCKET, run_installed_app, write_program
 from recsys_fed.errors import EngineError
-from recsys_fed.simulation.apps import load_apps
+from recsys_fed.simulation.flower_engine import load_apps
 
 
 def test_flowers_program_runs_with_the_installed_app_and_unpacks_nothing(monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from deployment_kit import CONFIG, USER, deployed, train_in_process
 
 from client.deployed import forget_silos
-from recsys_fed.deployment.metrics import federation_metrics, served_metrics, silo_metrics
+from recsys_fed.deployment.status import federation_metrics, served_metrics, silo_metrics
 from recsys_fed.errors import EngineError
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.silo.settings import read_silo_settings

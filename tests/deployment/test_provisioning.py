@@ -11,10 +11,22 @@ import pytest
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
-from recsys_fed.deployment.authority import expiry, make_authority
-from recsys_fed.deployment.federation import FederationSettings, read_federation, split_address
-from recsys_fed.deployment.flower_commands import printed, superlink_command, supernode_command
-from recsys_fed.deployment.node_key import make_node_key, plain_node_key, public_node_key, read_admission
+from recsys_fed.deployment.federation import (
+    FederationSettings,
+    printed,
+    read_federation,
+    split_address,
+    superlink_command,
+    supernode_command,
+)
+from recsys_fed.deployment.keys import (
+    expiry,
+    make_authority,
+    make_node_key,
+    plain_node_key,
+    public_node_key,
+    read_admission,
+)
 from recsys_fed.deployment.provisioning import init_federation, init_silo, renew_server_certificate
 from recsys_fed.deployment.roster import admit, admitted, revoke
 from recsys_fed.errors import ConfigurationError, DataFormatError, KeyFileError

@@ -84,7 +84,7 @@ def test_masked_rounds_go_on_at_the_price_of_the_interrupted_one(tmp_path):
 
 def test_a_silo_that_is_away_is_left_out_and_the_divisor_stays(tmp_path):
     there = deployed(tmp_path, config=PLAIN)
-    from recsys_fed.simulation.apps import load_apps
+    from recsys_fed.simulation.flower_engine import load_apps
 
     client = load_apps()[1]
 

@@ -8,10 +8,9 @@ from scipy import sparse
 from recsys_fed.evaluation.metric_sums import metric_sums, metrics_from_sums
 from recsys_fed.evaluation.metrics import HEADLINE_NAMES
 from recsys_fed.evaluation.protocol import evaluate_ranking
-from recsys_fed.models import user_blocks
+from recsys_fed.models import histories as user_blocks
 from recsys_fed.models.histories import histories_of
-from recsys_fed.models.items import FoldIn, ItemEmbeddings
-from recsys_fed.models.users import scores, user_vectors
+from recsys_fed.models.items import FoldIn, ItemEmbeddings, scores, user_vectors
 
 N_USERS, N_ITEMS, DIM = 40, 60, 4
 

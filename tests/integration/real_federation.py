@@ -14,7 +14,7 @@ from deployment_kit import Deployed
 from recsys_fed.deployment.federation import AUTHORITY, split_address
 from recsys_fed.deployment.roster import admitted
 from recsys_fed.deployment.training import last_training
-from recsys_fed.flower.processes import healthy
+from recsys_fed.flower import healthy
 
 COMMAND = [sys.executable, "-c", "from recsys_fed.cli import main; main()"]
 # A busy machine of two cores takes long to import torch in four processes.

@@ -1,10 +1,10 @@
 """Peers that a running federation must refuse, and what becomes of them."""
 
-from recsys_fed.deployment.authority import make_authority
 from recsys_fed.deployment.federation import AUTHORITY, split_address
+from recsys_fed.deployment.keys import make_authority
 from recsys_fed.deployment.provisioning import init_silo
 from recsys_fed.deployment.roster import admit, revoke, synchronise
-from recsys_fed.flower.processes import healthy
+from recsys_fed.flower import healthy
 
 
 def refused_meanwhile(federation, folder) -> None:

@@ -14,7 +14,7 @@ from refused_peers import refused_meanwhile
 
 from recsys_fed.certificates.run import verify_run
 from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
-from recsys_fed.flower.processes import free_port
+from recsys_fed.flower import free_port
 from recsys_fed.models.items import load_item_embeddings
 from recsys_fed.simulation.runner import Simulation, simulate
 

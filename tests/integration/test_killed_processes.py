@@ -18,7 +18,7 @@ from real_federation import RealFederation, wait_for
 from recsys_fed.certificates.run import verify_run
 from recsys_fed.deployment.training import last_training
 from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
-from recsys_fed.flower.processes import free_port
+from recsys_fed.flower import free_port
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.verification import verify_ledger
 from recsys_fed.silo.settings import read_silo_settings

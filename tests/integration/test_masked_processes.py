@@ -10,7 +10,7 @@ from real_federation import RealFederation, log_lines
 
 from recsys_fed.certificates.run import verify_run
 from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
-from recsys_fed.flower.processes import free_port
+from recsys_fed.flower import free_port
 from recsys_fed.models.items import load_item_embeddings
 from recsys_fed.simulation.runner import Simulation, simulate
 

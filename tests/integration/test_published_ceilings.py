@@ -5,7 +5,7 @@ import pytest
 from recsys_fed.config import SimulationConfig
 from recsys_fed.data.simulated import simulated_federation
 from recsys_fed.evaluation.baselines import BASELINES
-from recsys_fed.simulation.evaluation import evaluate
+from recsys_fed.simulation.runner import evaluate
 from simulations.quality.points import BASELINES as CHOSEN
 
 FOLDERS = {"ultragcn": "ml-1m/ultragcn", "random90": "ml-1m", "ncf": "ml-1m"}

@@ -10,7 +10,7 @@ from deployment_kit import CONFIG, USER, deployed
 from real_federation import RealFederation
 
 from recsys_fed.federation.run_files import EMBEDDINGS
-from recsys_fed.flower.processes import free_port
+from recsys_fed.flower import free_port
 from recsys_fed.silo.secret import Pseudonyms, SiloSecret
 from recsys_fed.silo.settings import read_silo_settings
 from recsys_fed.silo.state import StateFolder

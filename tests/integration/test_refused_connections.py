@@ -4,7 +4,7 @@ from deployment_kit import deployed
 from real_federation import RealFederation
 from refused_peers import activated, refused_meanwhile
 
-from recsys_fed.flower.processes import free_port
+from recsys_fed.flower import free_port
 
 
 def test_only_admitted_keys_over_tls_of_the_federations_authority_get_in(tmp_path):

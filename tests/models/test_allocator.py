@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from recsys_fed.models import allocator
+from recsys_fed.models import device as allocator
 
 # What the C library has mapped for a block of 20 MB, after one of 31 MB was freed; and whether freed memory is kept.
 MAPPED = """
 import ctypes, sys
-from recsys_fed.models.allocator import return_large_arrays
+from recsys_fed.models.device import return_large_arrays
 class Info(ctypes.Structure):
     names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
     _fields_ = [(name, ctypes.c_size_t) for name in names.split()]

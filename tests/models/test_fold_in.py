@@ -8,9 +8,8 @@ from dense_histories import one_thread as _one_thread  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_fed.models import ridge
-from recsys_fed.models.items import FoldIn, ItemEmbeddings
-from recsys_fed.models.users import fold_in, scores, user_vectors
+from recsys_fed.models import items as ridge
+from recsys_fed.models.items import FoldIn, ItemEmbeddings, fold_in, scores, user_vectors
 
 PROJECTION = FoldIn(kind="projection")
 RIDGE = FoldIn(kind="ridge", unobserved_weight=0.3, regularization=0.7)

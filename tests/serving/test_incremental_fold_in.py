@@ -8,7 +8,7 @@ from serving_kit import made_release
 
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import FoldIn
-from recsys_fed.models.users import fold_in as fold_in_of_training
+from recsys_fed.models.items import fold_in as fold_in_of_training
 from recsys_fed.serving.fold_in import build_equations, fold_in, known_levels
 from recsys_fed.serving.history import Event, UserHistory, build_history, half_lives
 from recsys_fed.serving.settings import FeedbackSettings

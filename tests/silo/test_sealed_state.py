@@ -10,8 +10,7 @@ from scipy import sparse
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError, KeyFileError
 from recsys_fed.models.histories import histories_of
-from recsys_fed.models.items import FoldIn, ItemEmbeddings, item_embeddings_bytes
-from recsys_fed.models.users import scores, user_vectors
+from recsys_fed.models.items import FoldIn, ItemEmbeddings, item_embeddings_bytes, scores, user_vectors
 from recsys_fed.silo.recommendations import export_recommendations, open_recommender, recommend_user
 from recsys_fed.silo.secret import Pseudonyms, SiloSecret, read_sealed, write_sealed
 from recsys_fed.silo.state import StateFolder

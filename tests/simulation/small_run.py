@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from recsys_fed.config import FederationConfig, SimulationConfig, parse
-from recsys_fed.simulation.progress import Progress
-from recsys_fed.simulation.runner import Simulation, simulate
+from recsys_fed.simulation.runner import Progress, Simulation, simulate
 
 DATA = "generated:users=120,items=40,interactions=12"
 SIMULATION_KEYS = ("engine", "parallel_silos", "sampled_negatives", "declare_users")

@@ -8,7 +8,7 @@ from small_run import small_run
 
 from recsys_fed.config import SimulationConfig
 from recsys_fed.data.simulated import simulated_federation
-from recsys_fed.simulation.evaluation import evaluate, evaluated
+from recsys_fed.simulation.runner import evaluate, evaluated
 
 
 @pytest.fixture

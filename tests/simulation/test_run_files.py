@@ -10,8 +10,7 @@ from recsys_fed.config import FederationConfig, SimulationConfig, parse, read_to
 from recsys_fed.data.simulated import simulated_federation
 from recsys_fed.privacy.accounting import epsilon_pld, epsilon_prv
 from recsys_fed.privacy.events import ReleaseEvent
-from recsys_fed.simulation.progress import Progress
-from recsys_fed.simulation.runner import Simulation, simulate
+from recsys_fed.simulation.runner import Progress, Simulation, simulate
 
 KEYS = {
     "data", "data_note", "data_findings", "n_users", "n_items", "n_interactions", "n_silos", "trainer", "noise",

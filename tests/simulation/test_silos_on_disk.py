@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_run import small_run
 
-from recsys_fed.models import user_blocks
+from recsys_fed.models import histories as user_blocks
 from recsys_fed.models.items import load_item_embeddings
 
 MODEL = "item_embeddings.safetensors"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from recsys_fed.config import FederationConfig, SimulationConfig, parse, read_toml
-from recsys_fed.simulation.apps import scenario_path
+from recsys_fed.simulation.flower_engine import scenario_path
 from recsys_fed.simulation.runner import Simulation, simulate
 
 SCENARIOS = sorted((Path(__file__).resolve().parents[2] / "simulations" / "scenarios").glob("*.toml"))

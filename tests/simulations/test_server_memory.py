@@ -5,7 +5,7 @@ import gc
 
 import pytest
 
-from recsys_fed.simulation.apps import load_apps
+from recsys_fed.simulation.flower_engine import load_apps
 from simulations.benchmarks.server_memory import BAR, FEW, MANY, growth_of, kilobytes_by_round, measured
 
 

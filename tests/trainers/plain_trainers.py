@@ -9,8 +9,7 @@ import torch
 from scipy import sparse
 
 from recsys_fed.models.histories import Histories, histories_of
-from recsys_fed.models.items import ItemEmbeddings
-from recsys_fed.models.users import scores, user_vectors
+from recsys_fed.models.items import ItemEmbeddings, scores, user_vectors
 from recsys_fed.privacy.calibration import calibrate_noise_multiplier
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.privacy.integer_mechanism import IntegerMechanism, grid_step

@@ -9,8 +9,8 @@ from plain_trainers import facts_of, run
 from plain_trainers import one_thread as _one_thread  # noqa: F401
 from scipy import sparse
 
-from recsys_fed.trainers.auto import Auto, chosen
-from recsys_fed.trainers.popular_items import PopularItems
+from recsys_fed.trainers.popularity import PopularItems
+from recsys_fed.trainers.registry import Auto, chosen
 from recsys_fed.trainers.spectral import Spectral
 
 NOISY, CLEAR = {"noise_level": 1e6}, {"noise_level": 1e-3}

@@ -14,9 +14,9 @@ from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.trainers import local_steps, popularity
 from recsys_fed.trainers.dp_sgd import DPSGD, GRADIENT
 from recsys_fed.trainers.local_steps import Task, summed
+from recsys_fed.trainers.loss import Clipping
 from recsys_fed.trainers.losses import LOSSES
-from recsys_fed.trainers.losses.loss import Clipping
-from recsys_fed.trainers.power_step import power_step
+from recsys_fed.trainers.subspace import power_step
 from recsys_fed.trainers.trainer import LocalNoise
 
 

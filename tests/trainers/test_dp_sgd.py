@@ -9,7 +9,7 @@ from plain_trainers import CLIP, facts_of, from_dense, run
 from plain_trainers import one_thread as _one_thread  # noqa: F401
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.models.users import fold_in
+from recsys_fed.models.items import fold_in
 from recsys_fed.trainers import popularity
 from recsys_fed.trainers.dp_sgd import DPSGD, GRADIENT
 from recsys_fed.trainers.popularity import BUDGET_SHARE

@@ -7,14 +7,12 @@ from plain_trainers import facts_of, from_dense
 from plain_trainers import one_thread as _one_thread  # noqa: F401
 from scipy import stats
 
-from recsys_fed.models.items import FoldIn
-from recsys_fed.models.ridge import gramian_of
+from recsys_fed.models.items import FoldIn, gramian_of
 from recsys_fed.privacy.integer_mechanism import IntegerMechanism
 from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.trainers.dp_sgd import DPSGD, LOCAL_STEPS
-from recsys_fed.trainers.losses import LOSSES
-from recsys_fed.trainers.losses.implicit_als import ImplicitALS
-from recsys_fed.trainers.losses.loss import Batch
+from recsys_fed.trainers.loss import Batch
+from recsys_fed.trainers.losses import LOSSES, ImplicitALS
 from recsys_fed.trainers.popularity import NoisedPopularity
 from recsys_fed.trainers.rank_one import clipped_sum
 from recsys_fed.trainers.trainer import LocalNoise

@@ -9,7 +9,7 @@ from plain_trainers import from_dense
 from plain_trainers import one_thread as _one_thread  # noqa: F401
 from scipy import stats
 
-from recsys_fed.trainers.negatives import draw_negatives
+from recsys_fed.trainers.loss import draw_negatives
 
 
 def matrix_of(seed, n_users=6, n_items=23, density=0.3):

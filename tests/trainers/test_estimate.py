@@ -7,9 +7,8 @@ from plain_trainers import facts_of, run
 from plain_trainers import one_thread as _one_thread  # noqa: F401
 from scipy import sparse, stats
 
-from recsys_fed.trainers.estimate import DIAGONAL_SHARE, agreeing, reliability, smoothed, without_diagonal
-from recsys_fed.trainers.spectral import Spectral
-from recsys_fed.trainers.spectral_size import size
+from recsys_fed.trainers.spectral import Spectral, size
+from recsys_fed.trainers.subspace import DIAGONAL_SHARE, agreeing, reliability, smoothed, without_diagonal
 
 
 def normal(*shape, seed=0):

@@ -10,13 +10,10 @@ from plain_trainers import from_dense
 from plain_trainers import one_thread as _one_thread  # noqa: F401
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.models.ridge import gramian_of
+from recsys_fed.models.items import gramian_of
 from recsys_fed.trainers.local_steps import Task, summed
-from recsys_fed.trainers.losses import LOSSES, loss_of
-from recsys_fed.trainers.losses.bce import BCE
-from recsys_fed.trainers.losses.loss import Batch, Clipping
-from recsys_fed.trainers.losses.user_vectors import user_vectors
-from recsys_fed.trainers.negatives import Negatives, draw_negatives
+from recsys_fed.trainers.loss import Batch, Clipping, Negatives, draw_negatives, user_vectors
+from recsys_fed.trainers.losses import BCE, LOSSES, loss_of
 
 WEIGHT = 0.3
 losses = pytest.mark.parametrize("name", sorted(LOSSES))
@@ -151,15 +148,14 @@ def test_one_user_more_changes_the_sum_by_at_most_the_clip_norm(name, seed, scal
 
 @losses
 def test_blocks_of_items_and_users_do_not_change_the_sum(name, monkeypatch):
-    from recsys_fed.trainers import rank_one
-    from recsys_fed.trainers.losses import bpr, softmax
+    from recsys_fed.trainers import losses, rank_one
 
     _, batch = batch_of(name, 2, (6, 12, 3), 0.4)
     whole = clipped(name, batch, l2_clip_norm=1.0, mode="automatic")
     monkeypatch.setattr(rank_one, "_BLOCK_FLOATS", 7)
-    monkeypatch.setattr(softmax, "_ITEMS", 5)
-    monkeypatch.setattr(softmax, "_USERS", 4)
-    monkeypatch.setattr(bpr, "_PAIRS", 1)
+    monkeypatch.setattr(losses, "_ITEMS", 5)
+    monkeypatch.setattr(losses, "_USERS", 4)
+    monkeypatch.setattr(losses, "_PAIRS", 1)
     torch.testing.assert_close(clipped(name, batch, l2_clip_norm=1.0, mode="automatic"), whole)
 
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from recsys_fed.trainers import orthonormal as module
-from recsys_fed.trainers.orthonormal import leading_directions, orthonormal
+from recsys_fed.trainers import subspace as module
+from recsys_fed.trainers.subspace import leading_directions, orthonormal
 
 
 def normal(*shape, seed=0):

@@ -7,9 +7,8 @@ from plain_trainers import facts_of, from_dense, run
 from plain_trainers import one_thread as _one_thread  # noqa: F401
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.models.users import scores, user_vectors
-from recsys_fed.trainers.popular_items import PopularItems
-from recsys_fed.trainers.popularity import STAGE
+from recsys_fed.models.items import scores, user_vectors
+from recsys_fed.trainers.popularity import STAGE, PopularItems
 
 
 def silo(seed=0):

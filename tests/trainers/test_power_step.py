@@ -8,13 +8,12 @@ from hypothesis import strategies as st
 from plain_trainers import from_dense
 from scipy import sparse
 
-from recsys_fed.models import user_blocks
-from recsys_fed.models.histories import histories_of
-from recsys_fed.models.user_blocks import for_each_block
+from recsys_fed.models import histories as user_blocks
+from recsys_fed.models.histories import for_each_block, histories_of
 from recsys_fed.trainers import exact_sum
 from recsys_fed.trainers.exact_sum import LONGEST, UNIT, in_units
-from recsys_fed.trainers.power_step import power_step
 from recsys_fed.trainers.rank_one import RankOneContributions, clipped_sum
+from recsys_fed.trainers.subspace import power_step
 
 modes = st.sampled_from(["automatic", "flat"])
 

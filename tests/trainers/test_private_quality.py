@@ -13,7 +13,7 @@ from recsys_fed.data.split import split
 from recsys_fed.evaluation.baselines import popularity
 from recsys_fed.evaluation.protocol import evaluate_ranking
 from recsys_fed.models.histories import histories_of
-from recsys_fed.models.users import scores, user_vectors
+from recsys_fed.models.items import scores, user_vectors
 from recsys_fed.trainers.registry import make_trainer
 
 METRIC = "recall@20"

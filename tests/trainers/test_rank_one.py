@@ -8,11 +8,10 @@ from hypothesis import strategies as st
 from plain_trainers import contributions, from_dense, plain_clipped_sum
 from plain_trainers import one_thread as _one_thread  # noqa: F401
 
-from recsys_fed.models.items import FoldIn
-from recsys_fed.models.ridge import gramian_of
+from recsys_fed.models.items import FoldIn, gramian_of
 from recsys_fed.trainers import rank_one
-from recsys_fed.trainers.losses.implicit_als import ImplicitALS
-from recsys_fed.trainers.losses.loss import Batch
+from recsys_fed.trainers.loss import Batch
+from recsys_fed.trainers.losses import ImplicitALS
 from recsys_fed.trainers.rank_one import RankOneContributions, clip, clipped_sum, contribution_norms
 
 HOW = FoldIn(kind="ridge", unobserved_weight=0.3, regularization=0.8)

@@ -13,10 +13,9 @@ from opacus.optimizers import DPOptimizer
 from plain_trainers import from_dense
 from plain_trainers import one_thread as _one_thread  # noqa: F401
 
-from recsys_fed.models.items import FoldIn
-from recsys_fed.models.ridge import gramian_of
-from recsys_fed.trainers.losses.implicit_als import ImplicitALS
-from recsys_fed.trainers.losses.loss import Batch
+from recsys_fed.models.items import FoldIn, gramian_of
+from recsys_fed.trainers.loss import Batch
+from recsys_fed.trainers.losses import ImplicitALS
 from recsys_fed.trainers.rank_one import RankOneContributions, clipped_sum
 
 W = 0.3

@@ -9,12 +9,12 @@ from plain_trainers import from_dense
 from plain_trainers import one_thread as _one_thread  # noqa: F401
 
 from recsys_fed.trainers import popularity
-from recsys_fed.trainers.auto import Auto
 from recsys_fed.trainers.dp_sgd import DPSGD, GRADIENT
-from recsys_fed.trainers.orthonormal import orthonormal
-from recsys_fed.trainers.popular_items import PopularItems
+from recsys_fed.trainers.popularity import PopularItems
 from recsys_fed.trainers.rank_one import RankOneContributions, clipped_sum
+from recsys_fed.trainers.registry import Auto
 from recsys_fed.trainers.spectral import SUBSPACE, Spectral
+from recsys_fed.trainers.subspace import orthonormal
 
 HOW = {"unobserved_weight": 0.3, "regularization": 1.0, "learning_rate": 0.1}
 # Rounding of sums in float32: a part in a million of what is summed.

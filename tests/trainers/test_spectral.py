@@ -10,8 +10,8 @@ from plain_trainers import one_thread as _one_thread  # noqa: F401
 
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.trainers import popularity
-from recsys_fed.trainers.orthonormal import orthonormal
 from recsys_fed.trainers.spectral import SUBSPACE, Spectral
+from recsys_fed.trainers.subspace import orthonormal
 from recsys_fed.trainers.trainer import Stage
 
 

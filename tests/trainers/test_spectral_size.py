@@ -13,8 +13,7 @@ from scipy import sparse
 
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.trainers.popularity import BUDGET_SHARE
-from recsys_fed.trainers.spectral import Spectral
-from recsys_fed.trainers.spectral_size import size
+from recsys_fed.trainers.spectral import Spectral, size
 
 any_facts = st.builds(
     facts_of,

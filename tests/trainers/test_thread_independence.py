@@ -11,8 +11,8 @@ from recsys_fed.models.device import use_threads
 from recsys_fed.models.histories import histories_of
 from recsys_fed.trainers import popularity
 from recsys_fed.trainers.dp_sgd import DPSGD, GRADIENT
-from recsys_fed.trainers.orthonormal import orthonormal
 from recsys_fed.trainers.spectral import SUBSPACE, Spectral
+from recsys_fed.trainers.subspace import orthonormal
 
 N_USERS, N_ITEMS, DIM = 3_000, 900, 16
 HOW = {"unobserved_weight": 0.3, "regularization": 1.0, "learning_rate": 0.5, "expected_batch_size": 3_000.0}
