@@ -101,7 +101,7 @@ def noise_factor(n_silos: int, *, kind: str, trim: float) -> float:
     return math.sqrt(inner + 2 * cut * q * q) / (1 - 2 * cut)
 
 
-def largest_norm(request: Request, *, declared_users: int) -> float:
+def _largest_norm(request: Request, *, declared_users: int) -> float:
     """The bound of the module on an honest silo's release, in grid steps."""
     steps = request.steps if request.noise_inside else 1
     signal = _ROOM * declared_users * request.l2_clip_norm * steps / request.grid_step
@@ -117,7 +117,7 @@ def check_norm(update: Update, request: Request, *, declared_users: int) -> None
     Raises:
         ProtocolError: it says how large it may be. The norm itself is that of a noised release, hence public.
     """
-    bound = largest_norm(request, declared_users=declared_users)
+    bound = _largest_norm(request, declared_users=declared_users)
     norm = float(np.linalg.norm(update.total.astype(np.float64)))
     if norm > bound:
         raise ProtocolError(f"Expected a release of norm at most {bound:.3g} grid steps, got {norm:.3g}.")

@@ -26,7 +26,7 @@ _PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Share:
+class _Share:
     """One rank's share of a silo's users: consecutive ones, from `first`; `of_all` is how many the silo has."""
 
     users: UserHistories
@@ -56,7 +56,7 @@ class Share:
         mine = self.chosen[self.first : self.first + self.users.n_users]
         return self.users.subset(mine.to(self.device)).blocks()
 
-    def subset(self, chosen: torch.Tensor) -> "Share":
+    def subset(self, chosen: torch.Tensor) -> "_Share":
         """Only the users where `chosen` [n_users of the whole silo] is true."""
         return replace(self, chosen=chosen.cpu() if self.chosen is None else chosen.cpu() & self.chosen)
 
@@ -76,7 +76,7 @@ class _SharedTrainer(DelegatingTrainer):
         Guarantees: those of the trainer. Every user is in the share of one rank, so one user added or removed
         changes the sum over ranks as it changes the sum over one.
         """
-        if not isinstance(histories, Share):
+        if not isinstance(histories, _Share):
             return self.trainer.contribution(stage, tables, histories, settings=settings)
         on_cpu = {name: table.cpu() for name, table in tables.items()}
         job = {"silo": self.silo, "stage": stage, "tables": on_cpu, "settings": dict(settings)}
@@ -87,7 +87,7 @@ class _SharedTrainer(DelegatingTrainer):
         self, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float], noise: LocalNoise
     ) -> torch.Tensor:
         """Refuse on several ranks: local steps depend on each other."""
-        if isinstance(histories, Share):
+        if isinstance(histories, _Share):
             raise ConfigurationError(
                 "Expected a silo of one process for local steps, got several ranks. "
                 "Use dp-sgd.schedule = synchronous."
@@ -124,8 +124,8 @@ def share_of(histories: Histories | StoredHistories) -> UserHistories:
     of_all, mine = histories.n_users, rows_of_share(histories.n_users)
     first, last = mine.start, mine.stop
     if isinstance(histories, StoredHistories):
-        return Share(users=histories.users_from(first, last), first=first, of_all=of_all)
-    return Share(users=histories.block(first, last), first=first, of_all=of_all)
+        return _Share(users=histories.users_from(first, last), first=first, of_all=of_all)
+    return _Share(users=histories.block(first, last), first=first, of_all=of_all)
 
 
 def rows_of_share(n_users: int) -> slice:

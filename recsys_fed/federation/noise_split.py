@@ -147,7 +147,7 @@ def noise_share(*, threshold: int, colluding: int = 0, max_silos_per_user: int =
     return min(1.0, max_silos_per_user / (threshold - colluding))
 
 
-def distance_to_one_gaussian(standard_deviation: float, *, silos: int) -> float:
+def _distance_to_one_gaussian(standard_deviation: float, *, silos: int) -> float:
     """tau: the sum of the silos' discrete Gaussians against one, as a bound on log ratios of probabilities.
 
     Infinite where the noise of a silo is so small (below 0.4 grid steps) that nothing is known.
@@ -166,7 +166,7 @@ def slack_of_sum(standard_deviation: float, *, silos: int, entries: int) -> floa
     """
     if standard_deviation == 0:
         return 0.0
-    tau = distance_to_one_gaussian(standard_deviation, silos=silos)
+    tau = _distance_to_one_gaussian(standard_deviation, silos=silos)
     return min(1.0, (1 + math.exp(_LARGEST_EPSILON)) * -math.expm1(-entries * tau))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -22,7 +22,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColu
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from recsys_fed.simulation.runner import Progress
+if TYPE_CHECKING:
+    from recsys_fed.simulation.runner import Progress
 
 # Longer words, such as keys and paths, may be folded.
 _LONGEST_WORD = 24
@@ -201,8 +202,10 @@ def told_line(console: Console) -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
-def told_progress(console: Console) -> Iterator[Progress]:
+def told_progress(console: Console) -> Iterator["Progress"]:
     """Take the progress of a command: bars of rounds and silos in a terminal, else lines, "step 3 of 12: ..."."""
+    from recsys_fed.simulation.runner import Progress  # noqa: PLC0415  (slow to import, and most commands need none)
+
     if console.is_terminal:
         with _bars(console) as progress:
             yield progress
@@ -223,7 +226,9 @@ def told_progress(console: Console) -> Iterator[Progress]:
 
 
 @contextmanager
-def _bars(console: Console) -> Iterator[Progress]:
+def _bars(console: Console) -> Iterator["Progress"]:
+    from recsys_fed.simulation.runner import Progress  # noqa: PLC0415  (slow to import, and most commands need none)
+
     columns = (SpinnerColumn(_SPINNER), TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn())
     with Bars(*columns, TimeElapsedColumn(), console=console, transient=True) as bars:
         steps = bars.add_task("", total=None)

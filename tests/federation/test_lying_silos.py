@@ -11,7 +11,7 @@ from silo_data import make_histories
 
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError, ProtocolError
-from recsys_fed.federation.aggregation import check_norm, largest_norm, noise_factor, robust_total, total_of
+from recsys_fed.federation.aggregation import _largest_norm, check_norm, noise_factor, robust_total, total_of
 from recsys_fed.federation.schedule import advance, request
 
 KINDS = [("median", 0.2), ("trimmed-mean", 0.2)]
@@ -88,10 +88,10 @@ def test_honest_silos_are_within_the_bound_even_if_one_has_everybody(trainer, ep
 
 
 def test_what_no_honest_silo_sends_is_refused():
-    bound = largest_norm(REQUEST, declared_users=100)
+    bound = _largest_norm(REQUEST, declared_users=100)
     within = honest_update(REQUEST, [[int(bound) - 1], [0], [0], [0]])
     check_norm(within, REQUEST, declared_users=100)
     with pytest.raises(ProtocolError, match="norm at most"):
         check_norm(honest_update(REQUEST, [[int(bound) + 1], [0], [0], [0]]), REQUEST, declared_users=100)
     # The bound grows with the users that are declared, not with those that are there.
-    assert largest_norm(REQUEST, declared_users=200) > bound
+    assert _largest_norm(REQUEST, declared_users=200) > bound

@@ -10,7 +10,7 @@ from plain_trainers import one_thread as _one_thread  # noqa: F401
 from scipy import sparse
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.federation.distributed import Share
+from recsys_fed.federation.distributed import _Share
 from recsys_fed.models.stored_histories import HistoryWriter, stored_histories
 from recsys_fed.trainers.dp_sgd import DPSGD, GRADIENT
 from recsys_fed.trainers.losses import LOSSES
@@ -52,7 +52,7 @@ def test_only_users_of_the_sample_and_of_the_rank_are_counted(tmp_path):
 
     expected = released(from_dense(matrix[chosen.numpy()]))
     torch.testing.assert_close(released(stored.subset(chosen)), expected)
-    ranks = [Share(users=there.block(*part), first=part[0], of_all=12) for part in ((0, 5), (5, 12))]
+    ranks = [_Share(users=there.block(*part), first=part[0], of_all=12) for part in ((0, 5), (5, 12))]
     torch.testing.assert_close(sum(released(rank.subset(chosen)) for rank in ranks), expected)
 
 

@@ -113,7 +113,7 @@ def bundle_to_bytes(envelopes: Iterable[bytes]) -> bytes:
     return uint32(len(listed)) + b"".join(uint32(len(one)) + one for one in listed)
 
 
-def read_bundle(content: bytes, what: str, *, most: int) -> list[bytes]:
+def _read_bundle(content: bytes, what: str, *, most: int) -> list[bytes]:
     """The messages in a bundle, with bodies of at most `most` bytes; raises MalformedMessageError."""
     reader = Reader(content, what)
     found = [reader.take(reader.count(OVERHEAD + most)) for _ in range(reader.count())]
@@ -123,7 +123,7 @@ def read_bundle(content: bytes, what: str, *, most: int) -> list[bytes]:
 
 def read_roster(content: bytes, terms: RoundTerms) -> Roster:
     """The roster in the server's message; raises what `roster_of` does."""
-    return roster_of(read_bundle(content, "a roster", most=_ADVERTISEMENT), terms)
+    return roster_of(_read_bundle(content, "a roster", most=_ADVERTISEMENT), terms)
 
 
 def survivors_from_bytes(content: bytes) -> tuple[str, ...]:
@@ -164,4 +164,4 @@ def check_confirmations(envelopes: list[bytes], roster: Roster, survivors: tuple
 
 def read_confirmations(content: bytes) -> list[bytes]:
     """The signed messages in the server's; raises MalformedMessageError."""
-    return read_bundle(content, "confirmations", most=CONFIRMATION_BYTES)
+    return _read_bundle(content, "confirmations", most=CONFIRMATION_BYTES)

@@ -72,13 +72,13 @@ def combine_shares(shares: Mapping[int, bytes], *, threshold: int) -> bytes:
         raise WrongShareError(f"Expected {threshold} shares, got {len(shares)}.")
     points = tuple(sorted(shares))[:threshold]
     weights = _weights_at_zero(points)
-    total = sum(w * field_element(shares[point]) for w, point in zip(weights, points, strict=True)) % PRIME
+    total = sum(w * _field_element(shares[point]) for w, point in zip(weights, points, strict=True)) % PRIME
     if total >= 1 << 8 * SECRET_BYTES:
         raise WrongShareError("Expected shares of a secret of 32 bytes, they give a larger number.")
     return total.to_bytes(SECRET_BYTES, "big")
 
 
-def field_element(share: bytes) -> int:
+def _field_element(share: bytes) -> int:
     """A share as a number below p; raises OutOfFieldShareError for anything else."""
     value = int.from_bytes(share, "big")
     if len(share) != SHARE_BYTES or value >= PRIME:
@@ -140,7 +140,7 @@ def unseal(sealed: bytes, key: bytes, *, context: bytes, sender: str) -> SharePa
     pair = SharePair(self_mask=plain[:SHARE_BYTES], masking=plain[SHARE_BYTES:])
     for share in (pair.self_mask, pair.masking):
         try:
-            field_element(share)
+            _field_element(share)
         except OutOfFieldShareError as error:
             raise OutOfFieldShareError(f"Silo {sender[:12]}: {error}", culprit=sender) from error
     return pair
@@ -226,7 +226,7 @@ def read_revealed(
         )
     for _, _, share in found:
         try:
-            field_element(share)
+            _field_element(share)
         except OutOfFieldShareError as error:
             raise OutOfFieldShareError(f"Silo {sender[:12]}: {error}", culprit=sender) from error
     return {silo: share for silo, _, share in found}

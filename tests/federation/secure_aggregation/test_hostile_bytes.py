@@ -12,8 +12,8 @@ from recsys_fed.federation.secure_aggregation.envelope import Phase, open_envelo
 from recsys_fed.federation.secure_aggregation.errors import SecureAggregationError
 from recsys_fed.federation.secure_aggregation.roster import (
     Advertisement,
+    _read_bundle,
     bundle_to_bytes,
-    read_bundle,
     read_roster,
     survivors_from_bytes,
 )
@@ -41,7 +41,7 @@ MESSAGES: dict[str, tuple[bytes, Callable[[bytes], object], Callable[..., bytes]
     "terms": (TERMS.to_bytes(), RoundTerms.from_bytes, RoundTerms.to_bytes),
     "advertisement": (body("keys"), Advertisement.from_bytes, Advertisement.to_bytes),
     "roster": (ROUND.sent["roster"][0], lambda m: read_roster(m, TERMS), None),
-    "bundle": (ROUND.sent["roster"][0], lambda m: read_bundle(m, "a bundle", most=1000), bundle_to_bytes),
+    "bundle": (ROUND.sent["roster"][0], lambda m: _read_bundle(m, "a bundle", most=1000), bundle_to_bytes),
     "shares": (body("shares"), sealed_from_bytes, sealed_to_bytes),
     "delivery": (ROUND.sent["delivery"][0], read_delivery, lambda found: found.to_bytes()),
     "survivors": (ROUND.sent["survivors"][0], survivors_from_bytes, silos_to_bytes),

@@ -10,7 +10,7 @@ from meddling import INPUTS, KEYS, TERMS, Change, another_round, fails, flipped,
 from recsys_fed.federation.secure_aggregation import errors as e
 from recsys_fed.federation.secure_aggregation import silo
 from recsys_fed.federation.secure_aggregation.envelope import Phase, open_envelope, seal_envelope
-from recsys_fed.federation.secure_aggregation.roster import Advertisement, bundle_to_bytes, read_bundle
+from recsys_fed.federation.secure_aggregation.roster import Advertisement, _read_bundle, bundle_to_bytes
 from recsys_fed.signing import SigningKey
 
 # --- whoever is in the middle -------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ def test_a_message_of_an_earlier_phase() -> None:
 def roster_with(change: Callable[[list[bytes]], list[bytes]], *, for_silo: int | None = None) -> Change:
     def apply(messages: Messages) -> Messages:
         def one(content: bytes) -> bytes:
-            return bundle_to_bytes(change(read_bundle(content, "a roster", most=1000)))
+            return bundle_to_bytes(change(_read_bundle(content, "a roster", most=1000)))
 
         return {i: one(m) if for_silo in (None, i) else m for i, m in messages.items()}
 

@@ -10,7 +10,7 @@ from recsys_fed.federation.secure_aggregation import errors as e
 from recsys_fed.federation.secure_aggregation import server, silo
 from recsys_fed.federation.secure_aggregation.encoding import silos_to_bytes
 from recsys_fed.federation.secure_aggregation.envelope import Phase, seal_envelope
-from recsys_fed.federation.secure_aggregation.roster import bundle_to_bytes, read_bundle
+from recsys_fed.federation.secure_aggregation.roster import _read_bundle, bundle_to_bytes
 from recsys_fed.federation.secure_aggregation.shares import (
     PRIME,
     SHARE_BYTES,
@@ -152,7 +152,7 @@ def test_survivors_that_cannot_be() -> None:
 def test_too_few_or_forged_confirmations() -> None:
     def forwarded(change: Callable[[list[bytes]], list[bytes]]) -> Change:
         def one(content: bytes) -> bytes:
-            return bundle_to_bytes(change(read_bundle(content, "confirmations", most=32)))
+            return bundle_to_bytes(change(_read_bundle(content, "confirmations", most=32)))
 
         return lambda m: {i: one(content) for i, content in m.items()}
 

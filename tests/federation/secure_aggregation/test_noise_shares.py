@@ -6,7 +6,7 @@ from masked_round import Round, identities, terms_of
 from scipy import stats
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.federation.noise_split import distance_to_one_gaussian, noise_share, slack_of_sum
+from recsys_fed.federation.noise_split import _distance_to_one_gaussian, noise_share, slack_of_sum
 
 SIGMA, ENTRIES = 60.0, 6000
 
@@ -66,7 +66,7 @@ def law_of_sum(sigma: float, silos: int) -> np.ndarray:
 @pytest.mark.parametrize("silos", [2, 3, 5, 12])
 def test_the_sum_of_discrete_gaussians_is_as_near_to_one_as_the_bound_says(sigma: float, silos: int) -> None:
     """Against the two laws themselves, at scales where the difference can be seen and the bound is not idle."""
-    bound = distance_to_one_gaussian(sigma, silos=silos)
+    bound = _distance_to_one_gaussian(sigma, silos=silos)
     middle = np.abs(SUPPORT) <= 6 * sigma * silos**0.5
     ratios = np.log(law_of_sum(sigma, silos)[middle] / law(silos * sigma**2)[middle])
     assert np.abs(ratios).max() <= bound + 1e-12
@@ -86,9 +86,9 @@ def test_the_slack_covers_the_distance_between_the_laws(sigma: float, silos: int
 
 
 def test_one_silo_has_one_discrete_gaussian_and_too_little_noise_has_no_bound() -> None:
-    assert distance_to_one_gaussian(8.0, silos=1) == 0
-    assert 0 < distance_to_one_gaussian(8.0, silos=1000) < 1e-270
-    assert distance_to_one_gaussian(0.1, silos=2) == np.inf
+    assert _distance_to_one_gaussian(8.0, silos=1) == 0
+    assert 0 < _distance_to_one_gaussian(8.0, silos=1000) < 1e-270
+    assert _distance_to_one_gaussian(0.1, silos=2) == np.inf
 
 
 def test_impossible_shares_are_refused() -> None:

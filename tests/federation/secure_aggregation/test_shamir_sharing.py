@@ -13,8 +13,8 @@ from recsys_fed.federation.secure_aggregation.errors import OutOfFieldShareError
 from recsys_fed.federation.secure_aggregation.shares import (
     PRIME,
     SHARE_BYTES,
+    _field_element,
     combine_shares,
-    field_element,
     split_secret,
 )
 
@@ -97,7 +97,7 @@ def test_wrong_input_is_refused() -> None:
         combine_shares({1: shares[1]}, threshold=2)
     for bad in (PRIME.to_bytes(SHARE_BYTES, "big"), b"\xff" * SHARE_BYTES, shares[1][1:], shares[1] + b"\0", b""):
         with pytest.raises(OutOfFieldShareError):
-            field_element(bad)
+            _field_element(bad)
         with pytest.raises(OutOfFieldShareError):
             combine_shares({1: bad, 2: shares[2]}, threshold=2)
     with pytest.raises(WrongShareError, match="32 bytes"):
