@@ -68,8 +68,8 @@ class Recommender:
             DataNotFoundError: there are none.
             DataFormatError: they do not belong together.
         """
-        catalogue = Catalogue.load(Path(folder) / CATALOGUE)
         embeddings = load_item_embeddings(Path(folder) / EMBEDDINGS)
+        catalogue = Catalogue.load(Path(folder) / CATALOGUE)
         return cls(embeddings=embeddings, catalogue=catalogue, n_known=catalogue.n_items)
 
     def with_items(self, items: Catalogue) -> "Recommender":
