@@ -3,7 +3,7 @@
     items.i32    column of each interaction, user by user
     starts.i64   first interaction of each user, and their number
     rank.i32, time.i64, value.f32, weight.f32
-                 signals of each interaction, those that are read alone: see `models.signals`
+                 signals of each interaction, those that are read alone: see `models.histories`
 
 Only a user's first interaction is held in memory (8 bytes a user), and the blocks that are being worked on.
 """

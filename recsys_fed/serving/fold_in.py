@@ -5,7 +5,7 @@ With s_i the weight of item i in the history (1 for a plain interaction) and w_i
     "ridge":       (sum_i s_i w_i v_i v_i^T + unobserved_weight V^T V + regularization I) u = sum_i s_i w_i v_i
     "projection":  u = sum_i s_i w_i v_i / ||(s_i w_i)_i||
 
-For s_i = 1 these are `models.users.fold_in`. All of it is a sum over items, so one event is a rank-one update.
+For s_i = 1 these are `models.items`. All of it is a sum over items, so one event is a rank-one update.
 
 Why an item: what each item of the user's history adds to its score. The parts sum to the score, exactly.
 

@@ -115,7 +115,7 @@ class SiloSettings:
     Attributes:
         name: public name. folder: of silo.toml.
         personalisation: "user-only": what a user is shown follows from the released model and the own history alone.
-            "silo-trusted": also from a model of this silo's users, which is never released; see `silo.personal`.
+            "silo-trusted": also from a model of this silo's users, which is never released; see `silo.state`.
         device, threads: on which this silo computes, see `FederationConfig`.
         address: of the federation, HOST:PORT. root_certificate: of its authority.
         catalogue: the public catalogue that was agreed on.

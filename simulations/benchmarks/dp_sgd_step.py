@@ -5,7 +5,7 @@ Twenty steps on the same Poisson samples of the same users, both with one thread
 privacy as one would write them in torch (float32, the same sparse products, no factors, no noise). Alternating
 rounds, median of the ratios. Smaller catalogues train on implicit ALS, which reads every row; large ones on bce,
 whose untouched rows get their noise at the end. Memory is the resident peak of a child process above what it held
-before the round, with the allocator set as a silo sets it (`models.allocator`), for either round; it counts the holes
+before the round, with the allocator set as a silo sets it (`models.device`), for either round; it counts the holes
 that arrays leave, which differ from process to process by a few megabytes, so that small catalogues take the median
 of several. Time is taken with the allocator as it comes, for either round.
 """

@@ -1,0 +1,85 @@
+"""What the documentation says of the code can be checked: paths, modules, links, and who imports what."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/adr/*.md")])
+ROOMS = [path.name for path in (ROOT / "recsys_fed").iterdir() if (path / "__init__.py").is_file()]
+# Decisions tell how it was when they were made.
+CURRENT = [path for path in PAGES if path.parent.name != "adr" and path.name != "CHANGELOG.md"]
+# Made at build time, or a file that has a room's name before its suffix.
+ELSEWHERE = {
+    "recsys_fed/flower-app",
+    "silo.toml",
+    "audit.json",
+    "federation.json",
+    "federation.toml",
+    "catalogue.parquet",
+}
+# Who may import what, and the sentence of docs/architecture.md that says so.
+IMPORTERS = {
+    "flwr": {
+        "server", "client", "recsys_fed.federation.wire", "recsys_fed.federation.inprocess",
+        "recsys_fed.deployment.gated_superlink", "recsys_fed.deployment.warm_clientapp", "recsys_fed.audit",
+    },
+    "cryptography": {
+        "recsys_fed.signing", "recsys_fed.privacy.random_bits", "recsys_fed.federation.secure_aggregation",
+        "recsys_fed.silo.secret", "recsys_fed.deployment.keys",
+    },
+    "sqlalchemy": {"recsys_fed.ledger", "recsys_fed.serving", "recsys_fed.data.readers.database"},
+    "opacus": {"recsys_fed.privacy"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=lambda page: page.name)
+def test_paths_and_modules_that_a_page_names_are_there(page):
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:recsys_fed|server|client|simulations|tests|docs|examples)/[\w/.-]+)`", text))
+    lost = {path for path in named - ELSEWHERE if not (ROOT / path).exists()}
+    for room, module in re.findall(rf"`(?:recsys_fed\.)?({'|'.join(ROOMS)})\.(\w+)(?:\.\w+)*`", text):
+        home = ROOT / "recsys_fed" / room
+        if (
+            f"{room}.{module}" not in ELSEWHERE
+            and not (home / f"{module}.py").exists()
+            and not (home / module).is_dir()
+        ):
+            lost.add(f"{room}.{module}")
+    assert not lost
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert not {target for target in targets if not (page.parent / target).exists()}
+
+
+@pytest.mark.parametrize("library", IMPORTERS)
+def test_a_library_is_imported_where_the_page_says_and_nowhere_else(library):
+    command = ["git", "ls-files", "recsys_fed", "server", "client"]
+    files = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    importers = {
+        file.removesuffix(".py").replace("/", ".")
+        for file in files
+        if file.endswith(".py") and library in imported(ast.parse((ROOT / file).read_text(encoding="utf-8")))
+    }
+    outside = {
+        module for module in importers if not any(f"{module}.".startswith(f"{may}.") for may in IMPORTERS[library])
+    }
+    assert not outside
+    assert all(any(f"{module}.".startswith(f"{may}.") for module in importers) for may in IMPORTERS[library])
+
+
+def imported(tree):
+    """Top-level packages that a module imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
