@@ -12,9 +12,11 @@ from typing import ClassVar
 import pytest
 
 from recsys_fed import Auto, Dataset, Federation, PopularItems, Spectral, Trainer
+from recsys_fed.config import FederationConfig, parse
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.extensions import register
 from recsys_fed.testing import ConformanceError, check_trainer
-from recsys_fed.trainers.registry import make_trainer
+from recsys_fed.trainers.registry import configured_trainer, make_trainer
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -58,12 +60,22 @@ def test_the_command_line_finds_it_with_its_settings(package, tmp_path):
 
 
 def test_settings_are_checked_by_their_types(package):
-    refused = simulate(package, "--trainer", "bestsellers", "--set", "bestsellers.power=much")
-    assert refused.returncode == 2 and "bestsellers.power of type float" in refused.stderr
     refused = simulate(package, "--trainer", "bestsellers", "--set", "bestsellers.height=1")
     assert refused.returncode == 2 and "Expected settings that bestsellers has (power)" in refused.stderr
-    refused = simulate(package, "--trainer", "worstsellers")
-    assert refused.returncode == 2 and "bestsellers" in refused.stderr
+    register("recsys_fed.trainers", "bestsellers", Bestsellers)
+    keys = {"trainer": "bestsellers", "bestsellers.power": "much"}
+    with pytest.raises(ConfigurationError, match=r"bestsellers\.power of type float"):
+        configured_trainer(parse(FederationConfig, keys))
+    for keys in (
+        {"bestsellers.power": 0.75},
+        {"trainer-settings": "power = 0.75"},
+        {"trainer-settings": '{"power": 0.75}'},
+    ):
+        assert configured_trainer(parse(FederationConfig, {"trainer": "bestsellers", **keys})) == Bestsellers(
+            power=0.75
+        )
+    with pytest.raises(ConfigurationError, match="JSON or"):
+        parse(FederationConfig, {"trainer": "bestsellers", "trainer-settings": "power is large"})
 
 
 @pytest.mark.soak

@@ -17,7 +17,8 @@ from recsys_fed.silo.interactions import read_silo_data
 from recsys_fed.silo.on_disk import read_stored_data
 from recsys_fed.silo.settings import DataSettings
 
-FEW, MANY = 300, 5_000
+# Of each of four kinds of source.
+FEW, MANY = 100, 5_000
 BLOCKS = st.sampled_from([1, 2, 3, 1000])
 KINDS = {"text": text_tables(), "json": json_tables(), "parquet": parquet_tables()}
 

@@ -65,7 +65,11 @@ def test_the_wheel_holds_one_import_name(wheel):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"recsys_fed"}
     carried = {name.split("/")[2] for name in names if name.startswith("recsys_fed/flower-app/")}
     assert carried == set(ALLOWED)
-    assert not [name for name in names if "test" in name or name.endswith((".parquet", ".csv", ".dat"))]
+    tests = [
+        name for name in names if "tests" in name.split("/") or name.split("/")[-1].startswith(("test_", "conftest"))
+    ]
+    assert not tests
+    assert not [name for name in names if name.endswith((".parquet", ".csv", ".dat"))]
 
 
 def test_the_wheel_carries_every_module_and_scenario(wheel):
