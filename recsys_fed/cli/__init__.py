@@ -8,7 +8,7 @@ import sys
 import typer
 
 from recsys_fed.cli import audit, catalogue, compare, federation, privacy, recommend, report, serving, silo, simulate
-from recsys_fed.cli.help import with_plain_help
+from recsys_fed.cli.options import with_plain_help
 from recsys_fed.errors import BudgetExceededError, LedgerIntegrityError, RecsysFedError
 from recsys_fed.report.console import let_streams_take_any_text, new_console
 
@@ -17,7 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # see `cli.help`
+    rich_markup_mode=None,  # see `cli.options`
 )
 app.command("simulate")(simulate.simulate)
 app.command("compare")(compare.compare)
