@@ -16,8 +16,9 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from recsys_fed.data.dataset import Dataset
 from recsys_fed.data.generate import generate
@@ -182,12 +183,15 @@ class _Search:
 
 # Data sets that were made in this process, by the specification that means them.
 _HELD: WeakValueDictionary[str, Dataset] = WeakValueDictionary()
+_SPEC_OF: WeakKeyDictionary[Dataset, str] = WeakKeyDictionary()
+_NUMBERS = count(1)
 _IN_MEMORY = "memory:"
 
 
 def hold_dataset(dataset: Dataset) -> str:
     """A specification that means this data set in this process, for as long as somebody holds it."""
-    spec = f"{_IN_MEMORY}{id(dataset)}"
+    # A number is never used again, as the place of an object in memory is.
+    spec = _SPEC_OF.setdefault(dataset, f"{_IN_MEMORY}{next(_NUMBERS)}")
     _HELD[spec] = dataset
     return spec
 

@@ -14,6 +14,7 @@ from scipy import sparse
 import recsys_fed
 from recsys_fed import DPSGD, Catalogue, Dataset, Federation, PopularItems, Run, Spectral
 from recsys_fed.data.interactions import MISSING_TIME
+from recsys_fed.data.locate import hold_dataset, open_dataset
 from recsys_fed.errors import ConfigurationError, DataError, DataNotFoundError
 
 
@@ -152,3 +153,16 @@ def test_every_public_name_is_there_and_documented():
         assert (getattr(recsys_fed, name).__doc__ or "").strip(), name
     with pytest.raises(AttributeError, match="nothing_here"):
         recsys_fed.nothing_here  # noqa: B018
+
+
+def test_a_data_set_in_memory_is_meant_by_no_other():
+    specs = set()
+    for number in range(50):
+        dataset = Dataset.from_csr(sparse.csr_matrix(np.ones((2, 2))), name=str(number))
+        spec = hold_dataset(dataset)
+        assert hold_dataset(dataset) == spec and open_dataset(spec) is dataset
+        specs.add(spec)
+    assert len(specs) == 50
+    del dataset
+    with pytest.raises(DataNotFoundError, match="it is gone"):
+        open_dataset(spec)
