@@ -1,4 +1,4 @@
-"""What others bring: trainers, metrics and sources, passed as objects or found by the entry points of packages.
+"""What others bring: trainers, passed as objects or found by the entry points of packages.
 
 A package names what it brings in its pyproject.toml:
 
@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from recsys_fed.errors import ConfigurationError
 
-GROUPS = ("recsys_fed.trainers", "recsys_fed.metrics", "recsys_fed.sources")
+GROUPS = ("recsys_fed.trainers",)
 _registered: dict[str, dict[str, object]] = {group: {} for group in GROUPS}
 
 
