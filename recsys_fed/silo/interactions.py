@@ -105,7 +105,7 @@ def collected(
     """The silo's data of all blocks of its source."""
     found = collect(blocks, data.reading(), rename=pseudonyms.of)
     part = silo_part(found.columns, data, catalogue, reads=reads)
-    left = np.flatnonzero(found.kept) if part.findings(None) else np.empty(0, dtype=np.int64)
+    left = np.flatnonzero(found.kept) if part.dropped else np.empty(0, dtype=np.int64)
     findings = part.findings(lambda row: found.account.place(int(left[row])))
     found.kept[found.kept] = part.kept
     return SiloData(

@@ -129,8 +129,9 @@ def read_stored_data(
             part = silo_part(columns, data, catalogue, reads=reads)
             bucket.unlink()
             writer.append(part.train, part.signals)
-            counts += Counter({finding.rule: finding.count for finding in part.findings(None)})
-            firsts |= {finding.rule: finding for finding in part.findings(None)}
+            findings = part.findings(None)
+            counts += Counter({finding.rule: finding.count for finding in findings})
+            firsts |= {finding.rule: finding for finding in findings}
             nothing = np.empty(0, dtype=bool)
             emptied = sparse.csr_matrix((0, catalogue.n_items))
             parts.append(replace(part, train=emptied, kept=nothing, dropped={}, signals=None))

@@ -5,6 +5,7 @@ given a type here that depends on another cell: text stays text, and what a sour
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys_fed.data.readers.lines import (
-    COMPRESSIONS,
     TextTable,
     json_blocks,
     json_roles,
@@ -51,8 +51,7 @@ def source_of(path: Path) -> str:
     if path.is_dir():
         kinds = {source_of(file) for file in _parts(path)}
         return "parquet" if "parquet" in kinds else (next(iter(kinds)) if len(kinds) == 1 else "")
-    name = path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
-    return _SUFFIXES.get(name.suffix.lower(), "")
+    return _SUFFIXES.get(suffix_of(path), "")
 
 
 def blocks_of(reading: Reading) -> Blocks:
@@ -88,16 +87,12 @@ def usual_columns(reading: Reading) -> dict[str, str]:
         DataError: see `blocks_of`.
     """
     path = Path(reading.path)
-    wanted: dict[str, Any] = {"usual": _usual(reading), "needed": _needed(reading)}
     source = reading.source or source_of(path)
     file = _files(path, source)[0]
     if source == "parquet":
-        try:
-            names, roles = tuple(pq.read_schema(file).names), _parquet_roles(file, reading)
-        except (pa.ArrowException, OSError) as error:
-            raise DataFormatError(f"Expected Parquet in {file}, got {type(error).__name__}.") from error
+        roles, names = _parquet_roles(file, reading)
     elif source == "json":
-        roles, names = json_roles(file, reading.columns, encoding=reading.format.encoding, **wanted)
+        roles, names = json_roles(file, reading.columns, encoding=reading.format.encoding, **_wanted(reading))
     else:
         table = _text_table(file, reading)
         roles, names = table.roles, table.names
@@ -118,26 +113,21 @@ def check_place(reading: Reading) -> None:
         _there(Path(reading.path))
 
 
-def _usual(reading: Reading) -> Sequence[str]:
-    """Roles that are looked for by usual names: kinds where they count, never a split that comes with the data."""
-    roles = ["user", "item", "value", "time"] if reading.usual else []
-    return [*roles, "kind"] if reading.kinds else roles
-
-
-def _needed(reading: Reading) -> Sequence[str]:
-    return ("user", "item", "kind") if reading.kinds else ("user", "item")
+def _wanted(reading: Reading) -> dict[str, Any]:
+    """Roles that are looked for by usual names, and those that are needed: kinds where they count, never a split."""
+    kind = ("kind",) if reading.kinds else ()
+    usual = ("user", "item", "value", "time") if reading.usual else ()
+    return {"usual": (*usual, *kind), "needed": ("user", "item", *kind)}
 
 
 def _text_blocks(reading: Reading, source: str) -> Blocks:
     files = _files(Path(reading.path), source)
     named = len(files) > 1
     if source == "json":
-        form: dict[str, Any] = {"encoding": reading.format.encoding}
-        found = [
-            json_roles(f, reading.columns, usual=_usual(reading), needed=_needed(reading), **form) for f in files
-        ]
+        encoding = reading.format.encoding
+        found = [json_roles(file, reading.columns, encoding=encoding, **_wanted(reading)) for file in files]
         streams = [
-            json_blocks(file, roles, names, block_rows=reading.block_rows, **form)
+            json_blocks(file, roles, names, block_rows=reading.block_rows, encoding=encoding)
             for file, (roles, names) in zip(files, found, strict=True)
         ]
     else:
@@ -145,15 +135,14 @@ def _text_blocks(reading: Reading, source: str) -> Blocks:
         streams = [text_blocks(table, block_rows=reading.block_rows) for table in tables]
     for file, stream in zip(files, streams, strict=True):
         for block in stream:
-            yield _from(block, file.name if named else "")
+            yield replace(block, file=file.name) if named else block
 
 
 def _text_table(file: Path, reading: Reading) -> TextTable:
     """How a text file is written; an atomic file is written in one way only."""
     atomic = suffix_of(file) == ".inter"
     form = ATOMIC if atomic else reading.format
-    wanted: dict[str, Any] = {"usual": _usual(reading), "needed": _needed(reading)}
-    return text_table(file, reading.columns, form, typed_names=atomic, **wanted)
+    return text_table(file, reading.columns, form, typed_names=atomic, **_wanted(reading))
 
 
 def _parquet_blocks(reading: Reading) -> Blocks:
@@ -161,17 +150,22 @@ def _parquet_blocks(reading: Reading) -> Blocks:
     try:
         files = _files(path, "parquet")
         # Every file has its own types; all of their headers come before any row.
-        found = [_parquet_roles(file, reading) for file in files]
+        found = [_parquet_roles(file, reading)[0] for file in files]
         for file, roles in zip(files, found, strict=True):
             yield from _file_blocks(file, roles, reading, named=len(files) > 1)
     except (pa.ArrowException, OSError) as error:
         # Without the parser's text, which may hold a row.
-        raise DataFormatError(f"Expected Parquet in {path}, got {type(error).__name__}.") from (error)
+        raise DataFormatError(f"Expected Parquet in {path}, got {type(error).__name__}.") from error
 
 
-def _parquet_roles(file: Path, reading: Reading) -> Roles:
-    names = pq.read_schema(file).names
-    return find_roles(names, reading.columns, place=str(file), usual=_usual(reading), needed=_needed(reading))
+def _parquet_roles(file: Path, reading: Reading) -> tuple[Roles, tuple[str, ...]]:
+    """Roles of the columns of one file, and the names of all."""
+    try:
+        names = tuple(pq.read_schema(file).names)
+    except (pa.ArrowException, OSError) as error:
+        # Without the parser's text, which may hold a row.
+        raise DataFormatError(f"Expected Parquet in {file}, got {type(error).__name__}.") from error
+    return find_roles(names, reading.columns, place=str(file), **_wanted(reading)), names
 
 
 def _file_blocks(file: Path, roles: Roles, reading: Reading, *, named: bool) -> Blocks:
@@ -205,7 +199,7 @@ def _query_blocks(reading: Reading) -> Blocks:
     from recsys_fed.data.readers.database import query_blocks  # noqa: PLC0415  (an engine that files need not)
 
     first = 1
-    for roles, rows in query_blocks(reading, usual=_usual(reading), needed=_needed(reading)):
+    for roles, rows in query_blocks(reading, **_wanted(reading)):
         columns = dict(zip(roles.at, zip(*rows, strict=True), strict=True))
         yield Block(
             well_formed=np.ones(len(rows), dtype=bool),
@@ -214,10 +208,6 @@ def _query_blocks(reading: Reading) -> Blocks:
             positions=roles.positions,
         )
         first += len(rows)
-
-
-def _from(block: Block, file: str) -> Block:
-    return Block(**{**vars(block), "file": file}) if file else block
 
 
 def _files(path: Path, source: str) -> list[Path]:

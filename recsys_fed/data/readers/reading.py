@@ -113,10 +113,11 @@ def find_roles(
         MissingColumnError: a column that was asked for or is needed is not there, or stands there twice.
     """
     found: dict[str, int] = {}
+    # The first of equal names.
+    place_of = {_plain(there): at for at, there in reversed(list(enumerate(names)))}
     for role in (*asked, *(role for role in usual if role not in asked)):
         name = asked.get(role)
         if name is None:
-            place_of = {_plain(there): at for at, there in reversed(list(enumerate(names)))}
             at = next((place_of[one] for one in _USUAL.get(role, ()) if one in place_of), None)
             if at is not None:
                 found[role] = at
@@ -280,10 +281,11 @@ class Reading:
         path: of a file, or of a folder of parts. url, query: of a database.
         columns: role (user, item, value, time, kind, test) -> name of its column, or its position from 0 in a text
             file without a header; "" switches a role off.
-        usual: whether roles that are not named are found by usual names, see `roles`.
+        usual: whether roles that are not named are found by usual names, see `find_roles`.
         kinds: kind of event -> weight of its rows; rows of other kinds, and of weight 0, are left out.
         time_unit: of times that are numbers, see `cells.time_of`.
         since, until: nanoseconds since 1970; since is included, until is not.
+        parameters: of the query, by name.
         format: of text tables.
         block_rows: rows that are held as cells at a time.
     """
