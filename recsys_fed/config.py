@@ -7,6 +7,7 @@ All three speak the same flat keys, `embedding-dim = 16` or `dp-sgd.schedule = "
 import json
 import math
 import tomllib
+import warnings
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -15,7 +16,9 @@ from typing import Any, TypeVar, get_origin, get_type_hints
 from recsys_fed import checks, extensions
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 
-NOISE = ("own", "central")
+NOISE = ("per-silo", "distributed")
+# Earlier words, which runs, federations and silos on disk may hold.
+_OLD_NOISE = {"own": "per-silo", "central": "distributed"}
 SECURE_AGGREGATION = ("auto", "on", "off")
 ROBUST = ("none", "median", "trimmed-mean")
 BUILT_IN_TRAINERS = ("auto", "spectral", "dp-sgd", "popularity")
@@ -40,13 +43,13 @@ class FederationConfig:
         epsilon, delta: the guarantee of every user, over all rounds of the run; epsilon may be inf (no noise).
         rounds: exchanges of messages that train, counts included; 0 takes the trainer's rule.
         embedding_dim: length of the vectors; 0 takes the trainer's rule.
-        noise: "own", every silo adds all of the noise; "central", the silos' noise adds up to it and nothing
+        noise: "per-silo", every silo adds all of the noise; "distributed", the silos' noise adds up to it and nothing
             hides their messages: what secure aggregation would reach, private only against those who see the sum.
         secure_aggregation: "on", the server learns sums of silos only, and their noise adds up to once; "off";
             "auto", on for three or more deployed silos, see `federation.noise_split`.
         secure_aggregation_threshold: silos that must stay to the end of a round; 0 takes the rule.
         secure_aggregation_colluders: silos whose noise counts for nothing, because they tell the server what they
-            know, or listen: a silo knows its own share of a noise that is split. Also with noise = "central".
+            know, or listen: a silo knows its own share of a noise that is split. Also with noise = "distributed".
         metrics_epsilon: part of epsilon that pays for the metrics which the silos report as a noised sum at the end;
             0 means that no metric leaves a silo, -1 takes a twentieth of epsilon.
         silos: how many silos take part; 0 takes all that are connected at the start.
@@ -76,7 +79,7 @@ class FederationConfig:
     delta: float = 1e-6
     rounds: int = 0
     embedding_dim: int = 0
-    noise: str = "own"
+    noise: str = "per-silo"
     secure_aggregation: str = "auto"
     secure_aggregation_threshold: int = 0
     secure_aggregation_colluders: int = 1
@@ -104,6 +107,7 @@ class FederationConfig:
         if self.trainer not in BUILT_IN_TRAINERS:
             checks.one_of((*BUILT_IN_TRAINERS, *extensions.extension_names(_TRAINERS)), trainer=self.trainer)
         object.__setattr__(self, "trainer_settings", _as_json(self.trainer_settings))
+        object.__setattr__(self, "noise", _noted_noise(self.noise))
         checks.one_of(NOISE, noise=self.noise)
         checks.one_of(SECURE_AGGREGATION, secure_aggregation=self.secure_aggregation)
         checks.at_least(0, secure_aggregation_threshold=self.secure_aggregation_threshold)
@@ -118,9 +122,9 @@ class FederationConfig:
         checks.one_of(ROBUST, robust=self.robust)
         if not 0 < self.trim < 0.5:
             raise ConfigurationError(f"Expected 0 < trim < 1/2, got {self.trim}.")
-        if self.robust != "none" and self.noise != "own":
+        if self.robust != "none" and self.noise != "per-silo":
             raise ConfigurationError(
-                "Expected noise = own with a robust step: it looks at each silo's message by itself."
+                "Expected noise = per-silo with a robust step: it looks at each silo's message by itself."
             )
         for kind in self.feature_kinds.split(","):
             checks.one_of(FEATURE_KINDS, feature_kinds=kind)
@@ -238,6 +242,25 @@ def check_kinds(kinds: Mapping[str, float]) -> None:
             )
     if kinds and not any(kinds.values()):
         raise ConfigurationError("Expected a kind of event with a weight above 0, got none: no row would count.")
+
+
+def current_noise(word: str) -> str:
+    """The present word for what a record calls its noise; earlier ones were own and central.
+
+    >>> current_noise("central"), current_noise("per-silo")
+    ('distributed', 'per-silo')
+    """
+    return _OLD_NOISE.get(word, word)
+
+
+def _noted_noise(word: str) -> str:
+    """The present word, with a note to whoever gave the old one."""
+    current = current_noise(word)
+    if current != word:
+        warnings.warn(
+            f"noise = {word} is called {current} now. The old word still works.", FutureWarning, stacklevel=4
+        )
+    return current
 
 
 def flat(config: FederationConfig | SimulationConfig) -> dict[str, Value]:

@@ -86,13 +86,13 @@ def scenario(tmp_path, **keys):
 
 
 def test_flags_come_before_the_scenario_and_it_before_defaults(command, tmp_path):
-    path = scenario(tmp_path, epsilon=4.0, noise="central")
+    path = scenario(tmp_path, epsilon=4.0, noise="distributed")
     with path.open("a") as file:
         file.write('[dp-sgd]\nschedule = "local"\n')
     code, out, _ = command("simulate", path, "--epsilon", "2", "--json", "--output", tmp_path / "out")
     assert code == 0
     record = strict_json(out)
-    assert (record["epsilon"], record["noise"], record["seed"], record["delta"]) == (2.0, "central", 3, 1e-6)
+    assert (record["epsilon"], record["noise"], record["seed"], record["delta"]) == (2.0, "distributed", 3, 1e-6)
     config = tomllib.loads((tmp_path / "out" / "config.toml").read_text())
     assert (config["silos"], config["epsilon"], config["dp-sgd"]) == (2, 2.0, {"schedule": "local"})
 
@@ -107,7 +107,7 @@ def test_declared_users_come_from_the_data_unless_said(command, tmp_path, declar
 def test_every_flag_of_a_run_reaches_it(command, tmp_path):
     flags = {
         "data": DATA, "split": "leave-last-out", "silos": 2, "partition": "zipf", "skew": 0.5, "trainer": "dp-sgd",
-        "epsilon": 3.0, "delta": 1e-5, "rounds": 3, "embedding-dim": 2, "noise": "central", "declared-users": 80,
+        "epsilon": 3.0, "delta": 1e-5, "rounds": 3, "embedding-dim": 2, "noise": "distributed", "declared-users": 80,
         "device": "cpu", "threads": 1, "seed": 9, "engine": "in-process",
     }  # fmt: skip
     given = [part for name, value in flags.items() for part in (f"--{name}", value)]

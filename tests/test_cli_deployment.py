@@ -92,7 +92,7 @@ def test_a_training_is_within_the_terms_or_is_none(folders):
     # Nobody serves: a training that cannot begin leaves no folder for --resume to take up.
     code, _, err = run_command("federation", "train", federation)
     assert (code, "federation serve" in err) == (2, True)
-    for wrong in (("--epsilon", 3), ("--set", "delta=1e-7"), ("--set", "noise=central"), ("--minimum-silos", 2)):
+    for wrong in (("--epsilon", 3), ("--set", "delta=1e-7"), ("--set", "noise=distributed"), ("--minimum-silos", 2)):
         code, _, err = run_command("federation", "train", federation, *wrong)
         assert code == 2
         assert "Expected" in err

@@ -78,7 +78,7 @@ def test_people_get_words(ledger):
     for part in ("a count is off by about", "of the 90 declared ones", "PLD", "PRV", "RDP", "would fit", "subspace"):
         assert part in out
     _, local = plan(*SIZE, "--trainer", "dp-sgd", "--set", "dp-sgd.schedule=local", "--set", "dp-sgd.local-steps=7")
-    assert (local["stages"][1]["steps"], local["stages"][1]["noise_on_sum_if_once"]) == (7, None)
+    assert (local["stages"][1]["steps"], local["stages"][1]["noise_on_sum_if_distributed"]) == (7, None)
     assert run_command("privacy", "plan", "--set", "no-such-key=1")[0] == 2
 
 
@@ -90,7 +90,7 @@ def test_a_masked_plan_says_its_modulus(ledger):
         assert stage["modulus"]["bits"] <= 40
         assert stage["modulus"]["overflow_probability"] < 1e-9
         assert stage["modulus"]["noise_of_grid"] < 0.01
-        assert stage["noise_on_sum"] == pytest.approx(stage["noise_on_sum_if_once"] * (5 / 4) ** 0.5, rel=1e-3)
+        assert stage["noise_on_sum"] == pytest.approx(stage["noise_on_sum_if_distributed"] * (5 / 4) ** 0.5, rel=1e-3)
     assert record["uncounted_silos"] == {"silos": 1, "noise_factor": pytest.approx((5 / 4) ** 0.5)}
     out = run_command("privacy", "plan", "--epsilon", 2, *SIZE, "--silos", 5, "--secure-aggregation")[1]
     assert "5 of 5 silos must stay" in out

@@ -45,7 +45,7 @@ federations = st.builds(
     delta=st.floats(0, 1, exclude_min=True, exclude_max=True),
     rounds=integers,
     embedding_dim=integers,
-    noise=st.sampled_from(["own", "central"]),
+    noise=st.sampled_from(["per-silo", "distributed"]),
     silos=st.integers(0, 2**62),
     declared_users=st.integers(1, 2**62),
     item_features=st.booleans(),
@@ -208,3 +208,11 @@ def test_flowers_run_config_has_exactly_our_keys_and_defaults():
     assert {key: found[key] for key in found.keys() - free} == {key: expected[key] for key in expected.keys() - free}
     # A whole number where a float is meant would turn every --run-config value of that key into a whole number.
     assert {key: type(value) for key, value in found.items()} == {key: type(v) for key, v in expected.items()}
+
+
+@pytest.mark.parametrize(("earlier", "now"), [("own", "per-silo"), ("central", "distributed")])
+def test_earlier_words_for_noise_are_read_and_noted(earlier, now):
+    with pytest.warns(FutureWarning, match=f"noise = {earlier} is called {now} now"):
+        config = parse(FederationConfig, {"noise": earlier})
+    assert config == FederationConfig(noise=now)
+    assert flat(config)["noise"] == now

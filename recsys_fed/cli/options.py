@@ -113,7 +113,7 @@ CatalogueFile = Annotated[
 EmbeddingDim = Annotated[int | None, typer.Option(help="Length of the vectors; 0 takes the rule.")]
 MaxSilosPerUser = Annotated[int | None, typer.Option(help="In how many silos a user may be.")]
 MetricsEpsilon = Annotated[float | None, typer.Option(help="Part of epsilon for metrics; 0: no metric leaves.")]
-Noise = Annotated[str | None, typer.Option(help="own: each silo adds the whole noise; central: once on the sum.")]
+Noise = Annotated[str | None, typer.Option(help="per-silo: each silo adds all noise; distributed: once on the sum.")]
 SecureAggregation = Annotated[
     bool | None,
     typer.Option(

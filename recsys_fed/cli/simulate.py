@@ -29,7 +29,7 @@ Split = Annotated[
 ]
 HeldOut = Annotated[str | None, typer.Option(help="test, or validation: to choose settings without a test item.")]
 FeatureKinds = Annotated[str | None, typer.Option(help="Of categories,decades,words,vectors; with commas.")]
-Noise = Annotated[str | None, typer.Option(help="own: each silo adds the whole noise; central: once on the sum.")]
+Noise = Annotated[str | None, typer.Option(help="per-silo: each silo adds all noise; distributed: once on the sum.")]
 TestFraction = Annotated[float | None, typer.Option(help="Share of the test items, where the split has one.")]
 SampledNegatives = Annotated[
     int, typer.Option(help="Also rank each test item among so many negatives, as papers do with 99.")

@@ -1,7 +1,7 @@
 """How the noise of a round is split over silos: whole in each, once over all, or once under secure aggregation.
 
-    noise = own            each silo adds all of it                           n times on the sum
-    noise = central        variance 1 / (n - c) each, unprotected on the way  n / (n - c) times
+    noise = per-silo       each silo adds all of it                           n times on the sum
+    noise = distributed    variance 1 / (n - c) each, unprotected on the way  n / (n - c) times
     secure aggregation     variance 1 / (t - c) each, only sums are seen      n / (t - c) times if all n stay
 
 t is the least number of silos with which a sum is unmasked, c the number of those whose noise counts for nothing:
@@ -82,7 +82,9 @@ def resolve_masking(config: FederationConfig, *, simulated: bool) -> FederationC
     mode, threshold = config.secure_aggregation, config.secure_aggregation_threshold
     if mode == "auto":
         local = configured_trainer(config).noise_inside
-        possible = config.noise == "own" and not local and config.silos >= LEAST_SILOS and config.robust == "none"
+        possible = (
+            config.noise == "per-silo" and not local and config.silos >= LEAST_SILOS and config.robust == "none"
+        )
         mode = "on" if possible and not simulated else "off"
     if mode == "on" and not threshold:
         spared = 0 if simulated else max(1, config.silos // _ONE_IN)
@@ -99,9 +101,9 @@ def masking_of(config: FederationConfig) -> _Masking | None:
     """
     if config.secure_aggregation != "on":
         return None
-    if config.noise != "own":
+    if config.noise != "per-silo":
         raise ConfigurationError(
-            "Expected noise = own with secure aggregation, which splits it by itself, got noise = central. "
+            "Expected noise = per-silo with secure aggregation, which splits it by itself, got noise = distributed. "
             "Choose one of the two."
         )
     if config.silos < LEAST_SILOS:
@@ -128,7 +130,7 @@ def share_of_silo(config: FederationConfig) -> float:
     masking, k = masking_of(config), config.max_silos_per_user
     if masking is not None:
         return noise_share(threshold=masking.threshold, colluding=masking.colluding, max_silos_per_user=k)
-    if config.noise == "own":
+    if config.noise == "per-silo":
         return 1.0
     listening = min(config.secure_aggregation_colluders, config.silos - 1)
     return noise_share(threshold=config.silos, colluding=listening, max_silos_per_user=k)

@@ -45,8 +45,8 @@ class PlannedStage:
         noise_of_silo: standard deviation of the noise of one silo's release, on each entry; of local steps, of
             their sum.
         noise_on_sum: the same on each entry of the sum over all silos, as the plan has it.
-        noise_if_own, noise_if_once: the same on each entry of the sum over silos, if every silo adds the whole
-            noise and if it is added once; the latter is None for local steps, whose noise cannot be split.
+        noise_if_per_silo, noise_if_distributed: the same on each entry of the sum over silos, if every silo adds
+            the whole noise and if it is added once; the latter is None for local steps, whose noise cannot be split.
         signal: most that the declared users can add to the sum, as its length; None for local steps.
     """
 
@@ -54,8 +54,8 @@ class PlannedStage:
     rounds: int
     noise_of_silo: float
     noise_on_sum: float
-    noise_if_own: float
-    noise_if_once: float | None
+    noise_if_per_silo: float
+    noise_if_distributed: float | None
     signal: float | None
 
 
@@ -160,8 +160,8 @@ def _planned(asked: Request, config: FederationConfig, *, rounds: int, declared:
         rounds=rounds,
         noise_of_silo=noise_on_total(asked, 1),
         noise_on_sum=noise_on_total(asked, config.silos),
-        noise_if_own=once * math.sqrt(config.silos),
-        noise_if_once=None if asked.noise_inside else once,
+        noise_if_per_silo=once * math.sqrt(config.silos),
+        noise_if_distributed=None if asked.noise_inside else once,
         signal=None if asked.noise_inside else declared * asked.sampling_probability * asked.l2_clip_norm,
     )
 

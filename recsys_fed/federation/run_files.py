@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from recsys_fed.config import FederationConfig, flat
+from recsys_fed.config import FederationConfig, current_noise, flat
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 from recsys_fed.federation.messages import Released, Request
 from recsys_fed.federation.schedule import Schedule
@@ -171,7 +171,7 @@ def save_checkpoint(schedule: Schedule, path: Path, *, begun: Schedule) -> None:
         "noise_multiplier": schedule.noise_multiplier,
         "catalogue_hash": schedule.facts.catalogue_hash,
         "silos": schedule.config.silos,
-        "config": _compared(schedule.config),
+        "config": canonical(_compared(schedule.config)).decode(),
         "metrics": {name: dict(values) for name, values in schedule.metrics.items()},
         "state": record,
     }
@@ -210,11 +210,11 @@ def resume_schedule(begun: Schedule, path: Path) -> Schedule:
             "noise_multiplier": begun.noise_multiplier,
             "catalogue_hash": begun.facts.catalogue_hash,
             "silos": begun.config.silos,
-            "config": _compared(begun.config),
         }
         for name, value in expected.items():
             if facts[name] != value:
                 raise ConfigurationError(f"Expected a checkpoint of {name} {value!r}, {path} has {facts[name]!r}.")
+        _check_settings(facts["config"], begun.config, path=path)
         state = _put_together(begun.state, facts["state"], tensors)
         return replace(begun, state=state, round=facts["round"], metrics=facts["metrics"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -232,10 +232,22 @@ def checkpointed_silos(path: Path) -> int:
         raise DataFormatError(f"Expected a checkpoint in {path}, got another file: {error}.") from error
 
 
-def _compared(config: FederationConfig) -> str:
-    """The settings that must be the same, as one text."""
-    keys = {name: str(value) for name, value in flat(config).items() if name not in _FREE}
-    return canonical(keys).decode()
+def _compared(config: FederationConfig) -> dict[str, str]:
+    """The settings that must be the same."""
+    return {name: str(value) for name, value in flat(config).items() if name not in _FREE}
+
+
+def _check_settings(kept: str, config: FederationConfig, *, path: Path) -> None:
+    """Refuse a checkpoint of other settings; one that an older version wrote may lack some, and use older words."""
+    stored = _compared(FederationConfig()) | json.loads(kept)
+    stored["noise"] = current_noise(stored["noise"])
+    asked = _compared(config)
+    for name in sorted(stored.keys() | asked.keys()):
+        if stored.get(name) != asked.get(name):
+            raise ConfigurationError(
+                f"Expected a checkpoint of {name} = {asked.get(name)}, {path} has {stored.get(name)}. "
+                "Resume with the settings of the checkpoint, or start anew."
+            )
 
 
 def _take_apart(state: Any, begun: Any, prefix: str = "") -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

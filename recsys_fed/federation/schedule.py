@@ -118,11 +118,11 @@ def begin(
         rounds=config.rounds,
     )
     stages = trainer.plan(facts)
-    split = config.noise == "central" or masking_of(config) is not None
+    split = config.noise == "distributed" or masking_of(config) is not None
     if split and any(stage.noise_inside for stage in stages):
         raise ConfigurationError(
-            "Expected noise = own with the local schedule, and secure-aggregation = off: noise of local steps cannot "
-            "be split over silos. Use dp-sgd.schedule = synchronous."
+            "Expected noise = per-silo with the local schedule, and secure-aggregation = off: noise of local steps "
+            "cannot be split over silos. Use dp-sgd.schedule = synchronous."
         )
     metrics_noise = _metrics_noise(config)
     noise_multiplier = _calibrate([stage.release for stage in stages], config, metrics_noise=metrics_noise)
@@ -208,7 +208,7 @@ def advance(schedule: Schedule, asked: Request, updates: Sequence[Update]) -> Sc
     if asked.noise_share < 1 and len(updates) < schedule.config.silos:
         raise PrivacyError(
             f"Expected all {schedule.config.silos} silos to add their share of the noise, got {len(updates)}: "
-            "the sum has less noise than was promised and is not used. Use noise = own, or try again."
+            "the sum has less noise than was promised and is not used. Use noise = per-silo, or try again."
         )
     config, noise_std = schedule.config, noise_on_total(asked, len(updates))
     if config.robust == "none":

@@ -9,6 +9,7 @@ from rich.table import Table as RichTable
 from recsys_fed.comparison.compare import BOTH, GLOBAL, LOCAL, POPULARITY_GROUPS
 from recsys_fed.comparison.new_items import MAPPED
 from recsys_fed.comparison.record import ACTIVITY_GROUPS
+from recsys_fed.config import current_noise
 from recsys_fed.evaluation.metrics import HEADLINE_NAMES
 from recsys_fed.report.console import new_console, new_table, print_table
 from recsys_fed.report.page import Chart, Section, Series, Table, Verdict, line_chart, new_picture, write_picture
@@ -168,7 +169,7 @@ def compared_sections(record: Mapping[str, Any]) -> Iterator[Section]:
         ],
         paragraphs=[
             f"{record['data']}: {record['n_users']:,} users, {record['n_items']:,} items, {record['n_silos']} silos, "
-            f"noise {record['noise']}; seeds: {record['n_seeds']}. {_INTERVALS.capitalize()}.",
+            f"noise {current_noise(record['noise'])}; seeds: {record['n_seeds']}. {_INTERVALS.capitalize()}.",
             f"{record['note'].capitalize()}.",
         ],
         charts=[_chart(record)],

@@ -70,9 +70,9 @@ def print_plan(record: Mapping[str, Any]) -> None:
         f"[bold]{record['trainer']}: {record['rounds']} rounds, {record['silos']} silos, {record['n_items']:,} "
         f"items, {record['declared_users']:,} declared users, noise {record['noise']}[/]",
     )
-    table = new_table("stage", "rounds", "table", "noise multiplier", "noise on the sum: own", "once")
+    table = new_table("stage", "rounds", "table", "noise multiplier", "noise on the sum: per-silo", "distributed")
     for stage in record["stages"]:
-        once = stage["noise_on_sum_if_once"]
+        once = stage["noise_on_sum_if_distributed"]
         sampled = "" if stage["sampling_probability"] == 1 else f", q {stage['sampling_probability']:g}"
         steps = "" if stage["steps"] == 1 else f" x {stage['steps']} steps"
         table.add_row(
@@ -80,7 +80,7 @@ def print_plan(record: Mapping[str, Any]) -> None:
             str(stage["rounds"]),
             f"{stage['rows']:,} x {stage['columns']}",
             f"{stage['noise_multiplier']:.4f}{steps}{sampled}",
-            f"{stage['noise_on_sum_if_own']:.4g}",
+            f"{stage['noise_on_sum_if_per_silo']:.4g}",
             "-" if once is None else f"{once:.4g}",
         )
     print_table(console, table)
@@ -184,8 +184,8 @@ def _stage_record(stage: PlannedStage, schedule: Schedule) -> dict[str, Any]:
         "noise_of_a_silo": stage.noise_of_silo,
         "noise_on_sum": stage.noise_on_sum,
         "modulus": _modulus_record(asked, schedule),
-        "noise_on_sum_if_own": stage.noise_if_own,
-        "noise_on_sum_if_once": stage.noise_if_once,
+        "noise_on_sum_if_per_silo": stage.noise_if_per_silo,
+        "noise_on_sum_if_distributed": stage.noise_if_distributed,
         "error": _in_words(stage, schedule),
     }
 

@@ -11,6 +11,7 @@ from typing import Any
 from rich.text import Text
 
 from recsys_fed.certificates.run import verify_run
+from recsys_fed.config import current_noise
 from recsys_fed.errors import DataFormatError, DataNotFoundError
 from recsys_fed.evaluation.metrics import SHOWN_NAMES
 from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
@@ -285,7 +286,9 @@ def _runs_chart(runs: Runs) -> Chart:
     for _, record in runs:
         epsilon = finite(record["epsilon"])
         if epsilon is not None:
-            lines[f"{record['trainer']}, noise {record['noise']}"][epsilon].append(record["metrics"][_METRIC])
+            lines[f"{record['trainer']}, noise {current_noise(record['noise'])}"][epsilon].append(
+                record["metrics"][_METRIC]
+            )
     series = [
         Series(name=name, x=sorted(points), y=[mean(points[epsilon]) for epsilon in sorted(points)])
         for name, points in sorted(lines.items())[:_MOST_LINES]
@@ -315,7 +318,7 @@ def _runs_table(runs: Runs) -> Table:
                 name,
                 record["data"],
                 record["trainer"],
-                record["noise"],
+                current_noise(record["noise"]),
                 str(record["epsilon"]),
                 str(record["n_silos"]),
                 number(record["metrics"][_METRIC], 4),

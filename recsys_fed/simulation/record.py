@@ -22,8 +22,8 @@ from recsys_fed.versions import versions
 METRICS, CONFIG = "metrics.json", "config.toml"
 NOT_PRIVATISED = "simulation: metrics not privatised"
 NOISE_NOTES = {
-    "own": "every silo adds its own whole noise",
-    "central": "noise once on the sum (stands for secure aggregation): private only against those who see the sum",
+    "per-silo": "every silo adds its own whole noise",
+    "distributed": "noise once on the sum, as under secure aggregation: private only against those who see the sum",
 }
 MASKED_NOTE = "secure aggregation: the server sees sums of at least {threshold} silos, and noise once on them"
 

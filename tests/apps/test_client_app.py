@@ -152,7 +152,7 @@ def test_a_smaller_share_of_the_noise_than_agreed_is_refused():
 
 
 def test_the_agreed_share_of_the_noise_is_allowed_and_no_other():
-    config = replace(CONFIG, noise="central", secure_aggregation_colluders=0)
+    config = replace(CONFIG, noise="distributed", secure_aggregation_colluders=0)
 
     def main(ask):
         asked = request(begin(config, greeting_from_records(ask("query").content), None))

@@ -115,7 +115,7 @@ def test_impossible_settings_are_refused_before_anything_is_asked(tmp_path):
         ({"secure_aggregation_threshold": 2}, "threshold of 3 to 4"),
         ({"secure_aggregation_threshold": 5}, "threshold of 3 to 4"),
         ({"secure_aggregation_colluders": 4}, "threshold"),
-        ({"noise": "central"}, "noise = own with secure aggregation"),
+        ({"noise": "distributed"}, "noise = per-silo with secure aggregation"),
         ({"silos": 2}, "at least 3 silos"),
         (local, "local schedule"),
     ):

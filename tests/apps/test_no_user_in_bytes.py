@@ -13,7 +13,7 @@ from recsys_fed.data.sources import Request, read
 MARKER = "zqxuserzqx"
 RUNS = {
     "spectral": {"trainer": "spectral", "rounds": 2},
-    "dp-sgd": {"trainer": "dp-sgd", "rounds": 3, "noise": "central"},
+    "dp-sgd": {"trainer": "dp-sgd", "rounds": 3, "noise": "distributed"},
     "not private": {"trainer": "spectral", "rounds": 2, "epsilon": float("inf")},
 }
 

@@ -82,7 +82,7 @@ def test_the_run_stops_where_no_silo_answers(tmp_path):
 
 def test_noise_that_is_split_needs_every_silo(tmp_path):
     with pytest.raises(PrivacyError, match="all 3 silos"):
-        run(replace(CONFIG, noise="central"), tmp_path, fails)
+        run(replace(CONFIG, noise="distributed"), tmp_path, fails)
     assert not (tmp_path / EMBEDDINGS).exists()
 
 

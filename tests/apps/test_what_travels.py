@@ -23,7 +23,7 @@ N_ITEMS, N_SILOS, SEED = 61, 3, 0
 FIRST_ID, PREFIX = 910_000, "91000"
 RUNS = {
     "spectral": {"trainer": "spectral", "rounds": 3, "embedding_dim": 8},
-    "spectral, central": {"trainer": "spectral", "noise": "central", "embedding_dim": 8},
+    "spectral, distributed": {"trainer": "spectral", "noise": "distributed", "embedding_dim": 8},
     "dp-sgd": {"trainer": "dp-sgd", "rounds": 4, "embedding_dim": 8},
     "dp-sgd, local steps": {"trainer": "dp-sgd", "rounds": 3, "embedding_dim": 8, "dp_sgd": {"schedule": "local"}},
 }

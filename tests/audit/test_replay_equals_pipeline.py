@@ -12,7 +12,9 @@ from recsys_fed.federation.noise_split import resolve_masking
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"noise": "central"}, {"secure_aggregation": "on"}], ids=["own", "central", "masked"]
+    "settings",
+    [{}, {"noise": "distributed"}, {"secure_aggregation": "on"}],
+    ids=["per-silo", "distributed", "masked"],
 )
 def test_a_replay_with_the_pipelines_keys_is_what_its_server_saw(settings):
     audit = small_audit(8.0, canaries=60, **settings)
@@ -40,7 +42,7 @@ def test_other_keys_and_other_users_give_other_integers():
 
 def test_masks_change_nothing_that_the_server_may_see():
     masked = small_audit(8.0, canaries=60, secure_aggregation="on").run
-    split = small_audit(8.0, canaries=60, noise="central").run
+    split = small_audit(8.0, canaries=60, noise="distributed").run
     assert resolve_masking(masked.config, simulated=True).secure_aggregation_threshold == 3
     for one, two in zip(masked.rounds, split.rounds, strict=True):
         assert np.array_equal(one.seen[SUM], two.seen[SUM])

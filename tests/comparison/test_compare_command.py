@@ -26,7 +26,7 @@ def table(folder, *, n_users=150, n_items=48):
 def compared(tmp_path_factory):
     """The folder, the picture and the record of a comparison of two silos, two budgets and two seeds."""
     folder = tmp_path_factory.mktemp("compared")
-    arguments = ["compare", "--data", table(folder), "--silos", 2, "--noise", "central", "--epsilons", "8,4",
+    arguments = ["compare", "--data", table(folder), "--silos", 2, "--noise", "distributed", "--epsilons", "8,4",
                  "--seeds", 2, "--threads", 1, "--test-fraction", 0.25, "--output", folder / "out",
                  "--plot", folder / "c.png"]  # fmt: skip
     code, out, err = run_command(*arguments, "--json")

@@ -12,7 +12,7 @@ from recsys_fed.config import FederationConfig, SimulationConfig
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.simulation.runner import Simulation, prepared
 
-CONFIG = FederationConfig(silos=2, noise="central", threads=1)
+CONFIG = FederationConfig(silos=2, noise="distributed", threads=1)
 DATA = "generated:users=400,items=120,interactions=20"
 
 

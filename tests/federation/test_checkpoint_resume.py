@@ -79,7 +79,7 @@ def test_another_run_is_refused_by_what_differs(silos, tmp_path):
     for other, what in (
         (replace(SPECTRAL, epsilon=3.0), "noise_multiplier"),
         (replace(SPECTRAL, rounds=4), "rounds"),
-        (replace(SPECTRAL, seed=9), "config"),
+        (replace(SPECTRAL, seed=9), "seed = 9"),
         (replace(SPECTRAL, silos=4), "silos"),
     ):
         with pytest.raises(ConfigurationError, match=what):

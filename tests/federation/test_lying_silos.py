@@ -55,8 +55,8 @@ def test_the_noise_is_what_is_said(kind, trim, n_silos):
 def test_noise_that_is_split_is_refused():
     with pytest.raises(ConfigurationError, match="whole noise"):
         robust_total(updates_of([[1, 2, 3, 4]]), replace(REQUEST, noise_share=0.5), kind="median", trim=0.2)
-    with pytest.raises(ConfigurationError, match="noise = own"):
-        FederationConfig(robust="median", noise="central")
+    with pytest.raises(ConfigurationError, match="noise = per-silo"):
+        FederationConfig(robust="median", noise="distributed")
     with pytest.raises(ProtocolError):
         robust_total([], REQUEST, kind="median", trim=0.2)
 

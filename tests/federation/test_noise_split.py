@@ -37,7 +37,7 @@ def test_auto_is_on_for_three_or_more_deployed_silos_whose_noise_can_be_split():
 
     assert [mode(silos(n)) for n in (1, 2, 3, 10)] == ["off", "off", "on", "on"]
     assert mode(silos(10), simulated=True) == "off"
-    assert mode(silos(10, noise="central")) == "off"
+    assert mode(silos(10, noise="distributed")) == "off"
     local = {"schedule": "local"}
     assert mode(silos(10, trainer="dp-sgd", dp_sgd=local)) == "off"
     assert mode(silos(10, trainer="dp-sgd")) == "on"
@@ -62,16 +62,16 @@ def test_settling_twice_changes_nothing():
     ("changes", "share"),
     [
         ({"secure_aggregation": "off"}, 1.0),
-        ({"secure_aggregation": "off", "noise": "central"}, 1 / 9),
-        ({"secure_aggregation": "off", "noise": "central", "secure_aggregation_colluders": 0}, 1 / 10),
-        ({"secure_aggregation": "off", "noise": "central", "silos": 1}, 1.0),
-        ({"secure_aggregation": "off", "noise": "central", "silos": 2}, 1.0),
+        ({"secure_aggregation": "off", "noise": "distributed"}, 1 / 9),
+        ({"secure_aggregation": "off", "noise": "distributed", "secure_aggregation_colluders": 0}, 1 / 10),
+        ({"secure_aggregation": "off", "noise": "distributed", "silos": 1}, 1.0),
+        ({"secure_aggregation": "off", "noise": "distributed", "silos": 2}, 1.0),
         ({}, 1 / 9),
         ({"secure_aggregation_colluders": 0}, 1 / 10),
         ({"secure_aggregation_threshold": 8}, 1 / 7),
         ({"secure_aggregation_threshold": 8, "secure_aggregation_colluders": 2}, 1 / 6),
         ({"max_silos_per_user": 3}, 3 / 9),
-        ({"max_silos_per_user": 3, "secure_aggregation": "off", "noise": "central"}, 3 / 9),
+        ({"max_silos_per_user": 3, "secure_aggregation": "off", "noise": "distributed"}, 3 / 9),
         ({"max_silos_per_user": 9, "secure_aggregation_threshold": 7}, 1.0),
     ],
 )
@@ -151,7 +151,7 @@ def test_terms_are_those_of_one_request():
 def test_settings_that_contradict_masks_are_refused():
     for config, says in (
         (silos(2), "at least 3 silos"),
-        (silos(10, noise="central"), "noise = own"),
+        (silos(10, noise="distributed"), "noise = per-silo"),
         (silos(10, secure_aggregation_threshold=5), "of 6 to 10"),
         (silos(10, secure_aggregation_threshold=11), "of 6 to 10"),
         (silos(10, secure_aggregation_threshold=7, secure_aggregation_colluders=4), "of 8 to 10"),

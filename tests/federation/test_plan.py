@@ -33,7 +33,7 @@ CONFIGS = {
     "dp-sgd, adaptive": replace(BASE, trainer="dp-sgd", rounds=4, dp_sgd={"clipping": "adaptive"}),
     "dp-sgd, sampled": replace(BASE, trainer="dp-sgd", rounds=4, dp_sgd={"sampling_probability": 0.5}),
     "dp-sgd, local": replace(BASE, trainer="dp-sgd", rounds=3, dp_sgd={"schedule": "local", "local_steps": 2}),
-    "central": replace(BASE, noise="central"),
+    "distributed": replace(BASE, noise="distributed"),
     "masked": replace(BASE, secure_aggregation="on"),
     "without noise": replace(BASE, epsilon=math.inf),
 }

@@ -22,7 +22,7 @@ ITEMS = PublicCatalogue(n_items=400)
 CONFIGS = {
     "spectral": FederationConfig(),
     "dp-sgd": FederationConfig(trainer="dp-sgd"),
-    "central": FederationConfig(noise="central", epsilon=3.0),
+    "distributed": FederationConfig(noise="distributed", epsilon=3.0),
     "two silos a user": FederationConfig(max_silos_per_user=2, epsilon=2.0),
     "no metrics": FederationConfig(metrics_epsilon=0.0),
 }
@@ -83,7 +83,7 @@ def test_shapes_and_noise_are_those_that_a_run_asks_for():
     assert later.asked.shape == subspace.asked.shape
     assert subspace.asked.shape[1] > 1
     for stage in (counts, subspace, later, metrics):
-        assert stage.noise_if_own == pytest.approx(2 * stage.noise_if_once)
+        assert stage.noise_if_per_silo == pytest.approx(2 * stage.noise_if_distributed)
         # Rounding to the grid adds up to 1% to the sensitivity, which the noise makes up for.
         plain = stage.asked.noise_multiplier * stage.asked.l2_clip_norm
         assert plain <= stage.noise_of_silo <= 1.01 * plain
@@ -91,15 +91,15 @@ def test_shapes_and_noise_are_those_that_a_run_asks_for():
 
 
 def test_the_silos_share_of_central_noise():
-    first = stages_of(planned_schedule(FederationConfig(silos=4, noise="central"), ITEMS))[0]
-    assert first.noise_of_silo == pytest.approx(first.noise_if_once / 3**0.5, rel=1e-3)
+    first = stages_of(planned_schedule(FederationConfig(silos=4, noise="distributed"), ITEMS))[0]
+    assert first.noise_of_silo == pytest.approx(first.noise_if_distributed / 3**0.5, rel=1e-3)
 
 
 def test_local_steps_have_no_noise_that_could_be_split():
     config = FederationConfig(trainer="dp-sgd", dp_sgd={"schedule": "local", "local_steps": 3}, rounds=3)
     stages = stages_of(planned_schedule(config, ITEMS))
     assert stages[1].asked.steps == 3
-    assert stages[1].noise_if_once is None
+    assert stages[1].noise_if_distributed is None
     assert stages[1].rounds == 2
 
 

@@ -23,10 +23,10 @@ DP_SGD = replace(SPECTRAL, trainer="dp-sgd", rounds=5)
 LOCAL = {"schedule": "local", "local_steps": 3}
 CONFIGS = {
     "spectral, own": SPECTRAL,
-    "spectral, central": replace(SPECTRAL, noise="central"),
+    "spectral, distributed": replace(SPECTRAL, noise="distributed"),
     "spectral by the rule": replace(SPECTRAL, rounds=0, embedding_dim=0, epsilon=8.0),
     "dp-sgd, own": DP_SGD,
-    "dp-sgd, central": replace(DP_SGD, noise="central"),
+    "dp-sgd, distributed": replace(DP_SGD, noise="distributed"),
     "dp-sgd, sampled": replace(DP_SGD, dp_sgd={"sampling_probability": 0.3}),
     "dp-sgd, local steps": replace(DP_SGD, rounds=3, dp_sgd=LOCAL),
     "dp-sgd, sampled local steps": replace(DP_SGD, rounds=3, dp_sgd={**LOCAL, "sampling_probability": 0.3}),
@@ -59,7 +59,7 @@ def test_every_silo_pays_for_every_round_alike(whole_run):
     for number, events in enumerate(rounds):
         assert events == [events[0]] * N_SILOS
         assert events[0].round == number
-        assert events[0].noise_share == (1.0 if config.noise == "own" else 1 / (N_SILOS - 1))
+        assert events[0].noise_share == (1.0 if config.noise == "per-silo" else 1 / (N_SILOS - 1))
 
 
 def test_a_whole_run_gives_a_usable_model(whole_run):
@@ -84,7 +84,7 @@ def test_without_privacy_nothing_is_noised(silos):
 
 
 def test_the_grid_holds_the_noise_and_the_declared_users():
-    for config in (SPECTRAL, replace(SPECTRAL, noise="central"), DP_SGD, CONFIGS["dp-sgd, local steps"]):
+    for config in (SPECTRAL, replace(SPECTRAL, noise="distributed"), DP_SGD, CONFIGS["dp-sgd, local steps"]):
         asked = request(begun(config, N_ITEMS))
         one = asked.noise_multiplier * asked.l2_clip_norm * asked.noise_share**0.5
         assert asked.grid_step <= one / 32
@@ -98,7 +98,7 @@ def test_delta_must_suit_the_declared_users():
 
 
 def test_noise_that_is_split_needs_every_silo(silos):
-    schedule = begun(replace(SPECTRAL, noise="central"), N_ITEMS)
+    schedule = begun(replace(SPECTRAL, noise="distributed"), N_ITEMS)
     asked, updates = request(schedule), answers(schedule, silos)
     assert advance(schedule, asked, updates).round == 1
     with pytest.raises(PrivacyError, match=r"all 3 silos .* got 2"):
@@ -122,8 +122,8 @@ def test_an_answer_to_another_round_is_refused(silos):
 
 
 def test_local_steps_cannot_split_their_noise():
-    with pytest.raises(ConfigurationError, match="noise = own with the local schedule"):
-        begun(replace(DP_SGD, noise="central", dp_sgd=LOCAL), N_ITEMS)
+    with pytest.raises(ConfigurationError, match="noise = per-silo with the local schedule"):
+        begun(replace(DP_SGD, noise="distributed", dp_sgd=LOCAL), N_ITEMS)
 
 
 def test_the_start_depends_on_the_seed_alone():

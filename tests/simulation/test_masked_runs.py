@@ -27,7 +27,7 @@ SAMPLED = {"trainer": "dp-sgd", "rounds": 4, "dp-sgd.sampling-probability": 0.5}
 def test_a_masked_run_is_the_run_without_masks_with_the_same_shares_of_the_noise(keys, tmp_path):
     """The unmasked sums are the plain ones to the last bit: counts, clipping quantiles, updates, metrics."""
     masked = small_run(tmp_path / "masked", secure_aggregation="on", **keys)
-    plain = small_run(tmp_path / "plain", noise="central", **keys)
+    plain = small_run(tmp_path / "plain", noise="distributed", **keys)
     assert (tmp_path / "masked" / MODEL).read_bytes() == (tmp_path / "plain" / MODEL).read_bytes()
     assert masked["private_metrics"] == plain["private_metrics"]
     assert masked["epsilon_spent"] == plain["epsilon_spent"]
