@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,27 @@ def test_a_library_is_imported_where_the_page_says_and_nowhere_else(library):
     }
     assert not outside
     assert all(any(f"{module}.".startswith(f"{may}.") for module in importers) for may in IMPORTERS[library])
+
+
+def test_the_contracts_are_those_of_the_page():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    layers, *forbidding = settings["tool"]["importlinter"]["contracts"]
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert "".join(f"      {row}\n" for row in layers["layers"]) in page
+    for contract in forbidding:
+        names = [f"`{name}`" for name in contract["forbidden_modules"]]
+        listed = f"never reaches {', '.join(names[:-1])} or {names[-1]}."
+        assert listed in " ".join(page.split()), contract["id"]
+        assert all(f"`{name}`" in page for name in contract["source_modules"])
+
+
+def test_every_package_has_a_row_in_the_table_of_rooms():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    for room in ROOMS:
+        assert any(f"`recsys_fed/{room}/`" in row for row in rows), room
+    for module in (path.name for path in (ROOT / "recsys_fed").glob("*.py")):
+        assert any(f"`recsys_fed/{module}`" in row or f"`{module}`" in row for row in rows), module
 
 
 def imported(tree):
