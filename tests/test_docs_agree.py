@@ -32,7 +32,9 @@ IMPORTERS = {
         "recsys_fed.signing", "recsys_fed.privacy.random_bits", "recsys_fed.federation.secure_aggregation",
         "recsys_fed.silo.secret", "recsys_fed.deployment.keys",
     },
-    "sqlalchemy": {"recsys_fed.ledger", "recsys_fed.serving", "recsys_fed.data.readers.database"},
+    "sqlalchemy": {
+        "recsys_fed.database", "recsys_fed.ledger", "recsys_fed.serving", "recsys_fed.data.readers.database",
+    },
     "opacus": {"recsys_fed.privacy"},
 }  # fmt: skip
 

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from recsys_fed.database import build_engine, hide_password, parse_address, read_only
 from recsys_fed.errors import DataNotFoundError, LedgerError
 
 _SCHEMA = 1
@@ -94,20 +95,20 @@ _POSTGRESQL_DURABLE = (
 
 
 # All ledgers of a process make the same few statements: what SQLAlchemy compiles for one serves the others.
-_OPTIONS: dict[str, Any] = {"compiled_cache": {}}
+_COMPILED: dict[Any, Any] = {}
 
 
 class Storage:
     """An open database of one ledger. It knows tables and transactions, nothing of what entries mean."""
 
     def __init__(self, url: str, *, durable: bool = True) -> None:
-        self.url = _url(url)
+        self.url = parse_address(url, error=LedgerError)
         self._engine = _engine(self.url, durable=durable)
 
     @property
     def place(self) -> str:
         """The ledger's address without a password, for messages."""
-        return self.url.render_as_string(hide_password=True)
+        return hide_password(self.url)
 
     def exists(self) -> bool:
         """Whether there is a ledger at this address."""
@@ -168,18 +169,15 @@ class Storage:
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
         with self._translated(), self._engine.connect() as connection:
-            connection.info["write"] = True
-            try:
+            connection.execution_options(write=True)
+            if connection.dialect.name != "sqlite":
+                # Whatever the server's defaults are: after the lock, see what others have committed, and wait for
+                # the disk.
+                connection.execution_options(isolation_level="READ COMMITTED")
+            with connection.begin():
                 if connection.dialect.name != "sqlite":
-                    # Whatever the server's defaults are: after the lock, see what others have committed, and
-                    # wait for the disk.
-                    connection.execution_options(isolation_level="READ COMMITTED")
-                with connection.begin():
-                    if connection.dialect.name != "sqlite":
-                        connection.exec_driver_sql(_POSTGRESQL_DURABLE)
-                    yield connection
-            finally:
-                connection.info["write"] = False
+                    connection.exec_driver_sql(_POSTGRESQL_DURABLE)
+                yield connection
 
     def close(self) -> None:
         """Close all connections."""
@@ -201,49 +199,17 @@ class Storage:
             ) from error
 
 
-def _url(text: str) -> sa.URL:
-    """An address as SQLAlchemy's URL; what is not a URL is the path of an SQLite file."""
-    if "://" not in text:
-        return sa.URL.create("sqlite", database=str(Path(text).expanduser().resolve()))
-    try:
-        url = sa.make_url(text)
-    except SQLAlchemyError as error:
-        raise LedgerError("Expected a path or a URL such as postgresql+psycopg://user@host/name.") from error
-    if "password" in url.query:
-        raise LedgerError("Expected no password among a URL's options, where messages would show it. Use ~/.pgpass.")
-    return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
-
-
 def _engine(url: sa.URL, *, durable: bool) -> Engine:
-    try:
-        if url.get_backend_name() != "sqlite":
-            return sa.create_engine(url, pool_pre_ping=True, hide_parameters=True, execution_options=_OPTIONS)
-        engine = sa.create_engine(
-            _readable(url),
-            connect_args={"timeout": _LOCK_SECONDS},
-            poolclass=sa.NullPool,
-            hide_parameters=True,
-            execution_options=_OPTIONS,
-        )
-    except (SQLAlchemyError, ImportError) as error:
-        raise LedgerError(
-            f"Expected a database that is supported (SQLite, PostgreSQL): {error}. "
-            'For PostgreSQL: pip install "recsys-fed[postgresql]".'
-        ) from error
-
-    @sa.event.listens_for(engine, "connect")
-    def prepared(connection: Any, _: object) -> None:
-        # The driver starts no transactions of its own; ours start below, with the lock that is needed.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        cursor.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
-        cursor.close()
-
-    @sa.event.listens_for(engine, "begin")
-    def begun(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.info.get("write") else "BEGIN")
-
-    return engine
+    if url.get_backend_name() != "sqlite":
+        return build_engine(url, error=LedgerError, compiled=_COMPILED)
+    return build_engine(
+        _readable(url),
+        error=LedgerError,
+        connect={"timeout": _LOCK_SECONDS},
+        pragmas=(f"synchronous = {'FULL' if durable else 'OFF'}",),
+        pooled=False,
+        compiled=_COMPILED,
+    )
 
 
 def _readable(url: sa.URL) -> sa.URL:
@@ -255,4 +221,4 @@ def _readable(url: sa.URL) -> sa.URL:
             return url
     except OSError:  # not to be looked at: whoever opens it gets the reason
         return url
-    return url.set(database=path.as_uri(), query={"mode": "ro", "immutable": "1", "uri": "true"})
+    return read_only(url, immutable=True)

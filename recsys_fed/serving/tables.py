@@ -6,16 +6,16 @@ are overwritten (secure_delete), so that what is forgotten is not left in free p
 
 import time
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
 
+from recsys_fed.database import build_engine, parse_address
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.serving.history import UNTIMED
 
 _SCHEMA = 1
 _LOCK_SECONDS = 30.0
+_PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON")
 _BIG = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 _metadata = sa.MetaData()
@@ -90,28 +90,16 @@ def open_engine(address: str) -> sa.Engine:
     Raises:
         ConfigurationError: it is neither, or the driver is not installed.
     """
-    try:
-        if "://" in address:
-            url = sa.make_url(address)
-            url = url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
-            if url.get_backend_name() != "sqlite":
-                return sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
-        else:
-            path = Path(address).expanduser().resolve()
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # SQLite gives its log the mode of the file: what users do is for this account alone.
-            path.touch(mode=0o600)
-            url = sa.URL.create("sqlite", database=str(path))
-        arguments = {"timeout": _LOCK_SECONDS, "check_same_thread": False}
-        engine = sa.create_engine(url, connect_args=arguments, hide_parameters=True)
-    except (SQLAlchemyError, ImportError) as error:
-        raise ConfigurationError(
-            f"Expected a path or a URL of SQLite or PostgreSQL: {error}. "
-            'For PostgreSQL: pip install "recsys-fed[postgresql]".'
-        ) from error
-    sa.event.listen(engine, "connect", _prepared)
-    sa.event.listen(engine, "begin", _begun)
-    return engine
+    url = parse_address(address, error=ConfigurationError)
+    if url.get_backend_name() != "sqlite":
+        return build_engine(url, error=ConfigurationError)
+    if "://" not in address:
+        path = Path(url.database or "")
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # SQLite gives its log the mode of the file: what users do is for this account alone.
+        path.touch(mode=0o600)
+    arguments = {"timeout": _LOCK_SECONDS, "check_same_thread": False}
+    return build_engine(url, error=ConfigurationError, connect=arguments, pragmas=_PRAGMAS)
 
 
 def create_tables(engine: sa.Engine) -> float:
@@ -148,14 +136,3 @@ def _create_view(connection: sa.Connection) -> None:
         connection.exec_driver_sql(f"DROP VIEW IF EXISTS {TRAINING_VIEW}")
     create = "CREATE OR REPLACE VIEW" if replaces else "CREATE VIEW"
     connection.exec_driver_sql(f"{create} {TRAINING_VIEW} AS {_TRAINING_QUERY}")
-
-
-def _prepared(connection: Any, _: object) -> None:
-    # The driver starts no transactions of its own; those of SQLAlchemy start below.
-    connection.isolation_level = None
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
-        connection.execute(f"PRAGMA {pragma}").close()
-
-
-def _begun(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("write") else "BEGIN")

@@ -10,11 +10,11 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from recsys_fed.data.readers.reading import Reading, Roles, find_roles
+from recsys_fed.database import build_engine, hide_password, parse_address, read_only
 from recsys_fed.errors import DataFormatError, DataNotFoundError
 
 # Dates are written as ISO 8601 has them, and text arrives as UTF-8, whatever the server's own habits are.
 _OPTIONS = "-c default_transaction_read_only=on -c datestyle=ISO -c client_encoding=UTF8"
-_DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 
 
 def query_blocks(
@@ -46,7 +46,8 @@ def query_blocks(
     except SQLAlchemyError as error:
         reason = type(getattr(error, "orig", None) or error).__name__
         raise DataFormatError(
-            f"Expected {_place(engine.url)} to answer data.query, got {reason}. Run the query by hand to see why."
+            f"Expected {hide_password(engine.url)} to answer data.query, got {reason}. "
+            "Run the query by hand to see why."
         ) from error
     finally:
         engine.dispose()
@@ -100,31 +101,15 @@ def check_database(data: Reading) -> None:
 def _engine(data: Reading) -> sa.Engine:
     check_database(data)
     url = _url(data)
-    if data.source == "postgresql":
-        arguments: dict[str, Any] = {"options": _OPTIONS, "connect_timeout": 10}
-    else:
-        path = Path(url.database or "").resolve()
-        url, arguments = url.set(database=path.as_uri(), query={"mode": "ro", "uri": "true"}), {}
-    try:
-        return sa.create_engine(url, connect_args=arguments, poolclass=sa.NullPool, hide_parameters=True)
-    except (SQLAlchemyError, ImportError) as error:
-        raise DataFormatError(
-            f'Expected a driver for {data.source}. For PostgreSQL: pip install "recsys-fed[postgresql]".'
-        ) from error
+    if data.source == "sqlite":
+        return build_engine(read_only(url), error=DataFormatError, pooled=False)
+    return build_engine(
+        url, error=DataFormatError, connect={"options": _OPTIONS, "connect_timeout": 10}, pooled=False
+    )
 
 
 def _url(data: Reading) -> sa.URL:
-    """The URL; for SQLite a path will do."""
-    if "://" not in data.url:
-        return sa.URL.create("sqlite", database=data.url)
-    try:
-        url = sa.make_url(data.url)
-    except SQLAlchemyError as error:
-        raise DataFormatError("Expected data.url as postgresql://user@host/name or a path of SQLite.") from error
+    url = parse_address(data.url, error=DataFormatError)
     if url.get_backend_name() != data.source:
         raise DataFormatError(f"Expected data.url of {data.source}, got one of {url.get_backend_name()}.")
-    return url.set(drivername=_DRIVERS[data.source])
-
-
-def _place(url: sa.URL) -> str:
-    return url.render_as_string(hide_password=True)
+    return url
