@@ -21,20 +21,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
+    KeySerializationEncryption,
     NoEncryption,
     PrivateFormat,
     PublicFormat,
     load_pem_private_key,
+    load_ssh_private_key,
 )
 
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError, KeyFileError
+from recsys_fed.files import OWNER_ONLY, write_whole
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
@@ -91,7 +94,66 @@ def text_of(record: Mapping[str, Any], name: str) -> str:
     return str(record[name])
 
 
-OWNER_ONLY = 0o600
+_Key = TypeVar("_Key")
+
+
+class _Private(Protocol):
+    def private_bytes(
+        self, encoding: Encoding, format: PrivateFormat, encryption_algorithm: KeySerializationEncryption
+    ) -> bytes:
+        """The key as a file holds it."""
+
+
+def save_key(
+    path: Path, key: _Private, *, passphrase: str | None = None, plain: PrivateFormat = PrivateFormat.PKCS8
+) -> None:
+    """Write a private key of any kind to a new file, whole or not at all, mode 0600.
+
+    Args:
+        path: of the file; its folder is made.
+        key: private.
+        passphrase: encrypts it (PKCS#8). plain: its form where there is none.
+
+    Raises:
+        ConfigurationError: there is a file already; a key is never overwritten.
+        KeyFileError: it cannot be written.
+    """
+    encryption = BestAvailableEncryption(passphrase.encode()) if passphrase else NoEncryption()
+    content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8 if passphrase else plain, encryption)
+    try:
+        if os.path.lexists(path):
+            raise ConfigurationError(f"Expected no key at {path} yet, there is one. Use it, or move it away.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content, mode=OWNER_ONLY, new=True)
+    except OSError as error:
+        raise KeyFileError(f"Expected to write a key to {path}: {error}.") from error
+
+
+def load_key(path: Path, kind: type[_Key], *, what: str, passphrase: str | None = None) -> _Key:
+    """Read what `save_key` wrote.
+
+    Args:
+        path: of the file.
+        kind: of key. what: its name for messages, such as "the silo's secret".
+        passphrase: that opens it.
+
+    Raises:
+        DataNotFoundError: there is no such file.
+        KeyFileError: it cannot be read, is of another kind, or the passphrase does not open it.
+    """
+    if not path.is_file():
+        raise DataNotFoundError(f"Expected {what} at {path}, there is no such file.")
+    try:
+        content = path.read_bytes()
+        read = load_ssh_private_key if b"BEGIN OPENSSH" in content else load_pem_private_key
+        key = read(content, passphrase.encode() if passphrase else None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise KeyFileError(f"Expected {what} and the passphrase that opens it in {path}: {error}") from error
+    if not isinstance(key, kind):
+        raise KeyFileError(f"Expected {what} in {path}, got a {type(key).__name__}.")
+    return key
+
+
 _HEX_KEY, _HEX_SIGNATURE = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{128}")
 
 
@@ -108,42 +170,12 @@ class SigningKey:
 
     @classmethod
     def load(cls, path: Path, *, passphrase: str | None = None) -> Self:
-        """Read a key file.
-
-        Raises:
-            DataNotFoundError: there is no such file.
-            KeyFileError: it cannot be read, is no Ed25519 key, or the passphrase does not open it.
-        """
-        if not path.is_file():
-            raise DataNotFoundError(f"Expected a key file at {path}, there is no such file.")
-        try:
-            private = load_pem_private_key(path.read_bytes(), passphrase.encode() if passphrase else None)
-        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise KeyFileError(f"Expected a key and the passphrase that opens it in {path}: {error}") from error
-        if not isinstance(private, Ed25519PrivateKey):
-            raise KeyFileError(f"Expected an Ed25519 key in {path}, got a {type(private).__name__}.")
-        return cls(private)
+        """Read a key file; raises as `load_key`."""
+        return cls(load_key(path, Ed25519PrivateKey, what="an Ed25519 key", passphrase=passphrase))
 
     def save(self, path: Path, *, passphrase: str | None = None) -> None:
-        """Write the key to a new file, mode 0600, encrypted if there is a passphrase.
-
-        Raises:
-            ConfigurationError: the file is there already; a key is never overwritten.
-            KeyFileError: it cannot be written.
-        """
-        encryption = BestAvailableEncryption(passphrase.encode()) if passphrase else NoEncryption()
-        text = self.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
-        try:
-            if os.path.lexists(path):
-                raise ConfigurationError(f"Expected no key at {path} yet, there is one. Use it, or move it away.")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY)
-        except OSError as error:
-            raise KeyFileError(f"Expected to write a key to {path}: {error}.") from error
-        with os.fdopen(file, "wb") as opened:
-            opened.write(text)
-            opened.flush()
-            os.fsync(opened.fileno())
+        """Write the key to a new file; raises as `save_key`."""
+        save_key(path, self.private, passphrase=passphrase)
 
     @property
     def public_key(self) -> str:

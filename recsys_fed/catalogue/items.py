@@ -4,8 +4,6 @@ Its file is one Parquet table whose metadata holds the content hash.
 """
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys_fed.errors import DataError, DataFormatError, DataNotFoundError
+from recsys_fed.files import whole_file
 
 _COLUMNS = ("item_ids", "titles", "categories", "texts")
 # A column of numbers, that a catalogue has only where its texts were encoded.
@@ -43,14 +42,8 @@ def _write_columns(path: Path, columns: Mapping[str, Any], *, content_hash: str)
     )
     arrays = [_array(name, values) for name, values in present.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(descriptor)
-    try:
-        pq.write_table(pa.Table.from_arrays(arrays, schema=schema), temporary)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as file:
+        pq.write_table(pa.Table.from_arrays(arrays, schema=schema), file)
 
 
 def _read_columns(path: Path) -> tuple[dict[str, Any], str]:

@@ -23,24 +23,19 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
     Encoding,
     NoEncryption,
     PrivateFormat,
     PublicFormat,
-    load_pem_private_key,
-    load_ssh_private_key,
     load_ssh_public_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError, KeyFileError
-from recsys_fed.signing import parse_public_key
-from recsys_fed.silo.secret import write_private
+from recsys_fed.signing import load_key, parse_public_key, save_key
 
 _AUTHORITY_DAYS, SERVER_DAYS = 3650, 398
 _SKEW = timedelta(minutes=5)
-_FORMAT = PrivateFormat.PKCS8
 
 
 def make_authority(key_file: Path, certificate_file: Path, *, name: str, passphrase: str | None = None) -> None:
@@ -50,7 +45,6 @@ def make_authority(key_file: Path, certificate_file: Path, *, name: str, passphr
         ConfigurationError: the key is there already.
     """
     key = ec.generate_private_key(ec.SECP384R1())
-    encryption = BestAvailableEncryption(passphrase.encode()) if passphrase else NoEncryption()
     subject = _name(f"{name} authority")
     identity = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     certificate = (
@@ -63,7 +57,7 @@ def make_authority(key_file: Path, certificate_file: Path, *, name: str, passphr
         .add_extension(identity, critical=False)
         .sign(key, SHA384())
     )
-    write_private(key_file, key.private_bytes(Encoding.PEM, _FORMAT, encryption))
+    save_key(key_file, key, passphrase=passphrase)
     certificate_file.write_bytes(certificate.public_bytes(Encoding.PEM))
 
 
@@ -84,7 +78,7 @@ def make_server_certificate(
     """
     if not hosts:
         raise ConfigurationError("Expected the host names or addresses that silos connect to, got none.")
-    signer = _loaded(authority_key, passphrase)
+    signer = load_key(authority_key, ec.EllipticCurvePrivateKey, what="the authority's key", passphrase=passphrase)
     issuer = x509.load_pem_x509_certificate(authority_certificate.read_bytes())
     key = ec.generate_private_key(ec.SECP384R1())
     issuer_identity = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
@@ -101,7 +95,7 @@ def make_server_certificate(
         .add_extension(issuer_identity, critical=False)
         .sign(signer, SHA384())
     )
-    write_private(key_file, key.private_bytes(Encoding.PEM, _FORMAT, NoEncryption()))
+    save_key(key_file, key)
     certificate_file.write_bytes(certificate.public_bytes(Encoding.PEM))
 
 
@@ -111,16 +105,6 @@ def expiry(certificate_file: Path) -> datetime:
         return x509.load_pem_x509_certificate(certificate_file.read_bytes()).not_valid_after_utc
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"Expected a certificate in PEM at {certificate_file}: {error}.") from error
-
-
-def _loaded(path: Path, passphrase: str | None) -> ec.EllipticCurvePrivateKey:
-    try:
-        key = load_pem_private_key(path.read_bytes(), passphrase.encode() if passphrase else None)
-    except (OSError, ValueError, TypeError) as error:
-        raise KeyFileError(f"Expected the authority's key and its passphrase in {path}: {error}") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise KeyFileError(f"Expected an ECDSA key in {path}, got a {type(key).__name__}.")
-    return key
 
 
 def _dated(builder: x509.CertificateBuilder, *, days: int) -> x509.CertificateBuilder:
@@ -184,11 +168,7 @@ def make_node_key(path: Path, *, passphrase: str | None = None) -> str:
         ConfigurationError: there is a file already.
     """
     key = ec.generate_private_key(ec.SECP384R1())
-    if passphrase:
-        encryption = BestAvailableEncryption(passphrase.encode())
-        write_private(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
-    else:
-        write_private(path, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    save_key(path, key, passphrase=passphrase, plain=PrivateFormat.OpenSSH)
     return _public(key)
 
 
@@ -230,16 +210,9 @@ def read_admission(path: Path) -> Admission:
 
 
 def _read(path: Path, passphrase: str | None) -> ec.EllipticCurvePrivateKey:
-    if not path.is_file():
-        raise DataNotFoundError(f"Expected a node key at {path}, there is no such file.")
-    try:
-        content = path.read_bytes()
-        read = load_ssh_private_key if b"BEGIN OPENSSH" in content else load_pem_private_key
-        key = read(content, passphrase.encode() if passphrase else None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise KeyFileError(f"Expected a node key and the passphrase that opens it in {path}: {error}") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise KeyFileError(f"Expected an ECDSA P-384 key in {path}, got a {type(key).__name__}.")
+    key = load_key(path, ec.EllipticCurvePrivateKey, what="a node key", passphrase=passphrase)
+    if not isinstance(key.curve, ec.SECP384R1):
+        raise KeyFileError(f"Expected a node key (ECDSA P-384) in {path}, got one on {key.curve.name}.")
     return key
 
 

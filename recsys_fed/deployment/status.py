@@ -6,13 +6,18 @@ They are for the operator's own monitoring: those of a silo tell its budget and 
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
 
 from recsys_fed.deployment.federation import AUTHORITY, FederationFolder, split_address
 from recsys_fed.deployment.keys import expiry
@@ -88,77 +93,64 @@ def federation_status(folder: FederationFolder) -> dict[str, Any]:
     }
 
 
-_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _HOST, _PATH = "127.0.0.1", "/metrics"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Metric:
-    """One figure under its name.
-
-    Attributes:
-        name: without the prefix. kind: "counter" or "gauge". help: one line.
-        values: by labels, which are public names.
-    """
-
-    name: str
-    kind: str
-    help: str
-    values: Sequence[tuple[Mapping[str, str], float]] = field(default_factory=tuple)
+_Collect = Callable[[], Sequence[Metric]]
 
 
-_Collect = Callable[[], Sequence[_Metric]]
-
-
-def federation_metrics(folder: FederationFolder) -> list[_Metric]:
+def federation_metrics(folder: FederationFolder) -> list[Metric]:
     """Trainings, rounds and refused messages of a federation, its silos, and until when its certificate holds."""
     found = [progress_of(path) for path in folder.trainings.glob("*") if (path / RUN_CONFIG).is_file()]
     complete = sum(bool(one["complete"]) for one in found)
-    states = [({"state": "complete"}, complete), ({"state": "not complete"}, len(found) - complete)]
+    trainings = GaugeMetricFamily("recsys_fed_trainings", "Trainings by state.", labels=("state",))
+    trainings.add_metric(("complete",), complete)
+    trainings.add_metric(("not complete",), len(found) - complete)
+    rounds, refused = (sum(int(str(one[name])) for one in found) for name in ("rounds", "refused"))
     metrics = [
-        _Metric(name="trainings", kind="gauge", help="Trainings by state.", values=states),
-        _single("rounds_total", "counter", "Rounds done.", sum(int(str(one["rounds"])) for one in found)),
-        _single("refused_total", "counter", "Messages refused.", sum(int(str(one["refused"])) for one in found)),
-        _single("silos_admitted", "gauge", "Silos of the roster.", len(admitted(folder))),
+        trainings,
+        CounterMetricFamily("recsys_fed_rounds", "Rounds done.", rounds),
+        CounterMetricFamily("recsys_fed_refused", "Messages refused.", refused),
+        GaugeMetricFamily("recsys_fed_silos_admitted", "Silos of the roster.", len(admitted(folder))),
     ]
     if not folder.settings().insecure:
-        ends = expiry(folder.server_certificate).timestamp()
-        metrics.append(_single("certificate_expiry_seconds", "gauge", "Unix time of the certificate's end.", ends))
+        ends, what = expiry(folder.server_certificate).timestamp(), "Unix time of the certificate's end."
+        metrics.append(GaugeMetricFamily("recsys_fed_certificate_expiry_seconds", what, ends))
     return metrics
 
 
-def silo_metrics(settings: SiloSettings) -> list[_Metric]:
+def silo_metrics(settings: SiloSettings) -> list[Metric]:
     """Budget of a silo, and the messages of the server by what became of them."""
     status = silo_status(settings)
-    messages = [
-        ({"became": became, "kind": kind}, count)
-        for became in ("answered", "refused", "failed")
-        for kind, count in status[f"messages_{became}"].items()
-    ]
+    messages = CounterMetricFamily("recsys_fed_messages", "Messages of the server.", labels=("became", "kind"))
+    for became in ("answered", "refused", "failed"):
+        for kind, count in status[f"messages_{became}"].items():
+            messages.add_metric((became, kind), count)
     return [
-        _single("epsilon_spent", "gauge", "Epsilon that the ledger has charged.", status["epsilon_spent"]),
-        _single("epsilon_limit", "gauge", "Epsilon of the ledger's limit.", status["epsilon_limit"]),
-        _single("releases_total", "counter", "Releases that were charged.", status["releases"]),
-        _Metric(name="messages_total", kind="counter", help="Messages of the server.", values=messages),
+        GaugeMetricFamily(
+            "recsys_fed_epsilon_spent", "Epsilon that the ledger has charged.", status["epsilon_spent"]
+        ),
+        GaugeMetricFamily("recsys_fed_epsilon_limit", "Epsilon of the ledger's limit.", status["epsilon_limit"]),
+        CounterMetricFamily("recsys_fed_releases", "Releases that were charged.", status["releases"]),
+        messages,
     ]
 
 
-def _exposition(metrics: Sequence[_Metric]) -> str:
-    r"""The text format of Prometheus.
+@dataclass(frozen=True, eq=False)
+class _Collected(Collector):
+    """Figures of one moment, as Prometheus' library asks for them."""
 
-    >>> print(_exposition([_Metric(name="x", kind="gauge", help="A figure.", values=[({"of": 'a"b'}, 1.5)])]), end="")
-    # HELP recsys_fed_x A figure.
-    # TYPE recsys_fed_x gauge
-    recsys_fed_x{of="a\"b"} 1.5
-    """
-    lines = []
-    for metric in metrics:
-        name = f"recsys_fed_{metric.name}"
-        lines += [f"# HELP {name} {metric.help}", f"# TYPE {name} {metric.kind}"]
-        for labels, value in metric.values:
-            inner = ",".join(f'{key}="{_escaped(text)}"' for key, text in sorted(labels.items()))
-            lines.append(f"{name}{{{inner}}} {value!r}" if inner else f"{name} {value!r}")
-    return "\n".join(lines) + "\n"
+    metrics: Sequence[Metric]
+
+    def collect(self) -> Sequence[Metric]:
+        """All of them."""
+        return self.metrics
+
+
+def _exposition(metrics: Sequence[Metric]) -> bytes:
+    registry = CollectorRegistry()
+    registry.register(_Collected(metrics))
+    return generate_latest(registry)
 
 
 @contextmanager
@@ -192,13 +184,13 @@ def _handler(collect: _Collect) -> type[BaseHTTPRequestHandler]:
                 self.send_error(HTTPStatus.NOT_FOUND)
                 return
             try:
-                body = _exposition(collect()).encode()
+                body = _exposition(collect())
             except RecsysFedError:
                 # Its text may hold paths; `status` and `check` say what is wrong.
                 self.send_error(HTTPStatus.SERVICE_UNAVAILABLE)
                 return
             self.send_response(HTTPStatus.OK)
-            self.send_header("Content-Type", _CONTENT_TYPE)
+            self.send_header("Content-Type", CONTENT_TYPE_PLAIN_0_0_4)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -207,11 +199,3 @@ def _handler(collect: _Collect) -> type[BaseHTTPRequestHandler]:
             """Write nothing: a question for metrics is no event."""
 
     return Handler
-
-
-def _single(name: str, kind: str, text: str, value: float) -> _Metric:
-    return _Metric(name=name, kind=kind, help=text, values=[({}, value)])
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError, ProtocolError
 from recsys_fed.federation.messages import Greeting
+from recsys_fed.files import write_whole
 from recsys_fed.signing import SigningKey, canonical, parse_public_key, verify_signature
 
 PURPOSE = "greeting"
@@ -38,9 +39,7 @@ def read_roster(path: Path) -> dict[str, str]:
 
 def write_roster(path: Path, roster: Mapping[str, str]) -> None:
     """Write name -> ledger key; readers see the old file or the whole new one."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(dict(roster), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, json.dumps(dict(roster), indent=2, sort_keys=True) + "\n")
 
 
 def sign_greeting(greeting: Greeting, key: SigningKey, *, run: str, node: int) -> Greeting:

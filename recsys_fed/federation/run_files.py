@@ -8,7 +8,6 @@ dataclasses; what follows from the configuration and the public catalogue is not
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from recsys_fed.config import FederationConfig, current_noise, flat
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 from recsys_fed.federation.messages import Released, Request
 from recsys_fed.federation.schedule import Schedule
+from recsys_fed.files import write_whole
 from recsys_fed.logs import EventLog, Field
 from recsys_fed.models.items import ItemEmbeddings, save_item_embeddings
 from recsys_fed.signing import canonical
@@ -68,11 +68,8 @@ class FederationLog:
             self.totals |= json.loads((folder / FEDERATION).read_text())
         self.totals["rounds"] = done
         lines = (folder / EVENTS).read_text().splitlines(keepends=True) if (folder / EVENTS).is_file() else []
-        partial = folder / (EVENTS + ".part")
-        partial.write_text(
-            "".join(line for line in lines if line.endswith("\n") and json.loads(line)["round"] < done)
-        )
-        partial.replace(folder / EVENTS)
+        kept = (line for line in lines if line.endswith("\n") and json.loads(line)["round"] < done)
+        write_whole(folder / EVENTS, "".join(kept))
 
     def round_begun(self, asked: Request) -> None:
         """Say which round is under way."""
@@ -139,9 +136,7 @@ class FederationLog:
         log.write(event, training=self.training, **fields)
 
     def _write_totals(self, folder: Path) -> None:
-        partial = folder / (FEDERATION + ".part")
-        partial.write_text(json.dumps(self.totals, indent=2, sort_keys=True) + "\n")
-        partial.replace(folder / FEDERATION)
+        write_whole(folder / FEDERATION, json.dumps(self.totals, indent=2, sort_keys=True) + "\n")
 
 
 def _write_certificates(folder: Path, certificates: Mapping[str, bytes]) -> None:
@@ -177,17 +172,7 @@ def save_checkpoint(schedule: Schedule, path: Path, *, begun: Schedule) -> None:
     }
     text = json.dumps(facts, sort_keys=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    with partial.open("wb") as file:
-        file.write(save(tensors, metadata={_METADATA: text}))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_whole(path, save(tensors, metadata={_METADATA: text}))
 
 
 def resume_schedule(begun: Schedule, path: Path) -> Schedule:

@@ -8,8 +8,6 @@ A crash before the first commit has computed nothing and charged nothing. After 
 request computes what is still pending, or gets the bytes that are settled, and is not charged again.
 """
 
-import os
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -30,6 +28,7 @@ from recsys_fed.errors import (
     LedgerIntegrityError,
     PrivacyError,
 )
+from recsys_fed.files import write_whole
 from recsys_fed.ledger.budget import (
     ROUNDING,
     Allowance,
@@ -128,13 +127,8 @@ class RollbackGuard:
 
     def write(self, number: int, hash: str) -> None:
         """Replace the note; raises LedgerError."""
-        part = self.path.with_name(f"{self.path.name}.{os.getpid()}.{threading.get_ident()}.part")
         try:
-            with part.open("wb") as file:
-                file.write(canonical({"number": number, "hash": hash}))
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self.path)
+            write_whole(self.path, canonical({"number": number, "hash": hash}))
         except OSError as error:
             raise LedgerError(
                 f"Expected to note the ledger's head in {self.path}: {error}. The entry itself is in the ledger."

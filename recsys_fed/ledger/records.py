@@ -4,7 +4,6 @@ Nothing is verified here. An exported line holds one entry, which anybody can ke
 database; everything in a certificate comes from the ledger.
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from recsys_fed.certificates.certificate import Certificate, CertifiedRelease, Head, sign_certificate
 from recsys_fed.certificates.terms import epsilon_to_record
 from recsys_fed.errors import ConfigurationError, LedgerError
+from recsys_fed.files import whole_file
 from recsys_fed.ledger.entries import Entry, Limit, Release, utc_text
 from recsys_fed.ledger.ledger import Ledger, now
 from recsys_fed.signing import SigningKey
@@ -93,15 +93,10 @@ def export_ledger(ledger: Ledger, path: Path) -> int:
     """
     if path.exists():
         raise ConfigurationError(f"Expected no file at {path} yet, there is one. Choose another name.")
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with part.open("xb") as file:
+        with whole_file(path) as file:
             count = sum(1 for line in export_lines(ledger) if file.write(line))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise LedgerError(f"Expected to write the export {path}: {error}. The ledger is as it was.") from error
     return count
 

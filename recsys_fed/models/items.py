@@ -15,6 +15,7 @@ from safetensors.torch import save
 
 from recsys_fed import checks
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
+from recsys_fed.files import write_whole
 from recsys_fed.models.histories import Histories
 
 _METADATA = "recsys-fed item embeddings"
@@ -99,9 +100,7 @@ def item_embeddings_bytes(model: ItemEmbeddings) -> bytes:
 
 def save_item_embeddings(model: ItemEmbeddings, path: Path) -> None:
     """Write the model; the file appears whole or not at all."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(item_embeddings_bytes(model))
-    partial.replace(path)
+    write_whole(path, item_embeddings_bytes(model))
 
 
 def load_item_embeddings(path: Path) -> ItemEmbeddings:

@@ -15,16 +15,17 @@ A token has too much entropy to be guessed from its digest, so one pass of SHA-2
 import hmac
 import json
 import math
-import os
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from recsys_fed import checks
 from recsys_fed.errors import ConfigurationError, DataFormatError, KeyFileError
+from recsys_fed.files import OWNER_ONLY, write_whole
 
 _KEY_BYTES = 32
 
@@ -54,16 +55,9 @@ class ServicePaths:
         """
         path = self.folder / "service.key"
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            key = path.read_bytes()
-        else:
-            key = secrets.token_bytes(_KEY_BYTES)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(key)
-                file.flush()
-                os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            write_whole(path, secrets.token_bytes(_KEY_BYTES), mode=OWNER_ONLY, new=True)
+        key = path.read_bytes()
         if len(key) != _KEY_BYTES:
             raise KeyFileError(f"Expected a key of {_KEY_BYTES} bytes in {path}, got {len(key)}.")
         return key
@@ -147,11 +141,7 @@ class TokenFile:
 
     def _write(self, tokens: tuple[_Token, ...]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial = self._path.with_name(self._path.name + ".part")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump([asdict(token) for token in tokens], file, indent=2)
-        partial.replace(self._path)
+        write_whole(self._path, json.dumps([asdict(token) for token in tokens], indent=2), mode=OWNER_ONLY)
         self.tokens()
 
 

@@ -4,14 +4,14 @@ import asyncio
 import math
 import secrets
 import time
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.serving.bot_filter import BotFilter
@@ -28,34 +28,35 @@ from recsys_fed.serving.versions import Served, Versions
 # Upper bounds of latency buckets in seconds; the last is open.
 _BOUNDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0)
 _RECENT_SECONDS = 60
-
-
-@dataclass(kw_only=True)
-class _Latency:
-    buckets: list[int] = field(default_factory=lambda: [0] * (len(_BOUNDS) + 1))
-    seconds: float = 0.0
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class _Telemetry:
-    """Owned by the event loop's thread; nothing here locks."""
+    """Counts and latencies of one service; no user and no item is in them."""
 
     def __init__(self) -> None:
-        self.requests: dict[tuple[str, int], int] = {}
-        self._latency: dict[str, _Latency] = {}
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "recsys_fed_requests", "Requests by route and status.", ("route", "status"), registry=self._registry
+        )
+        self._seconds = Histogram(
+            "recsys_fed_request_seconds", "Latency.", ("route",), registry=self._registry, buckets=_BOUNDS
+        )
+        self._counters: dict[str, Counter] = {}
         self.counts: dict[str, int] = {}
         self._recent: deque[tuple[float, float]] = deque(maxlen=20_000)
 
     def request(self, route: str, status: int, *, seconds: float, now: float) -> None:
         """Count a request; `route` is the path's pattern, never the path itself, which may hold a user's id."""
-        key = (route, status)
-        self.requests[key] = self.requests.get(key, 0) + 1
-        latency = self._latency.setdefault(route, _Latency())
-        latency.buckets[bisect_left(_BOUNDS, seconds)] += 1
-        latency.seconds += seconds
+        self._requests.labels(route, status).inc()
+        self._seconds.labels(route).observe(seconds)
         self._recent.append((now, seconds))
 
     def count(self, name: str, by: int = 1) -> None:
         """Add to a counter."""
+        if name not in self._counters:
+            self._counters[name] = Counter(f"recsys_fed_{name}", f"{name}.", registry=self._registry)
+        self._counters[name].inc(by)
         self.counts[name] = self.counts.get(name, 0) + by
 
     def recent(self, *, now: float) -> dict[str, float]:
@@ -72,21 +73,7 @@ class _Telemetry:
 
     def text(self) -> str:
         """All of it, as Prometheus reads it."""
-        lines = ["# TYPE recsys_fed_requests_total counter"]
-        for (route, status), count in sorted(self.requests.items()):
-            lines.append(f'recsys_fed_requests_total{{route="{route}",status="{status}"}} {count}')
-        lines.append("# TYPE recsys_fed_request_seconds histogram")
-        for route, latency in sorted(self._latency.items()):
-            total = 0
-            for bound, count in zip((*_BOUNDS, math.inf), latency.buckets, strict=True):
-                total += count
-                limit = "+Inf" if math.isinf(bound) else f"{bound:g}"
-                lines.append(f'recsys_fed_request_seconds_bucket{{route="{route}",le="{limit}"}} {total}')
-            lines.append(f'recsys_fed_request_seconds_sum{{route="{route}"}} {latency.seconds:.6f}')
-            lines.append(f'recsys_fed_request_seconds_count{{route="{route}"}} {total}')
-        for name, value in sorted(self.counts.items()):
-            lines += [f"# TYPE recsys_fed_{name}_total counter", f"recsys_fed_{name}_total {value}"]
-        return "\n".join(lines) + "\n"
+        return generate_latest(self._registry).decode()
 
 
 _FORGET_STATEMENT = (

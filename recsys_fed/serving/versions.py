@@ -7,13 +7,13 @@ A fingerprint knows files again without reading them with heavy libraries.
 """
 
 import json
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
 from recsys_fed.errors import ConfigurationError, DataNotFoundError
+from recsys_fed.files import write_whole
 from recsys_fed.serving.packed_model import RECORD, PackedModel, read_packed_model
 from recsys_fed.serving.search import Search, TitleIndex, search_of
 
@@ -104,12 +104,8 @@ class Versions:
 
 def point_to(folder: Path, name: str, *, before: str | None = None) -> None:
     """Write which version is in use, durably and in one step."""
-    partial = folder / f".{_CURRENT}.{os.getpid()}.part"
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump({"current": name[:DIGITS], "previous": before and before[:DIGITS]}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(folder / _CURRENT)
+    record = {"current": name[:DIGITS], "previous": before and before[:DIGITS]}
+    write_whole(folder / _CURRENT, json.dumps(record))
 
 
 def adopt(folder: Path, name: str, *, new: bool) -> None:

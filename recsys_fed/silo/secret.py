@@ -27,20 +27,15 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
 
-from recsys_fed.errors import ConfigurationError, DataNotFoundError, KeyFileError
+from recsys_fed.errors import DataNotFoundError, KeyFileError
+from recsys_fed.files import OWNER_ONLY, write_whole
+from recsys_fed.signing import load_key, save_key
 
 VARIABLE = "RECSYS_FED_PASSPHRASE"
 
@@ -50,7 +45,6 @@ def passphrase() -> str | None:
     return os.environ.get(VARIABLE) or None
 
 
-OWNER_ONLY = 0o600
 _KEY_BYTES = 32
 
 
@@ -67,51 +61,17 @@ class SiloSecret:
 
     @classmethod
     def load(cls, path: Path, *, passphrase: str | None = None) -> "SiloSecret":
-        """Read a key file.
-
-        Raises:
-            DataNotFoundError: there is no such file.
-            KeyFileError: it is something else, or the passphrase does not open it.
-        """
-        if not path.is_file():
-            raise DataNotFoundError(f"Expected the silo's secret at {path}, there is no such file.")
-        try:
-            private = load_pem_private_key(path.read_bytes(), passphrase.encode() if passphrase else None)
-        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise KeyFileError(f"Expected a secret and the passphrase that opens it in {path}: {error}") from error
-        if not isinstance(private, X25519PrivateKey):
-            raise KeyFileError(f"Expected the silo's secret in {path}, got a {type(private).__name__}.")
-        return cls(private)
+        """Read a key file; raises as `load_key`."""
+        return cls(load_key(path, X25519PrivateKey, what="the silo's secret", passphrase=passphrase))
 
     def save(self, path: Path, *, passphrase: str | None = None) -> None:
-        """Write a new file, mode 0600, encrypted if there is a passphrase; see `write_private`."""
-        encryption = BestAvailableEncryption(passphrase.encode()) if passphrase else NoEncryption()
-        write_private(path, self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+        """Write a new file; raises as `save_key`."""
+        save_key(path, self._private, passphrase=passphrase)
 
     def derived(self, purpose: str) -> bytes:
         """The 32-byte key of one purpose."""
         kdf = HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=f"recsys-fed {purpose}".encode())
         return kdf.derive(self._private.private_bytes_raw())
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a new file that only its owner reads; it is on the disk when this returns.
-
-    Raises:
-        ConfigurationError: there is a file already; a key is never overwritten.
-        KeyFileError: it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY)
-    except FileExistsError as error:
-        raise ConfigurationError(f"Expected no key at {path} yet, there is one. Use it, or move it away.") from error
-    except OSError as error:
-        raise KeyFileError(f"Expected to write a key to {path}: {error}.") from error
-    with os.fdopen(file, "wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(opened.fileno())
 
 
 _DIGITS = 32
@@ -144,12 +104,7 @@ def write_sealed(path: Path, content: bytes, *, key: bytes, label: str) -> None:
     nonce = secrets.token_bytes(_NONCE_BYTES)
     sealed = _MAGIC + nonce + AESGCM(key).encrypt(nonce, content, _MAGIC + label.encode())
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, OWNER_ONLY), "wb") as file:
-        file.write(sealed)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_whole(path, sealed, mode=OWNER_ONLY)
 
 
 def read_sealed(path: Path, *, key: bytes, label: str) -> bytes:

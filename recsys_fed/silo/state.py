@@ -16,7 +16,6 @@ It follows from what the silo keeps of a training, so it is made when it is firs
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +30,13 @@ from scipy import sparse
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.errors import DataFormatError, DataNotFoundError
+from recsys_fed.files import OWNER_ONLY, whole_file, write_whole
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings, user_vectors
 from recsys_fed.personalisation.choice import choose
 from recsys_fed.personalisation.silo_model import ItemModel, Recipe, SiloModel, Singles, fit_silo_model
 from recsys_fed.signing import sha256
-from recsys_fed.silo.secret import OWNER_ONLY, SiloSecret, read_sealed, write_sealed
+from recsys_fed.silo.secret import SiloSecret, read_sealed, write_sealed
 
 if TYPE_CHECKING:
     from recsys_fed.silo.interactions import Part
@@ -238,21 +238,14 @@ class StateFolder:
     def write_residual(self) -> Path:
         """Write the silo's own model as the table that its service reads, mode 0600, whole or not at all."""
         path = self._residual(self.current())
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, OWNER_ONLY), "wb") as file:
+        with whole_file(path, mode=OWNER_ONLY) as file:
             np.save(file, residual_of(self.personal()))
-        partial.replace(path)
         return path
 
     def _make_current(self, model_hash: str, *, parts: int) -> None:
         """Point to a version; those before the last one are removed."""
         before = self.current() if (self._folder / _CURRENT).is_file() else model_hash
-        partial = self._folder / f".{_CURRENT}.{os.getpid()}.part"
-        with partial.open("w") as file:
-            json.dump({"model": model_hash, "parts": parts}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._folder / _CURRENT)
+        write_whole(self._folder / _CURRENT, json.dumps({"model": model_hash, "parts": parts}))
         kept = {name[:_DIGITS] for name in (before, model_hash)}
         for pattern in ("model-*.safetensors", "users-*.sealed", "personal-*.sealed", "residual-*.npy"):
             for path in self._folder.glob(pattern):

@@ -1,34 +1,24 @@
-"""The application: routes behind the gate, and errors that say what was expected and nothing of the inside.
-
-The gate before all routes: token, rate, size, headers, counts. Plain ASGI, so that it costs microseconds.
-"""
+"""The application: routes behind the gate, and errors that say what was expected and nothing of the inside."""
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from recsys_fed.errors import ConfigurationError, DataError, DataFormatError
+from recsys_fed.gate import Application, Gate, Message, Receive, Refusal, Scope, Send, header_of
 from recsys_fed.serving.api.routes import as_json, health, operating, pages, recommending, reporting
 from recsys_fed.serving.paths import TokenFile
 from recsys_fed.serving.reload import ModelReloader
 from recsys_fed.serving.service import RecommendationService
 from recsys_fed.serving.settings import ApiSettings
 from recsys_fed.versions import versions
-
-_Scope = MutableMapping[str, Any]
-_Message = MutableMapping[str, Any]
-_Receive = Callable[[], Awaitable[_Message]]
-_Send = Callable[[_Message], Awaitable[None]]
-_Application = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
 
 # Paths that need no token: whether the service is alive, and pages that hold no data.
 _OPEN = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready"})
@@ -58,28 +48,24 @@ class _RateLimit:
         return 0.0
 
 
-class _Refusal(HTTPException):
-    """Also understood by the application, where a body turns out too long while it is read."""
-
-
-class _Gate:
-    """Wraps the application."""
+class _ServiceGate(Gate):
+    """Token, rate, size, headers, counts."""
 
     def __init__(
-        self, application: _Application, service: RecommendationService, tokens: TokenFile, settings: ApiSettings
+        self, application: Application, service: RecommendationService, tokens: TokenFile, settings: ApiSettings
     ) -> None:
-        self._application, self._service, self._tokens = application, service, tokens
-        self._most = settings.max_body_bytes
+        super().__init__(application, most_bytes=settings.max_body_bytes)
+        self._service, self._tokens = service, tokens
         self._limit = _RateLimit(rate=settings.requests_per_second, burst=settings.burst)
 
-    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
-        """Answer a request, or hand it on."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or hand it on; count it."""
         if scope["type"] != "http":
-            await self._application(scope, receive, send)
+            await super().__call__(scope, receive, send)
             return
         started, status = time.perf_counter(), 500
 
-        async def counted(message: _Message) -> None:
+        async def counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -91,58 +77,26 @@ class _Gate:
             await send(message)
 
         try:
-            scope["token_scopes"] = self._admit(scope)
-            await self._application(scope, self._bounded(scope, receive), counted)
-        except _Refusal as refusal:
-            await _refuse(refusal, counted)
+            await super().__call__(scope, receive, counted)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             seconds = time.perf_counter() - started
             self._service.telemetry.request(route, status, seconds=seconds, now=time.time())
 
-    def _admit(self, scope: _Scope) -> tuple[str, ...]:
-        """The scopes of the request's token; refuses a request without a token that is known."""
+    def admit(self, scope: Scope) -> None:
+        """Note the scopes of the request's token; refuse a request without a token that is known."""
+        scope["token_scopes"] = ()
         if scope["path"] in _OPEN:
-            return ()
-        scheme, _, token = _header(scope, b"authorization").partition(" ")
+            return
+        scheme, _, token = header_of(scope, b"authorization").partition(" ")
         holder = self._tokens.holder(token.strip()) if scheme.lower() == "bearer" else None
         if holder is None:
-            raise _Refusal(401, "Expected a bearer token of this service.", {"www-authenticate": "Bearer"})
+            raise Refusal(401, "Expected a bearer token of this service.", {"www-authenticate": "Bearer"})
         seconds = self._limit.wait(holder.name, now=time.monotonic())
         if seconds:
             retry = {"retry-after": str(int(seconds) + 1)}
-            raise _Refusal(429, "Expected fewer requests a second. Try again later.", retry)
-        return holder.scopes
-
-    def _bounded(self, scope: _Scope, receive: _Receive) -> _Receive:
-        """The body, refused when it grows beyond the limit, whatever its header said."""
-        said = _header(scope, b"content-length")
-        if said and (not said.isascii() or not said.isdigit() or int(said[:20]) > self._most):
-            raise _Refusal(413, f"Expected a body of at most {self._most} bytes.")
-        size = 0
-
-        async def counted() -> _Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self._most:
-                raise _Refusal(413, f"Expected a body of at most {self._most} bytes.")
-            return message
-
-        return counted
-
-
-def _header(scope: _Scope, name: bytes) -> str:
-    found: list[bytes] = [value for key, value in scope["headers"] if key == name]
-    return found[0].decode("latin-1") if len(found) == 1 else ""
-
-
-async def _refuse(refusal: _Refusal, send: _Send) -> None:
-    body = json.dumps({"detail": refusal.detail}).encode()
-    headers = {"content-type": "application/json", "content-length": str(len(body)), **(refusal.headers or {})}
-    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": refusal.status_code, "headers": encoded})
-    await send({"type": "http.response.body", "body": body})
+            raise Refusal(429, "Expected fewer requests a second. Try again later.", retry)
+        scope["token_scopes"] = holder.scopes
 
 
 _log = logging.getLogger("recsys_fed.serving")
@@ -151,7 +105,7 @@ what a
 user gets depends on that user's own events. Every answer says its model version and privacy mode in its header."""
 
 
-def application(service: RecommendationService, tokens: TokenFile, take_over: ModelReloader) -> _Gate:
+def application(service: RecommendationService, tokens: TokenFile, take_over: ModelReloader) -> Gate:
     """The ASGI application of a service; it closes the service when it ends."""
 
     @asynccontextmanager
@@ -181,7 +135,7 @@ def application(service: RecommendationService, tokens: TokenFile, take_over: Mo
     app.exception_handler(DataFormatError)(_refused_model)
     app.exception_handler(DataError)(_unavailable)
     app.exception_handler(Exception)(_failed)
-    return _Gate(app, service, tokens, service.settings.api)
+    return _ServiceGate(app, service, tokens, service.settings.api)
 
 
 async def _invalid(_: Request, error: Exception) -> Response:

@@ -1,0 +1,44 @@
+"""Files that readers see whole: what was there, or all of what is new, also after a power failure."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+OWNER_ONLY = 0o600
+
+
+@contextmanager
+def whole_file(path: Path, *, mode: int = 0o666, new: bool = False) -> Iterator[BinaryIO]:
+    """A file to write to, which is at `path` once the block has ended; nothing changes there if it fails.
+
+    Args:
+        path: its folder must be there.
+        mode: permissions, less those that the process masks.
+        new: refuse a file that is there (FileExistsError) rather than take its place.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if new:
+            os.link(partial, path)
+        else:
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_whole(path: Path, content: bytes | str, *, mode: int = 0o666, new: bool = False) -> None:
+    """Write bytes, or text as UTF-8; see `whole_file`."""
+    with whole_file(path, mode=mode, new=new) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
