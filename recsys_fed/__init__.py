@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from recsys_fed.catalogue.items import Catalogue
     from recsys_fed.config import FederationConfig, SimulationConfig
     from recsys_fed.data.dataset import Dataset
+    from recsys_fed.data.sources.source import Source
     from recsys_fed.errors import RecsysFedError
+    from recsys_fed.evaluation.metrics import Metric
     from recsys_fed.evaluation.protocol import evaluate_ranking
     from recsys_fed.ledger.ledger import Ledger
     from recsys_fed.models.items import ItemEmbeddings
@@ -46,11 +48,13 @@ _HOMES = {
     "Guarantee": "privacy.guarantee",
     "ItemEmbeddings": "models.items",
     "Ledger": "ledger.ledger",
+    "Metric": "evaluation.metrics",
     "PopularItems": "trainers.popularity",
     "Recommender": "simulation.recommender",
     "RecsysFedError": "errors",
     "Run": "api",
     "SimulationConfig": "config",
+    "Source": "data.sources.source",
     "Spectral": "trainers.spectral",
     "Trainer": "trainers.trainer",
     "calibrate_noise_multiplier": "privacy.calibration",
@@ -67,11 +71,13 @@ __all__ = [
     "Guarantee",
     "ItemEmbeddings",
     "Ledger",
+    "Metric",
     "PopularItems",
     "Recommender",
     "RecsysFedError",
     "Run",
     "SimulationConfig",
+    "Source",
     "Spectral",
     "Trainer",
     "calibrate_noise_multiplier",

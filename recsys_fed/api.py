@@ -12,7 +12,7 @@ A federation here is simulated: all silos are in this process. Real ones are dep
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,12 +22,14 @@ from typing import Any
 from recsys_fed.certificates.run import VerifiedRun, verify_run
 from recsys_fed.comparison.compare import Comparison, compare
 from recsys_fed.comparison.record import comparison_record
-from recsys_fed.config import FederationConfig, SimulationConfig, Value, known_key, parse, read_toml
+from recsys_fed.config import FederationConfig, SimulationConfig, check_run_keys, parse, read_toml
 from recsys_fed.data.dataset import Dataset
 from recsys_fed.data.locate import hold_dataset
 from recsys_fed.errors import ConfigurationError, DataNotFoundError
+from recsys_fed.evaluation.metrics import Metric, name_metrics
 from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
 from recsys_fed.privacy.guarantee import Guarantee, guarantee_of
+from recsys_fed.settings_file import Value
 from recsys_fed.simulation.recommender import Recommender
 from recsys_fed.simulation.record import CONFIG, METRICS
 from recsys_fed.simulation.runner import Progress, Simulation, simulate
@@ -72,6 +74,7 @@ class Federation:
         epsilon: float = 8.0,
         delta: float = 1e-6,
         seed: int = 0,
+        metrics: Iterable[Metric | str] = (),
         progress: Progress | None = None,
         **settings: Value,
     ) -> "Run":
@@ -81,6 +84,7 @@ class Federation:
             trainer: an object of this library or of your own, or the name of a trainer.
             epsilon, delta: the guarantee of every user, over all that leaves the silos; epsilon inf adds no noise.
             seed: of splits, silos, the start and simulated noise: equal seeds and threads give equal bytes.
+            metrics: besides those of every run, objects of your own or names.
             progress: is told how far it is.
             settings: further keys of a run, such as rounds=4.
 
@@ -88,7 +92,9 @@ class Federation:
             ConfigurationError: a setting that nothing reads or that is not allowed.
             DataError: nothing to train on or to test with.
         """
-        given = {"epsilon": epsilon, "delta": delta, "seed": seed, **_dashed(settings)}
+        given: dict[str, Value] = {"epsilon": epsilon, "delta": delta, "seed": seed, **_dashed(settings)}
+        if named := name_metrics(metrics):
+            given["metrics"] = named
         folder = TemporaryDirectory(prefix="recsys-fed-")
         simulate(self._simulation(trainer, given), output=Path(folder.name), progress=progress)
         return Run(folder=Path(folder.name), kept=folder)
@@ -127,8 +133,7 @@ class Federation:
             **named,
             **given,
         }
-        if unknown := sorted(key for key in keys if not known_key(key)):
-            raise ConfigurationError(f"Expected keys of a run, got {', '.join(unknown)}, which nothing reads.")
+        check_run_keys(keys)
         return Simulation(
             federation=parse(FederationConfig, keys),
             data=parse(SimulationConfig, keys),

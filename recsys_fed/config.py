@@ -8,13 +8,14 @@ import json
 import math
 import tomllib
 import warnings
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 from recsys_fed import checks, extensions
-from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
+from recsys_fed.errors import ConfigurationError
+from recsys_fed.settings_file import Value, check_keys, flattened, keys_of, read_tables, typed_fields
 
 NOISE = ("per-silo", "distributed")
 # Earlier words, which runs, federations and silos on disk may hold.
@@ -30,7 +31,6 @@ COLUMN_ROLES = ("user", "item", "value", "time", "kind", "test")
 _REQUIRED_ROLES = ("user", "item")
 _MOST_WEIGHT = 1e6
 
-Value = bool | int | float | str
 T = TypeVar("T")
 
 
@@ -143,6 +143,7 @@ class SimulationConfig:
         format: "separator=...,encoding=..." of text tables, see `data.readers.reading`; "" finds it out.
         item_catalogue: file of the public catalogue that all silos agreed on; "" takes the items of the data.
         split: method of `data.split`; test_fraction: its share, where it has one.
+        metrics: names of metrics besides those of every run, with commas; see `evaluation.metrics.choose_metrics`.
         held_out: "test"; or "validation", what to choose settings on: then no test interaction is used for anything.
         partition: method of `data.partition`; skew: exponent of zipf, alpha of dirichlet.
         min_value: keep only interactions of at least this value; -inf keeps all.
@@ -160,6 +161,7 @@ class SimulationConfig:
     format: str = ""
     item_catalogue: str = ""
     split: str = "auto"
+    metrics: str = ""
     held_out: str = "test"
     test_fraction: float = 0.1
     partition: str = "equal"
@@ -281,17 +283,10 @@ def parse(kind: type[T], record: Mapping[str, object]) -> T:
     Raises:
         ConfigurationError: a value of the wrong type or out of range.
     """
-    hints = get_type_hints(kind)
-    values: dict[str, Any] = {}
-    for declared in fields(kind):  # type: ignore[arg-type]
-        key = declared.name.replace("_", "-")
-        if get_origin(hints[declared.name]) is Mapping:
-            prefix = f"{key}."
-            inner = {k.removeprefix(prefix): v for k, v in record.items() if k.startswith(prefix)}
-            values[declared.name] = {k.replace("-", "_"): v for k, v in inner.items()}
-        elif key in record and declared.default is not MISSING:
-            values[declared.name] = typed_value(key, hints[declared.name], record[key])
+    values: dict[str, Any] = typed_fields(kind, record)
     if kind is FederationConfig:
+        inner = {key.removeprefix("dp-sgd."): value for key, value in record.items() if key.startswith("dp-sgd.")}
+        values["dp_sgd"] = {key.replace("-", "_"): value for key, value in inner.items()}
         values |= _settings_of_trainer(str(record.get("trainer", "")), record)
     return kind(**values)
 
@@ -320,13 +315,12 @@ def _as_json(text: str) -> str:
     return json.dumps(found, sort_keys=True) if found else ""
 
 
-def known_key(key: str) -> bool:
-    """Whether a flat key belongs to any part of the configuration."""
-    names = {f.name.replace("_", "-") for kind in (FederationConfig, SimulationConfig) for f in fields(kind)}
-    head, dot, _ = key.partition(".")
-    if dot:
-        return head == "dp-sgd" or head in extensions.extension_names(_TRAINERS)
-    return head in names and head != "dp-sgd"
+def check_run_keys(keys: Iterable[str], *, place: str = "a run", also: Collection[str] = ()) -> None:
+    """Refuse flat keys that no part of the configuration reads; `also`: what the place reads besides."""
+    names = {*keys_of(FederationConfig), *keys_of(SimulationConfig), *also}
+    brought = extensions.extension_names(_TRAINERS)
+    plain = [key for key in keys if not ("." in key and key.partition(".")[0] in ("dp-sgd", *brought))]
+    check_keys(plain, names, place=place)
 
 
 def read_toml(path: Path) -> dict[str, object]:
@@ -337,57 +331,6 @@ def read_toml(path: Path) -> dict[str, object]:
         DataFormatError: it is not TOML.
         ConfigurationError: it has a key that nothing reads.
     """
-    if not path.is_file():
-        raise DataNotFoundError(f"Expected a scenario file at {path}, there is no such file.")
-    try:
-        record = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataFormatError(f"Expected TOML in {path}: {error}.") from error
-    keys = flattened(record)
-    for key in keys:
-        if not known_key(key) and key != "engine":
-            raise ConfigurationError(f"Expected keys of a run in {path}, got {key!r}, which nothing reads.")
+    keys = flattened(read_tables(path, what="a scenario file"))
+    check_run_keys(keys, place=f"a run in {path}", also=("engine",))
     return keys
-
-
-def flattened(table: Mapping[str, Any]) -> dict[str, object]:
-    """A TOML table as flat keys.
-
-    >>> flattened({"epsilon": 2.0, "dp-sgd": {"loss": "bpr"}})
-    {'epsilon': 2.0, 'dp-sgd.loss': 'bpr'}
-    """
-    keys: dict[str, object] = {}
-    for name, value in table.items():
-        keys |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
-    return keys
-
-
-def to_toml(record: Mapping[str, Value]) -> str:
-    """Flat keys as TOML lines; `read_toml` gives them back."""
-    lines = []
-    for key, value in sorted(record.items(), key=lambda item: ("." in item[0], item[0])):
-        name = ".".join(f'"{part}"' if not part.replace("-", "").isalnum() else part for part in key.split("."))
-        if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
-            raise ConfigurationError(f"Expected {key} to be text that a file can hold, got {value!r}.")
-        lines.append(f"{name} = {_literal(value)}")
-    return "\n".join(lines) + "\n"
-
-
-def _literal(value: Value) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        escaped = "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in value)
-        return f'"{escaped}"'
-    return repr(value)
-
-
-def typed_value(key: str, expected: type, value: object) -> object:
-    """Return a value of the expected type; whole numbers are fine where a float is expected."""
-    if expected is float and type(value) is int and abs(value) < 2**53:
-        return float(value)
-    if type(value) is not expected:
-        raise ConfigurationError(
-            f"Expected {key} of type {expected.__name__}, got {value!r} ({type(value).__name__})."
-        )
-    return value

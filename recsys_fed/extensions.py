@@ -1,9 +1,15 @@
-"""What others bring: trainers, passed as objects or found by the entry points of packages.
+"""What others bring: trainers, metrics and sources of data, passed as objects or found by entry points.
 
 A package names what it brings in its pyproject.toml:
 
     [project.entry-points."recsys_fed.trainers"]
     my-trainer = "my_package:MyTrainer"
+
+    [project.entry-points."recsys_fed.metrics"]
+    my_metric = "my_package:MY_METRIC"
+
+    [project.entry-points."recsys_fed.sources"]
+    my-format = "my_package:MY_FORMAT"
 
 Nothing of a package is imported before somebody asks for its name.
 """
@@ -13,7 +19,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from recsys_fed.errors import ConfigurationError
 
-GROUPS = ("recsys_fed.trainers",)
+GROUPS = ("recsys_fed.trainers", "recsys_fed.metrics", "recsys_fed.sources")
 _registered: dict[str, dict[str, object]] = {group: {} for group in GROUPS}
 
 

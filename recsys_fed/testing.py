@@ -1,9 +1,11 @@
-"""What a trainer of somebody's own must keep to, tried on data made to break it: for tests of who brings one.
+"""What trainers, metrics and sources of somebody's own must keep to, tried on data made to break it.
 
-    from recsys_fed.testing import check_trainer
+    from recsys_fed.testing import check_metric, check_source, check_trainer
 
-    def test_my_trainer():
+    def test_what_i_bring(tmp_path):
         check_trainer(MyTrainer())
+        check_metric(MY_METRIC, cases=[([[True, False]], [1], 2, [1.0])])
+        check_source(MY_FORMAT, write_small_file(tmp_path), rows=[("ada", "tea", None, None)])
 
 It tries, it does not prove: the proof that a sum has its sensitivity is the trainer's docstring.
 """
@@ -11,12 +13,15 @@ It tries, it does not prove: the proof that a sum has its sensitivity is the tra
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from scipy import sparse
 
+from recsys_fed.data.sources import Request, Source
 from recsys_fed.errors import RecsysFedError
+from recsys_fed.evaluation.metrics import Metric
 from recsys_fed.models.histories import Histories, histories_of
 from recsys_fed.trainers.trainer import PublicFacts, Stage, Tables, Trainer
 
@@ -26,10 +31,11 @@ _SLACK = 2.0**-10
 _ORDER = 2.0**-20
 _HASH = "0" * 64
 _TRIED = 2
+_NEAR = 1e-12
 
 
 class ConformanceError(AssertionError):
-    """A trainer does not keep to what it promises."""
+    """A trainer, a metric or a source does not keep to what it promises."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -202,6 +208,112 @@ def _hostile(tables: Tables, rng: np.random.Generator) -> Iterator[Tables]:
     for scale in (1.0, 1e18):
         drawn = {name: torch.from_numpy(scale * rng.standard_normal(tuple(tables[name].shape))) for name in changed}
         yield {**tables, **{name: table.to(tables[name].dtype) for name, table in drawn.items()}}
+
+
+def check_metric(
+    metric: Metric,
+    *,
+    cases: Sequence[tuple[Sequence[Sequence[bool]], Sequence[int], int, Sequence[float]]],
+    seed: int = 0,
+) -> None:
+    """Try a metric of lists.
+
+    Its range; that a user's value is that of the user alone, so that neither the order of users nor who else is there
+    changes it and the sums of silos add up to the sum of all; that only the first k places count, and that a list
+    that is too short is one filled with misses; and the small cases of its author.
+
+    Args:
+        metric: the object.
+        cases: hits of each user's list, number of each user's test items, k, and the value of each user by the
+            definition; at least one.
+        seed: of the lists that it is tried on.
+
+    Raises:
+        ConformanceError: says what does not hold.
+    """
+    _expect(metric.name.isidentifier(), "a metric has a name such as my_metric")
+    _expect(bool(cases), "a metric comes with cases worked out by hand")
+    for lists, numbers, k, values in cases:
+        found = metric.values(torch.tensor(lists, dtype=torch.bool), torch.tensor(numbers), k)
+        _expect(found.dtype == torch.float64, f"{metric.at(k)} is float64")
+        right = torch.tensor(values, dtype=torch.float64)
+        what = f"{metric.at(k)} of {lists} with {numbers} test items is {values} (it is {found.tolist()})"
+        _expect(found.shape == right.shape and bool(torch.allclose(found, right, rtol=0, atol=_NEAR)), what)
+    rng = np.random.default_rng(seed)
+    for n_users, length, density in ((40, 20, 0.1), (40, 20, 0.6), (7, 5, 0.0), (7, 5, 1.0), (1, 1, 1.0)):
+        hits = torch.from_numpy(rng.random((n_users, length)) < density)
+        n_relevant = torch.from_numpy(rng.integers(0, 30, n_users)) + hits.sum(1).clamp(min=1)
+        for k in (1, length, length + 7):
+            _check_values(metric, hits, n_relevant, k, rng)
+
+
+def _check_values(
+    metric: Metric, hits: torch.Tensor, n_relevant: torch.Tensor, k: int, rng: np.random.Generator
+) -> None:
+    name, values = metric.at(k), metric.values(hits, n_relevant, k)
+    _expect(values.dtype == torch.float64 and values.shape == n_relevant.shape, f"{name} is float64, one a user")
+    _expect(bool(((values >= 0) & (values <= 1)).all()), f"{name} is from 0 to 1")
+    _expect(torch.equal(metric.values(hits, n_relevant, k), values), f"{name} gives equal values twice")
+
+    def same(others: torch.Tensor, own: torch.Tensor, what: str) -> None:
+        _expect(others.shape == own.shape and bool(torch.allclose(others, own, rtol=0, atol=_NEAR)), what)
+
+    order = torch.from_numpy(rng.permutation(len(hits)))
+    same(metric.values(hits[order], n_relevant[order], k), values[order], f"{name} does not depend on users' order")
+    alone = torch.cat([metric.values(hits[row : row + 1], n_relevant[row : row + 1], k) for row in range(len(hits))])
+    same(alone, values, f"{name} of a user does not depend on the others, so that sums of silos add up")
+    same(metric.values(hits[:, :k], n_relevant, k), values, f"{name} looks at the first {k} places only")
+    filled = torch.nn.functional.pad(hits, (0, max(0, k - hits.shape[1])))
+    same(metric.values(filled, n_relevant, k), values, f"{name} takes a list that is too short as filled with misses")
+    _expect(metric.values(hits[:0], n_relevant[:0], k).shape == (0,), f"{name} of nobody is empty")
+
+
+def check_source(
+    source: Source,
+    path: Path,
+    *,
+    rows: Sequence[tuple[str, str, float | None, int | None]],
+    split: str | None = None,
+) -> None:
+    """Try a format on a small file or folder of it.
+
+    Twice the same interactions; ids that are unique and in the catalogue; rows with their values and times in the
+    order of the file; a report that adds up; and a path of another format that is left alone.
+
+    Args:
+        source: the object.
+        path: of the small file or folder.
+        rows: what it holds, in its order: user, item, value or None, nanoseconds since 1970 or None.
+        split: one of the splits that come with it.
+
+    Raises:
+        ConformanceError: says what does not hold.
+    """
+    _expect(bool(source.name and source.layout), "a source has a name and says what its layout is")
+    _expect(source.matches(path), f"{source.name} recognises {path}")
+    for other in (path.parent / "not-there", Path(__file__)):
+        _expect(not source.matches(other), f"{source.name} leaves {other} alone")
+    first, second = (source.read(Request(path=path, split=split)) for _ in range(2))
+    found = first.interactions
+    for name in ("user", "item", "value", "time", "weight", "user_ids", "item_ids"):
+        one, two = getattr(found, name), getattr(second.interactions, name)
+        same = one is two if one is None or two is None else np.array_equal(one, two, equal_nan=one.dtype.kind == "f")
+        _expect(same, f"{source.name} reads the same {name} twice")
+    _expect(first.catalogue.content_hash == second.catalogue.content_hash, f"{source.name} has one catalogue")
+    for what, ids in (("user", found.user_ids.tolist()), ("item", found.item_ids.tolist())):
+        _expect(len(set(ids)) == len(ids), f"{what} ids of {source.name} are unique")
+        _expect(all(isinstance(one, str) for one in ids), f"{what} ids of {source.name} are texts")
+    _expect(set(found.item_ids.tolist()) <= set(first.catalogue.item_ids.tolist()), "every item is in the catalogue")
+    _expect(first.report.n_kept == len(found), f"the report of {source.name} counts the rows that are kept")
+    _expect(len(found) == len(rows), f"{source.name} reads {len(rows)} rows (it reads {len(found)})")
+    for place, (user, item, value, time) in enumerate(rows):
+        pair = str(found.user_ids[found.user[place]]), str(found.item_ids[found.item[place]])
+        _expect(pair == (user, item), f"row {place} of {source.name} is of {(user, item)} (it is of {pair})")
+        if value is not None:
+            kept = found.value is not None and bool(np.isclose(found.value[place], value))
+            _expect(kept, f"row {place} of {source.name} has the value {value}")
+        if time is not None:
+            _expect(found.time is not None and int(found.time[place]) == time, f"row {place} has the time {time}")
 
 
 def _expect(holds: bool, what: str) -> None:

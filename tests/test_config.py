@@ -9,17 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_fed.config import (
-    FederationConfig,
-    SimulationConfig,
-    columns_of,
-    flat,
-    known_key,
-    parse,
-    read_toml,
-    to_toml,
-)
+from recsys_fed.config import FederationConfig, SimulationConfig, check_run_keys, columns_of, flat, parse, read_toml
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
+from recsys_fed.settings_file import to_toml
 from recsys_fed.trainers.dp_sgd import DPSGD
 
 PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
@@ -72,7 +64,7 @@ simulations = st.builds(
 @given(federation=federations, simulation=simulations)
 def test_flat_keys_of_both_parts_are_parsed_back(federation, simulation):
     keys = flat(federation) | flat(simulation)
-    assert all(known_key(key) for key in keys)
+    check_run_keys(keys)
     assert parse(FederationConfig, keys) == federation
     assert parse(SimulationConfig, keys) == simulation
 

@@ -29,7 +29,7 @@ from recsys_fed import checks
 from recsys_fed.audit.mechanism import Mechanism
 from recsys_fed.audit.transcript import Round, Wiretap
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.config import FederationConfig, SimulationConfig, Value, flat
+from recsys_fed.config import FederationConfig, SimulationConfig, flat
 from recsys_fed.data.simulated import SimulatedFederation, simulated_federation
 from recsys_fed.errors import DataError
 from recsys_fed.federation.inprocess import run_in_process
@@ -42,6 +42,7 @@ from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.federation.schedule import begin
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
+from recsys_fed.settings_file import Value
 from recsys_fed.simulation.flower_engine import load_apps
 from recsys_fed.simulation.runner import Progress, ReleaseCounter, one_digit
 from recsys_fed.trainers.popularity import contribute_counts

@@ -8,6 +8,7 @@ import typer
 
 from recsys_fed.cli.federation import Insecure, MetricsPort
 from recsys_fed.cli.options import AsJson, Columns, Format, Kinds, emit
+from recsys_fed.settings_file import parse_value
 
 if TYPE_CHECKING:
     from recsys_fed.silo.recommendations import Recommender
@@ -94,15 +95,10 @@ def _found_columns(path: Path, source: str, *, kinds: dict[str, float], form: st
 
 def _settings_of(pairs: Sequence[str]) -> dict[str, Any]:
     """KEY=VALUE of [data], values as TOML has them or as text; dates as text."""
-    import tomllib  # noqa: PLC0415
-
     found: dict[str, Any] = {}
     for pair in pairs:
         key, _, text = pair.partition("=")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
+        value = parse_value(text)
         found[key] = value.isoformat() if hasattr(value, "isoformat") else value
     return found
 

@@ -1,7 +1,6 @@
 """`recsys-fed simulate`: one flag a key of a run; flags come before the scenario, and it before the defaults."""
 
 import math
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recsys_fed.cli import options
-from recsys_fed.config import FederationConfig, SimulationConfig, known_key, parse, read_toml
+from recsys_fed.config import FederationConfig, SimulationConfig, check_run_keys, parse, read_toml
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.report.console import new_console
+from recsys_fed.settings_file import keys_of, parse_value
 
 if TYPE_CHECKING:
     from recsys_fed.simulation.runner import Simulation
@@ -27,6 +27,7 @@ Protocol = Annotated[
 Split = Annotated[
     str | None, typer.Option(help="auto, given, per-user-random, leave-last-out, leave-two-out, global-temporal.")
 ]
+Metrics = Annotated[str | None, typer.Option(help="Further metrics, with commas, that a package brings.")]
 HeldOut = Annotated[str | None, typer.Option(help="test, or validation: to choose settings without a test item.")]
 FeatureKinds = Annotated[str | None, typer.Option(help="Of categories,decades,words,vectors; with commas.")]
 Noise = Annotated[str | None, typer.Option(help="per-silo: each silo adds all noise; distributed: once on the sum.")]
@@ -61,6 +62,7 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     held_out: HeldOut = None,
     silos: Annotated[int | None, typer.Option(help="Number of silos.")] = None,
     test_fraction: TestFraction = None,
+    metrics: Metrics = None,
     min_value: Annotated[float | None, typer.Option(help="Keep only interactions of at least this value.")] = None,
     partition: Annotated[str | None, typer.Option(help="equal, zipf (sizes), dirichlet (tastes).")] = None,
     skew: Annotated[float | None, typer.Option(help="Exponent of zipf, concentration of dirichlet.")] = None,
@@ -94,10 +96,9 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics record as JSON.")] = False,
 ) -> None:
     """Train and evaluate a private federation of simulated silos."""
-    flags = run_keys(locals())
+    keys = _scenario_keys(scenario) | settings_of(settings or []) | run_keys(locals())
     from recsys_fed.simulation import runner  # noqa: PLC0415
 
-    keys = _scenario_keys(scenario) | settings_of(settings or []) | flags
     simulation = runner.Simulation(
         federation=parse(FederationConfig, keys),
         data=parse(SimulationConfig, keys),
@@ -146,24 +147,23 @@ def settings_of(pairs: Sequence[str]) -> dict[str, object]:
     keys: dict[str, object] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
-        if not equals or not known_key(key):
-            raise ConfigurationError(f"Expected --set KEY=VALUE with a key of a run, got {pair!r}.")
-        try:
-            keys[key] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            keys[key] = text
+        if not equals:
+            raise ConfigurationError(f"Expected --set KEY=VALUE, got {pair!r}.")
+        keys[key] = parse_value(text)
+    check_run_keys(keys, place="a run (--set)")
     return keys
+
+
+_DP_SGD = {"schedule": "dp-sgd.schedule", "loss": "dp-sgd.loss"}
 
 
 def run_keys(arguments: dict[str, Any]) -> dict[str, Any]:
     """The flags that were given, as keys of a run: embedding_dim=16 is embedding-dim = 16."""
-    names = {name: name.replace("_", "-") for name in arguments} | {
-        "schedule": "dp-sgd.schedule",
-        "loss": "dp-sgd.loss",
-    }
+    names = {name: name.replace("_", "-") for name in arguments} | _DP_SGD
+    known = {*keys_of(FederationConfig), *keys_of(SimulationConfig), *_DP_SGD.values(), "engine"}
     given = {
         names[name]: value
         for name, value in arguments.items()
-        if value is not None and (known_key(names[name]) or name == "engine") and name != "output"
+        if value is not None and names[name] in known and name != "output"
     }
     return options.with_words(given)

@@ -6,6 +6,7 @@ What reading found is for the silo's own operator: counts, reasons and places, n
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,10 @@ from scipy import sparse
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.data.interactions import Interactions
 from recsys_fed.errors import DataError
+from recsys_fed.extensions import register
+
+if TYPE_CHECKING:
+    from recsys_fed.data.sources.source import Source
 
 # Rules that are no faults of rows.
 LEFT_OUT = {"below the minimum value": "Left out by the minimum value, which a row without a value does not reach."}
@@ -141,6 +146,7 @@ class Dataset:
         columns: Mapping[str, str] | None = None,
         kinds: Mapping[str, float] | None = None,
         format: str = "",
+        source: "Source | None" = None,
     ) -> "Dataset":
         """Read a data set by its name or path, as `recsys-fed simulate --data` does.
 
@@ -149,6 +155,7 @@ class Dataset:
             columns: role (user, item, value, time, kind, test) -> name of its column, or its position.
             kinds: kind of event -> weight.
             format: of a text table, "separator=;,encoding=cp1252".
+            source: reads it, a format of your own; what is installed is found by itself.
 
         Raises:
             DataError, ConfigurationError: it is not there, or cannot be read.
@@ -157,6 +164,9 @@ class Dataset:
         from recsys_fed.data.readers.reading import text_format_of  # noqa: PLC0415
 
         where = None if spec is None else str(spec)
+        if source is not None:
+            register("recsys_fed.sources", source.name, source)
+            where = f"{source.name}:{where}"
         return open_dataset(where, columns=columns, kinds=kinds, form=text_format_of(format), say=lambda _: None)
 
     @classmethod

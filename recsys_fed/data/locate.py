@@ -23,8 +23,9 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from recsys_fed.data.dataset import Dataset
 from recsys_fed.data.generate import generate
 from recsys_fed.data.readers.reading import TextFormat
-from recsys_fed.data.sources import Request, detect, read
+from recsys_fed.data.sources import GROUP, Request, detect, load_source, read
 from recsys_fed.errors import ConfigurationError, DataError, DataFormatError, DataNotFoundError
+from recsys_fed.extensions import extension_names
 
 _CHUNK_BYTES = 1 << 16
 
@@ -210,7 +211,8 @@ def open_dataset(
     Args:
         spec: a name (`ml-1m`, `ml-100k`, `ultragcn`, `generated`), `generated:users=1000,items=500` (also
             interactions, groups, seed), or the path of a file or folder, each perhaps with `#split` behind it
-            (`ml-1m#random90`). Without one: $RECSYS_FED_DATA, then MovieLens-1M in the cache, in
+            (`ml-1m#random90`). SOURCE:PATH is read by a source that somebody brings. Without a
+            specification: $RECSYS_FED_DATA, then MovieLens-1M in the cache, in
             ../shared/data, or by download, and if none can be had the generator, which is said in one line.
         columns: for tables, the names of the columns that hold user, item, value, time, kind and test, or their
             positions in a file without a header; see `readers.reading.Reading`.
@@ -238,12 +240,16 @@ def open_dataset(
         return _HELD[spec]
     if spec == "generated" or spec.startswith("generated:"):
         return generate(**_settings(spec.partition(":")[2]))
+    source = None
+    brought, colon, rest = spec.partition(":")
+    if colon and not Path(spec).expanduser().exists() and brought in extension_names(GROUP):
+        source, spec = load_source(brought), rest
     path, split_name = _split_spec(spec)
     if not path.exists() and str(path) in _NAMED:
         path = _find_named(str(path), split_name, search)
     if not path.exists():
         raise _not_found(spec, [*search.tried, str(path)])
-    return read(replace(asked, path=path, split=split_name))
+    return read(replace(asked, path=path, split=split_name), source)
 
 
 def _default_cache() -> Path:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 from recsys_fed.checks import one_of
-from recsys_fed.config import SimulationConfig, Value
+from recsys_fed.config import SimulationConfig
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.settings_file import Value
 
 
 @dataclass(frozen=True, kw_only=True)

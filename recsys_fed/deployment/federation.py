@@ -14,15 +14,15 @@ They run in the environment of `recsys_fed.flower`, with FLWR_HOME in the operat
 
 import re
 import shlex
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from recsys_fed import checks
-from recsys_fed.config import FederationConfig, Value, flat, flattened, known_key, parse, to_toml
-from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
+from recsys_fed.config import FederationConfig, check_run_keys, flat, parse
+from recsys_fed.errors import ConfigurationError
 from recsys_fed.flower import tool
+from recsys_fed.settings_file import Value, check_tables, flattened, parse_table, read_tables, to_toml
 from recsys_fed.silo.settings import SiloSettings
 
 FILE, TERMS = "federation.toml", "terms.toml"
@@ -35,7 +35,6 @@ _AGREED = (
     "secure-aggregation-colluders", "item-features", "feature-kinds", "trainer-settings",
 )  # fmt: skip
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(?P<port>\d{1,5})")
-_PLAIN = ("name", "address", "listen", "insecure", "most-message-megabytes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,26 +138,13 @@ def read_federation(path: Path) -> FederationSettings:
         DataFormatError: it is not TOML.
         ConfigurationError: a key that nothing reads, or a value that is not allowed.
     """
-    if not path.is_file():
-        raise DataNotFoundError(f"Expected a federation's settings at {path}, there is no such file.")
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataFormatError(f"Expected TOML in {path}: {error}.") from error
-    own, training = tables.get("federation", {}), flattened(tables.get("training", {}))
-    unknown = [key for key in tables if key not in ("federation", "training")]
-    unknown += [key for key in own if key not in _PLAIN] + [key for key in training if not known_key(key)]
-    if unknown:
-        raise ConfigurationError(f"Expected keys of a federation in {path}, got {unknown[0]!r}, which nothing reads.")
-    plain = parse(FederationSettings, own)
-    return FederationSettings(
-        name=plain.name,
-        address=plain.address,
-        listen=plain.listen,
-        insecure=plain.insecure,
-        most_message_megabytes=plain.most_message_megabytes,
-        training=parse(FederationConfig, {"silos": 3, **training}),
-    )
+    tables = read_tables(path, what="a federation's settings")
+    check_tables(tables, ("federation", "training"), place=str(path))
+    training = flattened(tables.get("training", {}))
+    check_run_keys(training, place=f"[training] in {path}")
+    terms = parse(FederationConfig, {"silos": 3, **training})
+    own = tables.get("federation", {})
+    return parse_table(FederationSettings, own, place=f"[federation] in {path}", training=terms)
 
 
 def federation_toml(settings: FederationSettings) -> str:

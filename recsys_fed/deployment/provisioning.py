@@ -7,7 +7,6 @@ from pathlib import Path
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.certificates.terms import LedgerTerms
-from recsys_fed.config import Value, to_toml
 from recsys_fed.deployment.federation import (
     AUTHORITY,
     CATALOGUE,
@@ -25,6 +24,7 @@ from recsys_fed.deployment.keys import Admission, make_authority, make_node_key,
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.guarantee import Guarantee
+from recsys_fed.settings_file import Value, to_toml
 from recsys_fed.signing import SigningKey
 from recsys_fed.silo.secret import SiloSecret
 from recsys_fed.silo.settings import FILE as SILO_FILE

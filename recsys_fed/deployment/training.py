@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from recsys_fed.config import FederationConfig, Value, flat, parse, to_toml
+from recsys_fed.config import FederationConfig, flat, parse
 from recsys_fed.deployment.federation import (
     AUTHORITY,
     CATALOGUE,
@@ -26,6 +26,7 @@ from recsys_fed.deployment.serving import prepare_flower
 from recsys_fed.errors import ConfigurationError, EngineError
 from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.flower import end, environment, healthy
+from recsys_fed.settings_file import Value, to_toml
 from recsys_fed.simulation.flower_engine import app_folder
 
 RUN_CONFIG, FLOWER_LOG = "run.toml", "flower.log"

@@ -13,14 +13,15 @@ Definitions, with n_u the number of test items of user u and rel_r in {0, 1} the
 With n_u > k, Recall@k cannot reach 1, while NDCG@k can. Values are float64, per user.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from recsys_fed.checks import at_least
+from recsys_fed import extensions
+from recsys_fed.checks import at_least, one_of
 from recsys_fed.errors import ConfigurationError
 
 CUTOFFS = (10, 20)
@@ -92,7 +93,10 @@ def coverage(recommended: torch.Tensor) -> float:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of one user's list of k items.
+    """A metric of one user's list of k items; what is reported is its mean over users.
+
+    The value of a user depends on that user's list alone, so sums over silos divided by their users are the value of
+    all of them together. `recsys_fed.testing.check_metric` tries that.
 
     Attributes:
         name: it is reported as `name@k`.
@@ -112,7 +116,48 @@ class Metric:
 RECALL, NDCG, HIT_RATE = Metric("recall", recall_at), Metric("ndcg", ndcg_at), Metric("hr", hit_rate_at, (10,))
 
 METRICS = (RECALL, NDCG, HIT_RATE)
-"""Every metric that a full ranking is measured by; a further one is a function above and one entry here."""
+"""What every full ranking is measured by; a further one is a function above and one entry here."""
+
+GROUP = "recsys_fed.metrics"
+
+
+def choose_metrics(names: str = "") -> tuple[Metric, ...]:
+    """`METRICS`, and those that are named besides, with commas: passed as objects or found by entry points.
+
+    >>> [metric.name for metric in choose_metrics()]
+    ['recall', 'ndcg', 'hr']
+
+    Raises:
+        ConfigurationError: there is none of that name, or what stands under it is none of that name.
+    """
+    own = {metric.name: metric for metric in METRICS}
+    chosen = dict(own)
+    for name in filter(None, names.split(",")):
+        if name not in own:
+            one_of((*own, *extensions.extension_names(GROUP)), metrics=name)
+            found = extensions.load_extension(GROUP, name)
+            if not isinstance(found, Metric) or found.name != name:
+                raise ConfigurationError(f"Expected a Metric of the name {name!r}, got {found!r}.")
+            chosen[name] = found
+    return tuple(chosen.values())
+
+
+def name_metrics(metrics: Iterable[Metric | str]) -> str:
+    """Names of metrics with commas, as a run's key `metrics` has them; objects are made known to this process.
+
+    Raises:
+        ConfigurationError: an object has no name of its own.
+    """
+    own = {metric.name: metric for metric in METRICS}
+    names = []
+    for metric in metrics:
+        if isinstance(metric, Metric):
+            if not metric.name.isidentifier() or own.get(metric.name, metric) is not metric:
+                raise ConfigurationError(f"Expected a metric's own name, such as my_metric, got {metric.name!r}.")
+            extensions.register(GROUP, metric.name, metric)
+        names.append(metric.name if isinstance(metric, Metric) else metric)
+    return ",".join(names)
+
 
 SAMPLED_METRICS = (HIT_RATE, NDCG)
 """What the sampled protocol reports."""
@@ -123,6 +168,16 @@ HEADLINE, HEADLINE_CUTOFF = (RECALL, NDCG), 20
 HEADLINE_NAMES = tuple(metric.at(HEADLINE_CUTOFF) for metric in HEADLINE)
 SHOWN_NAMES = tuple(metric.at(k) for k in sorted(CUTOFFS, reverse=True) for metric in METRICS if k in metric.shown_at)
 """Per user, as the tables of a run order them."""
+
+
+def shown_names(measured: Collection[str]) -> list[str]:
+    """Of the names that a run has measured, those per user that its tables show: ours, then those brought."""
+    ours = {"coverage", *(metric.name for metric in METRICS)}
+    brought = [name for name in measured if "@" in name and name.partition("@")[0] not in ours]
+    return [
+        *(name for name in SHOWN_NAMES if name in measured),
+        *(n for n in brought if not n.startswith("sampled_")),
+    ]
 
 
 def by_user_group(values: npt.NDArray[np.floating], groups: npt.NDArray[np.object_]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from scipy.sparse import csr_array, csr_matrix
 
 from recsys_fed.checks import at_least
 from recsys_fed.errors import ConfigurationError, DataError
-from recsys_fed.evaluation.metrics import CUTOFFS, METRICS, coverage, reciprocal_rank
+from recsys_fed.evaluation.metrics import CUTOFFS, METRICS, Metric, coverage, reciprocal_rank
 from recsys_fed.evaluation.ranking import first_relevant_rank, top_items
 
 Scorer: TypeAlias = Callable[[slice], torch.Tensor]
@@ -173,12 +173,13 @@ class _RankedBlock:
     first_rank: torch.Tensor | None  # int64 [n_block]; None where nobody asked
 
 
-def evaluate_ranking(
+def evaluate_ranking(  # noqa: PLR0913  (each says how to measure)
     score: Scorer,
     *,
     train: csr_matrix | csr_array,
     test: csr_matrix | csr_array,
     cutoffs: Sequence[int] = CUTOFFS,
+    metrics: Sequence[Metric] = METRICS,
     block_users: int | None = None,
     whole_ranking: bool = True,
     overwrite: bool = False,
@@ -192,19 +193,18 @@ def evaluate_ranking(
         train: sparse [n_users, n_items]; a user's items here are excluded from the user's ranking.
         test: sparse [n_users, n_items], without entries of `train`.
         cutoffs: list lengths k to report. A user with fewer than k candidates gets a shorter list.
-        block_users: users that are scored at once; it bounds the memory and does not change the result. Without it
-            as many as have scores that a processor's cache and the allocator keep at hand.
+        metrics: of each list; see `choose_metrics`.
+        block_users: scored at once; bounds memory, changes no result. Without it as many as a cache keeps at hand.
         whole_ranking: also report "mrr", for which users whose lists have no hit are ranked to the end.
         overwrite: the scores are made for this call, and may be written to.
-        on_block: called after each block with the number of user rows done so far.
+        on_block: called after each block with the number of user rows done.
 
     Returns:
-        Each of `METRICS`, as in "recall@k", for every k and "mrr" (of the whole ranking) per user, and
+        Each of `metrics`, as in "recall@k", for every k and "mrr" (of the whole ranking) per user, and
         "coverage@k" for the catalogue. Recall divides by the number of test items of the user, not min(k, n).
 
     Raises:
-        ConfigurationError: a cutoff or `block_users` is below 1, or the scores are of the wrong shape or
-            type or not finite.
+        ConfigurationError: a cutoff or `block_users` is below 1, or scores are of a wrong shape, type or not finite.
         DataError: the matrices differ in shape, share an entry, or no user has a test item.
     """
     check_cutoffs(cutoffs)
@@ -223,7 +223,7 @@ def evaluate_ranking(
             mine = overwrite and len(users) == len(scores)
             own = scores if mine else scores.index_select(0, torch.from_numpy(users - start).to(scores.device))
             block = _rank_block(own, held_out.of_users(users), max(cutoffs), whole=whole_ranking)
-            per_block.append(_measure(block, cutoffs))
+            per_block.append(_measure(block, metrics, cutoffs))
             for k, seen in recommended.items():
                 seen[block.items[:, :k][block.listed[:, :k]]] = True
         if on_block is not None:
@@ -283,8 +283,8 @@ def _first_ranks(
     return ranks
 
 
-def _measure(block: _RankedBlock, cutoffs: Sequence[int]) -> dict[str, np.ndarray]:
-    values = {metric.at(k): metric.values(block.hits, block.n_relevant, k) for metric in METRICS for k in cutoffs}
+def _measure(block: _RankedBlock, metrics: Sequence[Metric], cutoffs: Sequence[int]) -> dict[str, np.ndarray]:
+    values = {metric.at(k): metric.values(block.hits, block.n_relevant, k) for metric in metrics for k in cutoffs}
     if block.first_rank is not None:
         values["mrr"] = reciprocal_rank(block.first_rank)
     return {name: value.numpy() for name, value in values.items()}

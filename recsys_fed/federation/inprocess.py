@@ -18,7 +18,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from recsys_fed.checks import at_least
-from recsys_fed.config import Value
+from recsys_fed.settings_file import Value
 
 _SERVER_NODE = 1
 # What Flower's engines report for an exception in a ClientApp.

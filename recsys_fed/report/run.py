@@ -13,7 +13,7 @@ from rich.text import Text
 from recsys_fed.certificates.run import verify_run
 from recsys_fed.config import current_noise
 from recsys_fed.errors import DataFormatError, DataNotFoundError
-from recsys_fed.evaluation.metrics import SHOWN_NAMES
+from recsys_fed.evaluation.metrics import shown_names
 from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
 from recsys_fed.privacy.guarantee import Guarantee
 from recsys_fed.report.console import new_console, new_table, print_table
@@ -30,7 +30,6 @@ from recsys_fed.report.privacy import (
 from recsys_fed.simulation.record import CONFIG, METRICS
 
 NO_PRIVACY = "epsilon is infinite: no noise is added and nothing is private"
-_PRINTED = (*SHOWN_NAMES, "mrr", "coverage@20")
 
 
 def print_simulation(record: Mapping[str, Any], *, output: Path | None) -> None:
@@ -39,7 +38,12 @@ def print_simulation(record: Mapping[str, Any], *, output: Path | None) -> None:
     console.print(_title(record), style="bold", markup=False)
     figures = (record["trainer"], "exact popularity")
     table = new_table("metric", *figures, right=figures)
-    for name in (*_PRINTED, *sorted(n for n in record["metrics"] if n.startswith("sampled"))):
+    for name in (
+        *shown_names(record["metrics"]),
+        "mrr",
+        "coverage@20",
+        *sorted(n for n in record["metrics"] if n.startswith("sampled")),
+    ):
         table.add_row(name, f"{record['metrics'][name]:.4f}", f"{record['popularity'][name]:.4f}")
     print_table(console, table)
     if record["protocol"]["name"]:
@@ -92,9 +96,6 @@ def _title(record: Mapping[str, Any]) -> str:
         f"{record['data']}: {record['n_users']:,} users, {record['n_items']:,} items, {record['n_silos']} silos, "
         f"epsilon {record['epsilon']}, {record['rounds']} rounds"
     )
-
-
-_SHOWN = (*SHOWN_NAMES, "coverage@20")
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
@@ -152,7 +153,7 @@ def _spent(folder: Path, record: Mapping[str, Any]) -> list[Spent]:
 
 
 def _quality(record: Mapping[str, Any]) -> Section:
-    shown = [name for name in _SHOWN if name in record["metrics"]]
+    shown = [name for name in (*shown_names(record["metrics"]), "coverage@20") if name in record["metrics"]]
     figures = Table(
         caption="Quality of the model beside popularity",
         header=["metric", record["trainer"], "popularity"],

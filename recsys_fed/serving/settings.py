@@ -1,18 +1,16 @@
 """What a service is told: serving.toml, read once."""
 
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from recsys_fed import checks
-from recsys_fed.config import parse
-from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
+from recsys_fed.errors import ConfigurationError
+from recsys_fed.settings_file import check_tables, parse_table, read_tables
 
 _PERSONALISATION = ("user-only", "silo-trusted")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,13 +220,7 @@ def read_serving_settings(path: Path | None) -> ServingSettings:
     """
     if path is None:
         return ServingSettings()
-    if not path.is_file():
-        raise DataNotFoundError(f"Expected the service's settings at {path}, there is no such file.")
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataFormatError(f"Expected TOML in {path}: {error}.") from error
-    return serving_settings(tables)
+    return serving_settings(read_tables(path, what="the service's settings"))
 
 
 def serving_settings(tables: Mapping[str, Any]) -> ServingSettings:
@@ -237,32 +229,17 @@ def serving_settings(tables: Mapping[str, Any]) -> ServingSettings:
     >>> serving_settings({"api": {"port": 9000}}).api.port
     9000
     """
-    kinds = {"api": ApiSettings, "feedback": FeedbackSettings, "exploration": ExplorationSettings,
+    kinds: dict[str, Any] = {"api": ApiSettings, "feedback": FeedbackSettings, "exploration": ExplorationSettings,
              "rerank": RerankSettings, "experiment": ExperimentSettings}  # fmt: skip
-    unknown = sorted(set(tables) - set(kinds))
-    if unknown:
-        raise ConfigurationError(f"Expected the tables {', '.join(kinds)}, got {', '.join(unknown)}.")
+    check_tables(tables, kinds, place="serving.toml")
     read: dict[str, Any] = {}
     for name, table in tables.items():
-        if not isinstance(table, Mapping):
-            raise ConfigurationError(f"Expected a table [{name}], got a value.")
-        if name == "experiment":
-            read[name] = _experiment(table)
-        else:
-            read[name] = _table(kinds[name], table, name)
+        variants = {"variants": _variants(table)} if name == "experiment" else {}
+        plain = {key: value for key, value in table.items() if key not in variants}
+        read[name] = parse_table(kinds[name], plain, place=f"[{name}] in serving.toml", **variants)
     return ServingSettings(**read)
 
 
-def _table(kind: type[T], table: Mapping[str, object], name: str) -> T:
-    known = {f.name.replace("_", "-") for f in fields(kind)} - {"variants"}  # type: ignore[arg-type]
-    unknown = sorted(set(table) - known)
-    if unknown:
-        raise ConfigurationError(f"Expected keys of [{name}] ({', '.join(sorted(known))}), got {', '.join(unknown)}.")
-    return parse(kind, table)
-
-
-def _experiment(table: Mapping[str, Any]) -> ExperimentSettings:
-    arms = tuple(_table(Variant, arm, "experiment.variants") for arm in table.get("variants", ()))
-    plain = {key: value for key, value in table.items() if key not in ("name", "variants")}
-    # The name is checked together with the variants.
-    return replace(_table(ExperimentSettings, plain, "experiment"), name=str(table.get("name", "")), variants=arms)
+def _variants(table: Mapping[str, Any]) -> tuple[Variant, ...]:
+    place = "[[experiment.variants]] in serving.toml"
+    return tuple(parse_table(Variant, arm, place=place) for arm in table.get("variants", ()))

@@ -1,17 +1,17 @@
 """silo.toml: all that a silo's operator decides. Only the silo reads it; nothing that a server sends changes it."""
 
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 from recsys_fed import checks
-from recsys_fed.config import COLUMN_ROLES, FederationConfig, check_kinds, flattened, known_key, parse
+from recsys_fed.config import COLUMN_ROLES, FederationConfig, check_kinds, check_run_keys, parse
 from recsys_fed.data.readers.cells import UNITS, UNREADABLE, moment_of_text
 from recsys_fed.data.readers.reading import DATABASES, SOURCES, Reading, text_format_of
-from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
+from recsys_fed.errors import ConfigurationError
+from recsys_fed.settings_file import check_tables, flattened, parse_table, read_tables
 
 FILE = "silo.toml"
 PERSONALISATION = ("user-only", "silo-trusted")
@@ -192,19 +192,17 @@ def read_silo_settings(path: Path) -> SiloSettings:
         ConfigurationError: a key that nothing reads, or a value that is not allowed.
     """
     path = settings_file(path)
-    if not path.is_file():
-        raise DataNotFoundError(f"Expected a silo's settings at {path}, there is no such file. See `silo init`.")
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataFormatError(f"Expected TOML in {path}: {error}.") from error
-    _known(tables, path)
-    folder = path.parent
-    silo = tables.get("silo", {})
-    settings = replace(
-        parse(SiloSettings, silo | {"folder": str(folder)}),
-        agreed=parse(FederationConfig, flattened(tables.get("agreed", {}))),
-        data=_data(tables.get("data", {}), tables.get("kinds", {}), folder),
+    tables, folder = read_tables(path, what="a silo's settings (`silo init` makes them)"), path.parent
+    check_tables(tables, _TABLES, place=str(path))
+    agreed = flattened(tables.get("agreed", {}))
+    check_run_keys(agreed, place=f"[agreed] in {path}")
+    settings = parse_table(
+        SiloSettings,
+        tables.get("silo", {}),
+        place=f"[silo] in {path}",
+        folder=str(folder),
+        agreed=parse(FederationConfig, agreed),
+        data=_data(tables.get("data", {}), tables.get("kinds", {}), path),
     )
     paths: dict[str, Any] = {name: _within(folder, getattr(settings, name)) for name in _PATHS}
     return replace(settings, ledger=_address(folder, settings.ledger), **paths)
@@ -224,16 +222,14 @@ def moment(text: str, *, name: str = "time") -> int | None:
     return found
 
 
-def _data(table: Mapping[str, Any], kinds: Mapping[str, Any], folder: Path) -> DataSettings:
+def _data(table: Mapping[str, Any], kinds: Mapping[str, Any], path: Path) -> DataSettings:
+    folder = path.parent
     plain = {key: v.isoformat() if isinstance(v, date | datetime) else v for key, v in table.items()}
     # Positions of columns may be written as numbers.
     plain |= {role: str(plain[role]) for role in COLUMN_ROLES if isinstance(plain.get(role), int)}
-    kind = plain.pop("kind", "")
-    data = parse(DataSettings, plain)
+    data = parse_table(DataSettings, plain, place=f"[data] in {path}", kinds=dict(kinds))
     return replace(
         data,
-        kind=kind,
-        kinds=dict(kinds),
         path=_within(folder, data.path),
         url=_address(folder, data.url) if data.url else "",
         blocks=_within(folder, data.blocks),
@@ -248,17 +244,3 @@ def _within(folder: Path, text: str) -> str:
 def _address(folder: Path, text: str) -> str:
     """A database's URL as it is; a path relative to the settings' folder."""
     return text if "://" in text else _within(folder, text)
-
-
-def _known(tables: Mapping[str, Any], path: Path) -> None:
-    """Refuse what nothing reads: a misspelled setting must not be silently open."""
-    plain = {f.name.replace("_", "-") for f in fields(SiloSettings)} - {"folder", "agreed", "data"}
-    data = {f.name.replace("_", "-") for f in fields(DataSettings)} - {"kinds"}
-    for table, content in tables.items():
-        if table not in _TABLES or not isinstance(content, dict):
-            raise ConfigurationError(f"Expected the tables {', '.join(_TABLES)} in {path}, got {table!r}.")
-        for key, value in content.items():
-            names = [f"{key}.{inner}" for inner in value] if isinstance(value, dict) else [key]
-            known = {"silo": key in plain, "data": key in data, "agreed": all(map(known_key, names)), "kinds": True}
-            if not known[table]:
-                raise ConfigurationError(f"Expected keys of [{table}] in {path}, got {key!r}, which nothing reads.")

@@ -17,9 +17,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from recsys_fed.config import Value, to_toml
 from recsys_fed.errors import EngineError
 from recsys_fed.flower import Process, environment, free_port, healthy, running, tool, wait_until
+from recsys_fed.settings_file import Value, to_toml
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recsys_fed.config import FederationConfig, SimulationConfig, Value, to_toml
+from recsys_fed.config import FederationConfig, SimulationConfig
 from recsys_fed.data.protocols import protocol_of
 from recsys_fed.data.simulated import SimulatedFederation
 from recsys_fed.federation.noise_split import masking_of
@@ -17,6 +17,7 @@ from recsys_fed.models.device import resolve_device
 from recsys_fed.privacy.accounting import epsilon_of_history
 from recsys_fed.privacy.events import PrivacyEvent
 from recsys_fed.privacy.guarantee import Guarantee, guarantee_of
+from recsys_fed.settings_file import Value, to_toml
 from recsys_fed.versions import versions
 
 METRICS, CONFIG = "metrics.json", "config.toml"

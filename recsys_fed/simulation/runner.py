@@ -7,22 +7,26 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from recsys_fed import checks
-from recsys_fed.config import ENGINES, FederationConfig, SimulationConfig, Value, flat
+from recsys_fed.config import ENGINES, FederationConfig, SimulationConfig, flat
 from recsys_fed.data.protocols import protocol_of
 from recsys_fed.data.simulated import SimulatedFederation, simulated_federation
+from recsys_fed.data.sources import GROUP as SOURCES
 from recsys_fed.errors import ConfigurationError, DataError
 from recsys_fed.evaluation.baselines import popularity
+from recsys_fed.evaluation.metrics import METRICS, Metric, choose_metrics
 from recsys_fed.evaluation.protocol import Scorer, evaluate_ranking
 from recsys_fed.evaluation.sampled import SampledTrials, draw_negatives, evaluate_sampled
+from recsys_fed.extensions import extension_names
 from recsys_fed.federation.inprocess import run_in_process
 from recsys_fed.federation.noise_split import resolve_masking
 from recsys_fed.federation.run_files import EMBEDDINGS, EVENTS, FEDERATION
@@ -30,8 +34,10 @@ from recsys_fed.models.device import resolve_device, return_large_arrays, use_th
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings, scores, user_vectors
 from recsys_fed.privacy.guarantee import check_delta
+from recsys_fed.settings_file import Value
 from recsys_fed.simulation.flower_engine import app_folder, load_apps, run_with_flower
-from recsys_fed.simulation.record import METRICS, Measured, metrics_record, protocol_record, write_run
+from recsys_fed.simulation.record import METRICS as METRICS_FILE
+from recsys_fed.simulation.record import Measured, metrics_record, protocol_record, write_run
 
 
 def _nothing(*_: object) -> None:
@@ -143,14 +149,19 @@ def fold_in_scorer(model: ItemEmbeddings, federation: SimulatedFederation, *, de
 
 
 def evaluate(
-    score: Scorer, federation: SimulatedFederation, *, sampled_negatives: int = 0, seed: int = 0
+    score: Scorer,
+    federation: SimulatedFederation,
+    *,
+    metrics: Sequence[Metric] = METRICS,
+    sampled_negatives: int = 0,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Full-ranking metrics and, if asked for, those of each test item among sampled negatives ("sampled_...").
 
     Raises:
         DataError: no user has a test item.
     """
-    metrics = evaluate_ranking(score, train=federation.excluded, test=federation.test).means()
+    found = evaluate_ranking(score, train=federation.excluded, test=federation.test, metrics=metrics).means()
     if sampled_negatives:
         trials = _trials(federation, n=sampled_negatives, rng=np.random.default_rng([seed, _NEGATIVES]))
         sampled = evaluate_sampled(
@@ -160,8 +171,8 @@ def evaluate(
             negatives=trials.negatives,
             n_items=federation.train.shape[1],
         )
-        metrics |= sampled.means()
-    return metrics
+        found |= sampled.means()
+    return found
 
 
 def _trials(federation: SimulatedFederation, *, n: int, rng: np.random.Generator) -> SampledTrials:
@@ -203,6 +214,7 @@ class Simulation:
         checks.one_of(ENGINES, engine=self.engine)
         checks.at_least(1, parallel_silos=self.parallel_silos, silos=self.federation.silos)
         checks.at_least(0, sampled_negatives=self.sampled_negatives, evaluate_users=self.evaluate_users)
+        choose_metrics(self.data.metrics)
 
 
 def simulate(
@@ -238,7 +250,11 @@ def simulate(
             some = evaluated(federation, n_users=simulation.evaluate_users, seed=simulation.federation.seed)
             protocol = protocol_of(simulation.data)
             negatives = simulation.sampled_negatives or (protocol.sampled_negatives if protocol else 0)
-            how = {"sampled_negatives": negatives, "seed": simulation.federation.seed}
+            how: dict[str, Any] = {
+                "metrics": choose_metrics(simulation.data.metrics),
+                "sampled_negatives": negatives,
+                "seed": simulation.federation.seed,
+            }
             measured = Measured(
                 metrics=evaluate(fold_in_scorer(model, some, device=simulation.federation.device), some, **how),
                 popularity=evaluate(popularity(federation.train), some, **how),
@@ -307,6 +323,9 @@ def reading_notes(federation: SimulatedFederation) -> list[str]:
 
 def _absolute(spec: str) -> str:
     """Make a path absolute, with its #split; names stay names. Other processes start elsewhere."""
+    brought, colon, rest = spec.partition(":")
+    if colon and brought in extension_names(SOURCES):
+        return f"{brought}:{_absolute(rest)}"
     path, mark, split = spec.partition("#")
     return (
         str(Path(path).expanduser().resolve()) + mark + split if path and Path(path).expanduser().exists() else spec
@@ -321,7 +340,7 @@ def _train(simulation: Simulation, federation: SimulatedFederation, *, folder: P
         shutil.rmtree(folder / LEDGERS, ignore_errors=True)
         data = replace(data, ledgers=str(folder / LEDGERS))
     federation.catalogue.save(catalogue)
-    for stale in (done, folder / FEDERATION, folder / EVENTS, folder / METRICS):
+    for stale in (done, folder / FEDERATION, folder / EVENTS, folder / METRICS_FILE):
         stale.unlink(missing_ok=True)
     config = replace(simulation.federation, output=str(folder), catalogue=str(catalogue))
     run_config: dict[str, Value] = flat(config) | flat(data)

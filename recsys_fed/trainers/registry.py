@@ -2,16 +2,17 @@
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from recsys_fed import checks, extensions
-from recsys_fed.config import BUILT_IN_TRAINERS, FederationConfig, Value, typed_value
+from recsys_fed.config import BUILT_IN_TRAINERS, FederationConfig
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.histories import Signal, UserHistories
 from recsys_fed.models.items import ItemEmbeddings
+from recsys_fed.settings_file import Value, check_keys, parse_table
 from recsys_fed.trainers.dp_sgd import DPSGD
 from recsys_fed.trainers.popularity import PopularItems
 from recsys_fed.trainers.spectral import Spectral
@@ -97,18 +98,11 @@ def make_trainer(name: str, settings: Mapping[str, Any] | None = None) -> Traine
     kind = TRAINERS.get(name) or extensions.load_extension(GROUP, name)
     if not isinstance(kind, type) or not issubclass(kind, Trainer):
         raise ConfigurationError(f"Expected a class that derives from Trainer for {name!r}, got {kind!r}.")
-    given = {key.replace("-", "_"): value for key, value in (settings or {}).items()}
-    known = _setting_types(kind)
-    if unknown := sorted(set(given) - set(known)):
-        has = ", ".join(sorted(known)) or "none"
-        raise ConfigurationError(f"Expected settings that {name} has ({has}), got {', '.join(unknown)}.")
-    return kind(**{key: typed_value(f"{name}.{key}", known[key], value) for key, value in given.items()})
-
-
-def _setting_types(kind: type[Trainer]) -> dict[str, Any]:
-    """Name and type of each setting: of the fields of its dataclass that are plain values."""
-    hints = get_type_hints(kind)
-    return {name: hints[name] for name in _fields_of(kind) if hints[name] in (bool, int, float, str)}
+    given = {key.replace("_", "-"): value for key, value in (settings or {}).items()}
+    if not _fields_of(kind):
+        check_keys(given, (), place=f"[{name}]")
+        return kind()
+    return parse_table(kind, given, place=f"[{name}]")
 
 
 def _fields_of(kind: type[Trainer]) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from recsys_fed.config import Value
 from recsys_fed.federation.inprocess import run_in_process
+from recsys_fed.settings_file import Value
 from recsys_fed.simulation.flower_engine import run_with_flower
 from simulations.benchmarks import idle_app
 from simulations.benchmarks.line import Line

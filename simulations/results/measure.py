@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from recsys_fed.config import FederationConfig, SimulationConfig, Value
+from recsys_fed.config import FederationConfig, SimulationConfig
 from recsys_fed.data.simulated import simulated_federation
 from recsys_fed.evaluation.baselines import ease
 from recsys_fed.evaluation.protocol import evaluate_ranking
+from recsys_fed.settings_file import Value
 from recsys_fed.simulation.record import finite
 from recsys_fed.simulation.runner import Simulation, simulate
 from recsys_fed.versions import versions

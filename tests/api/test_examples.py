@@ -10,6 +10,7 @@ EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py"
 SAYS = {
     "calibrate": "Opacus counts epsilon 2.99",
     "ledger_in_your_own_flower_app": "epsilon",
+    "own_metric_and_source": "first@20",
     "own_trainer": "bestsellers",
     "read_certificates": "everything holds",
     "recommend_from_a_data_frame": "like sku-17",
@@ -25,5 +26,5 @@ def test_an_example_runs(path):
     assert len(path.read_text().splitlines()) < 60
 
 
-def test_there_are_six():
+def test_there_are_seven():
     assert {path.stem for path in EXAMPLES} == set(SAYS)

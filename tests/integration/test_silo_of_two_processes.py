@@ -8,8 +8,9 @@ import sys
 import pytest
 import torch
 
-from recsys_fed.config import FederationConfig, SimulationConfig, parse, to_toml
+from recsys_fed.config import FederationConfig, SimulationConfig, parse
 from recsys_fed.models.items import load_item_embeddings
+from recsys_fed.settings_file import to_toml
 from recsys_fed.simulation.runner import Simulation, simulate
 
 MODEL = "item_embeddings.safetensors"
