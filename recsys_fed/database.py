@@ -51,6 +51,8 @@ def build_engine(
 ) -> sa.Engine:
     """An engine; on SQLite each transaction starts by BEGIN, or by BEGIN IMMEDIATE with the execution option `write`.
 
+    With the isolation level AUTOCOMMIT no transaction is started: VACUUM takes none.
+
     Args:
         url: from `parse_address`.
         error: what is raised where there is no such database or driver.
@@ -79,7 +81,8 @@ def build_engine(
 
         @sa.event.listens_for(engine, "begin")
         def begin(connection: sa.Connection) -> None:
-            writes = connection.get_execution_options().get("write")
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+            options = connection.get_execution_options()
+            if options.get("isolation_level") != "AUTOCOMMIT":
+                connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("write") else "BEGIN")
 
     return engine

@@ -3,6 +3,7 @@
     RecsysFedError
     ├── ConfigurationError (ValueError)     a setting is wrong; nothing was done
     ├── DataError                           interactions or a catalogue cannot be used
+    │   ├── StoreBusyError                  a database is locked or out of reach now; try again
     │   ├── DataNotFoundError               a path or a named data set is not there
     │   └── DataFormatError                 a file is there but not in the format said
     │       └── MissingColumnError          it lacks a column that was named; says nothing of any row
@@ -32,6 +33,10 @@ class ConfigurationError(RecsysFedError, ValueError):
 
 class DataError(RecsysFedError):
     """Interactions or a catalogue cannot be used."""
+
+
+class StoreBusyError(DataError):
+    """A database is locked or out of reach now; nothing was acknowledged, the same can be tried again."""
 
 
 class DataNotFoundError(DataError):

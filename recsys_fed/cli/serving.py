@@ -165,12 +165,12 @@ def report(
 
 def _store(state: Path, store: str) -> Any:
     from recsys_fed.serving.paths import ServicePaths  # noqa: PLC0415
-    from recsys_fed.serving.store import FeedbackStore  # noqa: PLC0415
+    from recsys_fed.serving.store import open_store  # noqa: PLC0415
 
     place = ServicePaths(folder=state, store=store)
     if not store and not Path(place.address).is_file():
         raise ConfigurationError(f"Expected a service's folder at {state}, there is no log of events. Start it once.")
-    return FeedbackStore(place.address, key=place.key())
+    return open_store(place)
 
 
 def _source(model: Path | None, catalogue: Path | None, residual: Path | None) -> Any:
@@ -219,10 +219,10 @@ def _pack(source: Any, state: Path) -> None:
 
 def _import(path: Path, place: Any) -> None:
     """Import the interactions if the file is not the one that is there already."""
-    from recsys_fed.serving.store import FeedbackStore  # noqa: PLC0415
+    from recsys_fed.serving.store import open_store  # noqa: PLC0415
     from recsys_fed.serving.versions import fingerprint_of  # noqa: PLC0415
 
-    store = FeedbackStore(place.address, key=place.key())
+    store = open_store(place)
     known = store.imported_from()
     store.close()
     if not path.exists():

@@ -27,12 +27,20 @@ class _Verdict:
 
 
 class BotFilter:
-    """Looks at when each user's events arrive, at nothing else. Users that are quiet for long are dropped first."""
+    """Looks at when each user's new events arrive, at nothing else: what is sent again is no behaviour.
+
+    Users that are quiet for long are dropped first.
+    """
 
     def __init__(self, settings: FeedbackSettings) -> None:
         self._settings = settings
         self._users: OrderedDict[str, _Recent] = OrderedDict()
         self.found: OrderedDict[str, str] = OrderedDict()
+
+    def is_quarantined(self, user: str, *, now: float) -> bool:
+        """Whether what the user does now is put aside; asking changes nothing."""
+        recent = self._users.get(user)
+        return recent is not None and now < recent.until
 
     def judge(self, user: str, *, now: float) -> _Verdict:
         """Count an event of a user at `now` (seconds); further events extend a quarantine."""

@@ -27,10 +27,11 @@ class Event(NamedTuple):
         kind: one of FEEDBACK_KINDS, or "imported" from the silo's interactions.
         value: of a rating. received: when it came in, seconds since 1970.
         time: when it happened, seconds since 1970; of an imported one below EARLIEST its position, or UNTIMED.
-        key: what makes the event one: the same key twice is one event. None for imported ones.
+        key: what makes the event one: the same key twice, of one user and source, is one event. None if imported.
         request: of the recommendation that it answers, or None.
         number: its place in the silo's log, 0 before it is there.
         accepted: False where it was put aside as a robot's.
+        source: who reported it: the name of a token, "" for imported ones and those of the version before.
     """
 
     user: str
@@ -43,6 +44,7 @@ class Event(NamedTuple):
     number: int = 0
     accepted: bool = True
     received: float = 0.0
+    source: str = ""
 
 
 def _is_dislike(event: Event, settings: FeedbackSettings) -> bool:

@@ -20,7 +20,7 @@ from recsys_fed.data.sources import Request, read
 from recsys_fed.errors import RecsysFedError
 from recsys_fed.serving.history import EARLIEST, IMPORTED, UNTIMED, Event
 from recsys_fed.serving.paths import ServicePaths
-from recsys_fed.serving.store import FeedbackStore
+from recsys_fed.serving.store import FeedbackStore, open_store
 from recsys_fed.serving.versions import fingerprint_of
 
 
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     place = ServicePaths(folder=given.folder, store=given.store)
     try:
-        store = FeedbackStore(place.address, key=place.key())
+        store = open_store(place)
         sys.stdout.write(f"{import_interactions(given.path, store)}\n")
         store.close()
     except RecsysFedError as error:

@@ -4,21 +4,25 @@ FOLDER/feedback.sqlite   the log of events (or a PostgreSQL URL)
 FOLDER/versions/         model versions; FOLDER/current.json which one is in use
 FOLDER/tokens.json       digests of the bearer tokens
 FOLDER/service.key       256 random bits, mode 0600: assignments, digests of forgotten users
+FOLDER/forgotten.txt     those digests, a line each with the time, mode 0600: they outlive an older copy of the log
 
 Bearer tokens: 256 random bits each, kept as digests, with the scopes that they open.
 
     tokens.json   [{"name", "digest": SHA-256 of the token (hex), "scopes": [...]}], mode 0600
 
-A token has too much entropy to be guessed from its digest, so one pass of SHA-256 is enough.
+A token has too much entropy to be guessed from its digest, so one pass of SHA-256 is enough. A file that is not there
+or cannot be read admits nobody.
 """
 
+import fcntl
 import hmac
 import json
 import math
+import os
 import secrets
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -47,6 +51,11 @@ class ServicePaths:
         """The file of bearer tokens."""
         return self.folder / "tokens.json"
 
+    @property
+    def forgotten(self) -> Path:
+        """The file of digests of users who were forgotten."""
+        return self.folder / "forgotten.txt"
+
     def key(self) -> bytes:
         """The service's key, made at the first call.
 
@@ -61,6 +70,16 @@ class ServicePaths:
         if len(key) != _KEY_BYTES:
             raise KeyFileError(f"Expected a key of {_KEY_BYTES} bytes in {path}, got {len(key)}.")
         return key
+
+
+def append_private(path: Path, text: str) -> None:
+    """Append to a file that only its owner reads; it is on the disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    with os.fdopen(descriptor, "a", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 _SCOPES = ("recommend", "feedback", "admin")
@@ -78,11 +97,15 @@ class _Token:
 
 
 class TokenFile:
-    """The tokens of a service."""
+    """The tokens of a service.
+
+    Guarantees: fails closed (no file, no token; a file that cannot be read admits nobody). A change is made under a
+    lock, and whole or not at all, also when several are made at once.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: tuple[int, int, int] | None = None
         self._tokens: tuple[_Token, ...] = ()
         self._looked = -math.inf
 
@@ -94,39 +117,56 @@ class TokenFile:
         """
         for scope in scopes:
             checks.one_of(_SCOPES, scope=scope)
-        known = self.tokens()
-        if not scopes or any(token.name == name for token in known):
-            raise ConfigurationError(f"Expected a new name and at least one scope, got {name!r} and {list(scopes)}.")
         token = _PREFIX + secrets.token_urlsafe(32)
-        self._write((*known, _Token(name=name, digest=_digest(token), scopes=tuple(scopes))))
+        with self._locked():
+            known = self.tokens()
+            if not scopes or not name or any(token.name == name for token in known):
+                raise ConfigurationError(
+                    f"Expected a new name and at least one scope, got {name!r} and {list(scopes)}."
+                )
+            self._write((*known, _Token(name=name, digest=_digest(token), scopes=tuple(scopes))))
         return token
 
     def revoke(self, name: str) -> None:
         """Remove a token. Raises ConfigurationError if there is none of this name."""
-        known = self.tokens()
-        if all(token.name != name for token in known):
-            raise ConfigurationError(f"Expected the name of a token, got {name!r}.")
-        self._write(tuple(token for token in known if token.name != name))
+        with self._locked():
+            known = self.tokens()
+            if all(token.name != name for token in known):
+                raise ConfigurationError(f"Expected the name of a token, got {name!r}.")
+            self._write(tuple(token for token in known if token.name != name))
 
     def tokens(self) -> tuple[_Token, ...]:
-        """All tokens, as they are in the file."""
+        """All tokens, as they are in the file.
+
+        Raises:
+            DataFormatError: the file is damaged or cannot be read.
+        """
         self._looked = time.monotonic()
         try:
             status = self._path.stat()
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if stamp != self._stamp:
+                # Nothing is known until all of it was read.
+                self._tokens, self._stamp = (), None
+                self._tokens = self._read()
+                self._stamp = stamp
         except FileNotFoundError:
-            return ()
-        stamp = (status.st_mtime_ns, status.st_size)
-        if stamp != self._stamp:
-            self._tokens, self._stamp = self._read(), stamp
+            self._tokens, self._stamp = (), None
+        except OSError as error:
+            self._tokens, self._stamp = (), None
+            raise DataFormatError(f"Expected to read the tokens in {self._path}: {error.strerror}.") from error
         return self._tokens
 
     def holder(self, presented: str) -> _Token | None:
         """The token that was presented. All digests are compared, each in constant time.
 
         A token that is made or revoked by another process counts within a second.
+
+        Raises:
+            DataFormatError: the file of tokens is damaged: nobody is admitted.
         """
         digest, found = _digest(presented), None
-        fresh = time.monotonic() - self._looked < _LOOK_SECONDS
+        fresh = self._stamp is not None and time.monotonic() - self._looked < _LOOK_SECONDS
         for token in self._tokens if fresh else self.tokens():
             if hmac.compare_digest(token.digest.encode(), digest.encode()):
                 found = token
@@ -135,12 +175,25 @@ class TokenFile:
     def _read(self) -> tuple[_Token, ...]:
         try:
             records = json.loads(self._path.read_text(encoding="utf-8"))
-            return tuple(_Token(name=r["name"], digest=r["digest"], scopes=tuple(r["scopes"])) for r in records)
+            tokens = tuple(_Token(name=r["name"], digest=r["digest"], scopes=tuple(r["scopes"])) for r in records)
+            if not all(isinstance(value, str) for t in tokens for value in (t.name, t.digest, *t.scopes)):
+                raise TypeError("not text")
         except (ValueError, KeyError, TypeError) as error:
             raise DataFormatError(f"Expected tokens in {self._path}, got {type(error).__name__}.") from error
+        return tokens
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process at a time; the lock is that of a file beside it, which stays."""
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(self._path.with_name(f".{self._path.name}.lock"), os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _write(self, tokens: tuple[_Token, ...]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_whole(self._path, json.dumps([asdict(token) for token in tokens], indent=2), mode=OWNER_ONLY)
         self.tokens()
 

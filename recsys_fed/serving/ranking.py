@@ -21,12 +21,14 @@ class Page:
 
     Attributes:
         offset, limit: places offset + 1 to offset + limit.
+        shown: rows of earlier pages of the same walk, which are left out; their places come before the offset's.
         blocked: items that are left out. allowed: only these, or None. categories: only items of one of these, or
         None. exclude_consumed: leave out what the user has bought, liked, rated or disliked.
     """
 
     offset: int = 0
     limit: int = 10
+    shown: tuple[int, ...] = ()
     blocked: tuple[str, ...] = ()
     allowed: tuple[str, ...] | None = None
     categories: tuple[str, ...] | None = None
@@ -86,7 +88,9 @@ class Ranker:
             now: in half lives since time 0.
             precision: gives A for exploration, or None where nothing is explored.
         """
-        explores = precision is not None and not page.offset and self.exploration.position <= page.limit
+        explores = (
+            precision is not None and not page.offset and not page.shown and self.exploration.position <= page.limit
+        )
         wanted = page.offset + page.limit
         depth = max(wanted + 1, self.rerank.candidates if self.breadth.active else 0)
         depth = max(depth, self.exploration.pool + page.limit) if explores else depth
@@ -108,6 +112,8 @@ class Ranker:
         without = history.consumed_rows(release) if page.exclude_consumed else np.zeros(0, dtype=np.int64)
         if page.blocked:
             without = np.union1d(without, release.rows(page.blocked))
+        if page.shown:
+            without = np.union1d(without, np.array(page.shown, dtype=np.int64))
         only = self._only(page)
         if only is None and release.residual is None:
             return self.search.best(vector, depth, without=without)

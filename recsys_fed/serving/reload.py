@@ -14,6 +14,7 @@ from recsys_fed.serving.versions import DIGITS, Served, packed_version
 # Names of a run's files (`federation.run_files`, `simulation.runner`).
 MODEL_FILE, CATALOGUE_FILE = "item_embeddings.safetensors", "catalogue.parquet"
 _PACK_SECONDS = 600.0
+_FAILED = "Looking for a new model failed; the service's log says why."
 _log = logging.getLogger("recsys_fed.serving")
 
 
@@ -92,24 +93,34 @@ class ModelReloader:
         async with self._lock:
             return await self._serve(version)
 
-    async def watch(self, *, seconds: float) -> None:
-        """Take over whenever the source's file has changed, for ever. What is refused is reported, not served."""
-        while True:
-            await asyncio.sleep(seconds)
-            stamp = self._source.stamp() if self._source is not None else None
-            if stamp is None or stamp == self._stamp:
-                continue
-            self._stamp = stamp
-            try:
-                if await asyncio.to_thread(self._known):
-                    continue
+    async def look(self) -> None:
+        """Take over if the source's file has changed. What is refused is reported, not served, nor tried again.
+
+        Whatever else goes wrong is raised, and tried again at the next look.
+        """
+        try:
+            await self._look()
+        except Exception:
+            self._stamp, self.problem = None, _FAILED
+            self._service.telemetry.count("model_watch_failures")
+            raise
+        if self.problem == _FAILED:
+            self.problem = ""
+
+    async def _look(self) -> None:
+        stamp = self._source.stamp() if self._source is not None else None
+        if stamp is None or stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            if not await asyncio.to_thread(self._known):
                 await self.take()
-                self.problem = ""
-            except (DataFormatError, ConfigurationError) as error:
-                # The reason names files, which is for the log alone.
-                self.problem = "The last model was refused; the service's log says why."
-                _log.error("model refused: %s", error)
-                self._service.telemetry.count("model_refusals")
+            self.problem = ""
+        except (DataFormatError, ConfigurationError) as error:
+            # The reason names files, which is for the log alone.
+            self.problem = "The last model was refused; the service's log says why."
+            _log.error("model refused: %s", error)
+            self._service.telemetry.count("model_refusals")
 
     def _known(self) -> bool:
         """Whether the source's model is a version that is kept: it was served before, and perhaps rolled back."""

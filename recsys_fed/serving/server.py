@@ -5,6 +5,7 @@ second, and connections wait in the socket meanwhile. If the parent dies, the ch
 free.
 """
 
+import asyncio
 import gc
 import os
 import signal
@@ -20,14 +21,18 @@ import uvicorn
 
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.serving.api.application import application
+from recsys_fed.serving.connections import ConnectionLimits, event_loop, limited_protocol, most_connections
 from recsys_fed.serving.paths import ServicePaths, TokenFile
 from recsys_fed.serving.reload import ModelReloader, ModelSource
 from recsys_fed.serving.service import RecommendationService
 from recsys_fed.serving.settings import ApiSettings, ServingSettings
-from recsys_fed.serving.store import FeedbackStore
+from recsys_fed.serving.store import open_store
 from recsys_fed.serving.versions import Versions
 
 _BACKLOG = 2_048
+# How long a statement waits for a lock of the database: less than a request may wait for the store.
+LOCK_SECONDS = 1.0
+_SWITCH_SECONDS = 0.0005
 # A child that lives shorter failed to start; the next one waits, longer each time.
 _SHORT_LIFE, _LONGEST_WAIT = 5.0, 10.0
 _FAILED_STARTS = 5
@@ -65,14 +70,19 @@ def run(
     key = place.key()
     service = RecommendationService(
         settings,
-        FeedbackStore(place.address, key=key),
+        open_store(place, lock_seconds=LOCK_SECONDS),
         Versions(place.folder, search=settings.api.search),
         key=key,
         budget=budget,
     )
     gate = application(service, TokenFile(place.tokens), ModelReloader(service, place.folder, source))
+    limits = ConnectionLimits(
+        most=most_connections(settings.api.max_connections), request_seconds=settings.api.request_seconds
+    )
     config = uvicorn.Config(
         gate,
+        http=limited_protocol(limits),
+        ws="none",
         access_log=False,
         log_level="warning",
         server_header=False,
@@ -86,7 +96,10 @@ def run(
     # What lives as long as the process need not be looked at again by the garbage collector.
     gc.collect()
     gc.freeze()
-    uvicorn.Server(config).run(sockets=[listening])
+    # A thread that works for a batch or reads the log gives way to the event loop after this time, not after 5 ms.
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    with asyncio.Runner(loop_factory=lambda: event_loop(config)) as runner:
+        runner.run(uvicorn.Server(config).serve(sockets=[listening]))
 
 
 def _socket(settings: ApiSettings) -> socket.socket:

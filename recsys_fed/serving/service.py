@@ -5,8 +5,8 @@ import math
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,22 @@ import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.serving.background import BackgroundWork
 from recsys_fed.serving.bot_filter import BotFilter
 from recsys_fed.serving.diversity import RerankWeights, tail_of
 from recsys_fed.serving.experiment import assign_variant
 from recsys_fed.serving.fold_in import Explanation, build_equations, explain, taste_precision
+from recsys_fed.serving.forgetting import FORGET_STATEMENT, Forgetting, in_time
 from recsys_fed.serving.history import Event, UserHistory, half_lives
+from recsys_fed.serving.packed_model import Floats, Rows
 from recsys_fed.serving.ranking import Page, Ranked, Ranker
+from recsys_fed.serving.search import best_of_many
 from recsys_fed.serving.settings import ServingSettings, Variant
-from recsys_fed.serving.store import FeedbackStore, FeedbackWriter
+from recsys_fed.serving.store import OF_FORGOTTEN, FeedbackStore
 from recsys_fed.serving.users import Users
 from recsys_fed.serving.versions import Served, Versions
+from recsys_fed.serving.walks import LONGEST_WALK, cursor_of, rows_shown, version_of
+from recsys_fed.serving.writer import FeedbackWriter
 
 # Upper bounds of latency buckets in seconds; the last is open.
 _BOUNDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -76,11 +82,19 @@ class _Telemetry:
         return generate_latest(self._registry).decode()
 
 
-_FORGET_STATEMENT = (
-    "Models that were released before hold no vector, history or id of any user. What this user added to their sums "
-    "cannot be taken out again; the guarantee bounds what anybody can learn of it. This service hands the user's "
-    "events to no further round. If the silo's own database has them too, remove them there."
-)
+# A batch works for so long at a time, then lets others go first for as long.
+_SLICE_SECONDS = 0.002
+_BATCH_USERS = 16
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UserList:
+    """A list of a batch."""
+
+    user: str
+    known: bool
+    rows: Rows
+    scores: Floats
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,8 +106,17 @@ class Answer:
     basis: str
     request: str
     ranked: Ranked
+    shown: tuple[int, ...] = ()
     unknown: tuple[str, ...] = ()
     mapped: Mapping[str, str] | None = None
+
+    @property
+    def cursor(self) -> str | None:
+        """Of the next page; None where the list, or the longest walk, is over."""
+        shown = (*self.shown, *self.ranked.rows.tolist())
+        if not self.ranked.more or len(shown) >= LONGEST_WALK:
+            return None
+        return cursor_of(self.served.release, shown)
 
 
 class RecommendationService:
@@ -120,7 +143,16 @@ class RecommendationService:
         self.budget = budget
         self.settings, self.store, self.versions, self._key = settings, store, versions, key
         self.writer = FeedbackWriter(store)
-        self.users = Users(store, settings.feedback, cached=settings.api.cached_users)
+        experiment = settings.experiment
+        self.users = Users(store, settings.feedback, cached=settings.api.cached_users, experiment=experiment.name)
+        self.background = BackgroundWork()
+        self.forgetting = Forgetting(store, self.writer)
+        self._batches = asyncio.Lock()
+        store.note_settings(
+            rating_minimum=settings.feedback.rating_minimum,
+            experiment=experiment.name,
+            shares={variant.name: variant.share for variant in experiment.variants},
+        )
         self.guard = BotFilter(settings.feedback)
         self.telemetry = _Telemetry()
         self.started = time.time()
@@ -139,12 +171,24 @@ class RecommendationService:
         """The privacy mode: `user-only`, or `silo-trusted` where the silo's residual model is used."""
         return "silo-trusted" if self.versions.current.release.residual is not None else "user-only"
 
-    async def recommend(self, name: str, page: Page) -> Answer:
-        """A page of the list of a known user; of a user without events, by what is popular in the released model."""
-        user = await self.users.get(name)
+    async def recommend(self, name: str, page: Page, *, cursor: str | None = None) -> Answer:
+        """A page of the list of a known user; of a user without events, by what is popular in the released model.
+
+        Raises:
+            ConfigurationError: the cursor is none, or a page by its offset is asked for where lists are explored.
+            StoreBusyError: the log could not be read in time.
+        """
+        if page.offset and self.settings.exploration.method != "none":
+            raise ConfigurationError(
+                "Expected the cursor of the page before instead of an offset: lists are explored."
+            )
+        user = await in_time(self.users.get(name))
         variant = self.variant_of(name)
-        served = self._served(variant)
+        if self.settings.experiment.name and user.variant is None and variant is not None:
+            user.variant = variant.name
+        served = self._served(variant) if cursor is None else self._walked(cursor)
         release = served.release
+        page = page if cursor is None else replace(page, shown=rows_shown(cursor, release))
         known = any(item in release.row_of for item in user.history.levels)
         vector = self.users.vector(name, user, release)
         explores = known and self.settings.exploration.method != "none" and (variant is None or variant.explore)
@@ -156,17 +200,46 @@ class RecommendationService:
             basis="history" if known else "popularity",
             request=secrets.token_hex(12),
             ranked=ranked,
+            shown=page.shown,
         )
         self._log_exposure(name, answer)
         return answer
 
-    def recommend_history(self, items: Sequence[str], page: Page, *, texts: Sequence[str] = ()) -> Answer:
+    async def recommend_many(self, names: Sequence[str], limit: int) -> AsyncIterator[UserList]:
+        """Lists of many known users from the version in use now; one batch at a time, in slices between requests.
+
+        Raises:
+            ConfigurationError: the version has a residual, which batches do not use.
+        """
+        release = self.versions.current.release
+        if release.residual is not None:
+            raise ConfigurationError("Expected single requests: batches do not use the silo's residual.")
+        async with self._batches:
+            for start in range(0, len(names), _BATCH_USERS):
+                some, vectors, users = names[start : start + _BATCH_USERS], [], []
+                began = time.perf_counter()
+                for name in some:
+                    user = await in_time(self.users.get(name))
+                    vectors.append(self.users.vector(name, user, release))
+                    users.append(user)
+                    began = await _let_others(began)
+                without = [user.history.consumed_rows(release) for user in users]
+                rows, scores = best_of_many(release, np.stack(vectors), limit, without=without)
+                for name, user, own, values in zip(some, users, rows, scores, strict=True):
+                    known = any(item in release.row_of for item in user.history.levels)
+                    yield UserList(user=name, known=known, rows=own[own >= 0], scores=values[own >= 0])
+                    began = await _let_others(began)
+
+    def recommend_history(
+        self, items: Sequence[str], page: Page, *, texts: Sequence[str] = (), cursor: str | None = None
+    ) -> Answer:
         """A page for a raw history of an anonymous visitor; nothing of it is kept.
 
         Items that the catalogue lacks are left out and named; texts are mapped to the nearest title.
         """
-        served = self.versions.current
+        served = self.versions.current if cursor is None else self._walked(cursor)
         release = served.release
+        page = page if cursor is None else replace(page, shown=rows_shown(cursor, release))
         mapped = {text: served.titles.nearest(text) for text in texts}
         found = [release.item_ids[row] for row in mapped.values() if row is not None]
         unknown = tuple(item for item in items if item not in release.row_of)
@@ -183,13 +256,14 @@ class RecommendationService:
             basis=basis,
             request=secrets.token_hex(12),
             ranked=ranked,
+            shown=page.shown,
             unknown=unknown,
             mapped=named,
         )
 
     async def explain(self, name: str, item: str) -> tuple[Served, Explanation]:
         """What each item of a user's history adds to a score; raises ConfigurationError for an unknown `item`."""
-        user = await self.users.get(name)
+        user = await in_time(self.users.get(name))
         served = self._served(self.variant_of(name))
         row = served.release.row_of.get(item)
         if row is None:
@@ -197,40 +271,79 @@ class RecommendationService:
         return served, explain(served.release, user.history, row, now=self._now())
 
     async def feedback(self, event: Event) -> Event | None:
-        """Take in an event. It is durable, and counts, when this returns; None if its key was there already."""
-        received = time.time()
-        verdict = self.guard.judge(event.user, now=received)
-        if verdict.since is not None:
-            await asyncio.wrap_future(self.writer.put_aside(event.user, since=verdict.since))
-            self.users.drop(event.user)
-        stored = event._replace(accepted=verdict.accepted, received=received)
-        number = await asyncio.wrap_future(self.writer.append(stored))
-        self.telemetry.count("feedback_duplicates" if number is None else "feedback")
-        if number is None:
-            return None
-        self.telemetry.count("feedback_quarantined", int(not verdict.accepted))
-        stored = stored._replace(number=number)
-        self.users.apply(stored)
+        """Take in an event. It is durable, and counts, when this returns; None if it was there already.
+
+        Raises:
+            ConfigurationError: its user was forgotten. StoreBusyError: it could not be written in time.
+        """
+        stored = (await self.feedback_of_many([event]))[0]
+        if stored is not None and stored.number == OF_FORGOTTEN:
+            raise ConfigurationError(
+                "Expected a user who was not forgotten: nothing was taken in. An administrator can readmit the user."
+            )
         return stored
 
+    async def feedback_of_many(self, batch: Sequence[Event]) -> list[Event | None]:
+        """Take in events, all of them or none: each as it is stored, with number OF_FORGOTTEN where it was not.
+
+        None stands for an event that was there already: such a repetition is no behaviour, and no robot's.
+        """
+        received = time.time()
+        batch = [
+            event._replace(accepted=not self.guard.is_quarantined(event.user, now=received), received=received)
+            for event in batch
+        ]
+        numbers = await in_time(asyncio.wrap_future(self.writer.append_all(batch)))
+        found: list[Event | None] = []
+        for event, number in zip(batch, numbers, strict=True):
+            self.telemetry.count("feedback_duplicates" if number is None else "feedback")
+            found.append(None if number is None else await self._taken_in(event._replace(number=number)))
+        return found
+
+    async def _taken_in(self, event: Event) -> Event:
+        """Let a stored event count, or put its user's aside as a robot's."""
+        if event.number == OF_FORGOTTEN:
+            return event
+        # What comes later than it happened was not done at the speed at which it comes.
+        if event.time >= event.received - self.settings.feedback.burst_seconds:
+            verdict = self.guard.judge(event.user, now=event.received)
+            if verdict.since is not None:
+                await in_time(asyncio.wrap_future(self.writer.put_aside(event.user, since=verdict.since)))
+                self.users.drop(event.user)
+            event = event._replace(accepted=event.accepted and verdict.accepted)
+        self.telemetry.count("feedback_quarantined", int(not event.accepted))
+        self.users.apply(event)
+        return event
+
     async def forget(self, name: str) -> dict[str, Any]:
-        """Remove a user's events, vectors, caches and pending feedback; say what released models still contain."""
+        """Remove a user's events, vectors, caches and pending feedback; say what released models still contain.
+
+        The rows are gone when this returns; see `Forgetting` for the last copies of them.
+        """
         self.users.drop(name)
-        removed = await asyncio.wrap_future(self.writer.forget(name))
+        removed, receipt = await in_time(asyncio.wrap_future(self.writer.forget(name)))
         # Once more: a request may have read the log between the two.
         self.users.drop(name)
         self.guard.forget(name)
-        await asyncio.to_thread(self.store.checkpoint)
         self.telemetry.count("forgotten_users")
+        state = await self.forgetting.finish(receipt)
         kept = [served for served in (self.versions.current, self.versions.previous) if served is not None]
         models = [{"model": served.name, **served.release.provenance} for served in kept]
-        return {"removed": removed, "released_models": models, "statement": _FORGET_STATEMENT}
+        return {**state, "removed": removed, "released_models": models, "statement": FORGET_STATEMENT}
+
+    async def readmit(self, name: str) -> bool:
+        """Take in what a forgotten user does from now on; False if there is none of this name."""
+        return await in_time(asyncio.wrap_future(self.writer.readmit(name)))
 
     def variant_of(self, name: str) -> Variant | None:
-        """The user's variant of the running experiment."""
+        """The user's variant of the running experiment: that of the first list, whatever the shares are now."""
         experiment = self.settings.experiment
         if not experiment.name:
             return None
+        known = self.users.variant(name)
+        for variant in experiment.variants:
+            if variant.name == known:
+                return variant
         return assign_variant(name, experiment.variants, experiment=experiment.name, key=self._key)
 
     def use(self, served: Served) -> None:
@@ -259,6 +372,14 @@ class RecommendationService:
         if variant.model == "previous":
             return self.versions.previous or self.versions.current
         return self._pinned[variant.name]
+
+    def _walked(self, cursor: str) -> Served:
+        """The version of a cursor's walk."""
+        wanted = version_of(cursor)
+        for served in (self.versions.current, self.versions.previous, *self._pinned.values()):
+            if served is not None and served.name == wanted:
+                return served
+        raise ConfigurationError("Expected a cursor of a model that is served. Begin again without one.")
 
     def _ranker(self, served: Served, variant: Variant | None) -> Ranker:
         key = (served.name, variant.name if variant is not None else "")
@@ -307,6 +428,14 @@ class RecommendationService:
                 "Expected a model without a residual for personalisation = user-only. Set silo-trusted, "
                 "or pack without."
             )
+
+
+async def _let_others(began: float) -> float:
+    """After a slice of work let others go first for as long; returns when the next slice began."""
+    if time.perf_counter() - began < _SLICE_SECONDS:
+        return began
+    await asyncio.sleep(_SLICE_SECONDS)
+    return time.perf_counter()
 
 
 def _lines(path: str) -> tuple[str, ...]:

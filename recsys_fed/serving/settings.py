@@ -21,7 +21,10 @@ class ApiSettings:
         host, port: loopback unless TLS files are given.
         tls_certificate, tls_key: PEM files; "" is none.
         max_body_bytes: a longer request gets a 413.
-        requests_per_second, burst: token bucket of every bearer token; above it, 429.
+        max_connections: at most so many at once; see `connections`.
+        request_seconds: from the first byte of a request to its last.
+        requests_per_second, burst: token bucket of every bearer token; above it, 429. A batch of lists costs one more
+            for every four users, one of events for every ten.
         cached_users: whose histories and vectors are held in memory, least recently used out first.
         watch_seconds: how often the model's file is looked at; 0 never takes over by itself.
         personalisation: "user-only": what a user gets follows from the released model and the user's own events;
@@ -34,7 +37,9 @@ class ApiSettings:
     port: int = 8765
     tls_certificate: str = ""
     tls_key: str = ""
-    max_body_bytes: int = 65_536
+    max_body_bytes: int = 262_144
+    max_connections: int = 512
+    request_seconds: float = 10.0
     requests_per_second: float = 1_000.0
     burst: int = 2_000
     cached_users: int = 10_000
@@ -44,6 +49,8 @@ class ApiSettings:
 
     def __post_init__(self) -> None:
         checks.at_least(1, max_body_bytes=self.max_body_bytes, burst=self.burst, cached_users=self.cached_users)
+        checks.at_least(1, max_connections=self.max_connections)
+        checks.positive(request_seconds=self.request_seconds)
         checks.at_least(0, port=self.port)
         checks.positive(requests_per_second=self.requests_per_second)
         checks.non_negative(watch_seconds=self.watch_seconds)

@@ -1,31 +1,33 @@
 """The silo's log of events: durable before it is acknowledged, read by user, forgotten on request.
 
-One thread that writes: whatever waits is committed together, and each caller hears of it after the commit.
+`writer` is the one thread that writes to it.
 """
 
 import hashlib
 import hmac
-import queue
-import threading
+import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError, TimeoutError
 
-from recsys_fed.errors import DataError, RecsysFedError
-from recsys_fed.serving.history import EARLIEST, IMPORTED, Event
+from recsys_fed.errors import DataError, StoreBusyError
+from recsys_fed.serving.erasure import Eraser
+from recsys_fed.serving.history import EARLIEST, IMPORTED, Event, event_time
+from recsys_fed.serving.paths import ServicePaths, append_private
 from recsys_fed.serving.tables import (
+    RATING_MINIMUM,
     TRAINING_VIEW,
     create_tables,
     events,
     exposures,
     forgotten,
+    note_shares,
     open_engine,
     settings,
 )
@@ -34,9 +36,11 @@ _PAGE = 20_000
 # Plain text: the columns have the types of `Event` as they come, and a history is hundreds of rows.
 _OF_USER = sa.text(
     'SELECT "user", item, kind, time, value, event_key, request, number, accepted, '
-    "CASE WHEN received > 0 THEN received ELSE :opened END AS received "
+    "CASE WHEN received > 0 THEN received ELSE :opened END AS received, source "
     'FROM events WHERE "user" = :name ORDER BY number'
 )
+_OF_NO_SOURCE = sa.text("SELECT 1 FROM events WHERE \"user\" = :user AND event_key = :key AND source = ''")
+_LOCK_SECONDS = 30.0
 # An interaction without a time that was imported before keeps the time at which it first came in.
 _BEFORE = (
     'CREATE TABLE imported_before AS SELECT "user", item, MIN(CASE WHEN received > 0 THEN received ELSE {opened!r} '
@@ -51,19 +55,69 @@ _AS_BEFORE = (
 )
 
 
-class FeedbackStore:
-    """An open database. Reading is safe from any thread; writing is the business of one `FeedbackWriter`."""
+class Forgotten(NamedTuple):
+    """What is kept of a user who was forgotten, under a keyed digest of the id.
 
-    def __init__(self, address: str, *, key: bytes) -> None:
-        """Open, and create what is missing; `key` keys the digests of forgotten users."""
+    Attributes:
+        time: when. receipt: what `Receipt` is asked by. erased: when the last copy was gone, None before.
+        readmitted: since when the user is taken in again, None: not.
+    """
+
+    time: float
+    receipt: str
+    erased: float | None = None
+    readmitted: float | None = None
+
+
+# Instead of the number of an event: its user was forgotten, and it was not taken in.
+OF_FORGOTTEN = 0
+
+
+def open_store(place: ServicePaths, *, lock_seconds: float = _LOCK_SECONDS) -> "FeedbackStore":
+    """The store of a service's folder."""
+    return FeedbackStore(place.address, key=place.key(), noted=place.forgotten, lock_seconds=lock_seconds)
+
+
+class FeedbackStore:
+    """An open database. Reading is safe from any thread; writing is the business of one `FeedbackWriter`.
+
+    Guarantees: no event, no exposure and no import of a user who was forgotten is taken in, unless the user was
+    readmitted and it happened since. That holds for a database that was put back from an older copy, too: digests of
+    all who were forgotten are also in a file beside it, and whoever is in that file is forgotten when it is opened.
+    """
+
+    def __init__(
+        self, address: str, *, key: bytes, noted: Path | None = None, lock_seconds: float = _LOCK_SECONDS
+    ) -> None:
+        """Open, and create what is missing.
+
+        Args:
+            address: a path of SQLite or a PostgreSQL URL.
+            key: of the digests of forgotten users.
+            noted: the file of those digests; without it, `forgotten.txt` beside an SQLite file.
+            lock_seconds: how long a statement waits for a lock.
+
+        Raises:
+            StoreBusyError: the database is locked or cannot be reached.
+        """
         self._key = key
-        self._engine = open_engine(address)
+        self._engine = open_engine(address, lock_seconds=lock_seconds)
         self._sqlite = self._engine.dialect.name == "sqlite"
+        self._noted = noted or (Path(address).with_name("forgotten.txt") if "://" not in address else None)
         # Made once: composing a statement costs more than executing it.
-        added = _insert(self._sqlite)(events).on_conflict_do_nothing(index_elements=[events.c.event_key])
+        added = _insert(self._sqlite)(events).on_conflict_do_nothing()
         self._append = added.returning(events.c.number)
+        self._eraser = Eraser(self._engine, tables=("events", "exposures"), lock_seconds=lock_seconds)
         with self._translated():
             self._opened = create_tables(self._engine)
+        with self.reading() as connection:
+            of_no_source = sa.exists().where(events.c.event_key.is_not(None) & (events.c.source == ""))
+            self._has_keys_of_no_source = bool(connection.execute(sa.select(of_no_source)).scalar())
+            self._forgotten = {
+                row.digest: Forgotten(row.time, row.receipt, row.erased, row.readmitted)
+                for row in connection.execute(sa.select(forgotten))
+            }
+        self._forget_noted()
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
@@ -80,12 +134,25 @@ class FeedbackStore:
             yield connection
 
     def append(self, connection: sa.Connection, event: Event) -> int | None:
-        """Add an event in a transaction; its number, or None if its key is there already."""
+        """Add an event in a transaction.
+
+        Returns:
+            Its number; None if the user's event of this key and source is there already; OF_FORGOTTEN if it was not
+            taken in because its user was forgotten.
+        """
+        if self._is_refused(event.user, event_time(event)):
+            return OF_FORGOTTEN
+        if self._has_keys_of_no_source and event.source and event.key is not None:
+            same = {"user": event.user, "key": event.key}
+            if connection.execute(_OF_NO_SOURCE, same).scalar() is not None:
+                return None
         return connection.execute(self._append, _row(event)).scalar()
 
     def log_exposures(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add what was shown, in a transaction."""
-        connection.execute(exposures.insert(), list(rows))
+        """Add what was shown, in a transaction; nothing of users who were forgotten."""
+        kept = [row for row in rows if not self._is_refused(row["user"], row["time"])]
+        if kept:
+            connection.execute(exposures.insert(), kept)
 
     def of_user(self, user: str) -> list[Event]:
         """All events of one user, in the order of the log."""
@@ -93,29 +160,88 @@ class FeedbackStore:
             found = connection.execute(_OF_USER, {"name": user, "opened": self._opened})
             return list(map(Event._make, found.all()))
 
+    def first_variant(self, user: str, experiment: str) -> str | None:
+        """The variant of the user's first list in an experiment; None before."""
+        shown = exposures.c
+        query = sa.select(shown.variant).where((shown.user == user) & (shown.experiment == experiment))
+        with self.reading() as connection:
+            return connection.execute(query.order_by(shown.number).limit(1)).scalar()
+
     def put_aside(self, connection: sa.Connection, user: str, *, since: float) -> int:
         """Mark a user's feedback received from `since` on as a robot's; returns how many events."""
         mine = (
             (events.c.user == user) & (events.c.kind != IMPORTED) & (events.c.received >= since) & events.c.accepted
         )
-        return connection.execute(events.update().where(mine).values(accepted=False)).rowcount
+        return connection.execute(events.update().where(mine).values(accepted=False, aside=time.time())).rowcount
 
-    def forget(self, connection: sa.Connection, user: str, *, time: float) -> dict[str, int]:
-        """Remove all that is kept of a user, and note (as a keyed digest) that imports must leave the user out."""
+    def forget(self, connection: sa.Connection, user: str, *, time: float) -> tuple[dict[str, int], str]:
+        """Remove all that is kept of a user, in a transaction, and note (as a keyed digest) to take in no more.
+
+        Returns:
+            Rows removed by table, and a receipt. The last copies are gone when `erase_forgotten` has said so.
+        """
         removed = {
             table.name: connection.execute(table.delete().where(table.c.user == user)).rowcount
             for table in (events, exposures)
         }
-        note = _insert(self._sqlite)(forgotten).values(digest=self.digest(user), time=time)
-        connection.execute(note.on_conflict_do_nothing(index_elements=[forgotten.c.digest]))
-        return removed
+        note = Forgotten(time, secrets.token_hex(12))
+        self._note(connection, {self.digest(user): note})
+        return removed, note.receipt
 
-    def checkpoint(self) -> None:
-        """Empty SQLite's write-ahead log, which otherwise holds copies of removed rows for a while."""
-        if self._sqlite:
-            with self._translated(), self._engine.connect() as connection:
-                driver: Any = connection.connection.driver_connection
-                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+    def readmit(self, connection: sa.Connection, user: str, *, time: float) -> bool:
+        """Take in what a forgotten user does from `time` on; False if the user was not forgotten."""
+        digest = self.digest(user)
+        note = self._forgotten.get(digest)
+        if note is None:
+            return False
+        mine = forgotten.c.digest == digest
+        connection.execute(forgotten.update().where(mine).values(readmitted=time))
+        self._forgotten[digest] = note._replace(readmitted=time)
+        return True
+
+    def erase_forgotten(self) -> bool:
+        """Remove the last copies of all that was forgotten; False while somebody reads an older state.
+
+        Raises:
+            StoreBusyError: the database is locked or cannot be reached.
+        """
+        waiting = self.waiting_receipts()
+        if not waiting:
+            return True
+        with self._translated():
+            if not self._eraser.erase(waiting):
+                return False
+        now = time.time()
+        with self.writing() as connection:
+            connection.execute(forgotten.update().where(forgotten.c.receipt.in_(waiting)).values(erased=now))
+        for digest, note in self._forgotten.items():
+            if note.receipt in waiting:
+                self._forgotten[digest] = note._replace(erased=now)
+        return True
+
+    def waiting_receipts(self) -> frozenset[str]:
+        """Receipts of users of whom there may still be copies."""
+        return frozenset(note.receipt for note in self._forgotten.values() if note.erased is None)
+
+    def receipt(self, receipt: str) -> Forgotten | None:
+        """What a receipt stands for; None if there is none of this name."""
+        return next((note for note in self._forgotten.values() if note.receipt == receipt), None)
+
+    def remains(self) -> list[str]:
+        """What erasure cannot reach, in words; empty where it reaches everything."""
+        with self._translated():
+            return self._eraser.remains()
+
+    def note_settings(self, *, rating_minimum: float, experiment: str, shares: dict[str, float]) -> None:
+        """Note what the training view and reports need to know of the service's settings."""
+        with self.reading() as connection:
+            known = connection.execute(sa.select(settings.c.value).where(settings.c.name == RATING_MINIMUM)).scalar()
+        if known == repr(rating_minimum) and not experiment:
+            return
+        with self.writing() as connection:
+            self._set(connection, RATING_MINIMUM, repr(rating_minimum))
+            if experiment:
+                note_shares(connection, experiment, shares, now=time.time())
 
     def replace_imported(self, imported: Iterable[Event], *, source: str) -> int:
         """Replace all imported interactions by new ones in one transaction; forgotten users are left out.
@@ -128,7 +254,7 @@ class FeedbackStore:
         """
         count, now = 0, time.time()
         with self.writing() as connection:
-            gone = set(connection.execute(sa.select(forgotten.c.digest)).scalars())
+            gone = set(connection.execute(sa.select(forgotten.c.digest)).scalars()) | set(self._forgotten)
             self._run(connection, _BEFORE)
             connection.execute(events.delete().where(events.c.kind == IMPORTED))
             page: list[tuple[Any, ...]] = []
@@ -178,6 +304,45 @@ class FeedbackStore:
         """Close all connections."""
         self._engine.dispose()
 
+    def _is_refused(self, user: str, happened: float) -> bool:
+        """Whether the user was forgotten, and not readmitted before this happened."""
+        if not self._forgotten:
+            return False
+        note = self._forgotten.get(self.digest(user))
+        return note is not None and (note.readmitted is None or happened < note.readmitted)
+
+    def _note(self, connection: sa.Connection, notes: Mapping[str, Forgotten]) -> None:
+        """Note digests, in the file first: what is only there is forgotten when the store is opened again."""
+        if self._noted is not None:
+            append_private(self._noted, "".join(f"{digest} {note.time!r}\n" for digest, note in notes.items()))
+        table = _insert(self._sqlite)(forgotten)
+        fresh = table.on_conflict_do_update(
+            index_elements=[forgotten.c.digest],
+            set_={name: table.excluded[name] for name in ("time", "receipt", "erased", "readmitted")},
+        )
+        connection.execute(fresh, [{"digest": digest, **note._asdict()} for digest, note in notes.items()])
+        self._forgotten.update(notes)
+
+    def _forget_noted(self) -> None:
+        """Forget whoever the file has and the database lacks, and note in the file whom it lacks."""
+        if self._noted is None:
+            return
+        lines = self._noted.read_text(encoding="ascii").splitlines() if self._noted.is_file() else []
+        noted = {digest: float(moment) for digest, moment in map(str.split, lines)}
+        if missing := {digest: note for digest, note in self._forgotten.items() if digest not in noted}:
+            append_private(self._noted, "".join(f"{digest} {note.time!r}\n" for digest, note in missing.items()))
+        lost = {digest: moment for digest, moment in noted.items() if digest not in self._forgotten}
+        if not lost:
+            return
+        names = sa.union(sa.select(events.c.user), sa.select(exposures.c.user))
+        with self.writing() as connection:
+            for user in connection.execute(names).scalars().all():
+                if self.digest(user) in lost:
+                    for table in (events, exposures):
+                        connection.execute(table.delete().where(table.c.user == user))
+            notes = {digest: Forgotten(moment, secrets.token_hex(12)) for digest, moment in lost.items()}
+            self._note(connection, notes)
+
     def _add_page(self, connection: sa.Connection, page: list[tuple[Any, ...]]) -> int:
         """Many rows without the cost of a statement for each; returns how many."""
         if page:
@@ -201,7 +366,8 @@ class FeedbackStore:
             yield
         except SQLAlchemyError as error:
             reason = type(getattr(error, "orig", None) or error).__name__
-            raise DataError(
+            busy = isinstance(error, OperationalError | TimeoutError)
+            raise (StoreBusyError if busy else DataError)(
                 f"Expected to read and write {self._engine.url.render_as_string(hide_password=True)}: {reason}. "
                 "What was acknowledged is still there."
             ) from error
@@ -220,6 +386,7 @@ def _insert(sqlite: bool) -> Any:
 def _row(event: Event) -> dict[str, Any]:
     return {
         "event_key": event.key,
+        "source": event.source,
         "user": event.user,
         "item": event.item,
         "kind": event.kind,
@@ -229,96 +396,3 @@ def _row(event: Event) -> dict[str, Any]:
         "request": event.request,
         "accepted": event.accepted,
     }
-
-
-_TOGETHER = 512
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Task:
-    """Something to do in a transaction, and who waits for its result."""
-
-    do: Callable[[sa.Connection], Any]
-    done: "Future[Any]"
-
-
-class FeedbackWriter:
-    """Writes to a store in the order in which it is asked.
-
-    Guarantees: a future is resolved after its transaction is durable, never before; tasks are done in the order of
-    the calls, so whoever forgets a user after handing in events removes those events too.
-    """
-
-    def __init__(self, store: FeedbackStore) -> None:
-        self._store = store
-        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="feedback-writer", daemon=True)
-        self._thread.start()
-
-    def append(self, event: Event) -> "Future[int | None]":
-        """Add an event; the result is its number, or None if its key is there already."""
-        return self._submit(lambda connection: self._store.append(connection, event))
-
-    def expose(self, row: Mapping[str, Any]) -> "Future[None]":
-        """Log what was shown; nobody needs to wait for it."""
-        return self._submit(lambda connection: self._store.log_exposures(connection, [row]))
-
-    def put_aside(self, user: str, *, since: float) -> "Future[int]":
-        """Mark a user's events as a robot's."""
-        return self._submit(lambda connection: self._store.put_aside(connection, user, since=since))
-
-    def forget(self, user: str) -> "Future[dict[str, int]]":
-        """Remove a user."""
-        return self._submit(lambda connection: self._store.forget(connection, user, time=time.time()))
-
-    def close(self) -> None:
-        """Write what waits, and stop."""
-        self._tasks.put(None)
-        self._thread.join()
-
-    def _submit(self, do: Callable[[sa.Connection], Any]) -> "Future[Any]":
-        done: Future[Any] = Future()
-        self._tasks.put(_Task(do=do, done=done))
-        return done
-
-    def _run(self) -> None:
-        open_ = True
-        while open_:
-            batch, open_ = self._waiting()
-            if batch:
-                self._commit(batch)
-
-    def _waiting(self) -> tuple[list[_Task], bool]:
-        """Wait for a task, and take along what else is there; False where the writer is closed."""
-        batch: list[_Task] = []
-        task = self._tasks.get()
-        while task is not None:
-            batch.append(task)
-            if len(batch) == _TOGETHER:
-                return batch, True
-            try:
-                task = self._tasks.get_nowait()
-            except queue.Empty:
-                return batch, True
-        return batch, False
-
-    def _commit(self, batch: list[_Task]) -> None:
-        results: list[Any] = []
-        try:
-            with self._store.writing() as connection:
-                results = [task.do(connection) for task in batch]
-        except RecsysFedError as error:
-            self._fail(batch, error)
-        except Exception as error:  # noqa: BLE001  (whatever it was, the callers must hear of it)
-            self._fail(batch, DataError(f"Expected to write to the store, got {type(error).__name__}."))
-        else:
-            for task, result in zip(batch, results, strict=True):
-                task.done.set_result(result)
-
-    def _fail(self, batch: list[_Task], error: RecsysFedError) -> None:
-        """Nothing of the batch was written. One bad task must not fail the others: they are tried by themselves."""
-        if len(batch) == 1:
-            batch[0].done.set_exception(error)
-            return
-        for task in batch:
-            self._commit([task])

@@ -35,6 +35,8 @@ class _User:
 
     history: UserHistory
     folded: dict[str, _Folded] = field(default_factory=dict)
+    # Of the running experiment; None before the user's first list.
+    variant: str | None = None
 
 
 class Users:
@@ -44,8 +46,10 @@ class Users:
     handed to `apply` is in every vector that is asked for afterwards. `drop` leaves nothing behind.
     """
 
-    def __init__(self, store: FeedbackStore, settings: FeedbackSettings, *, cached: int) -> None:
-        self._store, self._settings, self._cached = store, settings, cached
+    def __init__(
+        self, store: FeedbackStore, settings: FeedbackSettings, *, cached: int, experiment: str = ""
+    ) -> None:
+        self._store, self._settings, self._cached, self._experiment = store, settings, cached, experiment
         self._users: OrderedDict[str, _User] = OrderedDict()
         self._with_equations: OrderedDict[str, None] = OrderedDict()
         self._loading: dict[str, asyncio.Task[_User]] = {}
@@ -65,6 +69,11 @@ class Users:
             task = asyncio.create_task(self._load(name))
             self._loading[name] = task
         return await asyncio.shield(task)
+
+    def variant(self, name: str) -> str | None:
+        """The variant of a user's first list, where the user is in memory and has had one."""
+        user = self._users.get(name)
+        return None if user is None else user.variant
 
     def apply(self, event: Event) -> None:
         """Take in an event that is durable."""
@@ -120,10 +129,10 @@ class Users:
         try:
             while True:
                 self._outdated.discard(name)
-                events = await asyncio.to_thread(self._store.of_user, name)
+                events, variant = await asyncio.to_thread(self._read, name)
                 if name not in self._outdated:
                     break
-            user = _User(history=build_history(events, self._settings))
+            user = _User(history=build_history(events, self._settings), variant=variant)
             self._users[name] = user
             if len(self._users) > self._cached:
                 oldest, _ = self._users.popitem(last=False)
@@ -132,6 +141,10 @@ class Users:
         finally:
             self._loading.pop(name, None)
             self._outdated.discard(name)
+
+    def _read(self, name: str) -> tuple[list[Event], str | None]:
+        variant = self._store.first_variant(name, self._experiment) if self._experiment else None
+        return self._store.of_user(name), variant
 
     def _remember(self, name: str) -> None:
         self._with_equations[name] = None

@@ -70,7 +70,7 @@ class Versions:
         found = [known for known in self.names() if known.startswith(name[:DIGITS])] if name else []
         if len(found) != 1:
             raise ConfigurationError(
-                f"Expected the first digits of one model version, got {name!r}: {len(found)} match."
+                f"Expected the first digits of one model version that is kept: {len(found)} match. See /v1/models."
             )
         if found[0] not in self._loaded:
             release = read_packed_model(self._folder / "versions" / found[0])

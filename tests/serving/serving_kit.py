@@ -10,7 +10,7 @@ from recsys_fed.serving.paths import ServicePaths, TokenFile
 from recsys_fed.serving.reload import ModelReloader
 from recsys_fed.serving.service import RecommendationService
 from recsys_fed.serving.settings import serving_settings
-from recsys_fed.serving.store import FeedbackStore
+from recsys_fed.serving.store import open_store
 from recsys_fed.serving.versions import DIGITS, Versions, point_to
 
 GENRES = ("Drama", "Comedy", "Action", "Horror")
@@ -56,7 +56,7 @@ def made_service(folder, release=None, *, store="", seed=7, **tables):
     settings = serving_settings(tables)
     return RecommendationService(
         settings,
-        FeedbackStore(place.address, key=key),
+        open_store(place, lock_seconds=1.0),
         Versions(folder, search=settings.api.search),
         key=key,
         seed=seed,

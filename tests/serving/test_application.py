@@ -92,7 +92,7 @@ def test_contributions_sum_to_the_score_of_the_list(tmp_path, kind):
             report(client, headers, "u", item)
         place = recommended(client, headers).json()["items"][0]
         query = {"user": "u", "item": place["item"], "limit": 2}
-        why = client.get("/v1/explanation", headers=headers["all"], params=query).json()
+        why = client.post("/v1/explanation", headers=headers["all"], json=query).json()
     parts = why["bias"] + why["rest"] + sum(part["contribution"] for part in why["contributions"])
     assert parts == pytest.approx(why["score"], abs=1e-9)
     assert why["score"] == pytest.approx(place["score"], abs=1e-4)
@@ -201,7 +201,7 @@ def test_the_privacy_mode_is_in_every_header_and_a_residual_needs_consent(tmp_pa
         answer = recommended(client, headers)
         assert answer.headers["x-privacy-mode"] == "silo-trusted"
         assert items_of(answer)[0] == "i50"
-        why = client.get("/v1/explanation", headers=headers["all"], params={"user": "u", "item": "i50"}).json()
+        why = client.post("/v1/explanation", headers=headers["all"], json={"user": "u", "item": "i50"}).json()
         assert why["score"] == pytest.approx(answer.json()["items"][0]["score"], rel=1e-5)
         assert client.get("/health").headers["x-privacy-mode"] == "silo-trusted"
 

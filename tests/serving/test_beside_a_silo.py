@@ -74,7 +74,7 @@ def test_a_newly_trained_model_of_the_silo_is_taken_over_and_a_rolled_back_one_s
     monkeypatch.setattr(reload, "pack_in_subprocess", counted)
 
     async def scenario():
-        watching = asyncio.create_task(taking.watch(seconds=0.05))
+        service.background.start("model watcher", taking.look, every=0.05)
         second = state.keep(item_embeddings_bytes(model(2)), [(nobody, empty)])
         await until(lambda: service.versions.current.release.version == second)
         service.use(service.versions.before())
@@ -88,7 +88,7 @@ def test_a_newly_trained_model_of_the_silo_is_taken_over_and_a_rolled_back_one_s
         await until(lambda: taking.problem)
         assert service.versions.current.release.version == first
         assert str(tmp_path) not in taking.problem
-        watching.cancel()
+        await service.background.stop()
 
     asyncio.run(scenario())
     service.close()

@@ -60,8 +60,8 @@ def test_an_import_replaces_the_one_before_and_leaves_forgotten_users_out(tmp_pa
     assert import_interactions(table, service.store) == 2
     assert service.store.of_user("a") == []
     assert [event.item for event in service.store.of_user("b")] == ["i2"]
-    append(service, ("a", "i8", "buy", True))  # whoever comes back is known by what happens from then on
-    assert [event.item for event in service.store.of_user("a")] == ["i8"]
+    append(service, ("a", "i8", "buy", True))
+    assert service.store.of_user("a") == []
     service.close()
 
 
@@ -93,7 +93,7 @@ def test_forgetting_takes_what_waits_in_the_queue_along(tmp_path):
     futures = [
         service.writer.append(Event(user="u", item=f"i{n}", kind="buy", time=1.0, key=f"k{n}")) for n in range(200)
     ]
-    removed = service.writer.forget("u").result()
+    removed, _ = service.writer.forget("u").result()
     assert all(future.done() for future in futures)
     assert removed["events"] == 200 and service.store.of_user("u") == []
     service.close()
@@ -121,6 +121,6 @@ def test_postgresql_keeps_the_same_log(tmp_path, table):
     assert service.writer.put_aside("a", since=0.0).result() == 2
     assert service.store.quarantined() == [("a", 2)]
     assert len(list(service.store.training())) == 4
-    assert service.writer.forget("a").result()["events"] == 4
+    assert service.writer.forget("a").result()[0]["events"] == 4
     assert import_interactions(table, service.store) == 2
     service.close()

@@ -1,18 +1,19 @@
 """The application: routes behind the gate, and errors that say what was expected and nothing of the inside."""
 
-import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from recsys_fed.errors import ConfigurationError, DataError, DataFormatError
 from recsys_fed.gate import Application, Gate, Message, Receive, Refusal, Scope, Send, header_of
+from recsys_fed.serving.api import schemas
 from recsys_fed.serving.api.routes import as_json, health, operating, pages, recommending, reporting
 from recsys_fed.serving.paths import TokenFile
 from recsys_fed.serving.reload import ModelReloader
@@ -20,6 +21,7 @@ from recsys_fed.serving.service import RecommendationService
 from recsys_fed.serving.settings import ApiSettings
 from recsys_fed.versions import versions
 
+_log = logging.getLogger("recsys_fed.serving")
 # Paths that need no token: whether the service is alive, and pages that hold no data.
 _OPEN = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready"})
 _SECURITY = [
@@ -37,14 +39,15 @@ class _RateLimit:
         self._rate, self._burst = rate, float(burst)
         self._left: dict[str, tuple[float, float]] = {}
 
-    def wait(self, holder: str, *, now: float) -> float:
-        """Take one; 0 if there was one, else the seconds until there is."""
+    def wait(self, holder: str, *, now: float, cost: float = 1.0) -> float:
+        """Take so many, at most a whole bucket; 0 if they were there, else the seconds until they are."""
+        cost = min(cost, self._burst)
         left, then = self._left.get(holder, (self._burst, now))
         left = min(self._burst, left + (now - then) * self._rate)
-        if left < 1.0:
+        if left < cost:
             self._left[holder] = (left, now)
-            return (1.0 - left) / self._rate
-        self._left[holder] = (left - 1.0, now)
+            return (cost - left) / self._rate
+        self._left[holder] = (left - cost, now)
         return 0.0
 
 
@@ -84,22 +87,33 @@ class _ServiceGate(Gate):
             self._service.telemetry.request(route, status, seconds=seconds, now=time.time())
 
     def admit(self, scope: Scope) -> None:
-        """Note the scopes of the request's token; refuse a request without a token that is known."""
-        scope["token_scopes"] = ()
+        """Note the token's name and scopes, and how a route charges for more; refuse a token that is not known."""
+        scope["token_scopes"], scope["token_name"] = (), ""
         if scope["path"] in _OPEN:
             return
         scheme, _, token = header_of(scope, b"authorization").partition(" ")
-        holder = self._tokens.holder(token.strip()) if scheme.lower() == "bearer" else None
+        try:
+            holder = self._tokens.holder(token.strip()) if scheme.lower() == "bearer" else None
+        except DataFormatError as error:
+            _log.error("tokens: %s", error)
+            raise Refusal(503, "The tokens cannot be read: nobody is admitted.", {"retry-after": "10"}) from error
         if holder is None:
             raise Refusal(401, "Expected a bearer token of this service.", {"www-authenticate": "Bearer"})
-        seconds = self._limit.wait(holder.name, now=time.monotonic())
-        if seconds:
-            retry = {"retry-after": str(int(seconds) + 1)}
-            raise Refusal(429, "Expected fewer requests a second. Try again later.", retry)
-        scope["token_scopes"] = holder.scopes
+
+        def charge(cost: float) -> None:
+            seconds = self._limit.wait(holder.name, now=time.monotonic(), cost=cost)
+            if seconds:
+                retry = {"retry-after": str(int(seconds) + 1)}
+                raise Refusal(429, "Expected fewer requests a second. Try again later.", retry)
+
+        charge(1.0)
+        scope["token_scopes"], scope["token_name"], scope["charge"] = holder.scopes, holder.name, charge
 
 
-_log = logging.getLogger("recsys_fed.serving")
+_ERASE_SECONDS = 5.0
+_FIELDS = frozenset({"body", "query", "header", "path"}).union(
+    *(kind.model_fields for kind in vars(schemas).values() if isinstance(kind, type) and issubclass(kind, BaseModel))
+)
 _DESCRIPTION = """Recommendations of this silo. Nothing leaves it: items come from the released item embeddings, and
 what a
 user gets depends on that user's own events. Every answer says its model version and privacy mode in its header."""
@@ -110,13 +124,11 @@ def application(service: RecommendationService, tokens: TokenFile, take_over: Mo
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        seconds = service.settings.api.watch_seconds
-        watching = asyncio.create_task(take_over.watch(seconds=seconds)) if seconds else None
+        if seconds := service.settings.api.watch_seconds:
+            service.background.start("model watcher", take_over.look, every=seconds)
+        service.background.start("erasure", service.forgetting.erase_pending, every=_ERASE_SECONDS)
         yield
-        if watching is not None:
-            watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
+        await service.background.stop()
         service.close()
 
     app = FastAPI(
@@ -125,6 +137,8 @@ def application(service: RecommendationService, tokens: TokenFile, take_over: Mo
         version=versions()["recsys-fed"],
         docs_url=None,
         redoc_url=None,
+        # A redirect would go where the request's own Host header points.
+        redirect_slashes=False,
         lifespan=lifespan,
     )
     app.state.service, app.state.take_over = service, take_over
@@ -141,8 +155,13 @@ def application(service: RecommendationService, tokens: TokenFile, take_over: Mo
 async def _invalid(_: Request, error: Exception) -> Response:
     """What was wrong, and where; the input itself is not repeated."""
     found: list[dict[str, Any]] = list(error.errors()) if isinstance(error, RequestValidationError) else []
-    lines = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in found[:5]]
+    lines = [f"{_place(one['loc'])}: {one['msg']}" for one in found[:5]]
     return as_json({"detail": "; ".join(lines) or "Expected another request."}, status=422)
+
+
+def _place(parts: Sequence[object]) -> str:
+    """Where something is wrong: by names that the service itself has, and numbers."""
+    return ".".join(str(part) if isinstance(part, int) or part in _FIELDS else "?" for part in parts)
 
 
 async def _conflict(_: Request, error: Exception) -> Response:
@@ -157,7 +176,9 @@ async def _refused_model(_: Request, error: Exception) -> Response:
 
 async def _unavailable(_: Request, error: Exception) -> Response:
     _log.error("store: %s", type(error).__name__)
-    return as_json({"detail": "The store cannot be written or read now. Nothing was acknowledged."}, status=503)
+    answer = as_json({"detail": "The store cannot be written or read now. Nothing was acknowledged."}, status=503)
+    answer.headers["retry-after"] = "1"
+    return answer
 
 
 async def _failed(_: Request, error: Exception) -> Response:

@@ -9,20 +9,21 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from fastapi.security import HTTPBearer
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from recsys_fed.serving.api import schemas
 from recsys_fed.serving.api.schemas import Problem
+from recsys_fed.serving.api.strict import StrictRoute
 from recsys_fed.serving.fold_in import Explanation
 from recsys_fed.serving.history import Event
 from recsys_fed.serving.packed_model import Floats, PackedModel, Rows
 from recsys_fed.serving.ranking import Page
 from recsys_fed.serving.reload import ModelReloader
-from recsys_fed.serving.search import best_of_many, similar, top_rows
+from recsys_fed.serving.search import similar, top_rows
 from recsys_fed.serving.service import Answer, RecommendationService
+from recsys_fed.serving.store import OF_FORGOTTEN
 from recsys_fed.serving.versions import Served
 
 # Only for the OpenAPI page: the gate has looked at the token before any route is reached.
@@ -62,8 +63,11 @@ _Taking = Annotated[ModelReloader, Depends(_take_over_of)]
 def as_json(record: object, served: Served | None = None, *, status: int = 200) -> Response:
     """A response; with the version that made it."""
     headers = {"x-model-version": served.name} if served is not None else {}
-    body = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    return Response(body, status_code=status, headers=headers, media_type="application/json")
+    return Response(_text(record).encode(), status_code=status, headers=headers, media_type="application/json")
+
+
+def _text(record: object) -> str:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def _list_items(release: PackedModel, rows: Rows, scores: Floats, *, offset: int = 0) -> list[dict[str, Any]]:
@@ -74,15 +78,18 @@ def _list_items(release: PackedModel, rows: Rows, scores: Floats, *, offset: int
     ]
 
 
-def _page_record(answer: Answer, *, offset: int, limit: int) -> dict[str, Any]:
+def _page_record(answer: Answer, *, offset: int, limit: int, explored: bool) -> dict[str, Any]:
     """A page of recommendations."""
+    by_offset = answer.ranked.more and not explored and not answer.shown
+    offset = offset or len(answer.shown)
     return {
         "request": answer.request,
         "model": answer.served.name,
         "variant": answer.variant,
         "basis": answer.basis,
         "items": _list_items(answer.served.release, answer.ranked.rows, answer.ranked.scores, offset=offset),
-        "next_offset": offset + limit if answer.ranked.more else None,
+        "next_offset": offset + limit if by_offset else None,
+        "next_cursor": answer.cursor if offset == len(answer.shown) else None,
         "unknown": list(answer.unknown),
         "mapped": dict(answer.mapped or {}),
     }
@@ -108,7 +115,11 @@ def _explanation_record(served: Served, found: Explanation, item: str, *, limit:
 
 _Limit = Annotated[int, Query(ge=1, le=200)]
 recommending = APIRouter(
-    prefix="/v1", tags=["recommend"], dependencies=[Depends(_needs("recommend"))], responses=_REFUSALS
+    prefix="/v1",
+    tags=["recommend"],
+    dependencies=[Depends(_needs("recommend"))],
+    responses=_REFUSALS,
+    route_class=StrictRoute,
 )
 
 
@@ -126,37 +137,34 @@ async def recommend(request: schemas.RecommendRequest, service: _Service) -> Res
     raw = request.history is not None or request.titles is not None
     if (request.user is not None) == raw:
         raise HTTPException(status_code=422, detail="Expected either user, or history and titles.")
+    if request.cursor is not None and request.offset:
+        raise HTTPException(status_code=422, detail="Expected either a cursor or an offset.")
     if request.user is not None:
-        answer = await service.recommend(request.user, page)
+        answer = await service.recommend(request.user, page, cursor=request.cursor)
     else:
-        answer = service.recommend_history(request.history or [], page, texts=request.titles or [])
-    return as_json(_page_record(answer, offset=request.offset, limit=request.limit), answer.served)
+        answer = service.recommend_history(
+            request.history or [], page, texts=request.titles or [], cursor=request.cursor
+        )
+    explored = request.user is not None and service.settings.exploration.method != "none"
+    record = _page_record(answer, offset=request.offset, limit=request.limit, explored=explored)
+    return as_json(record, answer.served)
 
 
 @recommending.post("/recommendations/batch", response_model=schemas.Batch)
-async def batch(request: schemas.BatchRequest, service: _Service) -> Response:
-    """Lists of up to 1,000 known users from one model version."""
-    served = service.versions.current
-    release = served.release
-    if release.residual is not None:
-        raise HTTPException(
-            status_code=409, detail="Expected single requests: batches do not use the silo's residual."
-        )
-    users = [await service.users.get(name) for name in request.users]
-    vectors = np.stack(
-        [service.users.vector(name, user, release) for name, user in zip(request.users, users, strict=True)]
-    )
-    without = [user.history.consumed_rows(release) for user in users]
-    rows, scores = best_of_many(release, vectors, request.limit, without=without)
-    lists = [
-        {
-            "user": name,
-            "basis": "history" if any(item in release.row_of for item in user.history.levels) else "popularity",
-            "items": _list_items(release, own[own >= 0], values[own >= 0]),
+async def batch(asked: Request, request: schemas.BatchRequest, service: _Service) -> Response:
+    """Lists of up to 1,000 known users from one model version. Costs a request and one more for every four users."""
+    asked.scope["charge"](len(request.users) / 4)
+    served, parts = service.versions.current, []
+    # Written as it comes: a thousand lists at once would keep everybody waiting.
+    async for own in service.recommend_many(request.users, request.limit):
+        record = {
+            "user": own.user,
+            "basis": "history" if own.known else "popularity",
+            "items": _list_items(served.release, own.rows, own.scores),
         }
-        for name, user, own, values in zip(request.users, users, rows, scores, strict=True)
-    ]
-    return as_json({"model": served.name, "lists": lists}, served)
+        parts.append(_text(record))
+    body = f'{{"model":{_text(served.name)},"lists":[{",".join(parts)}]}}'
+    return Response(body, headers={"x-model-version": served.name}, media_type="application/json")
 
 
 @recommending.get("/similar", response_model=schemas.Recommendations)
@@ -176,7 +184,7 @@ async def similar_items(
         basis, scores = "popularity", release.bias.copy()
     else:
         scores = similar(release, row)
-        scores[row] = -np.inf
+        scores[row] = -math.inf
     rows = top_rows(scores, limit)
     record = {
         "request": "", "model": served.name, "variant": "", "basis": basis,
@@ -187,22 +195,56 @@ async def similar_items(
     return as_json(record, served)
 
 
-@recommending.get("/explanation", response_model=schemas.ExplanationAnswer)
-async def explanation(service: _Service, user: schemas.Id, item: schemas.Id, limit: _Limit = 10) -> Response:
+@recommending.post("/explanation", response_model=schemas.ExplanationAnswer)
+async def explanation(request: schemas.ExplanationRequest, service: _Service) -> Response:
     """What the items of a user's history add to the score of an item: exact parts that sum to it."""
-    served, found = await service.explain(user, item)
-    return as_json(_explanation_record(served, found, item, limit=limit), served)
+    served, found = await service.explain(request.user, request.item)
+    return as_json(_explanation_record(served, found, request.item, limit=request.limit), served)
 
 
-reporting = APIRouter(prefix="/v1", responses=_REFUSALS)
+reporting = APIRouter(prefix="/v1", responses=_REFUSALS, route_class=StrictRoute)
 
 
 @reporting.post(
     "/feedback", response_model=schemas.FeedbackAnswer, tags=["feedback"], dependencies=[Depends(_needs("feedback"))]
 )
-async def feedback(request: schemas.FeedbackRequest, service: _Service) -> Response:
-    """Report what a user did. When this answers, the event is on disk and counts."""
-    event = Event(
+async def feedback(asked: Request, request: schemas.FeedbackRequest, service: _Service) -> Response:
+    """Report what a user did. When this answers, the event is on disk and counts.
+
+    The same `event` of the same user from the same token is one event, however often it is sent.
+    """
+    event = _event_of(request, asked)
+    stored = await service.feedback(event)
+    known = request.item in service.versions.current.release.row_of
+    return as_json({"event": event.key, "duplicate": stored is None, "known_item": known})
+
+
+@reporting.post(
+    "/feedback/batch",
+    response_model=schemas.FeedbackBatchAnswer,
+    tags=["feedback"],
+    dependencies=[Depends(_needs("feedback"))],
+)
+async def feedback_batch(asked: Request, request: schemas.FeedbackBatchRequest, service: _Service) -> Response:
+    """Report up to 1,000 events. Counts as a request and one more for every ten events."""
+    asked.scope["charge"](len(request.events) / 10)
+    batch = [_event_of(one, asked) for one in request.events]
+    stored = await service.feedback_of_many(batch)
+    rows = service.versions.current.release.row_of
+    answers = [
+        {
+            "event": event.key,
+            "duplicate": kept is None,
+            "known_item": event.item in rows,
+            "forgotten": kept is not None and kept.number == OF_FORGOTTEN,
+        }
+        for event, kept in zip(batch, stored, strict=True)
+    ]
+    return as_json({"events": answers})
+
+
+def _event_of(request: schemas.FeedbackRequest, asked: Request) -> Event:
+    return Event(
         user=request.user,
         item=request.item,
         kind=request.kind,
@@ -210,16 +252,33 @@ async def feedback(request: schemas.FeedbackRequest, service: _Service) -> Respo
         value=request.value,
         key=request.event or secrets.token_hex(16),
         request=request.request,
+        source=asked.scope["token_name"],
     )
-    stored = await service.feedback(event)
-    known = request.item in service.versions.current.release.row_of
-    return as_json({"event": event.key, "duplicate": stored is None, "known_item": known})
 
 
 @reporting.post("/forget", response_model=schemas.Forgotten, tags=["admin"], dependencies=[Depends(_needs("admin"))])
 async def forget(request: schemas.UserRequest, service: _Service) -> Response:
-    """Remove a user's history, vectors, caches and pending feedback; says what released models still contain."""
+    """Remove a user's history, vectors, caches and pending feedback; says what released models still contain.
+
+    What the user does later is not taken in either.
+    """
     return as_json(await service.forget(request.user))
+
+
+@reporting.post(
+    "/forget/receipt", response_model=schemas.Receipt, tags=["admin"], dependencies=[Depends(_needs("admin"))]
+)
+async def forget_receipt(request: schemas.ReceiptRequest, service: _Service) -> Response:
+    """Whether the last copies of a forgotten user are gone."""
+    return as_json(await service.forgetting.receipt(request.receipt))
+
+
+@reporting.post(
+    "/forget/readmit", response_model=schemas.Readmitted, tags=["admin"], dependencies=[Depends(_needs("admin"))]
+)
+async def readmit(request: schemas.UserRequest, service: _Service) -> Response:
+    """Take in what a forgotten user does from now on. What happened before stays refused."""
+    return as_json({"readmitted": await service.readmit(request.user)})
 
 
 _FOLDER = Path(__file__).parent
@@ -231,7 +290,13 @@ _POLICY = (
 
 pages = APIRouter(include_in_schema=False)
 health = APIRouter(tags=["health"])
-operating = APIRouter(prefix="/v1", tags=["admin"], dependencies=[Depends(_needs("admin"))], responses=_REFUSALS)
+operating = APIRouter(
+    prefix="/v1",
+    tags=["admin"],
+    dependencies=[Depends(_needs("admin"))],
+    responses=_REFUSALS,
+    route_class=StrictRoute,
+)
 
 
 @pages.get("/")
@@ -247,9 +312,12 @@ async def documentation() -> Response:
 
 
 @health.get("/health")
-async def alive() -> dict[str, str]:
-    """Whether the process answers."""
-    return {"status": "ok"}
+async def alive(service: _Service) -> dict[str, Any]:
+    """Whether the process answers, and whether what it does by itself goes well."""
+    tasks = service.background.state()
+    tasks["feedback writer"] = "ok" if service.writer.alive else "ended"
+    well = all(state == "ok" for state in tasks.values())
+    return {"status": "ok" if well else "degraded", "tasks": tasks}
 
 
 @health.get("/ready")
@@ -308,6 +376,8 @@ async def status(service: _Service, taking: _Taking) -> dict[str, Any]:
     return {
         **_models(service),
         "problem": taking.problem,
+        "tasks": service.background.state(),
+        "erasures_pending": len(service.store.waiting_receipts()),
         "privacy_mode": service.mode,
         "n_items": release.n_items,
         "provenance": dict(release.provenance),

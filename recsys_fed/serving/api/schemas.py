@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from recsys_fed.serving.history import EARLIEST
+from recsys_fed.serving.walks import LONGEST_CURSOR
 
 _LIST = 1_000
 _FUTURE_SECONDS = 300.0
@@ -40,7 +41,14 @@ class Strict(BaseModel):
 class PageRequest(Strict):
     """Which part of a list, and from which items."""
 
-    offset: int = Field(default=0, ge=0, le=_LIST, description="Places before the first one wanted.")
+    offset: int = Field(
+        default=0, ge=0, le=_LIST, description="Places before the first one wanted; not where lists are explored."
+    )
+    cursor: (
+        Annotated[str, Field(min_length=1, max_length=LONGEST_CURSOR, pattern="^[0-9a-f]+[.][A-Za-z0-9_-]+$")] | None
+    ) = Field(
+        default=None, description="The next_cursor of the page before: no item of it comes again, none is left out."
+    )
     limit: int = Field(default=10, ge=1, le=200)
     blocked: _Ids = Field(default_factory=list, description="Items that are left out.")
     allowed: _Ids | None = Field(default=None, description="Only these items.")
@@ -82,7 +90,8 @@ class Recommendations(BaseModel):
     variant: str = ""
     basis: Literal["history", "text", "popularity", "item"]
     items: list[Item]
-    next_offset: int | None = None
+    next_offset: int | None = Field(default=None, description="None also where lists are explored: take the cursor.")
+    next_cursor: str | None = None
     unknown: list[str] = Field(default_factory=list, description="Items and titles that were left out.")
     mapped: dict[str, str] = Field(default_factory=dict, description="Titles and the items they were mapped to.")
 
@@ -140,8 +149,26 @@ class FeedbackAnswer(BaseModel):
     """The event is on disk, and counts from the next recommendation on."""
 
     event: str
-    duplicate: bool
+    duplicate: bool = Field(description="This token had reported this event of this user before.")
     known_item: bool
+
+
+class FeedbackBatchRequest(Strict):
+    """What users did, in the order in which it happened: all of it is taken in, or nothing."""
+
+    events: Annotated[list[FeedbackRequest], Field(min_length=1, max_length=_LIST)]
+
+
+class BatchEventAnswer(FeedbackAnswer):
+    """One event of a batch."""
+
+    forgotten: bool = Field(description="Its user was forgotten, and nothing was taken in.")
+
+
+class FeedbackBatchAnswer(BaseModel):
+    """One answer an event, in their order."""
+
+    events: list[BatchEventAnswer]
 
 
 class UserRequest(Strict):
@@ -157,12 +184,42 @@ class ReleasedModel(BaseModel):
     model: str
 
 
-class Forgotten(BaseModel):
+class ReceiptRequest(Strict):
+    """The receipt of a request to forget."""
+
+    receipt: Annotated[str, Field(min_length=1, max_length=32, pattern="^[0-9a-f]+$")]
+
+
+class Receipt(BaseModel):
+    """What became of a request to forget."""
+
+    receipt: str
+    state: Literal["pending", "done"] = Field(description="done: the last copy in the store's files is gone.")
+    forgotten: float
+    erased: float | None
+    remains: list[str] = Field(description="What the service cannot reach, in words.")
+
+
+class Readmitted(BaseModel):
+    """Whether the user had been forgotten, and is taken in again from now on."""
+
+    readmitted: bool
+
+
+class Forgotten(Receipt):
     """What was removed, and what models that were released before still contain."""
 
     removed: dict[str, int]
     released_models: list[ReleasedModel]
     statement: str
+
+
+class ExplanationRequest(Strict):
+    """A user and an item. In the body: what stands in an address ends up in logs."""
+
+    user: Id
+    item: Id
+    limit: int = Field(default=10, ge=1, le=200)
 
 
 class VersionRequest(Strict):
