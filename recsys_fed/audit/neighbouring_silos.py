@@ -160,7 +160,9 @@ class NeighbouringSilos:
         users = [silo.users for silo in self._pair]
         if not asked.noise_inside:
             sums = [_sum_of(asked, trainer, read) for read in users]
-            self._distance("sum", float(np.linalg.norm(sums[1] - sums[0])) / request.l2_clip_norm)
+            # In clip norms first: their squares would overflow where clip norms are the largest that there are.
+            with np.errstate(over="ignore"):
+                self._distance("sum", float(np.linalg.norm((sums[1] - sums[0]) / request.l2_clip_norm)))
         integers = [
             noisy_integers(asked, trainer, read, randomness=_fixed(), on_failure=lambda _: None) for read in users
         ]

@@ -6,7 +6,7 @@ What reading found is for the silo's own operator: counts, reasons and places, n
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -198,9 +198,10 @@ class Dataset:
         """
         roles = {"user": user, "item": item, "value": value, "time": time, "kind": kind, "test": test}
         named = {role: column for role, column in roles.items() if column is not None}
-        if missing := [column for column in named.values() if column not in frame.columns]:
-            raise DataError(f"Expected the columns {', '.join(missing)} in the data frame, it lacks them.")
-        cells = pd.DataFrame({role: frame[column] for role, column in named.items()})
+        there = list(frame.columns)
+        if missing := [column for column in named.values() if there.count(column) != 1]:
+            raise DataError(f"Expected the columns {', '.join(missing)} in the data frame, once each.")
+        cells = {role: frame[column] for role, column in named.items()}
         return cls._read(cells, kinds=kinds or {}, catalogue=catalogue, name=name)
 
     @classmethod
@@ -231,7 +232,7 @@ class Dataset:
             if len(names) != size:
                 raise DataError(f"Expected {size} {role}_ids, got {len(names)}.")
             columns[role] = names[places]
-        return cls._read(pd.DataFrame(columns), kinds={}, catalogue=catalogue, name=name)
+        return cls._read(columns, kinds={}, catalogue=catalogue, name=name)
 
     @classmethod
     def from_arrow(
@@ -247,20 +248,21 @@ class Dataset:
     ) -> "Dataset":
         """The interactions of an Arrow table; see `from_frame`."""
         roles = {"user": user, "item": item, "value": value, "time": time}
-        used = list(dict.fromkeys(column for column in roles.values() if column is not None))
-        if missing := [column for column in used if column not in table.column_names]:
+        named = {role: column for role, column in roles.items() if column is not None}
+        if missing := [column for column in named.values() if column not in table.column_names]:
             raise DataError(f"Expected the columns {', '.join(missing)} in the table, it lacks them.")
-        frame = table.select(used).to_pandas(types_mapper=pd.ArrowDtype)
-        return cls.from_frame(frame, user=user, item=item, value=value, time=time, catalogue=catalogue, name=name)
+        cells = {role: table.column(column).combine_chunks() for role, column in named.items()}
+        return cls._read(cells, kinds={}, catalogue=catalogue, name=name)
 
     @classmethod
     def _read(
-        cls, cells: pd.DataFrame, *, kinds: Mapping[str, float], catalogue: Catalogue | None, name: str
+        cls, cells: "Mapping[str, Any]", *, kinds: Mapping[str, float], catalogue: Catalogue | None, name: str
     ) -> "Dataset":
-        from recsys_fed.data.readers.interactions import frame_block, interactions_of  # noqa: PLC0415
+        """From Arrow arrays, series or NumPy arrays of equal length by role."""
+        from recsys_fed.data.readers.interactions import block_of, interactions_of  # noqa: PLC0415
         from recsys_fed.data.readers.reading import Reading  # noqa: PLC0415
 
-        interactions, report, is_test = interactions_of([frame_block(cells)], Reading(path=name, kinds=kinds))
+        interactions, report, is_test = interactions_of([block_of(cells)], Reading(path=name, kinds=kinds))
         return cls(
             name=name,
             interactions=interactions,

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from recsys_fed.data.interactions import MISSING_TIME, Interactions
-from recsys_fed.data.readers.interactions import frame_block, interactions_of
+from recsys_fed.data.readers.interactions import block_of, interactions_of
 from recsys_fed.data.readers.reading import Reading
 from recsys_fed.data.sources import Request, read
 from recsys_fed.errors import RecsysFedError
@@ -51,7 +51,7 @@ def export_training(store: FeedbackStore, path: Path) -> int:
     frame = frame.sort_values("time", kind="stable", na_position="first", ignore_index=True)
     # Of a pair that is there twice the last row stays, which is the latest.
     log = Reading(path="the service's log")
-    block = frame_block(frame.drop(columns="time"))
+    block = block_of({**frame.drop(columns="time")})
     kept, report, _ = interactions_of([block], log, may_be_empty=True)
     table = pd.DataFrame(
         {

@@ -1,7 +1,7 @@
 """Blocks of rows as the silo's interactions under pseudonyms; raw user ids are gone once a block is taken in."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -34,27 +34,33 @@ Part = tuple[npt.NDArray[np.object_], sparse.csr_matrix]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SiloData:
-    """What a silo trains on, in memory.
+class _Users:
+    """What is trained on of some users, in memory.
 
     Attributes:
         train, test: csr [n_users, n_items] over the catalogue; test is what hold-out keeps away, or empty.
         users: pseudonyms, object array of str [n_users].
-        report: what validation found. unknown_items: interactions with items that the catalogue lacks.
+        unknown_items: interactions with items that the catalogue lacks.
         short: users who were left out for want of history.
         ties: neighbours in a user's order whose times are equal, see `ties_of`; held-out items and those that the
-            catalogue lacks included. All four are for the operator only.
+            catalogue lacks included. All three are for the operator only.
         signals: beside the entries of train, those that are read.
     """
 
     train: sparse.csr_matrix
     test: sparse.csr_matrix
     users: npt.NDArray[np.object_]
-    report: ValidationReport
     unknown_items: int
     short: int
     ties: int | None = None
     signals: Signals | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SiloData(_Users):
+    """What a silo trains on, in memory: all of its users, and what validation found, for the operator only."""
+
+    report: ValidationReport
 
     @property
     def interactions(self) -> int:
@@ -108,39 +114,23 @@ def collected(
     left = np.flatnonzero(found.kept) if part.dropped else np.empty(0, dtype=np.int64)
     findings = part.findings(lambda row: found.account.place(int(left[row])))
     found.kept[found.kept] = part.kept
-    return SiloData(
-        train=part.train,
-        test=part.test,
-        users=part.users,
-        report=found.account.report(data.source, findings, kept=found.kept),
-        unknown_items=part.unknown_items,
-        short=part.short,
-        ties=part.ties,
-        signals=part.signals,
-    )
+    report = found.account.report(data.source, findings, kept=found.kept)
+    return SiloData(report=report, **{one.name: getattr(part, one.name) for one in fields(_Users)})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SiloPart:
+class SiloPart(_Users):
     """What follows from all kept rows of some users.
 
     Attributes:
-        train, test, users, unknown_items, short, ties, signals: see `SiloData`.
         kept: which of the rows are interactions, bool [n_rows].
         dropped: by rule, which are not, bool [n_rows].
         timed: whether rows have times.
     """
 
-    train: sparse.csr_matrix
-    test: sparse.csr_matrix
-    users: npt.NDArray[np.object_]
     kept: npt.NDArray[np.bool_]
     dropped: dict[str, npt.NDArray[np.bool_]]
     timed: bool
-    unknown_items: int
-    short: int
-    ties: int | None = None
-    signals: Signals | None = None
 
     def findings(self, place: Place | None) -> tuple[Finding, ...]:
         """Rows that were dropped, by rule."""

@@ -11,9 +11,10 @@ hash of (key, the user's own history, stratum): a function of nothing else, so t
 nobody's negatives, even where the key is public.
 """
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 
@@ -64,7 +65,7 @@ class Clipping:
         checks.positive(l2_clip_norm=self.l2_clip_norm)
 
 
-class Loss(Protocol):
+class Loss(ABC):
     """A loss by its name.
 
     Attributes:
@@ -73,13 +74,19 @@ class Loss(Protocol):
         learning_rates: that work, of the synchronous and of the local schedule.
     """
 
-    name: str
-    reads_all_items: bool
-    learning_rates: dict[str, float]
+    name: ClassVar[str]
+    reads_all_items: ClassVar[bool]
+    learning_rates: ClassVar[Mapping[str, float]] = {"synchronous": 0.1, "local": 3.0}
 
     def fold_in(self, *, unobserved_weight: float, regularization: float) -> FoldIn:
-        """How a user's vector follows from V and a history, in training as in serving."""
+        """How a user's vector follows from V and a history, in training as in serving.
 
+        It is the ridge of implicit ALS: the minimum of that loss in u. A user's own softmax or logistic regression,
+        or ranking problem, has no closed form.
+        """
+        return FoldIn(kind="ridge", unobserved_weight=unobserved_weight, regularization=regularization)
+
+    @abstractmethod
     def clipped(self, batch: Batch, *, how: FoldIn, unobserved_weight: float, clipping: Clipping) -> RowBlocks:
         """Sum over users of the gradients, each clipped as a whole; sensitivity clipping.l2_clip_norm."""
 

@@ -25,16 +25,11 @@ from recsys_fed.trainers.loss import (
 from recsys_fed.trainers.rank_one import ClippedSum, RankOneContributions, clip
 
 
-class ImplicitALS:
+class ImplicitALS(Loss):
     """The loss; see the module."""
 
     name = "implicit-als"
     reads_all_items = True
-    learning_rates = {"synchronous": 0.1, "local": 3.0}  # noqa: RUF012  (a constant of the loss)
-
-    def fold_in(self, *, unobserved_weight: float, regularization: float) -> FoldIn:
-        """The minimum of the same loss in u, plus a ridge."""
-        return FoldIn(kind="ridge", unobserved_weight=unobserved_weight, regularization=regularization)
 
     def clipped(self, batch: Batch, *, how: FoldIn, unobserved_weight: float, clipping: Clipping) -> ClippedSum:
         """Half the gradients, clipped and summed."""
@@ -63,17 +58,12 @@ _MOST_ITEMS = 1 << 26
 _CANCELLING = 2.0**-19
 
 
-class Softmax:
+class Softmax(Loss):
     """The loss; see the module."""
 
     name = "softmax"
     sharpness = 2.0
     reads_all_items = True
-    learning_rates = {"synchronous": 0.1, "local": 3.0}  # noqa: RUF012  (a constant of the loss)
-
-    def fold_in(self, *, unobserved_weight: float, regularization: float) -> FoldIn:
-        """The ridge of implicit ALS: a user's own softmax regression has no closed form."""
-        return FoldIn(kind="ridge", unobserved_weight=unobserved_weight, regularization=regularization)
 
     def clipped(self, batch: Batch, *, how: FoldIn, unobserved_weight: float, clipping: Clipping) -> "SoftmaxSum":
         """The gradients, clipped and summed; `unobserved_weight` plays no part."""
@@ -172,17 +162,12 @@ def _user_parts(users: OnGrid) -> Iterator[slice]:
         yield slice(first, first + _USERS)
 
 
-class SampledSoftmax:
+class SampledSoftmax(Loss):
     """The loss; see the module."""
 
     name = "sampled-softmax"
     sharpness = 2.0
     reads_all_items = False
-    learning_rates = {"synchronous": 0.1, "local": 3.0}  # noqa: RUF012  (a constant of the loss)
-
-    def fold_in(self, *, unobserved_weight: float, regularization: float) -> FoldIn:
-        """The ridge of implicit ALS: a user's own softmax regression has no closed form."""
-        return FoldIn(kind="ridge", unobserved_weight=unobserved_weight, regularization=regularization)
 
     def clipped(self, batch: Batch, *, how: FoldIn, unobserved_weight: float, clipping: Clipping) -> ClippedSum:
         """The gradients, clipped and summed; `unobserved_weight` plays no part."""
@@ -204,18 +189,13 @@ class SampledSoftmax:
         )
 
 
-class BCE:
+class BCE(Loss):
     """The loss; see the module."""
 
     name = "bce"
     sharpness = 10.0
     ratio = 4.0
     reads_all_items = False
-    learning_rates = {"synchronous": 0.1, "local": 3.0}  # noqa: RUF012  (a constant of the loss)
-
-    def fold_in(self, *, unobserved_weight: float, regularization: float) -> FoldIn:
-        """The ridge of implicit ALS: a user's own logistic regression has no closed form."""
-        return FoldIn(kind="ridge", unobserved_weight=unobserved_weight, regularization=regularization)
 
     def clipped(self, batch: Batch, *, how: FoldIn, unobserved_weight: float, clipping: Clipping) -> ClippedSum:
         """The gradients, clipped and summed."""
@@ -238,17 +218,12 @@ class BCE:
 _PAIRS = 1 << 22
 
 
-class BPR:
+class BPR(Loss):
     """The loss; see the module."""
 
     name = "bpr"
     sharpness = 2.0
     reads_all_items = False
-    learning_rates = {"synchronous": 0.1, "local": 3.0}  # noqa: RUF012  (a constant of the loss)
-
-    def fold_in(self, *, unobserved_weight: float, regularization: float) -> FoldIn:
-        """The ridge of implicit ALS: a user's own ranking problem has no closed form."""
-        return FoldIn(kind="ridge", unobserved_weight=unobserved_weight, regularization=regularization)
 
     def clipped(self, batch: Batch, *, how: FoldIn, unobserved_weight: float, clipping: Clipping) -> ClippedSum:
         """The gradients, clipped and summed; `unobserved_weight` plays no part."""

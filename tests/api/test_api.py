@@ -120,7 +120,7 @@ def test_data_in_memory_is_read_as_tables_are(frame):
 
 
 def test_what_cannot_be_is_refused(frame, tmp_path):
-    with pytest.raises(DataError, match="lacks them"):
+    with pytest.raises(DataError, match="once each"):
         Dataset.from_frame(frame, user="customer", item="thing")
     with pytest.raises(DataError, match="2 item_ids"):
         Dataset.from_csr(sparse.csr_matrix(np.ones((3, 2))), item_ids=["a"])

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_fed.data.interactions import MISSING_TIME
-from recsys_fed.data.readers.interactions import frame_block, interactions_of
+from recsys_fed.data.readers.interactions import block_of, interactions_of
 from recsys_fed.data.readers.reading import Reading
 from recsys_fed.errors import DataFormatError
 
@@ -14,7 +14,7 @@ SECOND = 10**9
 
 def validate(frame):
     """Interactions and report of a data frame whose columns are named by their roles."""
-    return interactions_of([frame_block(frame)], Reading(path="t"))[:2]
+    return interactions_of([block_of({**frame})], Reading(path="t"))[:2]
 
 
 cell = st.one_of(

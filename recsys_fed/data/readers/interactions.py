@@ -1,6 +1,6 @@
 """Rows as interactions: codes into tables of ids, each user and item together once, every row accounted for."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -288,18 +288,16 @@ def interactions_of(
     return interactions, report, test
 
 
-def frame_block(frame: pd.DataFrame) -> Block:
-    """A data frame whose columns are named by their roles as one block; its types are taken as they are."""
-    return Block(
-        well_formed=np.ones(len(frame), dtype=bool),
-        cells={str(name): _cells(frame[name]) for name in frame.columns},
-        numbers=range(1, len(frame) + 1),
-    )
+def block_of(cells: Mapping[Any, Any]) -> Block:
+    """Columns of equal length by role, as one block; Arrow arrays, series and NumPy arrays are taken as they are."""
+    rows = len(next(iter(cells.values())))
+    columns = {str(role): _cells(column) for role, column in cells.items()}
+    return Block(well_formed=np.ones(rows, dtype=bool), cells=columns, numbers=range(1, rows + 1))
 
 
-def _cells(column: "pd.Series[Any]") -> Column:
+def _cells(column: Any) -> Column:
     try:
-        found = pa.array(column, from_pandas=True)
+        found = column if isinstance(column, pa.Array) else pa.array(column, from_pandas=True)
     except (pa.ArrowException, TypeError):  # cells of several kinds
         return list(column)
     return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found

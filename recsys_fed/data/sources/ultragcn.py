@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from recsys_fed.data.dataset import Dataset
-from recsys_fed.data.readers.interactions import frame_block, interactions_of
+from recsys_fed.data.readers.interactions import block_of, interactions_of
 from recsys_fed.data.readers.reading import Reading
 from recsys_fed.data.sources.source import Request, Source, catalogue_of, read_lines
 from recsys_fed.errors import DataFormatError
@@ -27,7 +27,7 @@ def _read(request: Request) -> Dataset:
     train, test = (_read_pairs(request.path / name) for name in _FILES)
     pairs = np.concatenate([train, test])
     frame = pd.DataFrame({"user": pairs[:, 0], "item": pairs[:, 1]})
-    interactions, report, _ = interactions_of([frame_block(frame)], Reading(path=str(request.path)))
+    interactions, report, _ = interactions_of([block_of({**frame})], Reading(path=str(request.path)))
     is_test = np.arange(len(pairs)) >= len(train)
     return Dataset(
         name="ultragcn",
