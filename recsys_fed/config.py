@@ -34,6 +34,11 @@ _MOST_WEIGHT = 1e6
 T = TypeVar("T")
 
 
+def _key(default: T, help: str) -> T:
+    """A field, and what the command line says of its option."""
+    return field(default=default, metadata={"help": help})
+
+
 @dataclass(frozen=True, kw_only=True)
 class FederationConfig:
     """What server and silos agree on. All of it is public.
@@ -74,31 +79,31 @@ class FederationConfig:
             keys they are NAME.key, too.
     """
 
-    trainer: str = "spectral"
-    epsilon: float = 8.0
-    delta: float = 1e-6
-    rounds: int = 0
-    embedding_dim: int = 0
-    noise: str = "per-silo"
-    secure_aggregation: str = "auto"
-    secure_aggregation_threshold: int = 0
-    secure_aggregation_colluders: int = 1
-    metrics_epsilon: float = -1.0
-    silos: int = 10
-    max_silos_per_user: int = 1
-    declared_users: int = 10_000
-    item_features: bool = True
-    feature_kinds: str = "categories,decades,words"
+    trainer: str = _key("spectral", "auto, spectral, dp-sgd or popularity.")
+    epsilon: float = _key(8.0, "Privacy budget of every user; inf trains without noise.")
+    delta: float = _key(1e-6, "Below 1 / declared users.")
+    rounds: int = _key(0, "Exchanges of messages; 0 takes the trainer's rule.")
+    embedding_dim: int = _key(0, "Length of the vectors; 0 takes the rule.")
+    noise: str = _key("per-silo", "per-silo: each silo adds all noise; distributed: once on the sum.")
+    secure_aggregation: str = _key("auto", "The server learns sums of silos only, with noise once on the sum.")
+    secure_aggregation_threshold: int = _key(0, "Silos that must stay in a round; 0: the rule.")
+    secure_aggregation_colluders: int = _key(1, "Silos whose noise does not count.")
+    metrics_epsilon: float = _key(-1.0, "Part of epsilon for the metrics that silos report; 0: no metric leaves.")
+    silos: int = _key(10, "Number of silos.")
+    max_silos_per_user: int = _key(1, "In how many silos a user may be; every release then counts so many times.")
+    declared_users: int = _key(10_000, "Public order of magnitude of users of all silos.")
+    item_features: bool = _key(True, "Use public item features.")
+    feature_kinds: str = _key("categories,decades,words", "Of categories,decades,words,vectors; with commas.")
     catalogue: str = ""
-    seed: int = 0
-    device: str = "auto"
-    threads: int = 0
+    seed: int = _key(0, "Seed of splits, silos, start and simulated noise.")
+    device: str = _key("auto", "auto, cpu, cuda, ...")
+    threads: int = _key(0, "Threads of torch and BLAS; 0: one a processor.")
     output: str = ""
     training: str = ""
     resume: bool = False
     roster: str = ""
-    minimum_silos: int = 0
-    robust: str = "none"
+    minimum_silos: int = _key(0, "A round goes on while so many answer.")
+    robust: str = _key("none", "none, median or trimmed-mean over silos.")
     trim: float = 0.2
     dp_sgd: Mapping[str, Value] = field(default_factory=dict)
     trainer_settings: str = ""
@@ -154,21 +159,31 @@ class SimulationConfig:
             of several seeds differ in start and noise alone.
     """
 
-    data: str = ""
-    protocol: str = ""
-    columns: str = ""
-    kinds: str = ""
-    format: str = ""
-    item_catalogue: str = ""
-    split: str = "auto"
-    metrics: str = ""
-    held_out: str = "test"
-    test_fraction: float = 0.1
-    partition: str = "equal"
-    skew: float = 1.0
-    min_value: float = -math.inf
-    ledgers: str = ""
-    epsilon_limit: float = 0.0
+    data: str = _key("", "Data set: a name, or a path, perhaps with #split.")
+    protocol: str = _key("", "ultragcn, random90, ncf, ml-100k: data, split and metric of papers.")
+    columns: str = _key(
+        "",
+        "user=NAME,item=NAME[,value=][,time=][,kind=]; a number is a position in a file without a header; NAME empty "
+        "switches a role off.",
+    )
+    kinds: str = _key(
+        "", "KIND=WEIGHT,... of a table with kinds of events: view=0.1,buy=1; other kinds are left out."
+    )
+    format: str = _key(
+        "",
+        "Of text tables, where it cannot be seen: separator=tab (comma, semicolon, pipe, colons, blank or a letter), "
+        "encoding=NAME, header=no, lists=blank (several items in a cell).",
+    )
+    item_catalogue: str = _key("", "Public catalogue (a catalogue.parquet); without one, the items of the data.")
+    split: str = _key("auto", "auto, given, per-user-random, leave-last-out, leave-two-out, global-temporal.")
+    metrics: str = _key("", "Further metrics, with commas, that a package brings.")
+    held_out: str = _key("test", "test, or validation: to choose settings without a test item.")
+    test_fraction: float = _key(0.1, "Share of the test items, where the split has one.")
+    partition: str = _key("equal", "equal, zipf (sizes), dirichlet (tastes).")
+    skew: float = _key(1.0, "Exponent of zipf, concentration of dirichlet.")
+    min_value: float = _key(-math.inf, "Keep only interactions of at least this value.")
+    ledgers: str = _key("", "Folder of the silos' ledgers; what they hold counts.")
+    epsilon_limit: float = _key(0.0, "Limit of new ledgers, over all runs that use them.")
     block_interactions: int = 0
     data_seed: int = -1
 

@@ -1,11 +1,11 @@
 """`recsys-fed catalogue`: write the public catalogue file that a federation agrees on, with encoded text if asked."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recsys_fed.cli.options import Format, one_of_two
+from recsys_fed.cli.options import one_of_two, run_options
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.report.console import new_console
 
@@ -29,12 +29,13 @@ Encoder = Annotated[
 ]
 
 
+@run_options("format")
 def catalogue(
     output: Annotated[Path, typer.Argument(help="File to write, catalogue.parquet.")],
     *,
+    given: dict[str, Any],
     table: Table = None,
     columns: Columns = None,
-    format: Format = None,
     data: Data = None,
     source: Source = None,
     encoder: Encoder = None,
@@ -47,9 +48,9 @@ def catalogue(
     one_of_two(table=table, data=data, catalogue=source)
     if output.exists():
         raise ConfigurationError(f"Expected no file at {output} yet, there is one.")
-    if table is None and (columns is not None or format is not None):
+    if table is None and (columns is not None or given):
         raise ConfigurationError("Expected --columns and --format beside --table only. Leave them out.")
-    items = _read_table(table, columns or "", format or "") if table is not None else _items(data, source)
+    items = _read_table(table, columns or "", given.get("format", "")) if table is not None else _items(data, source)
     if encoder is not None:
         from recsys_fed.catalogue.features import encode_text  # noqa: PLC0415
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from recsys_fed.cli import options
-from recsys_fed.cli import simulate as run
+from recsys_fed.cli.simulate import Scenario
 from recsys_fed.config import FederationConfig, SimulationConfig, parse, read_toml
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.report.console import new_console
@@ -21,39 +21,24 @@ NewItems = Annotated[
 DEFAULT_EPSILONS = "1,2,4,8"
 
 
+@options.run_options(
+    "data", "protocol", "columns", "kinds", "format", "item_catalogue", "split", "held_out", "test_fraction", "silos",
+    "partition", "skew", "trainer", "delta", "feature_kinds", "noise", "secure_aggregation", "declared_users",
+    "threads", "seed", seed="Seed of splits and silos, and of the first run.",
+)  # fmt: skip
 def compare(  # noqa: PLR0913  (one argument a flag)
-    scenario: run.Scenario = None,
+    scenario: Scenario = None,
     *,
-    data: Annotated[str | None, typer.Option(help="Data set: a name, or a path, perhaps with #split.")] = None,
-    protocol: run.Protocol = None,
-    columns: options.Columns = None,
-    kinds: options.Kinds = None,
-    format: options.Format = None,
-    item_catalogue: run.ItemCatalogue = None,
-    split: run.Split = None,
-    held_out: run.HeldOut = None,
-    test_fraction: run.TestFraction = None,
-    silos: Annotated[int | None, typer.Option(help="Number of silos.")] = None,
-    partition: Annotated[str | None, typer.Option(help="equal, zipf (sizes), dirichlet (tastes).")] = None,
-    skew: Annotated[float | None, typer.Option(help="Exponent of zipf, concentration of dirichlet.")] = None,
-    trainer: options.TrainerName = None,
-    delta: options.Delta = None,
-    feature_kinds: run.FeatureKinds = None,
-    noise: run.Noise = None,
-    secure_aggregation: options.SecureAggregation = None,
-    declared_users: options.DeclaredUsers = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of torch and BLAS; 0: one a processor.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of splits and silos, and of the first run.")] = None,
+    given: dict[str, Any],
     epsilons: Epsilons = DEFAULT_EPSILONS,
     seeds: Seeds = 1,
     new_items: NewItems = 0.0,
-    settings: run.Set = None,
+    settings: options.Setting = None,
     output: Output = None,
     plot: Plot = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
     """Should we federate? Popularity, each silo alone, the private global model, both, and no privacy."""
-    flags = run.run_keys(locals())
     from recsys_fed.comparison.compare import Comparison, compare  # noqa: PLC0415
     from recsys_fed.comparison.record import comparison_record  # noqa: PLC0415
     from recsys_fed.report.console import told_progress  # noqa: PLC0415
@@ -61,7 +46,7 @@ def compare(  # noqa: PLR0913  (one argument a flag)
     from recsys_fed.simulation.runner import Simulation  # noqa: PLC0415
 
     keys = read_toml(scenario_path(scenario)) if scenario else {}
-    keys |= run.settings_of(settings or []) | flags
+    keys |= options.settings_of(settings or []) | given
     simulation = Simulation(
         federation=parse(FederationConfig, keys),
         data=parse(SimulationConfig, keys),

@@ -2,11 +2,11 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from recsys_fed.cli.options import AsJson, Setting, emit
+from recsys_fed.cli.options import AsJson, Setting, emit, run_options, settings_of
 from recsys_fed.config import FederationConfig, parse
 from recsys_fed.report.console import new_console
 
@@ -20,9 +20,11 @@ MetricsPort = Annotated[int, typer.Option(help="Figures for Prometheus on this p
 
 
 @app.command()
+@run_options("trainer", "epsilon", "delta", epsilon="The most that one training may cost a user.")
 def init(  # noqa: PLR0913  (one argument a flag)
     folder: Folder,
     *,
+    given: dict[str, Any],
     catalogue: Annotated[Path, typer.Option(help="The public catalogue (a catalogue.parquet).")],
     silos: Annotated[int, typer.Option(help="How many silos take part; public.")],
     declared_users: Annotated[int, typer.Option(help="Public order of magnitude of users of all silos.")],
@@ -30,20 +32,16 @@ def init(  # noqa: PLR0913  (one argument a flag)
     listen: Annotated[str, typer.Option(help="Interface to listen on, such as 0.0.0.0.")] = "127.0.0.1",
     host: Annotated[list[str] | None, typer.Option(help="Another name for the certificate; may be repeated.")] = None,
     name: Annotated[str, typer.Option(help="Public name.")] = "federation",
-    trainer: Annotated[str, typer.Option(help="auto, spectral, dp-sgd or popularity.")] = "spectral",
-    epsilon: Annotated[float, typer.Option(help="The most that one training may cost a user.")] = 8.0,
-    delta: Annotated[float, typer.Option(help="Below 1 / declared users.")] = 1e-6,
     settings: Setting = None,
     insecure: Insecure = False,
 ) -> None:
     """Make a certificate authority, the server's certificate, federation.toml and the folder that silos get."""
-    from recsys_fed.cli.simulate import settings_of  # noqa: PLC0415
     from recsys_fed.deployment.federation import FederationSettings  # noqa: PLC0415
     from recsys_fed.deployment.provisioning import init_federation  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
     from recsys_fed.silo.secret import passphrase  # noqa: PLC0415
 
-    keys = {"trainer": trainer, "epsilon": epsilon, "delta": delta, "silos": silos, "declared-users": declared_users}
+    keys = given | {"silos": silos, "declared-users": declared_users}
     made = FederationSettings(
         name=name,
         address=address,
@@ -102,19 +100,17 @@ def serve(folder: Folder, *, metrics_port: MetricsPort = 0, insecure: Insecure =
 
 
 @app.command()
+@run_options("epsilon", "minimum_silos", "robust", epsilon="Of this training; at most the agreed one.")
 def train(
     folder: Folder,
     *,
-    epsilon: Annotated[float | None, typer.Option(help="Of this training; at most the agreed one.")] = None,
-    minimum_silos: Annotated[int | None, typer.Option(help="A round goes on while so many answer.")] = None,
-    robust: Annotated[str | None, typer.Option(help="none, median or trimmed-mean over silos.")] = None,
+    given: dict[str, Any],
     settings: Setting = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest training.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds for all of it.")] = 86_400.0,
     as_json: AsJson = False,
 ) -> None:
     """Train a global model with the connected silos."""
-    from recsys_fed.cli.simulate import settings_of  # noqa: PLC0415
     from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
     from recsys_fed.deployment.training import (  # noqa: PLC0415
         new_training,
@@ -125,9 +121,8 @@ def train(
     from recsys_fed.report.console import told_line  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
 
-    given = {"epsilon": epsilon, "minimum-silos": minimum_silos, "robust": robust}
     own = FederationFolder(folder)
-    keys = settings_of(settings or []) | {name: value for name, value in given.items() if value is not None}
+    keys = settings_of(settings or []) | given
     training = resumed_training(own) if resume else new_training(own, overrides=keys)  # type: ignore[arg-type]
     with told_line(new_console(stderr=True)) as tell:
         tell(f"{training.name}: waiting for silos")

@@ -1,17 +1,21 @@
 """Options that several commands share, what becomes of them, and help that is whole at 80 columns."""
 
+import inspect
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import click
 import typer
 
-from recsys_fed.config import FederationConfig, parse
+from recsys_fed.config import FederationConfig, SimulationConfig, check_run_keys, parse
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.settings_file import parse_value
 
 if TYPE_CHECKING:
     from recsys_fed.certificates.terms import LedgerTerms
@@ -76,58 +80,83 @@ KeyFile = Annotated[Path, typer.Option("--key", help=f"Key file of the silo; its
 WitnessFile = Annotated[
     Path | None, typer.Option("--witness", help="File that notes the last entry, best on another medium.")
 ]
-Columns = Annotated[
-    str | None,
-    typer.Option(
-        help="user=NAME,item=NAME[,value=][,time=][,kind=]; a number is a position in a file without a header; NAME "
-        "empty switches a role off."
-    ),
-]
-
-Kinds = Annotated[
-    str | None,
-    typer.Option(help="KIND=WEIGHT,... of a table with kinds of events: view=0.1,buy=1; other kinds are left out."),
-]
-Format = Annotated[
-    str | None,
-    typer.Option(
-        "--format",
-        help="Of text tables, where it cannot be seen: separator=tab (comma, semicolon, pipe, colons, blank or a "
-        "letter), encoding=NAME, header=no, lists=blank (several items in a cell).",
-    ),
-]
-
-Epsilon = Annotated[float | None, typer.Option(help="Budget of every user, over all runs that are planned.")]
-Delta = Annotated[float | None, typer.Option(help="Below 1 / declared users.")]
 NoiseMultiplier = Annotated[
     float | None, typer.Option(help="The reverse: the base noise multiplier; epsilon follows.")
 ]
-TrainerName = Annotated[str | None, typer.Option(help="auto, spectral, dp-sgd or popularity.")]
-Rounds = Annotated[int | None, typer.Option(help="Rounds of training; 0 takes the trainer's rule.")]
-Silos = Annotated[int | None, typer.Option(help="Number of silos.")]
-DeclaredUsers = Annotated[int | None, typer.Option(help="Public order of magnitude of users of all silos.")]
 Items = Annotated[int, typer.Option("--n-items", help="Rows of the catalogue.")]
 CatalogueFile = Annotated[
     Path | None, typer.Option("--catalogue", help="The public catalogue; its features may change the rounds.")
 ]
-EmbeddingDim = Annotated[int | None, typer.Option(help="Length of the vectors; 0 takes the rule.")]
-MaxSilosPerUser = Annotated[int | None, typer.Option(help="In how many silos a user may be.")]
-MetricsEpsilon = Annotated[float | None, typer.Option(help="Part of epsilon for metrics; 0: no metric leaves.")]
-Noise = Annotated[str | None, typer.Option(help="per-silo: each silo adds all noise; distributed: once on the sum.")]
-SecureAggregation = Annotated[
-    bool | None,
-    typer.Option(
-        "--secure-aggregation/--no-secure-aggregation",
-        help="The server learns sums of silos only, with noise once on the sum.",
-    ),
+Setting = Annotated[
+    list[str] | None, typer.Option("--set", help="KEY=VALUE, any key of a scenario: dp-sgd.local-steps=10.")
 ]
-Threshold = Annotated[
-    int | None, typer.Option("--secure-aggregation-threshold", help="Silos that must stay in a round; 0: the rule.")
-]
-Colluders = Annotated[
-    int | None, typer.Option("--secure-aggregation-colluders", help="Silos whose noise does not count.")
-]
-Setting = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: dp-sgd.schedule=local.")]
+
+
+_SPELLINGS = {"secure_aggregation": ("--secure-aggregation/--no-secure-aggregation",)}
+_DP_SGD = {
+    "schedule": ("dp-sgd.schedule", "dp-sgd: synchronous or local."),
+    "loss": ("dp-sgd.loss", "dp-sgd: implicit-als, softmax, sampled-softmax, bce, bpr."),
+}
+
+
+def run_options(*names: str, **texts: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Options for keys of a run, made of the fields of its configuration.
+
+    The command takes them as `given`: a mapping of the keys that were given.
+
+    Args:
+        names: fields, in the order of the help; the command's own options follow, those that it needs come first.
+        texts: what help says of some of them, in place of the field's own words.
+    """
+
+    def with_options(command: Callable[..., None]) -> Callable[..., None]:
+        own = [one for one in inspect.signature(command, eval_str=True).parameters.values() if one.name != "given"]
+        made = [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(name, texts.get(name))
+            )
+            for name in names
+        ]
+        optional = [one for one in own if one.kind is inspect.Parameter.KEYWORD_ONLY and one.default is not one.empty]
+        parameters = [*(one for one in own if one not in optional), *made, *optional]
+
+        @wraps(command)
+        def run(**arguments: Any) -> None:
+            values = {name: arguments.pop(name) for name in names}
+            given = {_DP_SGD.get(n, (n.replace("_", "-"),))[0]: v for n, v in values.items() if v is not None}
+            command(**arguments, given=with_words(given))
+
+        vars(run)["__signature__"] = inspect.Signature(parameters)
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        return run
+
+    return with_options
+
+
+def _option(name: str, text: str | None) -> Any:
+    if name in _DP_SGD:
+        return Annotated[str | None, typer.Option(help=_DP_SGD[name][1])]
+    declared = {one.name: (kind, one) for kind in (FederationConfig, SimulationConfig) for one in fields(kind)}
+    owner, field = declared[name]
+    kind = bool if name in _SPELLINGS else get_type_hints(owner)[name]
+    option = typer.Option(*_SPELLINGS.get(name, ()), help=text or field.metadata["help"])
+    return Annotated[kind | None, option]
+
+
+def settings_of(pairs: Sequence[str]) -> dict[str, object]:
+    """Read KEY=VALUE with values as in TOML; what is no TOML is a text.
+
+    Raises:
+        ConfigurationError: it is something else, or nothing reads the key.
+    """
+    keys: dict[str, object] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise ConfigurationError(f"Expected --set KEY=VALUE, got {pair!r}.")
+        keys[key] = parse_value(text)
+    check_run_keys(keys, place="a run (--set)")
+    return keys
 
 
 def emit(record: object) -> None:
@@ -159,11 +188,9 @@ def key_made(path: Path) -> "SigningKey":
 
 
 def federation_of(
-    flags: Mapping[str, Any], settings: list[str] | None, *, terms: "LedgerTerms | None" = None
+    given: Mapping[str, Any], settings: list[str] | None, *, terms: "LedgerTerms | None" = None
 ) -> FederationConfig:
     """The configuration of a planned run: what was given, else the terms of a ledger, else the defaults of a run."""
-    from recsys_fed.cli.simulate import settings_of  # noqa: PLC0415
-
     promised: dict[str, object] = {}
     if terms is not None:
         promised = {
@@ -171,8 +198,7 @@ def federation_of(
             "max-silos-per-user": terms.guarantee.max_silos_per_user,
             "declared-users": terms.declared_users,
         }
-    given = {name.replace("_", "-"): value for name, value in flags.items() if value is not None}
-    return parse(FederationConfig, promised | settings_of(settings or []) | with_words(given))
+    return parse(FederationConfig, promised | settings_of(settings or []) | dict(given))
 
 
 def with_words(keys: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recsys_fed.cli.federation import Insecure, MetricsPort
-from recsys_fed.cli.options import AsJson, Columns, Format, Kinds, emit
+from recsys_fed.cli.options import AsJson, emit, run_options
 from recsys_fed.settings_file import parse_value
 
 if TYPE_CHECKING:
@@ -19,9 +19,11 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the silo.
 
 
 @app.command()
+@run_options("columns", "kinds", "format", "device", "threads")
 def init(  # noqa: PLR0913  (one argument a flag)
     folder: Folder,
     *,
+    given: dict[str, Any],
     federation: Annotated[Path, typer.Option(help="The public folder that the federation handed out.")],
     name: Annotated[str, typer.Option(help="Public name of the silo.")],
     epsilon: Annotated[float, typer.Option(help="Limit of the silo's ledger over its lifetime.")],
@@ -33,11 +35,6 @@ def init(  # noqa: PLR0913  (one argument a flag)
         str | None, typer.Option(help="SQLAlchemy URL, or the path of an SQLite file; no password in it.")
     ] = None,
     query: Annotated[str | None, typer.Option(help="The one query that is ever run, for databases.")] = None,
-    columns: Columns = None,
-    kinds: Kinds = None,
-    format: Format = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    threads: Annotated[int, typer.Option(help="Threads of torch and BLAS; 0: one a processor.")] = 0,
     personalisation: Annotated[
         str,
         typer.Option(help="user-only: from the model and the own history; silo-trusted: also from the silo's users."),
@@ -53,15 +50,16 @@ def init(  # noqa: PLR0913  (one argument a flag)
     from recsys_fed.report.deployment import say  # noqa: PLC0415
     from recsys_fed.silo.secret import passphrase  # noqa: PLC0415
 
-    named, counted = columns_of(columns or ""), kinds_of(kinds or "")
+    named, counted, form = columns_of(given.get("columns", "")), kinds_of(given.get("kinds", "")), given.get("format")
     data: dict[str, Any] = {"source": source or (source_of(path) if path else ""), **named}
-    data |= {"format": format} if format else {}
+    data |= {"format": form} if form else {}
     if path is not None and path.exists() and not named:
-        data |= _found_columns(path, data["source"], kinds=counted, form=format or "")
+        data |= _found_columns(path, data["source"], kinds=counted, form=form or "")
     # A path on the command line is relative to here, one in silo.toml to that file.
     place = str(Path(url).expanduser().resolve()) if url and "://" not in url else url
-    given = {"path": str(path.expanduser().resolve()) if path else None, "url": place, "query": query}
-    data |= {key: value for key, value in given.items() if value is not None}
+    machine = {"device": given.get("device", "auto"), "threads": given.get("threads", 0)}
+    place_of = {"path": str(path.expanduser().resolve()) if path else None, "url": place, "query": query}
+    data |= {key: value for key, value in place_of.items() if value is not None}
     data |= _settings_of(settings or [])
     admission = init_silo(
         folder,
@@ -70,7 +68,7 @@ def init(  # noqa: PLR0913  (one argument a flag)
         epsilon=epsilon,
         data=data,
         kinds=counted,
-        extra={"device": device, "threads": threads, "personalisation": personalisation},
+        extra={"personalisation": personalisation, **machine},
         passphrase=passphrase(),
     )
     say(f"made {folder / 'silo.toml'}; hand {folder / (admission.name + '.pub')} to the federation's operator")
