@@ -100,7 +100,7 @@ def test_the_first_bad_entry_is_named_with_exit_code_1(ledger, tmp_path):
     (tmp_path / "bad.jsonl").write_text("".join(lines))
     code, out, _ = privacy("verify", tmp_path / "bad.jsonl")
     assert code == 1
-    assert "it does not hold" in out
+    assert "It does not hold" in out
     assert "entry 2" in out
     code, out, _ = privacy("verify", tmp_path / "bad.jsonl", "--json")
     assert (code, json_of(out)["holds"]) == (1, False)

@@ -1,49 +1,27 @@
 """The comparison "should we federate?" in a terminal, as a picture, and on a page."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-from rich.table import Table as RichTable
 
 from recsys_fed.comparison.compare import BOTH, GLOBAL, LOCAL, POPULARITY_GROUPS
 from recsys_fed.comparison.new_items import MAPPED
 from recsys_fed.comparison.record import ACTIVITY_GROUPS
 from recsys_fed.config import current_noise
 from recsys_fed.evaluation.metrics import HEADLINE_NAMES
-from recsys_fed.report.console import new_console, new_table, print_table
+from recsys_fed.report.console import print_sections
 from recsys_fed.report.page import Chart, Section, Series, Table, Verdict, line_chart, new_picture, write_picture
 
 _COLOURS = ("#2a6f97", "#c1121f", "#6a994e", "#bc6c25")
 _MARKERS = ("s", "o", "D", "^")
 _STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-_NEW_ITEM_HEADINGS = ("method", "epsilon", "NDCG@20", "Recall@20")
 _KEYS = 2  # method and epsilon
 _INTERVALS = "intervals: 95%, over users and, where there are several, seeds"
 
 
 def print_comparison(record: Mapping[str, Any]) -> None:
-    """One table, one of groups, and one sentence a silo."""
-    console = new_console()
-    console.print(
-        f"{record['data']}: {record['n_users']:,} users, {record['n_items']:,} items, "
-        f"{record['n_silos']} silos; seeds: {record['n_seeds']}",
-        style="bold",
-        markup=False,
-    )
-    print_table(console, _table(record, ("Recall@20", "NDCG@20"), _figure_cells), keys=_KEYS)
-    console.print(_INTERVALS, style="dim")
-    console.print("Recall@20 of users by length of history, and of test items by frequency", highlight=False)
-    print_table(console, _table(record, (*ACTIVITY_GROUPS, *POPULARITY_GROUPS), _group_cells), keys=_KEYS)
-    if record["new_items"]:
-        console.print(_new_items_heading(record), highlight=False)
-        table = new_table(*_NEW_ITEM_HEADINGS)
-        for row in _new_item_rows(record):
-            table.add_row(*row)
-        print_table(console, table, keys=_KEYS)
-    for sentence in record["sentences"]:
-        console.print(sentence, markup=False, highlight=False)
-    console.print(record["note"], style="dim")
+    """All figures, groups of users and items, and one sentence a silo."""
+    print_sections(compared_sections(record))
 
 
 def draw_comparison(record: Mapping[str, Any], path: Path) -> None:
@@ -99,29 +77,6 @@ def _group_cells(line: Mapping[str, Any]) -> list[str]:
     return [f"{group['mean']:.3f}" if group else "-" for group in groups]
 
 
-def _new_items_heading(record: Mapping[str, Any]) -> str:
-    """What the table of new items is about."""
-    return (
-        f"New items: {record['new_items']['n_new']:,} items that training did not see, ranked among themselves; "
-        "mean and standard deviation over seeds"
-    )
-
-
-def _new_item_rows(record: Mapping[str, Any]) -> list[list[str]]:
-    """A row a method, under `_NEW_ITEM_HEADINGS`."""
-    return [
-        [
-            line["method"],
-            "-" if line["method"] != MAPPED else str(line["epsilon"]),
-            *(
-                f"{line[name]['mean']:.4f}" + ("" if line[name]["std"] is None else f" ± {line[name]['std']:.4f}")
-                for name in ("ndcg@20", "recall@20")
-            ),
-        ]
-        for line in record["new_items"]["lines"]
-    ]
-
-
 def _draw_private(axes: Any, record: Mapping[str, Any]) -> list[float]:
     """Curves of the private methods; returns all budgets."""
     epsilons: set[float] = set()
@@ -133,15 +88,6 @@ def _draw_private(axes: Any, record: Mapping[str, Any]) -> list[float]:
         axes.errorbar(at, means, yerr=errors, color=colour, marker=marker, markersize=5, capsize=3, label=name)
         epsilons |= set(at)
     return sorted(epsilons)
-
-
-def _table(
-    record: Mapping[str, Any], headings: Sequence[str], cells: Callable[[Mapping[str, Any]], list[str]]
-) -> RichTable:
-    table = new_table("method", "epsilon", *headings)
-    for row in _rows_of(record, cells):
-        table.add_row(*row)
-    return table
 
 
 def _name(line: Mapping[str, Any]) -> str:
@@ -214,6 +160,7 @@ def _figures_table(record: Mapping[str, Any]) -> Table:
         header=["method", "epsilon", "Recall@20 (95%)", "NDCG@20 (95%)"],
         rows=_rows_of(record, _figure_cells),
         numeric=frozenset({1}),
+        keys=_KEYS,
     )
 
 
@@ -224,6 +171,7 @@ def _groups_table(record: Mapping[str, Any]) -> Table:
         header=header,
         rows=_rows_of(record, _group_cells),
         numeric=frozenset(range(1, len(header))),
+        keys=_KEYS,
     )
 
 
@@ -244,9 +192,22 @@ def _by_silo(record: Mapping[str, Any]) -> Table:
 
 
 def _new_items_table(record: Mapping[str, Any]) -> Table:
+    def figure(value: Mapping[str, Any]) -> str:
+        return f"{value['mean']:.4f}" + ("" if value["std"] is None else f" ± {value['std']:.4f}")
+
     return Table(
-        caption=_new_items_heading(record),
-        header=_NEW_ITEM_HEADINGS,
-        rows=_new_item_rows(record),
+        caption=f"New items: {record['new_items']['n_new']:,} items that training did not see, ranked among "
+        "themselves; mean and standard deviation over seeds",
+        header=("method", "epsilon", "NDCG@20", "Recall@20"),
+        rows=[
+            [
+                line["method"],
+                "-" if line["method"] != MAPPED else str(line["epsilon"]),
+                figure(line["ndcg@20"]),
+                figure(line["recall@20"]),
+            ]
+            for line in record["new_items"]["lines"]
+        ],
         numeric=frozenset({1, 2, 3}),
+        keys=_KEYS,
     )

@@ -9,7 +9,7 @@ import codecs
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
@@ -21,6 +21,10 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
+
+from recsys_fed.report.page import Section
+from recsys_fed.report.page import Table as Rows
 
 if TYPE_CHECKING:
     from recsys_fed.simulation.runner import Progress
@@ -76,6 +80,31 @@ def print_table(console: Console, table: Table, *, keys: int = 1) -> None:
         for column, width in zip(part.columns, _widths(console, part), strict=True):
             column.width = width
         _print_in(console, part, console.width)
+
+
+_MOODS = {"good": "bold green", "bad": "bold red", "plain": "bold"}
+
+
+def print_sections(sections: Iterable[Section], console: Console | None = None) -> None:
+    """Print sections of a report: verdicts, paragraphs and tables. Charts and folded tables are for a page."""
+    console = console or new_console()
+    for section in sections:
+        console.print(section.title, style="bold underline", markup=False, highlight=False)
+        for verdict in section.verdicts:
+            console.print(verdict.text, style=_MOODS[verdict.mood], markup=False, highlight=False)
+        for paragraph in section.paragraphs:
+            console.print(paragraph, markup=False, highlight=False)
+        for table in section.tables:
+            console.print(table.caption, style="dim", markup=False, highlight=False)
+            print_rows(console, table)
+
+
+def print_rows(console: Console, rows: Rows) -> None:
+    """Print a table of a report."""
+    table = new_table(*rows.header, right=[rows.header[column] for column in rows.numeric])
+    for row in rows.rows:
+        table.add_row(*map(Text, row))
+    print_table(console, table, keys=rows.keys)
 
 
 def _print_in(console: Console, table: Table, width: int) -> None:

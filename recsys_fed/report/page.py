@@ -1,4 +1,6 @@
-"""What a page is made of, as data, and its HTML; charts as SVG inside it, and pictures as files, by matplotlib.
+"""What a report is made of, as data, and its HTML; a terminal shows the same data, see `console`.
+
+Charts are SVG inside a page, and pictures files, by matplotlib.
 
 A page works from disk and without scripts, in light and dark, on paper and at 390 pixels; every chart has a text
 alternative and its figures as a table. Charts are drawn in stand-ins for colours, which become variables of the
@@ -30,12 +32,13 @@ _TEMPLATE, _STYLE = "page.html.j2", "page.css"
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table: the first column names the row; `numeric` columns (from 0) are set flush right."""
+    """A table: the first `keys` columns name the row; `numeric` columns (from 0) are set flush right."""
 
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     numeric: frozenset[int] = frozenset()
+    keys: int = 1
 
     def __post_init__(self) -> None:
         if any(len(row) != len(self.header) for row in self.rows):
@@ -44,12 +47,17 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A picture: its SVG, what it shows in a sentence, and the figures behind it."""
+    """A picture: how it is drawn into axes, what it shows in a sentence, and the figures behind it."""
 
     title: str
     alternative: str
-    svg: Markup
+    draw: "Callable[[Any], None]"
     figures: Table
+
+    @property
+    def svg(self) -> Markup:
+        """An SVG element; raises ConfigurationError where matplotlib is not installed."""
+        return _svg(self.draw, self.title, self.alternative)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +70,10 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of the page, in this order: verdicts, paragraphs, charts, tables, details that are folded away."""
+    """A part of a report, in this order: verdicts, paragraphs, charts, tables, details that are folded away.
+
+    Each record is turned into sections once; a page shows all of it, a terminal neither charts nor details.
+    """
 
     anchor: str
     title: str
@@ -200,7 +211,7 @@ def line_chart(
         if len(series) > 1 or limit is not None:
             axes.legend(frameon=False, fontsize=8, labelcolor=INK)
 
-    return Chart(title=title, alternative=alternative, svg=_svg(draw, title, alternative), figures=figures)
+    return Chart(title=title, alternative=alternative, draw=draw, figures=figures)
 
 
 def interval_chart(
@@ -238,7 +249,7 @@ def interval_chart(
                 ncols=min(2, len(marks)),
             )
 
-    return Chart(title=title, alternative=alternative, svg=_svg(draw, title, alternative), figures=figures)
+    return Chart(title=title, alternative=alternative, draw=draw, figures=figures)
 
 
 def _svg(draw: Callable[[Any], None], title: str, alternative: str) -> Markup:

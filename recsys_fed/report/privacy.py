@@ -19,7 +19,7 @@ from recsys_fed.ledger.verification import JSON_LINES, verification_record
 from recsys_fed.privacy.accounting import epsilon_of_history
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.guarantee import Guarantee
-from recsys_fed.report.console import new_console, new_table, print_table
+from recsys_fed.report.console import new_console, new_table, print_sections, print_table
 from recsys_fed.report.page import Section, Series, Table, Verdict, finite, line_chart, number
 
 SIMULATED = "simulated: its noise follows from a seed, so it protects nobody"
@@ -90,35 +90,45 @@ def print_entries(records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_audit(record: Mapping[str, Any]) -> None:
-    """What was checked, or the first thing that does not hold."""
-    console = new_console()
+    """What was checked of a ledger, or the first thing that does not hold."""
+    print_sections([_ledger_section(record)])
+
+
+def _ledger_section(record: Mapping[str, Any]) -> Section:
     if not record["holds"]:
-        console.print("[bold red]it does not hold[/]")
-        _say(console, record["problem"])
-        return
-    terms, spent = record["terms"], record["spending"]
-    console.print("[bold green]it holds[/]")
-    _say(
-        console,
-        f"{record['entries']:,} entries ({record['releases']:,} releases) from {record['first']} to {record['last']}:"
-        " the spelling of each, the chain, every signature, the times, every limit",
-    )
-    _say(console, f"silo {terms['silo']}, public key {terms['public_key']}")
-    _say(console, f"last entry {record['head']['number']}, {record['head']['hash']}")
-    named = ", ".join(f"{name.upper()} {_number(spent[f'epsilon_{name}'])}" for name in _ACCOUNTANTS)
-    _say(
-        console,
-        f"epsilon {_number(spent['epsilon'])} of {_number(spent['epsilon_limit'])} at delta {spent['delta']:g}, "
-        f"recomputed from the events ({named})",
-    )
-    for name in record["certificates_checked"]:
-        _say(console, f"certificate {name} agrees")
-    if not record["certificates_checked"]:
-        console.print(
-            "[yellow]without certificates nobody can tell whether later entries were cut off: --certificates[/]",
-        )
+        bad = Verdict(text=f"It does not hold: {record['problem']}", mood="bad")
+        return Section(anchor="ledger", title="The ledger", verdicts=[bad])
+    terms, spent, head = record["terms"], record["spending"], record["head"]
+    limit = f"The silo {terms['silo']} lets every user's epsilon grow to {terms['epsilon_limit']} at most."
+    verdicts = [
+        Verdict(text=record.get("guarantee", "") or limit),
+        Verdict(text="It holds: spelling, chain, signatures, times, stored copies and limits agree.", mood="good"),
+    ]
     if terms["simulated"]:
-        console.print(f"[bold red]{SIMULATED}[/]")
+        verdicts.append(Verdict(text=SIMULATED, mood="bad"))
+    certificates = [f"Certificate {name} agrees." for name in record["certificates_checked"]] or [
+        "Without certificates nobody can tell whether later entries were cut off: --certificates."
+    ]
+    named = ", ".join(f"{name.upper()} {_number(spent[f'epsilon_{name}'])}" for name in _ACCOUNTANTS)
+    return Section(
+        anchor="ledger",
+        title="The ledger",
+        verdicts=verdicts,
+        paragraphs=[
+            f"{record['entries']:,} entries, {record['releases']:,} of them releases, from {record['first']} to "
+            f"{record['last']}; the last one is {head['number']}, {head['hash']}.",
+            f"Epsilon {_number(spent['epsilon'])} of {_number(spent['epsilon_limit'])} is spent at delta "
+            f"{spent['delta']:g}, recomputed from the events ({named}).",
+            *certificates,
+        ],
+        tables=[
+            Table(
+                caption="Terms of the silo",
+                header=["term", "value"],
+                rows=[[name.replace("_", " "), str(value)] for name, value in terms.items()],
+            )
+        ],
+    )
 
 
 def run_record(run: VerifiedRun) -> dict[str, Any]:
@@ -152,28 +162,44 @@ def run_record(run: VerifiedRun) -> dict[str, Any]:
 
 def print_run(record: Mapping[str, Any]) -> None:
     """A table of silos, everything that does not hold, and the federation's guarantee."""
-    console = new_console()
-    table = new_table("silo", "key", "releases", "epsilon of this run", "in all", "limit")
-    for silo in record["silos"]:
-        figures = (silo["epsilon_of_run"], silo["epsilon_in_all"], silo["epsilon_limit"])
-        table.add_row(Text(silo["silo"]), silo["public_key"][:16], str(silo["releases"]), *map(_number, figures))
-    print_table(console, table)
-    for problem in record["problems"]:
-        _say(console, problem)
-    if not record["holds"]:
-        console.print("[bold red]it does not hold[/]; no guarantee follows from these certificates")
-        return
-    console.print("[bold green]it holds[/]")
+    print_sections([certificates_section(record)])
+
+
+def certificates_section(record: Mapping[str, Any]) -> Section:
+    """What a run's certificates, verified now from its files, say and what follows from them."""
     k = record["max_silos_per_user"]
     rule = "the worst silo counts" if k == 1 else f"the {k} most expensive silos count together"
-    _say(console, f"this run ({rule}): {record['guarantee_of_run']}")
-    _say(console, f"all that the silos ever released, as they state it: {record['guarantee_in_all']}")
-    if record["masked"]:
-        _say(console, MASKED.format(**record["masked"]))
-    if record["only_the_sum"]:
-        console.print(f"[bold red]{ONLY_THE_SUM}[/]")
-    if record["simulated"]:
-        console.print(f"[bold red]{SIMULATED}[/]")
+    verdicts, follows = [], []
+    if record["holds"]:
+        text = "It holds: signatures, events, epsilon and model of all certificates agree."
+        verdicts.append(Verdict(text=text, mood="good"))
+        follows = [
+            f"This run ({rule}): {record['guarantee_of_run']}",
+            f"All that the silos ever released, as they state it: {record['guarantee_in_all']}",
+            *([MASKED.format(**record["masked"])] if record["masked"] else []),
+        ]
+        verdicts += [Verdict(text=ONLY_THE_SUM, mood="bad")] if record["only_the_sum"] else []
+        verdicts += [Verdict(text=SIMULATED, mood="bad")] if record["simulated"] else []
+    else:
+        text = f"It does not hold; no guarantee follows from these certificates. Faults: {len(record['problems'])}."
+        verdicts.append(Verdict(text=text, mood="bad"))
+    figures = ("epsilon_of_run", "epsilon_in_all", "epsilon_limit")
+    by_silo = Table(
+        caption="Silos of this run",
+        header=["silo", "key", "releases", "epsilon of this run", "in all", "limit"],
+        rows=[
+            [one["silo"], one["public_key"][:16], str(one["releases"]), *(_number(one[name]) for name in figures)]
+            for one in record["silos"]
+        ],
+        numeric=frozenset({2, 3, 4, 5}),
+    )
+    return Section(
+        anchor="certificates",
+        title="Certificates",
+        verdicts=verdicts,
+        paragraphs=[*record["problems"], *follows],
+        tables=[by_silo],
+    )
 
 
 def _noise(record: Mapping[str, Any]) -> str:
@@ -312,38 +338,6 @@ def _name_of_group(silos: Sequence[str]) -> str:
 def ledger_sections(address: str) -> Iterator[Section]:
     """All sections of a ledger or of its export; it is verified as the page is made."""
     record = verification_record(address)
-    if not record["holds"]:
-        bad = Verdict(text=f"The ledger does not hold: {record['problem']}", mood="bad")
-        yield Section(anchor="ledger", title="The ledger", verdicts=[bad])
-        return
-    terms, spent = record["terms"], record["spending"]
-    verdicts = [
-        Verdict(text=record.get("guarantee", "") or _promise_of(terms)),
-        Verdict(text="The ledger holds: chain, signatures, times and limits agree.", mood="good"),
-    ]
-    if terms["simulated"]:
-        verdicts.append(Verdict(text=f"This silo is {SIMULATED}.", mood="bad"))
-    yield Section(
-        anchor="ledger",
-        title="The ledger",
-        verdicts=verdicts,
-        paragraphs=[
-            f"{record['entries']:,} entries, {record['releases']:,} of them releases, from {record['first']} to "
-            f"{record['last']}. Epsilon {number(spent['epsilon'])} of {number(spent['epsilon_limit'])} is spent at "
-            f"delta {spent['delta']:g}."
-        ],
-        tables=[
-            Table(
-                caption="Terms of the silo",
-                header=["term", "value"],
-                rows=[[name.replace("_", " "), str(value)] for name, value in terms.items()],
-            )
-        ],
-    )
-    if not address.endswith(JSON_LINES):
+    yield _ledger_section(record)
+    if record["holds"] and not address.endswith(JSON_LINES):
         yield budget_section([spent_by_ledger(address)])
-
-
-def _promise_of(terms: dict[str, object]) -> str:
-    limit = terms["epsilon_limit"]
-    return f"The silo {terms['silo']} lets every user's epsilon grow to {limit} at most, over its lifetime."

@@ -16,13 +16,14 @@ from recsys_fed.errors import DataFormatError, DataNotFoundError
 from recsys_fed.evaluation.metrics import shown_names
 from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
 from recsys_fed.privacy.guarantee import Guarantee
-from recsys_fed.report.console import new_console, new_table, print_table
+from recsys_fed.report.console import new_console, new_table, print_rows, print_table
 from recsys_fed.report.page import Chart, Section, Series, Table, Verdict, finite, interval_chart, line_chart, number
 from recsys_fed.report.privacy import (
     ONLY_THE_SUM,
     SIMULATED,
     Spent,
     budget_section,
+    certificates_section,
     run_record,
     spent_by_events,
     spent_by_ledger,
@@ -36,16 +37,7 @@ def print_simulation(record: Mapping[str, Any], *, output: Path | None) -> None:
     """The final table of a run."""
     console = new_console()
     console.print(_title(record), style="bold", markup=False)
-    figures = (record["trainer"], "exact popularity")
-    table = new_table("metric", *figures, right=figures)
-    for name in (
-        *shown_names(record["metrics"]),
-        "mrr",
-        "coverage@20",
-        *sorted(n for n in record["metrics"] if n.startswith("sampled")),
-    ):
-        table.add_row(name, f"{record['metrics'][name]:.4f}", f"{record['popularity'][name]:.4f}")
-    print_table(console, table)
+    print_rows(console, _quality_table(record))
     if record["protocol"]["name"]:
         console.print(_protocol(record["protocol"]))
     if record["private_metrics"]:
@@ -122,7 +114,7 @@ def run_sections(folder: Path) -> Iterator[Section]:
     yield budget_section(_spent(folder, record))
     yield _quality(record)
     if checked is not None:
-        yield _certificates(checked)
+        yield certificates_section(checked)
     yield _configuration_section(folder, record)
 
 
@@ -152,15 +144,20 @@ def _spent(folder: Path, record: Mapping[str, Any]) -> list[Spent]:
     return spent_by_events(folder / EVENTS, Guarantee(epsilon=epsilon, delta=record["delta"]))
 
 
-def _quality(record: Mapping[str, Any]) -> Section:
-    shown = [name for name in (*shown_names(record["metrics"]), "coverage@20") if name in record["metrics"]]
-    figures = Table(
+def _quality_table(record: Mapping[str, Any]) -> Table:
+    found = record["metrics"]
+    shown = [*shown_names(found), "mrr", "coverage@20", *sorted(name for name in found if name.startswith("sampled"))]
+    return Table(
         caption="Quality of the model beside popularity",
-        header=["metric", record["trainer"], "popularity"],
-        rows=[[name, number(record["metrics"][name], 4), number(record["popularity"][name], 4)] for name in shown],
+        header=["metric", record["trainer"], "exact popularity"],
+        rows=[[x, number(found[x], 4), number(record["popularity"][x], 4)] for x in shown if x in found],
         numeric=frozenset({1, 2}),
     )
-    ranked = [(name, record["metrics"][name], record["popularity"][name]) for name in shown if "coverage" not in name]
+
+
+def _quality(record: Mapping[str, Any]) -> Section:
+    shown, figures = shown_names(record["metrics"]), _quality_table(record)
+    ranked = [(name, record["metrics"][name], record["popularity"][name]) for name in shown]
     chart = interval_chart(
         "Quality beside popularity",
         "; ".join(f"{name}: {model:.3f}, popularity {popular:.3f}" for name, model, popular in ranked),
@@ -187,36 +184,6 @@ def _checked(folder: Path) -> dict[str, Any] | None:
         return run_record(verify_run(folder / CERTIFICATES, events=folder / EVENTS, model=folder / EMBEDDINGS))
     except DataNotFoundError:
         return None
-
-
-def _certificates(checked: Mapping[str, Any]) -> Section:
-    if checked["holds"]:
-        verdict = Verdict(text="All certificates hold: signatures, events, epsilon and model agree.", mood="good")
-    else:
-        verdict = Verdict(text=f"{len(checked['problems'])} things do not hold.", mood="bad")
-    by_silo = Table(
-        caption="Silos of this run",
-        header=["silo", "public key", "releases", "epsilon of this run", "epsilon in all", "limit"],
-        rows=[
-            [
-                silo["silo"],
-                silo["public_key"][:16],
-                str(silo["releases"]),
-                number(silo["epsilon_of_run"]),
-                number(silo["epsilon_in_all"]),
-                number(silo["epsilon_limit"]),
-            ]
-            for silo in checked["silos"]
-        ],
-        numeric=frozenset({2, 3, 4, 5}),
-    )
-    return Section(
-        anchor="certificates",
-        title="Certificates",
-        verdicts=[verdict],
-        paragraphs=[*checked["problems"], "They were verified when this page was made, from the files of the run."],
-        tables=[by_silo],
-    )
 
 
 def _configuration_section(folder: Path, record: Mapping[str, Any]) -> Section:

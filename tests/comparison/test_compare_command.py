@@ -103,7 +103,7 @@ def test_the_picture_and_the_page(compared):
     assert f"{record['lines'][0]['recall@20']['mean']:.4f}" in page
 
 
-def test_the_table_in_the_terminal_ends_with_the_sentences(compared, monkeypatch):
+def test_the_terminal_shows_tables_and_then_the_sentences(compared, monkeypatch):
     from recsys_fed.report.comparison import print_comparison
 
     monkeypatch.setenv("COLUMNS", "160")
@@ -115,7 +115,7 @@ def test_the_table_in_the_terminal_ends_with_the_sentences(compared, monkeypatch
         print_comparison(compared[1])
     shown = text.getvalue()
     assert shown.index("popularity") < shown.index("pooled EASE") < shown.index("silo-0:") < shown.index("silo-1:")
-    assert shown.rstrip().endswith(compared[1]["note"])
+    assert compared[1]["note"].capitalize() in shown and shown.rstrip().endswith(compared[1]["sentences"][-1])
 
 
 NONSENSE = [["--epsilons", "8,x"], ["--epsilons", "0"], ["--epsilons", "inf"], ["--seeds", 0], ["--new-items", 1]]

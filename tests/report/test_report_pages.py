@@ -115,7 +115,7 @@ def test_the_run_page_says_what_a_data_protection_officer_asks(places):
     record = json.loads((places["run"] / "metrics.json").read_text())
     assert "For anybody who sees everything" in text
     assert "protects nobody" in text
-    assert "All certificates hold" in text
+    assert "of all certificates agree" in text
     assert f"{record['metrics']['recall@20']:.4f}" in text
     assert "silo-0 and 1 alike" in text
     assert record["versions"]["torch"] in text
@@ -128,7 +128,7 @@ def test_a_tampered_run_is_shown_as_one(places, tmp_path):
         file.write(b"0")
     assert run_command("report", tmp_path / "run")[0] == 0
     text = plain(tmp_path / "run" / "report.html")
-    assert "All certificates hold" not in text
+    assert "of all certificates agree" not in text
     assert "another model" in text
 
 
@@ -158,7 +158,7 @@ def test_an_audit_prints_its_record_and_fails_where_it_should(places, tmp_path):
     record = json_of(out)
     assert (code, record["flagged"], record["power"][2:], record["attacks"]) == (0, False, [], {})
     shown = run_command("audit", *small, "--output", tmp_path)[1]
-    assert "nothing contradicts the claim" in shown
+    assert "Nothing in this audit contradicts the claim." in shown
     assert run_command("report", tmp_path)[0] == 0
 
 
