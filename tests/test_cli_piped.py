@@ -60,7 +60,7 @@ def commands_of(folder):
         ),
         "plan": (
             ["privacy", "plan", "--epsilon", 2, "--silos", 5, "--secure-aggregation"],
-            ["stage", "rounds", "noise multiplier", "noise on the sum: own", "once", "item counts"],
+            ["stage", "rounds", "noise multiplier", "noise on the sum: per-silo", "distributed", "item counts"],
         ),
         "simulate-budget": (
             ["privacy", "simulate-budget", "--epsilon-per-run", 3, "--silos", 2, "--every", "30 days"],

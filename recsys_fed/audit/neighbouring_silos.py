@@ -160,8 +160,8 @@ class NeighbouringSilos:
         users = [silo.users for silo in self._pair]
         if not asked.noise_inside:
             sums = [_sum_of(asked, trainer, read) for read in users]
-            # In clip norms first: their squares would overflow where clip norms are the largest that there are.
-            with np.errstate(over="ignore"):
+            # In clip norms before it is squared: they may be as large as floats are. What is not finite is a breach.
+            with np.errstate(over="ignore", invalid="ignore"):
                 self._distance("sum", float(np.linalg.norm((sums[1] - sums[0]) / request.l2_clip_norm)))
         integers = [
             noisy_integers(asked, trainer, read, randomness=_fixed(), on_failure=lambda _: None) for read in users
