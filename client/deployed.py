@@ -29,6 +29,7 @@ from recsys_fed.silo.on_disk import StoredSiloData, open_silo_data
 from recsys_fed.silo.secret import Pseudonyms, SiloSecret, passphrase
 from recsys_fed.silo.settings import SiloSettings, read_silo_settings, settings_file
 from recsys_fed.silo.state import StateFolder
+from recsys_fed.trainers.registry import signals_read
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,7 +52,9 @@ class DeployedSilo(Silo):
     @cached_property
     def data(self) -> SiloData | StoredSiloData:
         """What [data] of silo.toml says, read when it is first asked for; a failure is tried again."""
-        return open_silo_data(self.settings.data, self.catalogue, Pseudonyms(self.secret), reads=self.trainer.reads)
+        return open_silo_data(
+            self.settings.data, self.catalogue, Pseudonyms(self.secret), reads=signals_read(self.config)
+        )
 
     def prepare(self) -> None:
         """Read the data and derive the plan, which the first request would do; raises what reading them raises."""

@@ -37,14 +37,14 @@ from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.guarantee import Guarantee
 from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.signing import SigningKey
-from recsys_fed.trainers.registry import configured_trainer
+from recsys_fed.trainers.registry import configured_trainer, signals_read
 from recsys_fed.trainers.trainer import Trainer
 from recsys_fed.versions import version_of
 
 LEDGER, KEY = "ledger.sqlite", "signing.key"
 # Purposes of a simulation's seed: streams that must differ have different numbers.
 _NOISE, _SAMPLING = 1, 2
-# Number of a silo, device, size of blocks, and what the trainer reads.
+# Number of a silo, device, size of blocks, and which signals are read.
 _Asked = tuple[int, str, int, frozenset[Signal]]
 # Tensors of simulated silos.
 _KEPT: WeakKeyDictionary[SimulatedFederation, dict[_Asked, UserHistories]] = WeakKeyDictionary()
@@ -302,7 +302,7 @@ def _histories(
     federation: SimulatedFederation, index: int, *, config: FederationConfig, block_interactions: int
 ) -> UserHistories:
     """Tensors of a silo: a run asks for them every round, and they go when their federation does."""
-    device, reads = str(resolve_device(config.device)), configured_trainer(config).reads
+    device, reads = str(resolve_device(config.device)), signals_read(config)
     kept, asked = _KEPT.setdefault(federation, {}), (index, device, block_interactions, reads)
     if asked not in kept:
         made = silo_histories(federation, index, device=device, block_interactions=block_interactions, reads=reads)

@@ -27,9 +27,12 @@ _TRAINERS = "recsys_fed.trainers"
 FEATURE_KINDS = ("categories", "decades", "words", "vectors")
 ENGINES = ("in-process", "flower")
 HELD_OUT = ("test", "validation")
+TARGETS = ("auto", "any", "next")
+AUTO, OFF = "auto", "off"
 COLUMN_ROLES = ("user", "item", "value", "time", "kind", "test")
 _REQUIRED_ROLES = ("user", "item")
 _MOST_WEIGHT = 1e6
+_MOST_HALF_LIFE = 10_000
 
 T = TypeVar("T")
 
@@ -60,6 +63,14 @@ class FederationConfig:
         silos: how many silos take part; 0 takes all that are connected at the start.
         max_silos_per_user: in how many silos a user may be; every release then counts so many times.
         declared_users: public order of magnitude of the users of all silos together.
+        target: what the model is to answer, a public declaration: "any" item that a user would like, or the "next"
+            one, for which silos need times. "auto" is "next" in a simulation whose split holds out what came last,
+            else "any".
+        order: whether items that follow each other closely count as together in what a silo contributes, with
+            weights that fall by half over so many positions: "auto", by the trainer's rule where the target is the
+            next item; "off"; or a number of positions. Of spectral.
+        recency: half-life of the interactions in a user's vector (`models.items.FoldIn`): "auto", by a rule where the
+            target is the next item; "off"; a number of positions; or of days, as in "30d".
         item_features: use public item features where the catalogue has them.
         feature_kinds: which, of categories, decades, words and vectors, with commas; see `catalogue.features`.
         catalogue: path of the public catalogue on the server; "" asks the silos for its hash and size only.
@@ -92,6 +103,9 @@ class FederationConfig:
     silos: int = _key(10, "Number of silos.")
     max_silos_per_user: int = _key(1, "In how many silos a user may be; every release then counts so many times.")
     declared_users: int = _key(10_000, "Public order of magnitude of users of all silos.")
+    target: str = _key(AUTO, "any item that a user would like, or the next one; auto: as the split asks.")
+    order: str = _key(AUTO, "auto, off, or the half-life, in positions, with which items count as together.")
+    recency: str = _key(AUTO, "auto, off, or the half-life of a history: positions, or days as in 30d.")
     item_features: bool = _key(True, "Use public item features.")
     feature_kinds: str = _key("categories,decades,words", "Of categories,decades,words,vectors; with commas.")
     catalogue: str = ""
@@ -114,6 +128,9 @@ class FederationConfig:
         object.__setattr__(self, "trainer_settings", _as_json(self.trainer_settings))
         object.__setattr__(self, "noise", _noted_noise(self.noise))
         checks.one_of(NOISE, noise=self.noise)
+        checks.one_of(TARGETS, target=self.target)
+        half_lives_of(self.order, name="order", days=False)
+        half_lives_of(self.recency, name="recency", days=True)
         checks.one_of(SECURE_AGGREGATION, secure_aggregation=self.secure_aggregation)
         checks.at_least(0, secure_aggregation_threshold=self.secure_aggregation_threshold)
         checks.at_least(0, secure_aggregation_colluders=self.secure_aggregation_colluders)
@@ -157,6 +174,7 @@ class SimulationConfig:
         block_interactions: silos with more interactions train from disk, in blocks; 0 holds all in memory.
         data_seed: of random splits and of who is in which silo; -1 takes the run's seed. With one of its own, runs
             of several seeds differ in start and noise alone.
+        shuffle_order: shuffle the order of each user's train interactions: the control of what order is worth.
     """
 
     data: str = _key("", "Data set: a name, or a path, perhaps with #split.")
@@ -186,6 +204,7 @@ class SimulationConfig:
     epsilon_limit: float = _key(0.0, "Limit of new ledgers, over all runs that use them.")
     block_interactions: int = 0
     data_seed: int = -1
+    shuffle_order: bool = _key(False, "Shuffle each user's train order: what is gained by order must go.")
 
     def __post_init__(self) -> None:
         checks.one_of(HELD_OUT, held_out=self.held_out)
@@ -199,6 +218,32 @@ class SimulationConfig:
             raise ConfigurationError("Expected min_value to be a number or -inf, got nan.")
         columns_of(self.columns)
         kinds_of(self.kinds)
+
+
+def half_lives_of(text: str, *, name: str, days: bool) -> tuple[float, float] | None:
+    """Read "3.5" as a half-life in positions and, where `days` are allowed, "30d" in days; None for "auto".
+
+    >>> half_lives_of("3.5", name="recency", days=True), half_lives_of("30d", name="recency", days=True)
+    ((3.5, 0.0), (0.0, 30.0))
+    >>> half_lives_of("off", name="recency", days=True)
+    (0.0, 0.0)
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    if text in (AUTO, OFF):
+        return None if text == AUTO else (0.0, 0.0)
+    by_clock = days and text.endswith("d")
+    try:
+        number = float(text.removesuffix("d") if by_clock else text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= _MOST_HALF_LIFE:
+        forms = "a number of positions, or of days as in 30d" if days else "a number of positions"
+        raise ConfigurationError(
+            f"Expected {name} as auto, off, or {forms}, above 0 and at most {_MOST_HALF_LIFE:,}; got {text!r}."
+        )
+    return (0.0, number) if by_clock else (number, 0.0)
 
 
 def columns_of(text: str) -> dict[str, str]:

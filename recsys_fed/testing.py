@@ -22,7 +22,7 @@ from scipy import sparse
 from recsys_fed.data.sources import Request, Source
 from recsys_fed.errors import RecsysFedError
 from recsys_fed.evaluation.metrics import Metric
-from recsys_fed.models.histories import Histories, histories_of
+from recsys_fed.models.histories import Histories, Signals, histories_of
 from recsys_fed.trainers.trainer import PublicFacts, Stage, Tables, Trainer
 
 # Rounding to the public grid may add so much of a clip norm, see `privacy.integer_mechanism`.
@@ -75,11 +75,16 @@ class _Checked:
     users: Sequence[Sequence[int]] = field(default_factory=list)
 
     def histories(self, users: Sequence[Sequence[int]]) -> Histories:
-        """Histories of lists of items."""
+        """Histories of ascending lists of items, where the next one is asked for with the odd ones first."""
         rows = np.repeat(np.arange(len(users)), [len(items) for items in users])
         columns = np.array([item for items in users for item in items], dtype=np.int64)
         ones = np.ones(len(columns), dtype=np.float32)
-        return histories_of(sparse.csr_matrix((ones, (rows, columns)), shape=(len(users), self.facts.n_items)))
+        matrix = sparse.csr_matrix((ones, (rows, columns)), shape=(len(users), self.facts.n_items))
+        if not self.facts.next_item:
+            return histories_of(matrix)
+        ranks = [np.argsort(np.argsort(-(np.array(items, dtype=np.int64) % 2), kind="stable")) for items in users]
+        rank = torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *ranks]).astype(np.int32))
+        return histories_of(matrix, signals=Signals(rank=rank))
 
     def contribution(
         self, stage: Stage, tables: Tables, users: Sequence[Sequence[int]], *, block: int = 0, refusals: bool = False
@@ -114,14 +119,21 @@ def check_trainer(trainer: Trainer, *, n_items: int = 30, seed: int = 0) -> None
     """
     _expect(bool(trainer.name) and trainer.name == trainer.name.strip(), "a trainer has a name")
     features = sparse.random_array((n_items, 6), density=0.3, rng=seed, format="csr", dtype=np.float64)
-    for noise_level, public in ((0.0, None), (5.0, None), (5.0, sparse.csr_matrix(features))):
+    public = sparse.csr_matrix(features)
+    for noise_level, known, next_item in (
+        (0.0, None, False),
+        (5.0, None, False),
+        (5.0, public, False),
+        (5.0, public, True),
+    ):
         facts = PublicFacts(
             n_items=n_items,
             catalogue_hash=_HASH,
             declared_users=200,
             silos=3,
             noise_level=noise_level,
-            features=public,
+            features=known,
+            next_item=next_item,
         )
         rng = np.random.default_rng(seed)
         users = _made_users(n_items, rng)

@@ -148,7 +148,7 @@ def breach_of(rng: np.random.Generator, pair: _Pair, read: Read | None = None) -
 
 def _histories_of_all(silo: SiloData | StoredSiloData) -> Histories:
     """What each user trains on and what is held out, by pseudonym."""
-    whole = [set(row.indices.tolist()) for _, part in silo.parts() for row in part]
+    whole = [set(row.indices.tolist()) for _, part in silo.parts() for row in part.matrix()]
     held = [set(row.indices.tolist()) for row in silo.test]
     return {
         user: (frozenset(items - out), frozenset(out))

@@ -23,7 +23,8 @@ DEFAULT_EPSILONS = "1,2,4,8"
 
 @options.run_options(
     "data", "protocol", "columns", "kinds", "format", "item_catalogue", "split", "held_out", "test_fraction", "silos",
-    "partition", "skew", "trainer", "delta", "feature_kinds", "noise", "secure_aggregation", "declared_users",
+    "partition", "skew", "trainer", "delta", "feature_kinds", "target", "order", "recency", "shuffle_order",
+    "noise", "secure_aggregation", "declared_users",
     "threads", "seed", seed="Seed of splits and silos, and of the first run.",
 )  # fmt: skip
 def compare(  # noqa: PLR0913  (one argument a flag)

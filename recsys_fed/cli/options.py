@@ -92,7 +92,10 @@ Setting = Annotated[
 ]
 
 
-_SPELLINGS = {"secure_aggregation": ("--secure-aggregation/--no-secure-aggregation",)}
+_SPELLINGS = {
+    "secure_aggregation": ("--secure-aggregation/--no-secure-aggregation",),
+    "shuffle_order": ("--shuffle-order",),
+}
 _DP_SGD = {
     "schedule": ("dp-sgd.schedule", "dp-sgd: synchronous or local."),
     "loss": ("dp-sgd.loss", "dp-sgd: implicit-als, softmax, sampled-softmax, bce, bpr."),

@@ -16,7 +16,7 @@ def recommend(
     history: Annotated[
         list[str],
         typer.Option(
-            help="Item ids with commas between them; one that holds a comma as in CSV: '\"a,b\",c'. May be repeated."
+            help="Item ids with commas between them, the newest last; one with a comma as in CSV: '\"a,b\",c'."
         ),
     ],
     k: Annotated[int, typer.Option("-k", help="Length of the list.")] = 10,

@@ -22,7 +22,8 @@ SampledNegatives = Annotated[
 @options.run_options(
     "data", "protocol", "columns", "kinds", "format", "item_catalogue", "split", "held_out", "silos", "test_fraction",
     "metrics", "min_value", "partition", "skew", "trainer", "schedule", "loss", "epsilon", "delta", "rounds",
-    "embedding_dim", "noise", "secure_aggregation", "secure_aggregation_threshold", "secure_aggregation_colluders",
+    "embedding_dim", "target", "order", "recency", "shuffle_order",
+    "noise", "secure_aggregation", "secure_aggregation_threshold", "secure_aggregation_colluders",
     "metrics_epsilon", "ledgers", "epsilon_limit", "item_features", "feature_kinds", "declared_users",
     "max_silos_per_user", "device", "threads", "seed",
 )  # fmt: skip

@@ -22,14 +22,27 @@ from recsys_fed.comparison.new_items import new_item_record
 from recsys_fed.data.simulated import SimulatedFederation
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.evaluation.baselines import ease, implicit_als, popularity
-from recsys_fed.evaluation.metrics import HEADLINE, HEADLINE_CUTOFF, HEADLINE_NAMES, NDCG, recall_at
+from recsys_fed.evaluation.metrics import (
+    HEADLINE,
+    HEADLINE_CUTOFF,
+    HEADLINE_NAMES,
+    MRR,
+    NDCG,
+    NEXT,
+    NEXT_CUTOFF,
+    NEXT_NAMES,
+    recall_at,
+    reciprocal_rank,
+)
 from recsys_fed.evaluation.protocol import Scorer, are_among, evaluate_ranking, score_block
-from recsys_fed.evaluation.ranking import top_items
+from recsys_fed.evaluation.ranking import first_relevant_rank, top_items
+from recsys_fed.evaluation.sequential import SEQUENTIAL_BASELINES
 from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
 from recsys_fed.personalisation.choice import choose_alone, choose_on, hold_out_items, split_folds
-from recsys_fed.personalisation.silo_model import Recipe, fit_silo_model, scorer_of
-from recsys_fed.simulation.runner import Progress, Simulation, Steps, prepared, simulate
+from recsys_fed.personalisation.next_item import choose_next, fit_next_item_model, scorer_of_next
+from recsys_fed.personalisation.silo_model import fit_silo_model, scorer_of
+from recsys_fed.simulation.runner import Progress, Simulation, Steps, fold_in_scorer, prepared, simulate
 
 Floats = npt.NDArray[np.float64]
 Groups = Mapping[str, npt.NDArray[np.bool_]]
@@ -57,10 +70,11 @@ def measure_users(
 ) -> dict[str, Floats]:
     """Metric or group -> float64 [n_users]; NaN where a user has no test item (of the group).
 
+    Metrics are the headline ones and, of the next item, those of `NEXT_NAMES`; groups are measured by Recall@20.
     `excluded` are each user's items that are no candidates, csr [n_users, n_items]: `SimulatedFederation.excluded`.
     """
     n_users, n_items = excluded.shape
-    found = {name: np.full(n_users, np.nan) for name in (*HEADLINE_NAMES, *groups)}
+    found = {name: np.full(n_users, np.nan) for name in (*HEADLINE_NAMES, *NEXT_NAMES, *groups)}
     rows = max(1, _BLOCK_SCORES // n_items)
     for start in range(0, n_users, rows):
         block = slice(start, min(start + rows, n_users))
@@ -82,7 +96,13 @@ def _measure_block(
     hits = are_among(items, users, relevant, n_items=scores.shape[1])
     there = torch.from_numpy(np.diff(test.indptr).astype(np.int64))
     k = HEADLINE_CUTOFF
-    found = {metric.at(k): _where_relevant(metric.values(hits, there, k), there) for metric in HEADLINE}
+    measured = [(metric, k) for metric in HEADLINE] + [(metric, NEXT_CUTOFF) for metric in NEXT]
+    found = {metric.at(k): _where_relevant(metric.values(hits, there, k), there) for metric, k in measured}
+    asked = there > 0
+    rows = (asked.cumsum(0) - 1)[users]
+    reciprocal = torch.full(there.shape, torch.nan, dtype=torch.float64)
+    reciprocal[asked] = reciprocal_rank(first_relevant_rank(scores[asked], rows, relevant))
+    found[MRR] = np.asarray(reciprocal.numpy())
     for name, members in groups.items():
         inside = torch.from_numpy(members)
         of_group = torch.bincount(users[inside[relevant]], minlength=len(items))
@@ -127,17 +147,16 @@ def _make_line(
 
 LOCAL, GLOBAL, BOTH = "local-only", "global, user-only", "global, silo-trusted"
 _CHOICE = 31
-_USER_ONLY = Recipe(own_weight=0.0)
 
 
 def fold_in_lines(
     federation: SimulatedFederation, models: Models, groups: Groups, *, method: str = GLOBAL
 ) -> Iterator[Line]:
     """Users folded in from the released model: the same in whichever silo they are."""
-    train, excluded, test = federation.train, federation.excluded, federation.test
+    excluded, test = federation.excluded, federation.test
     for epsilon, _ in _by_budget(models):
         found = [
-            measure_users(scorer_of(fit_silo_model(train, model, _USER_ONLY), train), excluded, test, groups)
+            measure_users(fold_in_scorer(model, federation, device="cpu"), excluded, test, groups)
             for (of, _), model in models.items()
             if of == epsilon
         ]
@@ -151,6 +170,7 @@ def silo_lines(
     *,
     seed: int,
     say: Say,
+    next_item: bool = False,
 ) -> Iterator[Line]:
     """Local-only first, then the released model with a model of the silo's own, for each budget.
 
@@ -160,7 +180,8 @@ def silo_lines(
     n_users = federation.train.shape[0]
     for silo, users in enumerate(federation.users_of_silo):
         say(f"silo-{silo}: choosing on its own users")
-        of_silo = _of_silo(federation, users, models, groups, seed=[seed, _CHOICE, silo])
+        measured = _next_of_silo if next_item else _of_silo
+        of_silo = measured(federation, users, models, groups, seed=[seed, _CHOICE, silo])
         for key, values in of_silo:
             for name, value in values.items():
                 found.setdefault(key, {}).setdefault(name, np.full(n_users, np.nan))[users] = value
@@ -193,6 +214,32 @@ def _of_silo(
             key,
             measure_users(scorer_of(fit_silo_model(train, model, choice.recipe), train), excluded, test, groups),
         )
+
+
+def _next_of_silo(
+    federation: SimulatedFederation,
+    users: npt.NDArray[np.int64],
+    models: Models,
+    groups: Groups,
+    *,
+    seed: list[int],
+) -> Iterator[tuple[Key | None, dict[str, Floats]]]:
+    """The same where the next item is asked for."""
+    histories = federation.histories.rows(torch.from_numpy(users))
+    excluded, test = federation.excluded[users], federation.test[users]
+    for number, (key, model) in enumerate(models.items()):
+        choice = choose_next(histories, model, rng=np.random.default_rng(seed))
+        # What the silo takes alone is the same whichever model it was chosen beside.
+        for of, recipe in [(None, choice.alone)] * (not number) + [(key, choice.recipe)]:
+            score = scorer_of_next(fit_next_item_model(histories, model, recipe), histories)
+            yield of, measure_users(score, excluded, test, groups)
+
+
+def sequential_lines(federation: SimulatedFederation, groups: Groups) -> Iterator[Line]:
+    """What others know of the next item from all users in one place."""
+    for name, fit in SEQUENTIAL_BASELINES.items():
+        found = measure_users(fit(federation.histories), federation.excluded, federation.test, groups)
+        yield _make_line(f"pooled {name}", [found], note=_NOT_PRIVATE)
 
 
 def _by_budget(models: Models) -> list[tuple[float, list[Key]]]:
@@ -336,8 +383,13 @@ def compare(comparison: Comparison, *, output: Path | None = None, progress: Pro
             seeds=comparison.seeds, folder=folder, say=steps.begin,
         ) if comparison.new_items else None  # fmt: skip
     seed = simulation.data.data_seed
-    lines = tuple(_all_lines(federation, models, popular, seed=seed, step=steps.begin, say=progress.say))
-    return Compared(comparison=comparison, federation=federation, lines=lines, new_items=new_items)
+    lines = tuple(
+        _all_lines(
+            federation, models, popular, seed=seed, step=steps.begin, say=progress.say,
+            next_item=simulation.federation.target == "next",
+        )
+    )  # fmt: skip
+    return Compared(comparison=ready, federation=federation, lines=lines, new_items=new_items)
 
 
 def _count_steps(comparison: Comparison) -> int:
@@ -373,14 +425,21 @@ def _with_popularity(comparison: Comparison) -> Comparison:
 
 
 def _all_lines(
-    federation: SimulatedFederation, models: Models, popular: Models, *, seed: int, step: Say, say: Say
+    federation: SimulatedFederation,
+    models: Models,
+    popular: Models,
+    *,
+    seed: int,
+    step: Say,
+    say: Say,
+    next_item: bool,
 ) -> Iterator[Line]:
     """All lines; what is held out to choose follows from `seed`, as the silos do."""
     groups = group_items(federation.train)
     private = {key: model for key, model in models.items() if math.isfinite(key[0])}
     yield popularity_line(federation, groups)
     yield from fold_in_lines(federation, popular, groups, method="private popularity")
-    local, *personal = silo_lines(federation, private, groups, seed=seed, say=step)
+    local, *personal = silo_lines(federation, private, groups, seed=seed, say=step, next_item=next_item)
     yield local
     yield from fold_in_lines(federation, private, groups)
     yield from personal
@@ -388,3 +447,5 @@ def _all_lines(
     step("pooled baselines")
     rng = np.random.default_rng([seed, _POOLED])
     yield from pooled_lines(federation, groups, rng=rng, say=say)
+    if next_item:
+        yield from sequential_lines(federation, groups)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from recsys_fed import checks
 from recsys_fed.comparison.compare import BOTH, LOCAL, POPULARITY_GROUPS, Compared, Floats, Line
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.evaluation.metrics import HEADLINE_CUTOFF, HEADLINE_NAMES, RECALL
+from recsys_fed.evaluation.metrics import HEADLINE_CUTOFF, HEADLINE_NAMES, NEXT_NAMES, RECALL
 
 _CHUNK_CELLS = 4_000_000
 
@@ -101,7 +101,7 @@ def _interval(values: npt.NDArray[np.float64], means: npt.NDArray[np.float64], l
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """What joining changes for the users of a silo at one budget, in Recall@20.
+    """What joining changes for the users of a silo at one budget, in the first metric of the comparison.
 
     Attributes:
         epsilon: the budget.
@@ -115,18 +115,19 @@ class Gain:
     joined: float
 
 
-def sentence(silo: str, gains: Sequence[Gain]) -> str:
+def sentence(silo: str, gains: Sequence[Gain], *, metric: str = "Recall@20") -> str:
     """What the largest budget gives, and from which budget on the interval is above zero.
 
     Args:
         silo: its name.
         gains: by ascending epsilon; empty where no user of the silo has a test item.
+        metric: what they are of.
     """
     if not gains:
         return f"{silo}: no user has a test item, so nothing can be said."
     last = gains[-1]
     change = last.change
-    figures = f"{change.mean:+.4f} Recall@20 (95% interval {change.low:+.4f} to {change.high:+.4f})"
+    figures = f"{change.mean:+.4f} {metric} (95% interval {change.low:+.4f} to {change.high:+.4f})"
     levels = f"{last.alone:.4f} alone, {last.joined:.4f} with all, at epsilon {last.epsilon:g}"
     if change.high < 0:
         return f"{silo}: joining does not pay, it costs {figures}: {levels}."
@@ -148,7 +149,16 @@ def _least(gains: Sequence[Gain]) -> float:
 KIND, FILE = "comparison", "comparison.json"
 ACTIVITY_GROUPS = ("light users", "middle users", "heavy users")
 NOT_PRIVATISED = "simulation: figures not privatised; choosing by them would have to be charged"
-_TOLD = RECALL.at(HEADLINE_CUTOFF)
+_BY_GROUP = RECALL.at(HEADLINE_CUTOFF)
+
+
+def label_metric(name: str) -> str:
+    """A metric's name for people.
+
+    >>> label_metric("recall@20"), label_metric("ndcg@10")
+    ('Recall@20', 'NDCG@10')
+    """
+    return name.capitalize() if name.startswith("recall") else name.upper()
 
 
 def comparison_record(compared: Compared, *, seed: int = 0) -> dict[str, Any]:
@@ -160,8 +170,9 @@ def comparison_record(compared: Compared, *, seed: int = 0) -> dict[str, Any]:
     """
     rng = np.random.default_rng(seed)
     federation, config = compared.federation, compared.comparison.simulation.federation
+    metrics = NEXT_NAMES if config.target == "next" else HEADLINE_NAMES
     silos = [
-        _silo(f"silo-{number}", compared.lines, users, rng=rng)
+        _silo(f"silo-{number}", compared.lines, users, metrics=metrics, rng=rng)
         for number, users in enumerate(federation.users_of_silo)
     ]
     return {
@@ -175,7 +186,8 @@ def comparison_record(compared: Compared, *, seed: int = 0) -> dict[str, Any]:
         "delta": config.delta,
         "n_seeds": compared.comparison.n_seeds,
         "note": NOT_PRIVATISED,
-        "lines": _lines(compared.lines, np.diff(federation.train.indptr), rng=rng),
+        "metrics": list(metrics),
+        "lines": _lines(compared.lines, np.diff(federation.train.indptr), metrics=metrics, rng=rng),
         "silos": silos,
         "sentences": [silo.pop("sentence") for silo in silos],
         "new_items": compared.new_items,
@@ -187,46 +199,54 @@ def write_comparison(folder: Path, record: dict[str, Any]) -> None:
     (folder / FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _lines(lines: Sequence[Line], sizes: Floats, *, rng: np.random.Generator) -> list[dict[str, Any]]:
+def _lines(
+    lines: Sequence[Line], sizes: Floats, *, metrics: Sequence[str], rng: np.random.Generator
+) -> list[dict[str, Any]]:
     activity = _activity(sizes)
-    names = [*HEADLINE_NAMES, *POPULARITY_GROUPS, *activity]
+    names = [*metrics, *POPULARITY_GROUPS, *activity]
     figures = [
         values
         for line in lines
         for values in (
-            *(line.per_user[name] for name in (*HEADLINE_NAMES, *POPULARITY_GROUPS)),
-            *(np.where(inside, line.per_user[_TOLD], np.nan) for inside in activity.values()),
+            *(line.per_user[name] for name in (*metrics, *POPULARITY_GROUPS)),
+            *(np.where(inside, line.per_user[_BY_GROUP], np.nan) for inside in activity.values()),
         )
     ]
     found = iter(bootstrap(figures, rng=rng))
-    return [_line(line, {name: next(found) for name in names}) for line in lines]
+    return [_line(line, {name: next(found) for name in names}, metrics=metrics) for line in lines]
 
 
-def _line(line: Line, found: dict[str, Interval | None]) -> dict[str, Any]:
+def _line(line: Line, found: dict[str, Interval | None], *, metrics: Sequence[str]) -> dict[str, Any]:
     records = {name: interval.record() if interval is not None else None for name, interval in found.items()}
     return {
         "method": line.method,
         "epsilon": _finite(line.epsilon),
         "note": line.note,
-        **{name: records[name] for name in HEADLINE_NAMES},
-        "std_over_seeds": {name: _std_over_seeds(line.per_user[name]) for name in HEADLINE_NAMES},
+        **{name: records[name] for name in metrics},
+        "std_over_seeds": {name: _std_over_seeds(line.per_user[name]) for name in metrics},
         "by_activity": {name: records[name] for name in ACTIVITY_GROUPS},
         "by_item_popularity": {name: records[name] for name in POPULARITY_GROUPS},
     }
 
 
 def _silo(
-    name: str, lines: Sequence[Line], users: npt.NDArray[np.int64], *, rng: np.random.Generator
+    name: str,
+    lines: Sequence[Line],
+    users: npt.NDArray[np.int64],
+    *,
+    metrics: Sequence[str],
+    rng: np.random.Generator,
 ) -> dict[str, Any]:
     """Every method for the users of one silo, and what joining gains there over the silo alone."""
     alone = next(line for line in lines if line.method == LOCAL)
     joined = [line for line in lines if line.method == BOTH]
-    figures = [line.per_user[metric][:, users] for line in lines for metric in HEADLINE_NAMES]
-    figures += [line.per_user[_TOLD][:, users] - alone.per_user[_TOLD][:, users] for line in joined]
+    told = metrics[0]
+    figures = [line.per_user[metric][:, users] for line in lines for metric in metrics]
+    figures += [line.per_user[told][:, users] - alone.per_user[told][:, users] for line in joined]
     found = iter(bootstrap(figures, rng=rng) if len(users) else [None] * len(figures))
-    records = [_silo_line(line, {metric: next(found) for metric in HEADLINE_NAMES}) for line in lines]
+    records = [_silo_line(line, {metric: next(found) for metric in metrics}) for line in lines]
     gains = [
-        Gain(epsilon=line.epsilon, change=change, alone=_mean(alone, users), joined=_mean(line, users))
+        Gain(epsilon=line.epsilon, change=change, alone=_mean(alone, users, told), joined=_mean(line, users, told))
         for line, change in zip(joined, found, strict=True)
         if change is not None
     ]
@@ -235,7 +255,7 @@ def _silo(
         "n_users": len(users),
         "lines": records,
         "gains": [{"epsilon": gain.epsilon, **gain.change.record()} for gain in gains],
-        "sentence": sentence(name, gains),
+        "sentence": sentence(name, gains, metric=label_metric(told)),
     }
 
 
@@ -244,8 +264,8 @@ def _silo_line(line: Line, found: dict[str, Interval | None]) -> dict[str, Any]:
     return {"method": line.method, "epsilon": _finite(line.epsilon), **figures}
 
 
-def _mean(line: Line, users: npt.NDArray[np.int64]) -> float:
-    return float(np.nanmean(line.per_user[_TOLD][:, users]))
+def _mean(line: Line, users: npt.NDArray[np.int64], metric: str) -> float:
+    return float(np.nanmean(line.per_user[metric][:, users]))
 
 
 def _std_over_seeds(values: Floats) -> float | None:

@@ -1,7 +1,7 @@
 """A federation out of one data set, for simulations: split into train and test, users spread over silos."""
 
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,12 +18,13 @@ from recsys_fed.data.partition import partition
 from recsys_fed.data.protocols import apply_protocol
 from recsys_fed.data.readers.reading import text_format_of
 from recsys_fed.data.silo import histories, signals_of
-from recsys_fed.data.split import drop_lower_values, parts_of
+from recsys_fed.data.split import drop_lower_values, parts_of, shuffle_order
 from recsys_fed.models.histories import NOTHING, Histories, Signal, histories_of
 from recsys_fed.models.stored_histories import HistoryWriter, StoredHistories, stored_histories
 
+_TIMES: frozenset[Signal] = frozenset({"order", "time"})
 # Purposes of the seed, apart from those of trainer and noise.
-_SPLIT, _PARTITION = 11, 12
+_SPLIT, _PARTITION, _SHUFFLE = 11, 12, 13
 # Folders of silos on disk; they live as long as the process.
 _folders: list[TemporaryDirectory[str]] = []
 
@@ -39,6 +40,7 @@ class SimulatedFederation:
         train, test: csr [n_users, n_items], the same rows.
         users_of_silo: rows of each silo's users.
         unranked: csr like `train`, what is neither trained on nor a candidate; None for nothing.
+        users: which users of the data set the rows are, int64 [n_users]; None: all of them.
         negatives: rows of the catalogue that a source publishes for the sampled protocol, int64 [n_users, n]; None
             where it has none, or where others than the test items are held out.
     """
@@ -50,12 +52,19 @@ class SimulatedFederation:
     test: sparse.csr_matrix
     users_of_silo: list[npt.NDArray[np.int64]]
     unranked: sparse.csr_matrix | None = None
+    users: npt.NDArray[np.int64] | None = None
     negatives: npt.NDArray[np.int64] | None = None
 
     @property
     def excluded(self) -> sparse.csr_matrix:
         """What is no candidate for a user: the train items, and those that are unranked; csr [n_users, n_items]."""
         return self.train if self.unranked is None else self.train + self.unranked
+
+    @cached_property
+    def histories(self) -> Histories:
+        """The train histories of all rows, with order and times where the data set has them."""
+        signals = signals_of(self.train, self.dataset.interactions, self.catalogue, reads=_TIMES, users=self.users)
+        return histories_of(self.train, signals=signals)
 
 
 def simulated_federation(config: SimulationConfig, *, silos: int, seed: int) -> SimulatedFederation:
@@ -86,6 +95,9 @@ def _federation(config: SimulationConfig, *, silos: int, seed: int) -> Simulated
         config.min_value,
     )
     parts = parts_of(dataset, config, rng=np.random.default_rng([seed, _SPLIT]))
+    if config.shuffle_order:
+        rng = np.random.default_rng([seed, _SHUFFLE])
+        dataset = replace(dataset, interactions=shuffle_order(dataset.interactions, parts.train, rng=rng))
     catalogue = Catalogue.load(config.item_catalogue) if config.item_catalogue else dataset.catalogue
     matrix = partial(histories, dataset.interactions, catalogue)
     train, test = matrix(parts.train), matrix(parts.held_out)

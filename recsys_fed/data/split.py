@@ -25,6 +25,8 @@ from recsys_fed.errors import ConfigurationError, DataError
 Mask = npt.NDArray[np.bool_]
 
 LEAVE_TWO_OUT = "leave-two-out"
+# What is held out came after what is trained on: the question is which item comes next.
+BY_TIME = ("leave-last-out", LEAVE_TWO_OUT, "global-temporal")
 
 
 def per_user_random(interactions: Interactions, *, test_fraction: float, rng: np.random.Generator) -> Mask:
@@ -215,6 +217,25 @@ def parts_of(dataset: Dataset, config: SimulationConfig, *, rng: np.random.Gener
     validation = nothing.copy()
     validation[left[drawn]] = True
     return Parts(train=~test & ~validation, held_out=validation, unranked=nothing)
+
+
+def shuffle_order(interactions: Interactions, train: Mask, *, rng: np.random.Generator) -> Interactions:
+    """The same interactions with those of each user that `train` [n] marks in a random order.
+
+    Items change places, with their values and weights; times stay where they are. Whatever a model gains by order it
+    must then lose: the control of an experiment.
+    """
+    rows = np.flatnonzero(train)
+    owner = interactions.user[rows]
+    places = rows[np.argsort(owner, kind="stable")]
+    drawn = rows[np.lexsort((rng.random(len(rows)), owner))]
+    changed: dict[str, Any] = {}
+    for name in ("item", "value", "weight"):
+        column = getattr(interactions, name)
+        if column is not None:
+            changed[name] = column.copy()
+            changed[name][places] = column[drawn]
+    return replace(interactions, **changed)
 
 
 def drop_lower_values(dataset: Dataset, min_value: float) -> Dataset:

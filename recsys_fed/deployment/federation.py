@@ -33,6 +33,7 @@ _AGREED = (
     "trainer", "epsilon", "delta", "rounds", "embedding-dim", "noise", "metrics-epsilon", "silos",
     "max-silos-per-user", "declared-users", "secure-aggregation", "secure-aggregation-threshold",
     "secure-aggregation-colluders", "item-features", "feature-kinds", "trainer-settings",
+    "target", "order", "recency",
 )  # fmt: skip
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(?P<port>\d{1,5})")
 

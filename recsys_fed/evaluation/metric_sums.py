@@ -72,18 +72,12 @@ def _sums_of_block(model: ItemEmbeddings, histories: Histories, test: sparse.csr
         return (users.whole[rows] @ items.whole.T).mul_((users.scales[rows] * items.scales)[:, None]).add_(bias)
 
     measured = evaluate_ranking(
-        score, train=_matrix(histories), test=test, cutoffs=(HEADLINE_CUTOFF,), whole_ranking=False, overwrite=True
+        score, train=histories.matrix(), test=test, cutoffs=(HEADLINE_CUTOFF,), whole_ranking=False, overwrite=True
     ).per_user
     sums[0] = len(measured[HEADLINE_NAMES[0]])
     for row, name in enumerate(HEADLINE_NAMES, start=1):
         sums[row] = float(measured[name].clip(0.0, 1.0).sum())
     return sums
-
-
-def _matrix(histories: Histories) -> sparse.csr_matrix:
-    items, starts = histories.items.cpu().numpy(), histories.starts.cpu().numpy()
-    shape = histories.n_users, histories.n_items
-    return sparse.csr_matrix((np.ones(len(items), dtype=np.int8), items, starts), shape=shape)
 
 
 def metrics_from_sums(

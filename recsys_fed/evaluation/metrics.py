@@ -166,6 +166,10 @@ HEADLINE, HEADLINE_CUTOFF = (RECALL, NDCG), 20
 """What silos release as noisy sums, and what comparisons show: a change is a change of the protocol."""
 
 HEADLINE_NAMES = tuple(metric.at(HEADLINE_CUTOFF) for metric in HEADLINE)
+NEXT, NEXT_CUTOFF = (NDCG, HIT_RATE), 10
+MRR = "mrr"
+NEXT_NAMES = (*(metric.at(NEXT_CUTOFF) for metric in NEXT), MRR)
+"""What comparisons show besides where the next item is asked for."""
 SHOWN_NAMES = tuple(metric.at(k) for k in sorted(CUTOFFS, reverse=True) for metric in METRICS if k in metric.shown_at)
 """Per user, as the tables of a run order them."""
 

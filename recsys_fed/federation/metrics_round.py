@@ -66,11 +66,7 @@ def model_tables(model: ItemEmbeddings) -> Tables:
 
 def fold_in_settings(how: FoldIn) -> dict[str, float]:
     """The model's fold-in as the settings of a request."""
-    return {
-        "ridge": float(how.kind == "ridge"),
-        "unobserved_weight": how.unobserved_weight,
-        "regularization": how.regularization,
-    }
+    return {"ridge": float(how.kind == "ridge"), **{k: v for k, v in how.record().items() if k != "kind"}}
 
 
 def contribute_metrics(
@@ -89,6 +85,8 @@ def contribute_metrics(
             kind="ridge" if settings["ridge"] else "projection",
             unobserved_weight=settings["unobserved_weight"],
             regularization=settings["regularization"],
+            half_life=settings.get("half_life", 0.0),
+            half_life_days=settings.get("half_life_days", 0.0),
         )
         model = ItemEmbeddings(**tables, fold_in=fold_in, catalogue_hash=catalogue_hash)
     except (KeyError, ConfigurationError, DataFormatError) as error:

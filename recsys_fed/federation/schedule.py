@@ -12,7 +12,7 @@ from scipy import sparse
 
 from recsys_fed.catalogue.features import public_features
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.config import FederationConfig
+from recsys_fed.config import FederationConfig, half_lives_of
 from recsys_fed.errors import ConfigurationError, PrivacyError, ProtocolError
 from recsys_fed.evaluation.metric_sums import metrics_from_sums
 from recsys_fed.federation.aggregation import in_unit_of, noise_factor, noise_on_total, robust_total, total_of
@@ -35,6 +35,8 @@ from recsys_fed.privacy.integer_mechanism import ROUNDING_SLACK, grid_step
 from recsys_fed.trainers.registry import configured_trainer
 from recsys_fed.trainers.trainer import Layout, PublicFacts, Stage, Trainer
 
+# Half-life of a history in positions where the next item is asked for; chosen on validation items (docs/order.md).
+RECENCY = 5.0
 _FEATURES: WeakKeyDictionary[Catalogue, dict[str, sparse.csr_matrix | None]] = WeakKeyDictionary()
 
 
@@ -116,6 +118,8 @@ def begin(
         features=features,
         embedding_dim=config.embedding_dim,
         rounds=config.rounds,
+        next_item=config.target == "next",
+        order=_positions(half_lives_of(config.order, name="order", days=False)),
     )
     stages = trainer.plan(facts)
     split = config.noise == "distributed" or masking_of(config) is not None
@@ -137,7 +141,7 @@ def begin(
         stages=stages,
         noise_multiplier=noise_multiplier,
         state=state,
-        fold_in=trainer.item_embeddings(state).fold_in,
+        fold_in=_with_recency(trainer.item_embeddings(state).fold_in, config),
     )
 
 
@@ -235,7 +239,21 @@ def _step(schedule: Schedule, asked: Request, total: torch.Tensor, *, noise_std:
 
 def item_embeddings(schedule: Schedule) -> ItemEmbeddings:
     """The global model as it stands."""
-    return schedule.trainer.item_embeddings(schedule.state)
+    return replace(schedule.trainer.item_embeddings(schedule.state), fold_in=schedule.fold_in)
+
+
+def _positions(half_lives: tuple[float, float] | None) -> float | None:
+    return None if half_lives is None else half_lives[0]
+
+
+def _with_recency(how: FoldIn, config: FederationConfig) -> FoldIn:
+    """With the half-life that was asked for; by the rule that of the trainer or, for the next item, RECENCY."""
+    asked = half_lives_of(config.recency, name="recency", days=True)
+    if asked is None:
+        asked = (RECENCY if config.target == "next" else 0.0, 0.0)
+        if how.reads or asked == (0.0, 0.0):
+            return how
+    return replace(how, half_life=asked[0], half_life_days=asked[1])
 
 
 def _features(catalogue: Catalogue, kinds: str) -> sparse.csr_matrix | None:

@@ -9,7 +9,7 @@ threads share: several are worked on at once, each by one thread, which needs no
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -61,6 +61,13 @@ class Signals:
     def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Signals":
         """The signals after `change` of every column."""
         return Signals(**{name: change(column) for name, column in self.columns().items()})
+
+
+def joined_signals(parts: Sequence[Signals | None]) -> Signals | None:
+    """The signals of histories one after the other; those that all of them have."""
+    columns = [part.columns() if part is not None else {} for part in parts]
+    names = set.intersection(*(set(part) for part in columns)) if columns else set()
+    return Signals(**{name: torch.cat([part[name] for part in columns]) for name in names}) if names else None
 
 
 # A block costs a pass over an item table beside the work on its interactions: it has at least so many interactions,
@@ -242,6 +249,11 @@ class Histories:
         bounds = block_bounds(self.starts.cpu().numpy(), interactions=block_size(self.n_items))
         return tuple(self.block(start, stop) for start, stop in bounds)
 
+    def to(self, device: torch.device | str) -> "Histories":
+        """The same histories on another device."""
+        signals = None if self.signals is None else self.signals.each(lambda column: column.to(device))
+        return replace(self, items=self.items.to(device), starts=self.starts.to(device), signals=signals)
+
     def times(self, values: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
         """X T with `values` [n_interactions] as the entries of X: [n_users, k] for a table [n_items, k]."""
         return _product((self.n_users, self.n_items), self.starts, self.items, values=values, table=table)
@@ -273,6 +285,38 @@ class Histories:
         signals = None if self.signals is None else self.signals.each(lambda column: column[kept])
         part = Histories(items=self.items[kept], starts=starts, n_items=self.n_items, signals=signals)
         return self._kept(kept, part)
+
+    def rows(self, chosen: torch.Tensor) -> "Histories":
+        """The histories of the users `chosen`, int64 [n_chosen], in that order."""
+        sizes = self.starts.diff()[chosen]
+        starts = _cumulative(sizes)
+        places = torch.arange(int(starts[-1]), device=self.device)
+        places += torch.repeat_interleave(self.starts[chosen] - starts[:-1], sizes, output_size=len(places))
+        signals = None if self.signals is None else self.signals.each(lambda column: column[places])
+        return Histories(items=self.items[places], starts=starts, n_items=self.n_items, signals=signals)
+
+    def latest_apart(self) -> tuple["Histories", "Histories"]:
+        """Without each user's latest interaction, and these alone, of the same users; who has one only keeps it.
+
+        Raises:
+            ConfigurationError: they have no order.
+        """
+        latest = torch.zeros(len(self.items), dtype=torch.bool, device=self.device)
+        ends = self.starts[1:][self.starts.diff() > 1]
+        latest[self.by_order[ends - 1]] = True
+        return self._where(~latest), self._where(latest)
+
+    def _where(self, kept: torch.Tensor) -> "Histories":
+        """The interactions where `kept` [n_interactions] is true, of all users, over all items."""
+        starts = _cumulative(kept)[self.starts]
+        signals = self._signals_of(kept, starts)
+        return Histories(items=self.items[kept], starts=starts, n_items=self.n_items, signals=signals)
+
+    def matrix(self) -> sparse.csr_matrix:
+        """A csr float32 [n_users, n_items] of ones."""
+        ones = np.ones(len(self.items), dtype=np.float32)
+        arrays = (ones, self.items.cpu().numpy(), self.starts.cpu().numpy())
+        return sparse.csr_matrix(arrays, shape=(self.n_users, self.n_items))
 
     def restricted(self, rows: torch.Tensor) -> "Histories":
         """The same users over the items `rows` [n_rows] (ascending) only; column k is then item rows[k].
@@ -333,10 +377,29 @@ def histories_of(
     check_sorted(csr, signals)
     csr.sort_indices()
     narrow = max(csr.nnz, csr.shape[0], csr.shape[1]) < _INT32.max
-    starts = torch.from_numpy(csr.indptr.astype("int64")).to(device)
-    items = torch.from_numpy(csr.indices.astype("int32" if narrow else "int64")).to(device)
-    placed = None if signals is None else signals.each(lambda column: column.to(device))
-    return Histories(items=items, starts=starts, n_items=csr.shape[1], signals=placed)
+    starts = torch.from_numpy(csr.indptr.astype("int64"))
+    items = torch.from_numpy(csr.indices.astype("int32" if narrow else "int64"))
+    return Histories(items=items, starts=starts, n_items=csr.shape[1], signals=signals).to(device)
+
+
+def joined_histories(first: Histories, then: Histories) -> Histories:
+    """Each user's interactions of `first` and, all of them later, those of `then`; they share no cell.
+
+    Signals are those that both have; the ranks of `then` follow those of `first`.
+    """
+    sizes = first.starts.diff()
+    users, items = torch.cat([first.users, then.users]), torch.cat([first.items, then.items.to(first.items.dtype)])
+    order = torch.argsort(users * first.n_items + items)
+    columns: dict[str, torch.Tensor] = {}
+    if first.signals is not None and then.signals is not None:
+        later = dict(then.signals.columns())
+        if "rank" in later:
+            later["rank"] = later["rank"] + sizes[then.users].to(later["rank"].dtype)
+        for name in first.signals.columns().keys() & later.keys():
+            columns[name] = torch.cat([first.signals.columns()[name], later[name]])[order]
+    starts = _cumulative(sizes + then.starts.diff())
+    signals = Signals(**columns) if columns else None
+    return Histories(items=items[order], starts=starts, n_items=first.n_items, signals=signals)
 
 
 def check_sorted(matrix: sparse.csr_matrix, signals: Signals | None) -> None:

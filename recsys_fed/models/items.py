@@ -16,7 +16,7 @@ from safetensors.torch import save
 from recsys_fed import checks
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 from recsys_fed.files import write_whole
-from recsys_fed.models.histories import Histories
+from recsys_fed.models.histories import NOTHING, Histories, Signal
 
 _METADATA = "recsys-fed item embeddings"
 _VERSION = 1
@@ -32,16 +32,42 @@ class FoldIn:
                        + regularization ||u||^2              (implicit ALS, Hu, Koren and Volinsky 2008)
 
     An empty history gives the zero vector under both: the ranking is then that of the item bias.
+
+    With a half-life the weight of an interaction is w_i 2^(-age / half-life). Its age is the number of the user's
+    later interactions; or, under `half_life_days`, the time to the user's latest one, and for an interaction without
+    a time that of the earliest which has one. In histories that do not say (see `Signals`) all count alike.
+
+    Attributes:
+        kind: of the two above.
+        unobserved_weight, regularization: of ridge.
+        half_life: in positions; 0: age does not matter.
+        half_life_days: in days of the clock; 0: age does not matter.
     """
 
     kind: str
     unobserved_weight: float = 0.0
     regularization: float = 1.0
+    half_life: float = 0.0
+    half_life_days: float = 0.0
 
     def __post_init__(self) -> None:
         checks.one_of(("projection", "ridge"), kind=self.kind)
         checks.non_negative(unobserved_weight=self.unobserved_weight)
         checks.positive(regularization=self.regularization)
+        checks.non_negative(half_life=self.half_life, half_life_days=self.half_life_days)
+        if self.half_life and self.half_life_days:
+            raise ConfigurationError("Expected a half-life in positions or in days, got both.")
+
+    @property
+    def reads(self) -> frozenset[Signal]:
+        """Which signals of histories it reads."""
+        if self.half_life:
+            return frozenset({"order"})
+        return frozenset({"time"}) if self.half_life_days else NOTHING
+
+    def record(self) -> dict[str, Any]:
+        """As a model's file has it; what was not there before half-lives is left out where there is none."""
+        return {key: value for key, value in asdict(self).items() if value or not key.startswith("half_life")}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,7 +118,7 @@ class ItemEmbeddings:
 def item_embeddings_bytes(model: ItemEmbeddings) -> bytes:
     """The model as one safetensors blob; equal models give equal bytes."""
     # One key only: safetensors writes several in an order that changes from process to process.
-    record = {"version": _VERSION, "catalogue_hash": model.catalogue_hash, "fold_in": asdict(model.fold_in)}
+    record = {"version": _VERSION, "catalogue_hash": model.catalogue_hash, "fold_in": model.fold_in.record()}
     metadata = {_METADATA: json.dumps(record, sort_keys=True)}
     tensors = {name: getattr(model, name).detach().cpu().float().contiguous() for name in TENSORS}
     return save(tensors, metadata=metadata)
@@ -174,7 +200,10 @@ def ridge(
     users = torch.zeros(histories.n_users, dim, dtype=vectors.dtype, device=vectors.device)
     identity = torch.eye(dim, dtype=torch.float64, device=vectors.device)
     shared = (how.unobserved_weight * gramian + how.regularization * identity).to(vectors.dtype)
-    projected = histories.times(weights[histories.items], vectors)
+    per_interaction = weights[histories.items]
+    if how.reads:
+        per_interaction = per_interaction * recency(histories, how).to(per_interaction.dtype)
+    projected = histories.times(per_interaction, vectors)
     vectors, projected = _widened(vectors, wide), _widened(projected, wide)
     shared = _widened(_widened(shared, wide).T, wide)
     shared.diagonal()[dim:] = 1.0
@@ -184,7 +213,7 @@ def ridge(
             continue
         same = (lengths == length).nonzero()[:, 0]
         for some in same.split(max(1, _BATCH_FLOATS // ((length + dim) * dim))):
-            rows = _gathered(vectors, histories, weights, users=some, length=length)
+            rows = _gathered(vectors, histories, per_interaction, users=some, length=length)
             normal = torch.baddbmm(shared, rows.mT, rows)
             # solve_ex does not raise: whether a user's equations overflow must not decide whether a silo answers.
             users[some] = torch.linalg.solve_ex(normal, projected[some]).result[:, :dim]
@@ -200,12 +229,12 @@ def _widened(table: torch.Tensor, columns: int) -> torch.Tensor:
 def _gathered(
     vectors: torch.Tensor, histories: Histories, weights: torch.Tensor, *, users: torch.Tensor, length: int
 ) -> torch.Tensor:
-    """sqrt(w_i) v_i of the users' items, and zeros where a history is shorter: [n_users, length, dim]."""
+    """sqrt(w) v_i of the users' interactions, w [n_interactions], zeros after the last: [n_users, length, dim]."""
     starts, stops = histories.starts[users], histories.starts[users + 1]
     places = starts[:, None] + torch.arange(length, device=starts.device)
     inside = places < stops[:, None]
-    items = histories.items[torch.where(inside, places, starts[:, None])].flatten()
-    rows = vectors.index_select(0, items).mul_((weights[items].sqrt() * inside.flatten())[:, None])
+    taken = torch.where(inside, places, starts[:, None]).flatten()
+    rows = vectors.index_select(0, histories.items[taken]).mul_((weights[taken].sqrt() * inside.flatten())[:, None])
     return rows.view(len(users), length, -1)
 
 
@@ -231,10 +260,41 @@ def fold_in(vectors: torch.Tensor, histories: Histories, weights: torch.Tensor, 
     if how.kind == "ridge":
         return ridge(vectors, histories, weights, gramian=gramian_of(vectors), how=how)
     per_interaction = weights[histories.items]
+    if how.reads:
+        per_interaction = per_interaction * recency(histories, how).to(per_interaction.dtype)
     # h_u = sum_{i in H(u)} w_i v_i
     projected = histories.times(per_interaction, vectors)
     norms = histories.per_user(per_interaction.square()).sqrt()
     return projected / norms.clamp_min(torch.finfo(norms.dtype).tiny)[:, None]
+
+
+_A_DAY = 86_400e9
+
+
+def recency(histories: Histories, how: FoldIn) -> torch.Tensor:
+    """2^(-age / half-life) of each interaction, float64 [n_interactions], see `FoldIn`; ones where nothing says ages.
+
+    Guarantees: that of a user's interactions follows from the user's own alone.
+    """
+    signals = histories.signals
+    if signals is not None and signals.rank is not None and how.half_life:
+        ages = (histories.starts.diff()[histories.users] - 1 - signals.rank).double()
+        return torch.exp2(-ages / how.half_life)
+    if signals is not None and signals.time is not None and how.half_life_days:
+        return torch.exp2(-_nanoseconds_before_newest(histories, signals.time) / (how.half_life_days * _A_DAY))
+    return torch.ones(len(histories.items), dtype=torch.float64, device=histories.device)
+
+
+def _nanoseconds_before_newest(histories: Histories, time: torch.Tensor) -> torch.Tensor:
+    missing, values = time == torch.iinfo(time.dtype).min, time.double()
+    newest = _largest_of_users(histories, values.masked_fill(missing, -torch.inf))
+    ages = (newest[histories.users] - values).masked_fill_(missing, 0.0)
+    return torch.where(missing, _largest_of_users(histories, ages)[histories.users], ages)
+
+
+def _largest_of_users(histories: Histories, values: torch.Tensor) -> torch.Tensor:
+    largest = values.new_full((histories.n_users,), -torch.inf)
+    return largest.scatter_reduce_(0, histories.users, values, "amax")
 
 
 def scores(model: ItemEmbeddings, users: torch.Tensor) -> torch.Tensor:

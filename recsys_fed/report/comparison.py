@@ -6,7 +6,7 @@ from typing import Any
 
 from recsys_fed.comparison.compare import BOTH, GLOBAL, LOCAL, POPULARITY_GROUPS
 from recsys_fed.comparison.new_items import MAPPED
-from recsys_fed.comparison.record import ACTIVITY_GROUPS
+from recsys_fed.comparison.record import ACTIVITY_GROUPS, label_metric
 from recsys_fed.config import current_noise
 from recsys_fed.evaluation.metrics import HEADLINE_NAMES
 from recsys_fed.report.console import print_sections
@@ -25,7 +25,7 @@ def print_comparison(record: Mapping[str, Any]) -> None:
 
 
 def draw_comparison(record: Mapping[str, Any], path: Path) -> None:
-    """Recall@20 against epsilon, with intervals; what has no budget is a horizontal line.
+    """The first metric against epsilon, with intervals; what has no budget is a horizontal line.
 
     Raises:
         ConfigurationError: matplotlib is not installed, or the picture cannot be written.
@@ -33,17 +33,17 @@ def draw_comparison(record: Mapping[str, Any], path: Path) -> None:
     figure = new_picture(9.5, 4.8)
     from matplotlib.ticker import NullFormatter, ScalarFormatter  # noqa: PLC0415
 
-    axes = figure.subplots()
+    axes, told = figure.subplots(), _metrics(record)[0]
     epsilons = _draw_private(axes, record)
-    flat = [line for line in record["lines"] if line["epsilon"] == "inf" and line["recall@20"]]
+    flat = [line for line in record["lines"] if line["epsilon"] == "inf" and line[told]]
     for style, line in zip(_STYLES, flat, strict=False):
-        axes.axhline(line["recall@20"]["mean"], color="#555555", linestyle=style, linewidth=1.2, label=_name(line))
+        axes.axhline(line[told]["mean"], color="#555555", linestyle=style, linewidth=1.2, label=_name(line))
     axes.set_xscale("log", base=2)
     axes.set_xticks(epsilons)
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("epsilon of every user")
-    axes.set_ylabel("Recall@20")
+    axes.set_ylabel(label_metric(told))
     axes.set_ylim(bottom=0)
     axes.set_title(f"{record['data']}, {record['n_silos']} silos", fontsize=10)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
@@ -52,7 +52,7 @@ def draw_comparison(record: Mapping[str, Any], path: Path) -> None:
 
 def _private_methods(record: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]]]]:
     """Methods that have a budget, each with its lines by ascending epsilon."""
-    private = [line for line in record["lines"] if line["epsilon"] != "inf" and line["recall@20"]]
+    private = [line for line in record["lines"] if line["epsilon"] != "inf" and line[_metrics(record)[0]]]
     names = dict.fromkeys(line["method"] for line in private)
     return [(name, sorted((x for x in private if x["method"] == name), key=lambda x: x["epsilon"])) for name in names]
 
@@ -65,9 +65,18 @@ def _rows_of(record: Mapping[str, Any], cells: Callable[[Mapping[str, Any]], lis
     ]
 
 
-def _figure_cells(line: Mapping[str, Any]) -> list[str]:
-    """Recall@20 and NDCG@20 with their intervals."""
-    return [_figure(line[name]) for name in HEADLINE_NAMES]
+def _metrics(record: Mapping[str, Any]) -> list[str]:
+    """The metrics of the comparison, the one that is told first."""
+    return list(record.get("metrics", HEADLINE_NAMES))
+
+
+def _labels(record: Mapping[str, Any]) -> list[str]:
+    return [label_metric(name) for name in _metrics(record)]
+
+
+def _figure_cells(record: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], list[str]]:
+    """The metrics of a line with their intervals."""
+    return lambda line: [_figure(line[name]) for name in _metrics(record)]
 
 
 def _group_cells(line: Mapping[str, Any]) -> list[str]:
@@ -81,7 +90,7 @@ def _draw_private(axes: Any, record: Mapping[str, Any]) -> list[float]:
     """Curves of the private methods; returns all budgets."""
     epsilons: set[float] = set()
     for (name, points), colour, marker in zip(_private_methods(record), _COLOURS, _MARKERS, strict=False):
-        figures = [point["recall@20"] for point in points]
+        figures = [point[_metrics(record)[0]] for point in points]
         means = [value["mean"] for value in figures]
         errors = [[v["mean"] - v["low"] for v in figures], [v["high"] - v["mean"] for v in figures]]
         at = [point["epsilon"] for point in points]
@@ -127,38 +136,39 @@ def compared_sections(record: Mapping[str, Any]) -> Iterator[Section]:
 
 
 def _chart(record: Mapping[str, Any]) -> Chart:
+    told = _metrics(record)[0]
     series = [
         Series(
             name=name,
             x=[line["epsilon"] for line in lines],
-            y=[line["recall@20"]["mean"] for line in lines],
-            low=[line["recall@20"]["low"] for line in lines],
-            high=[line["recall@20"]["high"] for line in lines],
+            y=[line[told]["mean"] for line in lines],
+            low=[line[told]["low"] for line in lines],
+            high=[line[told]["high"] for line in lines],
         )
         for name, lines in _private_methods(record)
         if name in _DRAWN
     ]
     at = sorted({x for one in series for x in one.x}) or [0.0, 1.0]
     ends = [at[0], at[-1]] if len(at) > 1 else [at[0] / 2, at[0]]
-    flat = [line for line in record["lines"] if line["epsilon"] == "inf" and line["recall@20"]]
+    flat = [line for line in record["lines"] if line["epsilon"] == "inf" and line[told]]
     ceiling = max((line for line in flat if line["method"].startswith("pooled")),
-                  key=lambda line: line["recall@20"]["mean"], default=None)  # fmt: skip
+                  key=lambda line: line[told]["mean"], default=None)  # fmt: skip
     for line in [line for line in flat if line["method"] == LOCAL] + ([ceiling] if ceiling else []):
-        series.append(Series(name=line["method"], x=ends, y=[line["recall@20"]["mean"]] * 2))
+        series.append(Series(name=line["method"], x=ends, y=[line[told]["mean"]] * 2))
     said = "; ".join(
         f"{one.name}: " + ", ".join(f"{y:.3f} at {x:g}" for x, y in zip(one.x, one.y, strict=True)) for one in series
     )
     return line_chart(
-        "Recall@20 alone, together and pooled", said, series,
-        x_label="epsilon of every user", y_label="Recall@20", figures=_figures_table(record),
+        f"{label_metric(told)} alone, together and pooled", said, series,
+        x_label="epsilon of every user", y_label=label_metric(told), figures=_figures_table(record),
     )  # fmt: skip
 
 
 def _figures_table(record: Mapping[str, Any]) -> Table:
     return Table(
         caption="All methods",
-        header=["method", "epsilon", "Recall@20 (95%)", "NDCG@20 (95%)"],
-        rows=_rows_of(record, _figure_cells),
+        header=["method", "epsilon", *(f"{label} (95%)" for label in _labels(record))],
+        rows=_rows_of(record, _figure_cells(record)),
         numeric=frozenset({1}),
         keys=_KEYS,
     )
@@ -176,15 +186,15 @@ def _groups_table(record: Mapping[str, Any]) -> Table:
 
 
 def _by_silo(record: Mapping[str, Any]) -> Table:
-    """Recall@20 of every method in every silo."""
-    lines = record["lines"]
+    """The first metric of every method in every silo."""
+    lines, told = record["lines"], _metrics(record)[0]
     heads = [x["method"] + ("" if x["epsilon"] == "inf" else f", epsilon {x['epsilon']:g}") for x in lines]
     return Table(
-        caption="Recall@20 by silo",
+        caption=f"{label_metric(told)} by silo",
         header=["silo", "users", *heads],
         rows=[
             [silo["silo"], str(silo["n_users"]),
-             *(f"{x['recall@20']['mean']:.3f}" if x["recall@20"] else "-" for x in silo["lines"])]
+             *(f"{x[told]['mean']:.3f}" if x[told] else "-" for x in silo["lines"])]
             for silo in record["silos"]
         ],
         numeric=frozenset(range(1, len(heads) + 2)),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +25,13 @@ from recsys_fed.data.readers.interactions import (
 from recsys_fed.data.readers.reading import Block
 from recsys_fed.data.silo import signals_of, silo_dataset, ties_of
 from recsys_fed.data.split import leave_last_out
-from recsys_fed.models.histories import NOTHING, Histories, Signal, Signals, histories_of
+from recsys_fed.models.histories import NOTHING, Histories, Signal, Signals, histories_of, joined_histories
 from recsys_fed.silo.secret import Pseudonyms
 from recsys_fed.silo.settings import DataSettings
 
 Place = Callable[[int], str]
-# Pseudonyms [n_users] of some users, and their histories, csr [n_users, n_items].
-Part = tuple[npt.NDArray[np.object_], sparse.csr_matrix]
+# Pseudonyms [n_users] of some users, and their histories.
+Part = tuple[npt.NDArray[np.object_], Histories]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +45,7 @@ class _Users:
         short: users who were left out for want of history.
         ties: neighbours in a user's order whose times are equal, see `ties_of`; held-out items and those that the
             catalogue lacks included. All three are for the operator only.
-        signals: beside the entries of train, those that are read.
+        signals, test_signals: beside the entries of train and of test, those that are read.
     """
 
     train: sparse.csr_matrix
@@ -54,6 +55,7 @@ class _Users:
     short: int
     ties: int | None = None
     signals: Signals | None = None
+    test_signals: Signals | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,7 +75,8 @@ class SiloData(_Users):
 
     def parts(self) -> Iterator[Part]:
         """Users with all their interactions, held-out ones included: all at once."""
-        yield self.users, self.train + self.test
+        # What is held out is each user's latest.
+        yield self.users, joined_histories(self.histories(), histories_of(self.test, signals=self.test_signals))
 
 
 def read_silo_data(
@@ -156,10 +159,13 @@ def silo_part(
     held = leave_last_out(interactions) if data.hold_out == "last" and len(interactions) else _none(interactions)
     whole = silo_dataset(interactions, catalogue)
     enough = np.diff(whole.histories.indptr) >= data.minimum_history
-    train = silo_dataset(interactions, catalogue, ~held).histories[enough]
+    train, test = (silo_dataset(interactions, catalogue, mask).histories[enough] for mask in (~held, held))
+    signals = partial(
+        signals_of, interactions=interactions, catalogue=catalogue, reads=reads, users=np.flatnonzero(enough)
+    )
     return SiloPart(
         train=train,
-        test=silo_dataset(interactions, catalogue, held).histories[enough],
+        test=test,
         users=interactions.user_ids[enough],
         kept=kept,
         dropped=dropped,
@@ -167,7 +173,8 @@ def silo_part(
         unknown_items=whole.unknown_items,
         short=int(np.count_nonzero(~enough)),
         ties=ties_of(interactions.select(enough[interactions.user])),
-        signals=signals_of(train, interactions, catalogue, reads=reads, users=np.flatnonzero(enough)),
+        signals=signals(train),
+        test_signals=signals(test),
     )
 
 

@@ -28,7 +28,7 @@ from recsys_fed.data.readers.blocks import blocks_of
 from recsys_fed.data.readers.interactions import DROPPED, Codes, Columns
 from recsys_fed.data.readers.reading import are_positions
 from recsys_fed.data.readers.rows import Account, Rows, rows_of
-from recsys_fed.models.histories import NOTHING, Signal
+from recsys_fed.models.histories import NOTHING, Signal, Signals, histories_of, joined_histories, joined_signals
 from recsys_fed.models.stored_histories import HistoryWriter, StoredHistories, stored_histories
 from recsys_fed.silo.interactions import Part, SiloData, SiloPart, read_silo_data, silo_part
 from recsys_fed.silo.secret import Pseudonyms
@@ -46,7 +46,7 @@ class StoredSiloData:
 
     Attributes:
         folder: holds the histories, until nobody holds this any more.
-        test, users, report, unknown_items, short, ties: see `SiloData`.
+        test, users, report, unknown_items, short, ties, test_signals: see `SiloData`.
     """
 
     folder: "TemporaryDirectory[str]"
@@ -57,6 +57,7 @@ class StoredSiloData:
     unknown_items: int
     short: int
     ties: int | None = None
+    test_signals: Signals | None = None
 
     @property
     def interactions(self) -> int:
@@ -69,15 +70,13 @@ class StoredSiloData:
 
     def parts(self) -> Iterator[Part]:
         """Users with all their interactions, a block of users at a time."""
+        held = histories_of(self.test, signals=self.test_signals)
         if not len(self.users):
-            yield self.users, self.test
+            yield self.users, held
         first = 0
         for block in self.histories().blocks():
             last = first + block.n_users
-            ones = np.ones(len(block.items), dtype=np.float32)
-            arrays = (ones, block.items.numpy(), block.starts.numpy())
-            train = sparse.csr_matrix(arrays, shape=(block.n_users, self.n_items))
-            yield self.users[first:last], train + self.test[first:last]
+            yield self.users[first:last], joined_histories(block, held.block(first, last))
             first = last
 
 
@@ -148,6 +147,7 @@ def read_stored_data(
         unknown_items=sum(part.unknown_items for part in parts),
         short=sum(part.short for part in parts),
         ties=sum(part.ties or 0 for part in parts) if data.time else None,
+        test_signals=joined_signals([part.test_signals for part in parts]),
     )
 
 

@@ -44,12 +44,12 @@ class Recommender:
 
     def best(self, rows: Sequence[int], k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Items [n, k] of users by row, best first, without what they have interacted with, and their scores."""
+        histories = self.state.histories.rows(torch.tensor(rows, dtype=torch.int64))
         if self.personal is None:
             ranked = scores(self.model, self.state.vectors[list(rows)])
         else:
-            ranked = torch.from_numpy(self.personal.scores(self.state.histories[list(rows)])).float()
-        seen = self.state.histories[list(rows)].nonzero()
-        ranked[torch.from_numpy(seen[0].astype(np.int64)), torch.from_numpy(seen[1].astype(np.int64))] = -torch.inf
+            ranked = torch.from_numpy(self.personal.scores(histories.matrix())).float()
+        ranked[histories.users, histories.items.long()] = -torch.inf
         best = top_items(ranked, min(k, self.catalogue.n_items))
         return best, ranked.gather(1, best)
 

@@ -31,8 +31,9 @@ from scipy import sparse
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.errors import DataFormatError, DataNotFoundError
 from recsys_fed.files import OWNER_ONLY, whole_file, write_whole
-from recsys_fed.models.histories import histories_of
+from recsys_fed.models.histories import Histories, Signals, joined_signals
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings, user_vectors
+from recsys_fed.models.stored_histories import SIGNALS
 from recsys_fed.personalisation.choice import choose
 from recsys_fed.personalisation.silo_model import ItemModel, Recipe, SiloModel, Singles, fit_silo_model
 from recsys_fed.signing import sha256
@@ -112,12 +113,12 @@ class UserState:
     Attributes:
         users: pseudonyms, object array of str [n_users].
         vectors: float32 [n_users, embedding_dim].
-        histories: csr [n_users, n_items], what they have interacted with, held-out interactions included.
+        histories: what they have interacted with, held-out interactions included; with the signals that were read.
     """
 
     users: npt.NDArray[np.object_]
     vectors: torch.Tensor
-    histories: sparse.csr_matrix
+    histories: Histories
 
     def row_of(self, pseudonym: str) -> int | None:
         """The row of a user, or None."""
@@ -153,7 +154,7 @@ class StateFolder:
 
         Args:
             content: the model's file.
-            parts: pseudonyms [n_users] and histories, csr [n_users, n_items], of some users at a time.
+            parts: pseudonyms [n_users] and histories of some users at a time.
 
         Raises:
             DataFormatError: the content is no model, or one of another number of items.
@@ -185,11 +186,11 @@ class StateFolder:
         number: int,
         *,
         users: npt.NDArray[np.object_],
-        histories: sparse.csr_matrix,
+        histories: Histories,
     ) -> None:
-        if model.n_items != histories.shape[1]:
-            raise DataFormatError(f"Expected a model of {histories.shape[1]} items, got {model.n_items}.")
-        vectors = user_vectors(model, histories_of(histories))
+        if model.n_items != histories.n_items:
+            raise DataFormatError(f"Expected a model of {histories.n_items} items, got {model.n_items}.")
+        vectors = user_vectors(model, histories)
         sealed = _packed(UserState(users=users, vectors=vectors, histories=histories))
         write_sealed(self._users(model_hash, number), sealed, key=self._key, label=_label(model_hash, number))
 
@@ -231,7 +232,7 @@ class StateFolder:
         path, label = self._personal(model_hash), f"personal {model_hash}"
         if path.is_file():
             return unpack_model(read_sealed(path, key=self._key, label=label), released)
-        model = fit_personal_model(self.users().histories, released, purpose=label)
+        model = fit_personal_model(self.users().histories.matrix(), released, purpose=label)
         write_sealed(path, pack_model(model), key=self._key, label=label)
         return model
 
@@ -274,22 +275,31 @@ def _label(model_hash: str, number: int) -> str:
 def _joined(parts: list[UserState]) -> UserState:
     if len(parts) == 1:
         return parts[0]
+    histories = [part.histories for part in parts]
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), *(part.starts.diff() for part in histories)]).cumsum(0)
     return UserState(
         users=np.concatenate([part.users for part in parts]),
         vectors=torch.cat([part.vectors for part in parts]),
-        histories=sparse.vstack([part.histories for part in parts], format="csr"),
+        histories=Histories(
+            items=torch.cat([part.items for part in histories]),
+            starts=starts,
+            n_items=histories[0].n_items,
+            signals=joined_signals([part.signals for part in histories]),
+        ),
     )
 
 
 def _packed(state: UserState) -> bytes:
-    csr = state.histories.tocsr()
+    histories = state.histories
+    signals = {} if histories.signals is None else histories.signals.columns()
     return save(
         {
             "users": np.frombuffer("\n".join(state.users.tolist()).encode(), dtype=np.uint8),
             "vectors": state.vectors.detach().cpu().float().numpy(),
-            "starts": csr.indptr.astype(np.int64),
-            "items": csr.indices.astype(np.int32),
-            "shape": np.array(csr.shape, dtype=np.int64),
+            "starts": histories.starts.cpu().numpy(),
+            "items": histories.items.cpu().int().numpy(),
+            "shape": np.array([histories.n_users, histories.n_items], dtype=np.int64),
+            **{name: column.cpu().numpy() for name, column in signals.items()},
         }
     )
 
@@ -300,7 +310,11 @@ def _unpacked(content: bytes) -> UserState:
     names = text.split("\n") if text else []
     users = np.empty(len(names), dtype=object)
     users[:] = names
-    ones = np.ones(len(tensors["items"]), dtype=np.float32)
-    n_users, n_items = tensors["shape"].tolist()
-    histories = sparse.csr_matrix((ones, tensors["items"], tensors["starts"]), shape=(n_users, n_items))
+    signals = {name: torch.from_numpy(tensors[name]) for name in SIGNALS if name in tensors}
+    histories = Histories(
+        items=torch.from_numpy(tensors["items"]),
+        starts=torch.from_numpy(tensors["starts"]),
+        n_items=int(tensors["shape"][1]),
+        signals=Signals(**signals) if signals else None,
+    )
     return UserState(users=users, vectors=torch.from_numpy(tensors["vectors"]), histories=histories)

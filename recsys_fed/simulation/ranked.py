@@ -21,7 +21,7 @@ from recsys_fed.models.device import resolve_device, return_large_arrays, use_th
 from recsys_fed.models.histories import UserHistories
 from recsys_fed.simulation.flower_engine import scenario_path
 from recsys_fed.simulation.runner import Simulation, simulate
-from recsys_fed.trainers.registry import configured_trainer
+from recsys_fed.trainers.registry import configured_trainer, signals_read
 from recsys_fed.trainers.trainer import Trainer
 
 
@@ -42,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def open_share(silo: str) -> tuple[Trainer, UserHistories]:
         known = simulated_federation(data, silos=federation.silos, seed=federation.seed)
         trainer, index = configured_trainer(federation), int(silo.rpartition("-")[2])
-        histories = silo_histories(known, index, device=resolve_device(federation.device), reads=trainer.reads)
+        histories = silo_histories(
+            known, index, device=resolve_device(federation.device), reads=signals_read(federation)
+        )
         return trainer, share_of(histories)
 
     with joined_ranks(open_share) as leads:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import sparse
 
 from recsys_fed import checks
 from recsys_fed.catalogue.features import public_features
@@ -17,7 +16,7 @@ from recsys_fed.data.readers.products import read_items
 from recsys_fed.errors import ConfigurationError, DataFormatError
 from recsys_fed.evaluation.ranking import top_items
 from recsys_fed.federation.run_files import EMBEDDINGS
-from recsys_fed.models.histories import histories_of
+from recsys_fed.models.histories import Histories, Signals
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings, scores, user_vectors
 from recsys_fed.models.new_items import with_new_items
 from recsys_fed.simulation.runner import CATALOGUE
@@ -91,6 +90,9 @@ class Recommender:
     def fold_in(self, history: Sequence[str]) -> npt.NDArray[np.float32]:
         """The vector of a user with this history of item ids, float32 [embedding_dim]; zeros for an empty one.
 
+        The history is in the user's order, the newest item last, which matters where the model has a half-life. An
+        item that is there several times counts once, where it is last.
+
         Raises:
             ConfigurationError: an item is not in the catalogue.
         """
@@ -98,7 +100,7 @@ class Recommender:
         return vector
 
     def recommend(self, history: Sequence[str], k: int = 10) -> list[Recommendation]:
-        """The k best items that are not in the history; an empty one ranks by popularity.
+        """The k best items that are not in the history (the newest last); an empty one ranks by popularity.
 
         Raises:
             ConfigurationError: an item is not in the catalogue, or k < 1.
@@ -131,12 +133,17 @@ class Recommender:
         if (rows < 0).any():
             unknown = ", ".join(np.asarray(history, dtype=object)[rows < 0][:5])
             raise ConfigurationError(f"Expected item ids of the catalogue, got unknown ones: {unknown}.")
-        return np.unique(rows)
+        return in_order(rows)
 
     def _vector(self, rows: npt.NDArray[np.int64]) -> torch.Tensor:
-        ones, owners = np.ones(len(rows)), np.zeros(len(rows), dtype=np.int64)
-        one = sparse.csr_matrix((ones, (owners, rows)), shape=(1, self.catalogue.n_items))
-        return user_vectors(self.embeddings, histories_of(one))
+        items, rank = torch.from_numpy(rows).sort()
+        history = Histories(
+            items=items.int(),
+            starts=torch.tensor([0, len(rows)]),
+            n_items=self.catalogue.n_items,
+            signals=Signals(rank=rank.int()),
+        )
+        return user_vectors(self.embeddings, history)
 
     def _listed(self, ranked: torch.Tensor, k: int) -> list[Recommendation]:
         best = top_items(ranked[None], k)[0].tolist() if k else []
@@ -153,6 +160,16 @@ class Recommender:
         ]
 
 
+def in_order(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Each of some rows once, where it is last.
+
+    >>> in_order(np.array([3, 1, 3, 2]))
+    array([1, 3, 2])
+    """
+    _, last = np.unique(rows[::-1], return_index=True)
+    return rows[::-1][np.sort(last)][::-1].copy()
+
+
 def recommend_from_run(
     run: Path, history: Sequence[str], *, k: int = 10, new_items: Path | None = None
 ) -> dict[str, Any]:
@@ -160,7 +177,7 @@ def recommend_from_run(
 
     Args:
         run: folder with item_embeddings.safetensors and catalogue.parquet.
-        history: item ids.
+        history: item ids, the newest last.
         k: length of the list, at most the number of items left.
         new_items: file of items (see `data.readers.products`); those that the run did not know are ranked, too.
 
@@ -175,7 +192,7 @@ def recommend_from_run(
         recommender = recommender.with_items(read_items(new_items))
     listed = recommender.recommend(history, k)
     catalogue = recommender.catalogue
-    seen = np.unique(catalogue.rows(list(history))).tolist()
+    seen = in_order(catalogue.rows(list(history))).tolist()
     titles = catalogue.titles or [""] * catalogue.n_items
     return {
         "history": [{"item": str(catalogue.item_ids[row]), "title": titles[row]} for row in seen],

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 from recsys_fed import checks
-from recsys_fed.config import ENGINES, FederationConfig, SimulationConfig, flat
-from recsys_fed.data.protocols import protocol_of
+from recsys_fed.config import AUTO, ENGINES, FederationConfig, SimulationConfig, flat
+from recsys_fed.data.protocols import apply_protocol, protocol_of
 from recsys_fed.data.simulated import SimulatedFederation, simulated_federation
 from recsys_fed.data.sources import GROUP as SOURCES
+from recsys_fed.data.split import BY_TIME
 from recsys_fed.errors import ConfigurationError, DataError
 from recsys_fed.evaluation.baselines import popularity
 from recsys_fed.evaluation.metrics import METRICS, Metric, choose_metrics
@@ -31,7 +32,6 @@ from recsys_fed.federation.inprocess import run_in_process
 from recsys_fed.federation.noise_split import resolve_masking
 from recsys_fed.federation.run_files import EMBEDDINGS, EVENTS, FEDERATION
 from recsys_fed.models.device import resolve_device, return_large_arrays, use_threads
-from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings, scores, user_vectors
 from recsys_fed.privacy.guarantee import check_delta
 from recsys_fed.settings_file import Value
@@ -130,6 +130,7 @@ def evaluated(federation: SimulatedFederation, *, n_users: int = 0, seed: int = 
         federation,
         train=federation.train[rows],
         test=federation.test[rows],
+        users=rows if federation.users is None else federation.users[rows],
         users_of_silo=[],
         unranked=None if federation.unranked is None else federation.unranked[rows],
         negatives=None if federation.negatives is None else federation.negatives[rows],
@@ -140,7 +141,7 @@ def fold_in_scorer(model: ItemEmbeddings, federation: SimulatedFederation, *, de
     """Scores of a model for users who are folded in from their train items."""
     where = resolve_device(device)
     placed = model.to(where)
-    users = user_vectors(placed, histories_of(federation.train, device=where))
+    users = user_vectors(placed, federation.histories.to(where))
 
     def score(rows: slice) -> torch.Tensor:
         return scores(placed, users[rows])
@@ -298,6 +299,8 @@ def prepared(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
     if given.ledgers:
         data = replace(data, ledgers=str(_made(Path(given.ledgers))))
     config = resolve_masking(simulation.federation, simulated=True)
+    if config.target == AUTO:
+        config = replace(config, target="next" if apply_protocol(data).split in BY_TIME else "any")
     resolve_device(config.device)
     federation = simulated_federation(data, silos=config.silos, seed=config.seed)
     n_users = federation.train.shape[0]

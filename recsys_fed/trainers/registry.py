@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from recsys_fed import checks, extensions
-from recsys_fed.config import BUILT_IN_TRAINERS, FederationConfig
+from recsys_fed.config import BUILT_IN_TRAINERS, FederationConfig, half_lives_of
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.histories import Signal, UserHistories
 from recsys_fed.models.items import ItemEmbeddings
@@ -86,6 +86,17 @@ def configured_trainer(config: FederationConfig) -> Trainer:
     if config.trainer == DPSGD.name:
         return make_trainer(config.trainer, config.dp_sgd)
     return make_trainer(config.trainer, json.loads(config.trainer_settings or "{}"))
+
+
+def signals_read(config: FederationConfig) -> frozenset[Signal]:
+    """Which signals a silo holds for a run: what its trainer, the order and the users' vectors read, and no other."""
+    read = set(configured_trainer(config).reads)
+    positions, days = half_lives_of(config.recency, name="recency", days=True) or (0.0, 0.0)
+    if config.target == "next" or positions or (half_lives_of(config.order, name="order", days=False) or (0.0,))[0]:
+        read.add("order")
+    if days:
+        read.add("time")
+    return frozenset(read)
 
 
 def make_trainer(name: str, settings: Mapping[str, Any] | None = None) -> Trainer:

@@ -27,10 +27,12 @@ from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.histories import UserHistories
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.privacy.events import PlannedRelease
-from recsys_fed.trainers import popularity
+from recsys_fed.trainers import ordered, popularity
+from recsys_fed.trainers.ordered import OrderedState, OrderedSubspace, window_of
 from recsys_fed.trainers.popularity import BUDGET_SHARE, NoisedPopularity
 from recsys_fed.trainers.subspace import (
     agreeing,
+    evened_scales,
     leading_directions,
     orthonormal,
     power_step,
@@ -120,9 +122,6 @@ def _iterations(facts: PublicFacts) -> int:
 SUBSPACE = "subspace"
 # Rounds after the first get this many times its share of the budget: the first one has only to find the space.
 LATER_SHARE = 2.0
-# A round asks with columns scaled by (singular value / largest)^-EVENING: weak directions need the signal most.
-EVENING = 0.25
-_LEAST_SINGULAR = 0.05
 # Directions of public features behind the smoothing, and those that are part of the model with their weight.
 _SMOOTHING_DIM, _PUBLIC_DIM, _PUBLIC_WEIGHT = 60, 16, 0.5
 _PROJECTION = FoldIn(kind="projection")
@@ -144,6 +143,9 @@ class SpectralState:
     useful: torch.Tensor | None = None
 
 
+_State = SpectralState | OrderedState
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spectral(Trainer):
     """The trainer; see the module.
@@ -161,6 +163,8 @@ class Spectral(Trainer):
 
     def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
         """Counts, then subspace rounds that share what is left of the budget, the first with a smaller part."""
+        if window_of(facts):
+            return OrderedSubspace().plan(facts)
         check_rounds(facts)
         chosen = self._size(facts)
         parts = [1.0, *[LATER_SHARE] * (chosen.rounds - 2)]
@@ -169,14 +173,18 @@ class Spectral(Trainer):
         counts = popularity.counts_stage(share=chosen.counts_share)
         return (counts, *[Stage(name=SUBSPACE, release=release) for release in releases])
 
-    def start(self, facts: PublicFacts, rng: np.random.Generator) -> SpectralState:
+    def start(self, facts: PublicFacts, rng: np.random.Generator) -> _State:
         """Draw a random start [n_items, dim - 1]; it is not used where public features give a better one."""
+        if window_of(facts):
+            return OrderedSubspace().start(facts, rng)
         dim = self._size(facts).embedding_dim
         start = torch.from_numpy(rng.standard_normal((facts.n_items, max(dim - 1, 0))))
         return SpectralState(facts=facts, start=start)
 
-    def tables(self, state: SpectralState, stage: Stage) -> Tables:
+    def tables(self, state: _State, stage: Stage) -> Tables:
         """The head, its damping, q on the head and the current subspace; nothing before the counts."""
+        if isinstance(state, OrderedState):
+            return OrderedSubspace().tables(state, stage)
         if stage.name == popularity.STAGE or state.popularity is None or state.subspace is None:
             return {}
         head = state.popularity.head
@@ -189,6 +197,8 @@ class Spectral(Trainer):
 
     def layout(self, facts: PublicFacts, stage: Stage) -> Layout:
         """Counts [n_items, 1], then the subspace [n_head, dim - 1]."""
+        if window_of(facts):
+            return OrderedSubspace().layout(facts, stage)
         if stage.name == popularity.STAGE:
             return Layout(shape=(facts.n_items, 1))
         chosen = self._size(facts)
@@ -210,12 +220,14 @@ class Spectral(Trainer):
         """
         if stage == popularity.STAGE:
             return popularity.contribute_counts(histories, l2_clip_norm=settings["l2_clip_norm"])
+        if stage == ordered.STAGE:
+            return OrderedSubspace().contribution(stage, tables, histories, settings=settings)
         return power_step(tables, histories, l2_clip_norm=settings["l2_clip_norm"])
 
-    def step(
-        self, state: SpectralState, stage: Stage, total: torch.Tensor, *, noise_std: float, n_silos: int
-    ) -> SpectralState:
+    def step(self, state: _State, stage: Stage, total: torch.Tensor, *, noise_std: float, n_silos: int) -> _State:
         """Popularity from the counts, or the basis of the estimate; `n_silos` does not matter to directions."""
+        if isinstance(state, OrderedState):
+            return OrderedSubspace().step(state, stage, total, noise_std=noise_std, n_silos=n_silos)
         if stage.name == popularity.STAGE:
             known = popularity.noised_popularity(total, noise_std=noise_std, n_head=self._size(state.facts).n_head)
             return replace(state, popularity=known, subspace=_first_subspace(state, known))
@@ -236,10 +248,12 @@ class Spectral(Trainer):
             useful = (
                 useful * reliability((basis.T @ table).norm(dim=1), n_rows=len(table), noise_std=noise_std).sqrt()
             )
-        return replace(state, subspace=basis, scales=_scales(basis, table), useful=useful)
+        return replace(state, subspace=basis, scales=evened_scales(basis, table), useful=useful)
 
-    def item_embeddings(self, state: SpectralState) -> ItemEmbeddings:
+    def item_embeddings(self, state: _State) -> ItemEmbeddings:
         """V = [W, q, public features] on the head, no W elsewhere; u = V^T x, score = V u + b."""
+        if isinstance(state, OrderedState):
+            return OrderedSubspace().item_embeddings(state)
         n_items = state.facts.n_items
         if state.popularity is None or state.subspace is None:
             vectors, counts = torch.zeros(n_items, 1), torch.zeros(n_items)
@@ -267,14 +281,6 @@ def _asked(state: SpectralState) -> torch.Tensor:
     if state.subspace is None:
         raise ConfigurationError("Expected the counts before a subspace round. Run the plan in order.")
     return state.subspace if state.scales is None else state.subspace * state.scales
-
-
-def _scales(basis: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """(singular value / largest)^-EVENING of each direction [k]; of those without any, what the least may have."""
-    singular = (basis.T @ table).norm(dim=1)
-    relative = singular / singular.max().clamp_min(1e-300) if len(singular) else singular
-    scales: torch.Tensor = relative.clamp_min(_LEAST_SINGULAR) ** -EVENING
-    return scales
 
 
 def _first_subspace(state: SpectralState, known: NoisedPopularity) -> torch.Tensor:

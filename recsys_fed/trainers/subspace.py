@@ -234,6 +234,19 @@ def without_diagonal(table: torch.Tensor, *, asked: torch.Tensor, occurrence: to
     return table - (DIAGONAL_SHARE * trace / diagonal) * occurrence[:, None] * asked
 
 
+# A round asks with columns scaled by (singular value / largest)^-EVENING: weak directions need the signal most.
+EVENING = 0.25
+_LEAST_SINGULAR = 0.05
+
+
+def evened_scales(basis: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """(singular value / largest)^-EVENING of each direction [k]; of those without any, what the least may have."""
+    singular = (basis.T @ table).norm(dim=1)
+    relative = singular / singular.max().clamp_min(1e-300) if len(singular) else singular
+    scales: torch.Tensor = relative.clamp_min(_LEAST_SINGULAR) ** -EVENING
+    return scales
+
+
 def agreeing(basis: torch.Tensor, table: torch.Tensor, *, asked: torch.Tensor) -> torch.Tensor:
     """Which left singular vectors of A stand for items that occur together, bool [k].
 

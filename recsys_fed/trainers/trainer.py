@@ -40,6 +40,9 @@ class PublicFacts:
         features: public item features, csr [n_items, n_features], or None.
         embedding_dim: asked for, or 0 for the trainer's own rule.
         rounds: asked for, or 0 for the trainer's own rule.
+        next_item: whether the model is to answer which item comes next.
+        order: asked for: half-life in positions with which interactions of a user count as together, 0 for no order;
+            None for the trainer's own rule.
     """
 
     n_items: int
@@ -50,6 +53,8 @@ class PublicFacts:
     features: sparse.csr_matrix | None = None
     embedding_dim: int = 0
     rounds: int = 0
+    next_item: bool = False
+    order: float | None = None
 
     def __post_init__(self) -> None:
         checks.at_least(1, n_items=self.n_items, declared_users=self.declared_users, silos=self.silos)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -6,7 +8,7 @@ from hypothesis import strategies as st
 from recsys_fed.catalogue import Catalogue
 from recsys_fed.data.dataset import Dataset, clean_report
 from recsys_fed.data.interactions import Interactions, id_array
-from recsys_fed.data.split import METHODS, global_temporal, leave_last_out, per_user_random, split
+from recsys_fed.data.split import METHODS, global_temporal, leave_last_out, per_user_random, shuffle_order, split
 from recsys_fed.errors import ConfigurationError, DataError
 
 
@@ -124,3 +126,20 @@ def _dataset(user, time):
         catalogue=Catalogue(item_ids=ids),
         report=clean_report("t", len(user)),
     )
+
+
+def test_shuffled_order_moves_items_with_their_values_within_a_users_train_rows(make_interactions):
+    user = [0, 1, 0, 1, 0, 1, 0, 1, 0, 0, 0, 0]
+    interactions = replace(
+        make_interactions(user, [0, 0, 1, 1, 2, 2, 3, 3, 4, 5, 6, 7], time=[7] * 12),
+        value=np.array([0, 0, 1, 1, 2, 2, 3, 3, 4, 5, 6, 7], dtype=np.float32),
+    )
+    train = np.array([True] * 10 + [False] * 2)
+    found = shuffle_order(interactions, train, rng=_rng())
+    assert (found.item[~train] == interactions.item[~train]).all()
+    assert (found.item != interactions.item).any()
+    assert (found.value == found.item).all()
+    for one in (0, 1):
+        own = interactions.user == one
+        assert sorted(found.item[own]) == sorted(interactions.item[own])
+    assert (found.time == interactions.time).all()

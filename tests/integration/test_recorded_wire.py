@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+import torch
 from deployment_kit import CONFIG, USER, deployed
 from real_federation import RealFederation
 
@@ -73,12 +74,12 @@ def test_nothing_private_is_on_the_wire(tmp_path):
         private += [name.encode() for name in state.users.tolist()]
         private += [Pseudonyms(secret).of(f"{USER}{0:04}").encode(), secret.derived("user pseudonyms")]
         # The vector of a user with one item is that item's, which is public.
-        several = np.diff(state.histories.indptr) > 1
+        several = np.diff(state.histories.starts) > 1
         private += [row.tobytes() for row in state.vectors.numpy()[several] if row.any()]
         private += [path.read_bytes().split(b"\n")[1] for path in (silo / "keys").glob("*.key")]
         # Item lists of users with more than three items, in every width of integers.
         for row in range(len(state.users)):
-            items = np.sort(state.histories[row].indices)
+            items = np.sort(state.histories.rows(torch.tensor([row])).items)
             private += [items.astype(kind).tobytes() for kind in ("<i4", "<i8") if len(items) > 3]
         for secret_bytes in private:
             assert secret_bytes not in heard, secret_bytes[:40]

@@ -9,6 +9,7 @@ from scipy import sparse
 from serving_kit import made_service
 
 from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import FoldIn, ItemEmbeddings, item_embeddings_bytes
 from recsys_fed.serving import reload
 from recsys_fed.serving.history import Event
@@ -60,7 +61,7 @@ def test_a_newly_trained_model_of_the_silo_is_taken_over_and_a_rolled_back_one_s
     CATALOGUE.save(catalogue)
     state, nobody = StateFolder(tmp_path / "state", SiloSecret.generate()), np.zeros(0, dtype=object)
     empty = sparse.csr_matrix((0, 60), dtype=np.float32)
-    first = state.keep(item_embeddings_bytes(model(1)), [(nobody, empty)])
+    first = state.keep(item_embeddings_bytes(model(1)), [(nobody, histories_of(empty))])
     source = ModelSource(place=tmp_path / "state", catalogue=catalogue)
     assert pack(source.model, catalogue, folder) == first
     point_to(folder, first)
@@ -75,7 +76,7 @@ def test_a_newly_trained_model_of_the_silo_is_taken_over_and_a_rolled_back_one_s
 
     async def scenario():
         service.background.start("model watcher", taking.look, every=0.05)
-        second = state.keep(item_embeddings_bytes(model(2)), [(nobody, empty)])
+        second = state.keep(item_embeddings_bytes(model(2)), [(nobody, histories_of(empty))])
         await until(lambda: service.versions.current.release.version == second)
         service.use(service.versions.before())
         # The same file again, with another date: it was rolled back, and is not taken over by itself.

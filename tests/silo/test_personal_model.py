@@ -12,6 +12,7 @@ from scipy import sparse
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.cli.serving import _of_silo
 from recsys_fed.errors import ConfigurationError, KeyFileError
+from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import FoldIn, ItemEmbeddings, item_embeddings_bytes
 from recsys_fed.personalisation.silo_model import Recipe, fit_silo_model, released_scores
 from recsys_fed.serving.reload import ModelSource
@@ -43,7 +44,7 @@ def model(seed=0):
 
 def keep(state, seed=0):
     users = PSEUDONYMS.of_all(np.array([f"u{row}" for row in range(N_USERS)], dtype=object))
-    return state.keep(item_embeddings_bytes(model(seed)), [(users, histories())])
+    return state.keep(item_embeddings_bytes(model(seed)), [(users, histories_of(histories()))])
 
 
 @pytest.fixture

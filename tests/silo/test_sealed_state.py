@@ -1,6 +1,7 @@
 """What a silo keeps: sealed, of one model, whole or not at all, and enough to recommend from."""
 
 import stat
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from scipy import sparse
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError, KeyFileError
-from recsys_fed.models.histories import histories_of
+from recsys_fed.models.histories import Signals, histories_of
 from recsys_fed.models.items import FoldIn, ItemEmbeddings, item_embeddings_bytes, scores, user_vectors
 from recsys_fed.silo.recommendations import export_recommendations, open_recommender, recommend_user
 from recsys_fed.silo.secret import Pseudonyms, SiloSecret, read_sealed, write_sealed
@@ -42,7 +43,10 @@ def histories() -> sparse.csr_matrix:
 @pytest.fixture
 def folder(tmp_path):
     state = StateFolder(tmp_path / "state", SECRET)
-    state.keep(item_embeddings_bytes(model()), [(PSEUDONYMS.of_all(np.array(USERS, dtype=object)), histories())])
+    state.keep(
+        item_embeddings_bytes(model()),
+        [(PSEUDONYMS.of_all(np.array(USERS, dtype=object)), histories_of(histories()))],
+    )
     return state
 
 
@@ -97,7 +101,9 @@ def test_only_the_secret_opens_it(folder, tmp_path):
 
 def test_vectors_of_one_model_are_never_used_with_another(folder, tmp_path):
     first = next((tmp_path / "state").glob("users-*.sealed")).read_bytes()
-    second = folder.keep(item_embeddings_bytes(model(1)), [(np.array(["x"] * 3, dtype=object), histories())])
+    second = folder.keep(
+        item_embeddings_bytes(model(1)), [(np.array(["x"] * 3, dtype=object), histories_of(histories()))]
+    )
     assert folder.current() == second
     (tmp_path / "state" / f"users-{second[:16]}.sealed").write_bytes(first)
     with pytest.raises(KeyFileError):
@@ -109,7 +115,9 @@ def test_vectors_of_one_model_are_never_used_with_another(folder, tmp_path):
 
 def test_the_two_newest_versions_are_kept(folder, tmp_path):
     for seed in (1, 2, 3):
-        folder.keep(item_embeddings_bytes(model(seed)), [(np.array(["x"] * 3, dtype=object), histories())])
+        folder.keep(
+            item_embeddings_bytes(model(seed)), [(np.array(["x"] * 3, dtype=object), histories_of(histories()))]
+        )
     assert len(list((tmp_path / "state").glob("users-*.sealed"))) == 2
     assert len(list((tmp_path / "state").glob("model-*.safetensors"))) == 2
     assert folder.model().vectors.equal(model(3).vectors)
@@ -123,7 +131,7 @@ def test_a_crash_before_the_end_leaves_the_version_before(folder, tmp_path, monk
 
     monkeypatch.setattr("recsys_fed.silo.state.write_sealed", crash)
     with pytest.raises(KeyboardInterrupt):
-        folder.keep(item_embeddings_bytes(model(1)), [(np.array(["x"] * 3, dtype=object), histories())])
+        folder.keep(item_embeddings_bytes(model(1)), [(np.array(["x"] * 3, dtype=object), histories_of(histories()))])
     assert folder.current() == before
     assert folder.users().users.tolist() == [PSEUDONYMS.of(user) for user in USERS]
 
@@ -131,9 +139,11 @@ def test_a_crash_before_the_end_leaves_the_version_before(folder, tmp_path, monk
 def test_what_is_no_model_of_this_catalogue_is_refused(folder):
     for content in (b"", b"nothing", item_embeddings_bytes(model())[:-4]):
         with pytest.raises(DataFormatError):
-            folder.keep(content, [(np.array(["x"] * 3, dtype=object), histories())])
+            folder.keep(content, [(np.array(["x"] * 3, dtype=object), histories_of(histories()))])
     with pytest.raises(DataFormatError, match="items"):
-        folder.keep(item_embeddings_bytes(model()), [(np.array(["x"], dtype=object), sparse.csr_matrix((1, 4)))])
+        folder.keep(
+            item_embeddings_bytes(model()), [(np.array(["x"], dtype=object), histories_of(sparse.csr_matrix((1, 4))))]
+        )
     assert folder.users().users.tolist() == [PSEUDONYMS.of(user) for user in USERS]
 
 
@@ -141,7 +151,9 @@ def test_an_empty_silo_has_a_state_as_well(tmp_path):
     state = StateFolder(tmp_path, SECRET)
     with pytest.raises(DataNotFoundError):
         state.model()
-    state.keep(item_embeddings_bytes(model()), [(np.empty(0, dtype=object), sparse.csr_matrix((0, N_ITEMS)))])
+    state.keep(
+        item_embeddings_bytes(model()), [(np.empty(0, dtype=object), histories_of(sparse.csr_matrix((0, N_ITEMS))))]
+    )
     assert state.users().vectors.shape == (0, 3)
 
 
@@ -168,3 +180,30 @@ def test_a_file_for_one_purpose_does_not_open_for_another(tmp_path):
     first = (tmp_path / "f").read_bytes()
     write_sealed(tmp_path / "f", b"content", key=key, label="one")
     assert (tmp_path / "f").read_bytes() != first, "every file has a nonce of its own"
+
+
+def test_what_is_kept_has_the_order_of_each_user_and_so_have_the_lists(tmp_path):
+    how = FoldIn(kind="projection", half_life=1.0)
+    ordered, state = replace(model(), fold_in=how), StateFolder(tmp_path, SECRET)
+    # Two users with the same items in opposite orders.
+    matrix = sparse.csr_matrix(np.tile(np.array([1.0, 1.0, 1.0] + [0.0] * (N_ITEMS - 3)), (2, 1)))
+    ranks = torch.tensor([0, 1, 2, 2, 1, 0], dtype=torch.int32)
+    parts = [
+        (
+            PSEUDONYMS.of_all(np.array([user], dtype=object)),
+            histories_of(matrix[row], signals=Signals(rank=ranks[some])),
+        )
+        for row, (user, some) in enumerate({"ann": slice(0, 3), "bob": slice(3, 6)}.items())
+    ]
+    state.keep(item_embeddings_bytes(ordered), parts)
+    assert torch.equal(state.users().histories.signals.rank, ranks)
+    vectors = ordered.vectors[:3]
+    decay = torch.tensor([0.25, 0.5, 1.0])
+    expected = torch.stack([decay @ vectors, decay.flip(0) @ vectors]) / decay.norm()
+    torch.testing.assert_close(state.users().vectors, expected)
+    recommender = open_recommender(state, CATALOGUE, PSEUDONYMS)
+    for row, user in enumerate(("ann", "bob")):
+        best = (expected[row] @ ordered.vectors[3:].T).argsort(descending=True)[:3] + 3
+        assert [item["item"] for item in recommend_user(recommender, user, k=3)] == [
+            f"i{item}" for item in best.tolist()
+        ]

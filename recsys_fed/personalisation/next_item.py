@@ -1,0 +1,224 @@
+"""What a silo recommends next: the released model, transitions of its own users, EASE, or these together.
+
+Private to the silo, as all of this package. Each part's scores are divided by their standard deviation over the
+silo's users, and added:
+
+    released model (a history weighed by age) + own_weight own,   own = transitions + ease_weight EASE
+
+The recipe is chosen on the silo's users: of each the latest interaction is kept away and asked for. First what the
+silo has alone, then how much of it goes with the released model. The silo alone is taken unless another recipe is
+better by more than a standard error of the difference, user by user: so it is never worse on these users.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from recsys_fed.evaluation.protocol import Scorer
+from recsys_fed.evaluation.ranking import first_relevant_rank
+from recsys_fed.models.histories import Histories
+from recsys_fed.models.items import ItemEmbeddings, scores, user_vectors
+from recsys_fed.models.transitions import Following, Transitions, fit_transitions
+from recsys_fed.personalisation.silo_model import Floats, ItemModel, fit_item_model, score_spread, silo_pairs
+
+_FOLLOWING = (Following(), Following(directed=False))
+_EASE_WEIGHTS = (0.0, 0.3, 1.0)
+_OWN_WEIGHTS = (0.5, 1.0, 2.0)
+# Strength of EASE, in users of the silo.
+_EASE_STRENGTH = 0.7
+# A silo of more users chooses on so many of them; spreads are those of so many.
+_ENOUGH, _SPREAD_USERS = 1_000, 256
+# With fewer users a standard error says nothing, and the best is taken as it is.
+_ENOUGH_USERS = 30
+_K = 10
+# Scores of a part that are held at once: 16 MB.
+_CELLS = 1 << 22
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextRecipe:
+    """How a silo's scores of the next item come about.
+
+    Attributes:
+        own_weight: of what the silo has alone; 0 is "user-only", infinity "local-only".
+        ease_weight: of EASE beside transitions.
+        following: how transitions are counted and scored.
+    """
+
+    own_weight: float
+    ease_weight: float = 0.0
+    following: Following = _FOLLOWING[0]
+
+    @property
+    def name(self) -> str:
+        """Which of the three kinds it is."""
+        if not self.own_weight:
+            return "user-only"
+        return "local-only" if math.isinf(self.own_weight) else "silo-trusted"
+
+    @property
+    def alone(self) -> "NextRecipe":
+        """The same without the released model."""
+        return replace(self, own_weight=math.inf)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NextItemModel:
+    """A fitted recipe. Private to the silo.
+
+    Attributes:
+        recipe: which.
+        released: the federation's model.
+        transitions, item_model: of the silo's users; None for what the recipe leaves out.
+        spreads: of the scores of the released model, of transitions and of EASE over the silo's users.
+    """
+
+    recipe: NextRecipe
+    released: ItemEmbeddings
+    transitions: Transitions | None
+    item_model: ItemModel | None
+    spreads: tuple[float, float, float]
+
+    def scores(self, histories: Histories) -> Floats:
+        """Float64 [n_users, n_items], higher is better; items of the history itself have no meaningful score."""
+        total = np.zeros((histories.n_users, histories.n_items))
+        weight = self.recipe.own_weight
+        if not math.isinf(weight):
+            total += released_next_scores(self.released, histories) / self.spreads[0]
+        own = 1.0 if math.isinf(weight) else weight
+        if self.transitions is not None:
+            total += self.transitions.scores(histories) * (own / self.spreads[1])
+        if self.item_model is not None:
+            total += self.item_model.scores(histories.matrix()) * (own * self.recipe.ease_weight / self.spreads[2])
+        return total
+
+
+def released_next_scores(model: ItemEmbeddings, histories: Histories) -> Floats:
+    """Scores of folded-in users, float64 [n_users, n_items]."""
+    users = user_vectors(model, histories.to(model.vectors.device))
+    return np.asarray(scores(model, users).double().cpu().numpy())
+
+
+def scorer_of_next(model: NextItemModel, histories: Histories) -> Scorer:
+    """The users of `histories` as an evaluation asks for them."""
+
+    def score(rows: slice) -> torch.Tensor:
+        first, last, _ = rows.indices(histories.n_users)
+        return torch.from_numpy(model.scores(histories.block(first, last)))
+
+    return score
+
+
+def fit_next_item_model(histories: Histories, released: ItemEmbeddings, recipe: NextRecipe) -> NextItemModel:
+    """Fit a recipe to the histories of a silo, in order; without any it is "user-only".
+
+    Guarantees: none but for "user-only". What else comes out depends on the silo's users without noise and must never
+    leave the silo; between its users it is as private as any ordinary recommender.
+    """
+    if not recipe.own_weight or not len(histories.items):
+        recipe = NextRecipe(own_weight=0.0)
+        return NextItemModel(
+            recipe=recipe, released=released, transitions=None, item_model=None, spreads=(1.0, 1.0, 1.0)
+        )
+    parts = _Parts(histories, released)
+    return NextItemModel(
+        recipe=recipe,
+        released=released,
+        transitions=parts.transitions[recipe.following],
+        item_model=parts.ease if recipe.ease_weight else None,
+        spreads=parts.spreads[recipe.following],
+    )
+
+
+class _Parts:
+    """All that recipes are made of, fitted to some users, with the spreads of their scores. Private to the silo."""
+
+    def __init__(self, histories: Histories, released: ItemEmbeddings) -> None:
+        self.released = released
+        self.transitions = {how: fit_transitions(histories, how) for how in _FOLLOWING}
+        strength = max(_EASE_STRENGTH * histories.n_users, 1.0)
+        self.ease = fit_item_model(silo_pairs(histories.matrix()), None, pull=0.0, regularization=strength)
+        chosen = np.unique(np.linspace(0, histories.n_users - 1, _SPREAD_USERS).astype(np.int64))
+        some = histories.rows(torch.from_numpy(chosen))
+        whole, ease = score_spread(released_next_scores(released, some)), score_spread(self._ease_scores(some))
+        self.spreads = {
+            how: (whole, score_spread(model.scores(some).astype(np.float64)), ease)
+            for how, model in self.transitions.items()
+        }
+
+    def _ease_scores(self, histories: Histories) -> Floats:
+        return self.ease.scores(histories.matrix())
+
+    def all_scores(self, histories: Histories) -> Mapping[NextRecipe, Floats]:
+        """Scores [n_users, n_items] of every recipe, made as they are asked for."""
+        spreads = self.spreads[_FOLLOWING[0]]
+        whole = released_next_scores(self.released, histories) / spreads[0]
+        ease = self._ease_scores(histories) / spreads[2]
+        found = {NextRecipe(own_weight=0.0): whole}
+        for how, model in self.transitions.items():
+            following = model.scores(histories) / self.spreads[how][1]
+            for ease_weight in _EASE_WEIGHTS:
+                own = following + ease_weight * ease
+                recipe = NextRecipe(own_weight=math.inf, ease_weight=ease_weight, following=how)
+                found[recipe] = own
+                found |= {replace(recipe, own_weight=weight): whole + weight * own for weight in _OWN_WEIGHTS}
+        return found
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NextChoice:
+    """What was taken and why.
+
+    Attributes:
+        recipe: what is taken. alone: the best of the silo on its own.
+        validation: ndcg@10 of the silo's users, whose latest interaction was asked for. Private to the silo.
+    """
+
+    recipe: NextRecipe
+    alone: NextRecipe
+    validation: Mapping[NextRecipe, float] = field(repr=False)
+
+
+def choose_next(histories: Histories, released: ItemEmbeddings, *, rng: np.random.Generator) -> NextChoice:
+    """Measure all recipes on the users of a silo; see the module. Where there is nobody, the released model is taken.
+
+    Raises:
+        ConfigurationError: the histories have no order.
+    """
+    kept, held = histories.latest_apart()
+    asked = np.flatnonzero(held.starts.diff().numpy())
+    user_only, alone = NextRecipe(own_weight=0.0), NextRecipe(own_weight=math.inf)
+    if not len(asked):
+        return NextChoice(recipe=user_only, alone=alone, validation={})
+    if len(asked) > _ENOUGH:
+        asked = np.sort(rng.choice(asked, _ENOUGH, replace=False))
+    per_user = _measure(_Parts(kept, released), kept, held, asked)
+    validation = {recipe: float(found.mean()) for recipe, found in per_user.items()}
+    alone = max((recipe for recipe in validation if recipe.name == "local-only"), key=validation.__getitem__)
+    # Of equal ones the first: the released model as it is.
+    best = max((r for r in validation if r == user_only or r.alone == alone), key=validation.__getitem__)
+    gain = per_user[best] - per_user[alone]
+    better = len(gain) < _ENOUGH_USERS or gain.mean() > gain.std(ddof=1) / math.sqrt(len(gain))
+    return NextChoice(recipe=best if better else alone, alone=alone, validation=validation)
+
+
+def _measure(
+    parts: _Parts, kept: Histories, held: Histories, asked: npt.NDArray[np.int64]
+) -> dict[NextRecipe, Floats]:
+    """ndcg@10 of the users `asked` under every recipe, block after block of users."""
+    found: dict[NextRecipe, list[Floats]] = {}
+    size = max(1, _CELLS // kept.n_items)
+    for first in range(0, len(asked), size):
+        rows = torch.from_numpy(asked[first : first + size])
+        known, wanted = kept.rows(rows), held.rows(rows)
+        for recipe, values in parts.all_scores(known).items():
+            table = torch.from_numpy(values)
+            table = table.index_put((known.users, known.items.long()), table.new_tensor(-torch.inf))
+            rank = first_relevant_rank(table, wanted.users, wanted.items.long()).double()
+            gain = torch.where(rank <= _K, 1 / torch.log2(1 + rank), 0.0)
+            found.setdefault(recipe, []).append(np.asarray(gain.numpy()))
+    return {recipe: np.concatenate(values) for recipe, values in found.items()}
