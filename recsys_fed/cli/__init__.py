@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from recsys_fed.cli import audit, catalogue, compare, federation, privacy, recommend, report, serving, silo, simulate
+from recsys_fed.cli import catalogue, federation, privacy, runs, serving, silo
 from recsys_fed.cli.options import with_plain_help
 from recsys_fed.errors import BudgetExceededError, LedgerIntegrityError, RecsysFedError
 from recsys_fed.report.console import let_streams_take_any_text, new_console
@@ -19,12 +19,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # see `cli.options`
 )
-app.command("simulate")(simulate.simulate)
-app.command("compare")(compare.compare)
-app.command("recommend")(recommend.recommend)
+app.command("simulate")(runs.simulate)
+app.command("compare")(runs.compare)
+app.command("recommend")(runs.recommend)
 app.command("catalogue")(catalogue.catalogue)
-app.command("audit")(audit.audit)
-app.command("report")(report.report)
+app.command("audit")(runs.audit)
+app.command("report")(runs.report)
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(federation.app, name="federation")
 serving.register(silo.app)

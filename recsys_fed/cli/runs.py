@@ -1,0 +1,228 @@
+"""Commands about runs of this machine: simulate, compare, recommend, audit, report.
+
+Flags come before the scenario, and it before the defaults.
+"""
+
+import csv
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recsys_fed.cli import options
+from recsys_fed.config import FederationConfig, SimulationConfig, parse, read_toml
+from recsys_fed.errors import ConfigurationError
+from recsys_fed.report.console import new_console, told_progress
+
+if TYPE_CHECKING:
+    from recsys_fed.simulation.runner import Simulation
+
+Scenario = Annotated[str | None, typer.Argument(help="Scenario TOML: a path, or a name of simulations/scenarios.")]
+SampledNegatives = Annotated[
+    int, typer.Option(help="Also rank each test item among so many negatives, as papers do with 99.")
+]
+
+
+@options.run_options(
+    "data", "protocol", "columns", "kinds", "format", "item_catalogue", "split", "held_out", "silos", "test_fraction",
+    "metrics", "min_value", "partition", "skew", "trainer", "schedule", "loss", "epsilon", "delta", "rounds",
+    "embedding_dim", "target", "order", "recency", "shuffle_order",
+    "noise", "secure_aggregation", "secure_aggregation_threshold", "secure_aggregation_colluders",
+    "metrics_epsilon", "ledgers", "epsilon_limit", "item_features", "feature_kinds", "declared_users",
+    "max_silos_per_user", "device", "threads", "seed",
+)  # fmt: skip
+def simulate(  # noqa: PLR0913  (one argument a flag)
+    scenario: Scenario = None,
+    *,
+    given: dict[str, Any],
+    engine: Annotated[str | None, typer.Option(help="in-process or flower.")] = None,
+    sampled_negatives: SampledNegatives = 0,
+    evaluate_users: Annotated[int, typer.Option(help="Measure on so many random users; 0: on all.")] = 0,
+    parallel_silos: Annotated[int, typer.Option(help="Silos that compute at once (in-process).")] = 1,
+    output: Annotated[Path | None, typer.Option(help="Folder for the model, metrics and events.")] = None,
+    settings: options.Setting = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics record as JSON.")] = False,
+) -> None:
+    """Train and evaluate a private federation of simulated silos."""
+    from recsys_fed.simulation import runner  # noqa: PLC0415
+
+    keys = _scenario_keys(scenario) | options.settings_of(settings or []) | given
+    simulation = runner.Simulation(
+        federation=parse(FederationConfig, keys),
+        data=parse(SimulationConfig, keys),
+        engine=engine or str(keys.get("engine", "in-process")),
+        parallel_silos=parallel_silos,
+        sampled_negatives=sampled_negatives,
+        evaluate_users=evaluate_users,
+        declare_users="declared-users" not in keys,
+    )
+    from recsys_fed.report.run import print_simulation  # noqa: PLC0415
+
+    record = _run(simulation, output)
+    options.emit(record) if as_json else print_simulation(record, output=output)
+
+
+def _scenario_keys(scenario: str | None) -> dict[str, object]:
+    from recsys_fed.simulation.flower_engine import scenario_path  # noqa: PLC0415
+
+    return read_toml(scenario_path(scenario)) if scenario else {}
+
+
+def _run(simulation: "Simulation", output: Path | None) -> dict[str, Any]:
+    from recsys_fed.report.run import NO_PRIVACY  # noqa: PLC0415
+    from recsys_fed.simulation import runner  # noqa: PLC0415
+
+    console = new_console(stderr=True)
+    if math.isinf(simulation.federation.epsilon):
+        console.print(NO_PRIVACY, style="bold red")
+    with told_progress(console) as progress:
+        return runner.simulate(simulation, output=output, progress=progress)
+
+
+Epsilons = Annotated[str, typer.Option(help="Budgets, with commas between them.")]
+Seeds = Annotated[int, typer.Option(help="Runs of each budget, under seeds one after the other.")]
+Plot = Annotated[Path | None, typer.Option(help="Draw Recall@20 against epsilon into this PNG.")]
+Output = Annotated[Path | None, typer.Option(help="Folder for the record and all runs; `report` makes a page of it.")]
+NewItems = Annotated[
+    float, typer.Option(help="Also train without so large a share of the items, and rank them by their features.")
+]
+DEFAULT_EPSILONS = "1,2,4,8"
+
+
+@options.run_options(
+    "data", "protocol", "columns", "kinds", "format", "item_catalogue", "split", "held_out", "test_fraction", "silos",
+    "partition", "skew", "trainer", "delta", "feature_kinds", "target", "order", "recency", "shuffle_order",
+    "noise", "secure_aggregation", "declared_users",
+    "threads", "seed", seed="Seed of splits and silos, and of the first run.",
+)  # fmt: skip
+def compare(  # noqa: PLR0913  (one argument a flag)
+    scenario: Scenario = None,
+    *,
+    given: dict[str, Any],
+    epsilons: Epsilons = DEFAULT_EPSILONS,
+    seeds: Seeds = 1,
+    new_items: NewItems = 0.0,
+    settings: options.Setting = None,
+    output: Output = None,
+    plot: Plot = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
+) -> None:
+    """Should we federate? Popularity, each silo alone, the private global model, both, and no privacy."""
+    from recsys_fed.comparison.compare import Comparison, compare  # noqa: PLC0415
+    from recsys_fed.comparison.record import comparison_record  # noqa: PLC0415
+    from recsys_fed.simulation.runner import Simulation  # noqa: PLC0415
+
+    keys = _scenario_keys(scenario) | options.settings_of(settings or []) | given
+    simulation = Simulation(
+        federation=parse(FederationConfig, keys),
+        data=parse(SimulationConfig, keys),
+        engine=str(keys.get("engine", "in-process")),
+        declare_users="declared-users" not in keys,
+    )
+    comparison = Comparison(simulation=simulation, epsilons=_numbers(epsilons), n_seeds=seeds, new_items=new_items)
+    with told_progress(new_console(stderr=True)) as progress:
+        compared = compare(comparison, output=output, progress=progress)
+    _show(comparison_record(compared), output=output, plot=plot, as_json=as_json)
+
+
+def _show(record: dict[str, Any], *, output: Path | None, plot: Path | None, as_json: bool) -> None:
+    from recsys_fed.comparison.record import write_comparison  # noqa: PLC0415
+    from recsys_fed.report.comparison import draw_comparison, print_comparison  # noqa: PLC0415
+
+    if output is not None:
+        write_comparison(output, record)
+    if plot is not None:
+        draw_comparison(record, plot)
+    options.emit(record) if as_json else print_comparison(record)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(sorted({float(part) for part in text.split(",")}))
+    except ValueError as error:
+        raise ConfigurationError(f"Expected --epsilons as numbers with commas between them, got {text!r}.") from error
+
+
+def recommend(
+    *,
+    run: Annotated[Path, typer.Option(help="Folder that `simulate --output` wrote.")],
+    history: Annotated[
+        list[str],
+        typer.Option(
+            help="Item ids with commas between them, the newest last; one with a comma as in CSV: '\"a,b\",c'."
+        ),
+    ],
+    k: Annotated[int, typer.Option("-k", help="Length of the list.")] = 10,
+    new_items: Annotated[
+        Path | None,
+        typer.Option(help="Items to rank, too, by their features: a catalogue, or CSV: item,title,categories,text."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Fold a user in from a history and recommend; nothing leaves this machine."""
+    from recsys_fed.report.run import print_recommendations  # noqa: PLC0415
+    from recsys_fed.simulation.recommender import recommend_from_run  # noqa: PLC0415
+
+    result = recommend_from_run(run, _ids(history), k=k, new_items=new_items)
+    options.emit(result) if as_json else print_recommendations(result)
+
+
+def _ids(texts: list[str]) -> list[str]:
+    """Ids of an option that may be repeated, each time a line of CSV."""
+    try:
+        cells = [cell.strip() for line in csv.reader(texts, skipinitialspace=True, strict=True) for cell in line]
+    except csv.Error as error:
+        raise ConfigurationError(
+            f"Expected --history as ids with commas between them, got {texts}: {error}. "
+            'An id that holds a comma or a quote is written "a,b" or "say ""a""".'
+        ) from error
+    return [cell for cell in cells if cell]
+
+
+@options.run_options(
+    "data", "columns", "kinds", "format", "epsilon", "silos", "trainer", "threads", "seed",
+    epsilon="Claimed epsilon of every user.", trainer="spectral or dp-sgd.", seed="Seed of the run.",
+)  # fmt: skip
+def audit(  # noqa: PLR0913  (one argument a flag)
+    scenario: Annotated[str | None, typer.Argument(help="Scenario TOML, as of `simulate`.")] = None,
+    *,
+    output: Annotated[Path, typer.Option(help="Folder for audit.json and the run with canaries.")],
+    given: dict[str, Any],
+    secure_aggregation: Annotated[str | None, typer.Option(help="auto, on or off.")] = None,
+    canaries: Annotated[int, typer.Option(min=10, help="Crafted users; a coin lets half of them in.")] = 1_000,
+    audit_seed: Annotated[int, typer.Option(min=0, help="Seed of canaries, coins and the auditor's keys.")] = 0,
+    power: Annotated[bool, typer.Option(help="Also audit a null and broken copies of the mechanism.")] = True,
+    attacks: Annotated[bool, typer.Option(help="Also attack the model, updates and lists.")] = True,
+    settings: options.Setting = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Attack a training pipeline as it is deployed: lower bounds of epsilon, conformance tests, attacks.
+
+    Exit code 1 if something contradicts the claimed epsilon.
+    """
+    from recsys_fed.audit.audit import AuditSettings  # noqa: PLC0415
+    from recsys_fed.audit.audit import audit as audited  # noqa: PLC0415
+    from recsys_fed.report.audit import print_audit_of_run  # noqa: PLC0415
+
+    keys = _scenario_keys(scenario) | options.settings_of(settings or []) | given
+    keys |= {} if secure_aggregation is None else {"secure-aggregation": secure_aggregation}
+    wanted = AuditSettings(canaries=canaries, seed=audit_seed, power=power, attacks=attacks)
+    config, where = parse(FederationConfig, keys), parse(SimulationConfig, keys)
+    with told_progress(new_console(stderr=True)) as progress:
+        record = audited(config, where, wanted, folder=output, progress=progress)
+    options.emit(record) if as_json else print_audit_of_run(record, output=output)
+    raise typer.Exit(1 if record["flagged"] else 0)
+
+
+def report(
+    place: Annotated[
+        str, typer.Argument(metavar="DIR", help="Folder of a run, of several runs or of an audit; or a ledger.")
+    ],
+    *,
+    output: Annotated[Path | None, typer.Option(help="The page; by default report.html in the folder.")] = None,
+) -> None:
+    """Write one self-contained HTML page: guarantee, budget, quality, audit, certificates, configuration."""
+    from recsys_fed.report.report_file import write_report  # noqa: PLC0415
+
+    typer.echo(str(write_report(place, output=output)))
