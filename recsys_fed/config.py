@@ -167,7 +167,7 @@ class SimulationConfig:
         split: method of `data.split`; test_fraction: its share, where it has one.
         metrics: names of metrics besides those of every run, with commas; see `evaluation.metrics.choose_metrics`.
         held_out: "test"; or "validation", what to choose settings on: then no test interaction is used for anything.
-        partition: method of `data.partition`; skew: exponent of zipf, alpha of dirichlet.
+        partition: method of `data.simulated`; skew: exponent of zipf, alpha of dirichlet.
         min_value: keep only interactions of at least this value; -inf keeps all.
         ledgers: folder of the simulated silos' ledgers and keys; what they hold counts. "" is a new one a run.
         epsilon_limit: limit of a new ledger, over all runs that use it; 0 takes the run's epsilon.

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from recsys_fed.catalogue import Catalogue
-from recsys_fed.data.partition import METHODS, dirichlet, equal, group_items, group_users, partition, zipf
+from recsys_fed.data.simulated import METHODS, dirichlet, equal, group_items, group_users, partition, zipf
 from recsys_fed.errors import ConfigurationError
 
 
