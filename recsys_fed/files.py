@@ -20,8 +20,10 @@ def whole_file(path: Path, *, mode: int = 0o666, new: bool = False) -> Iterator[
         new: refuse a file that is there (FileExistsError) rather than take its place.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    # Of a process of the same number that was killed.
+    partial.unlink(missing_ok=True)
     try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
