@@ -127,10 +127,11 @@ def feedback_export(
     state: StateFolder = DEFAULT_STATE,
     store: StoreUrl = "",
 ) -> None:
-    """Write what the next training reads: interactions and accepted feedback, validated."""
+    """Write what the next training reads: interactions and accepted feedback on known items, validated; mode 0600."""
     from recsys_fed.serving.importing import export_training  # noqa: PLC0415
+    from recsys_fed.serving.versions import items_in_use  # noqa: PLC0415
 
-    typer.echo(f"{export_training(_store(state, store), output)} interactions")
+    typer.echo(f"{export_training(_store(state, store), output, items=items_in_use(state))} interactions")
 
 
 def quarantine(*, state: StateFolder = DEFAULT_STATE, store: StoreUrl = "", as_json: AsJson = False) -> None:

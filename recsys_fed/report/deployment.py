@@ -86,10 +86,13 @@ def print_experiment(record: Mapping[str, Any]) -> None:
     policy = record["off_policy"]
     if policy:
         console.print(
-            f"explored places: {policy['places']:,}; value of what was shown and of the model's own choice:"
+            f"explored places: {policy['places']:,}, of which {policy['estimable']:,} can tell what the model's own "
+            "choice would have been worth"
         )
         for name in ("shown", "ips", "self-normalised", "doubly robust"):
-            console.print(f"  {name}: {policy[name]['value']:.4f} +- {policy[name]['error']:.4f}")
+            if name in policy:
+                one = policy[name]
+                console.print(f"  {name}: {one['value']:.4f}, between {one['low']:.4f} and {one['high']:.4f}")
 
 
 def draw_experiment(record: Mapping[str, Any], path: Path) -> None:

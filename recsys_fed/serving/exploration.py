@@ -5,7 +5,7 @@ normal equations A. Thompson sampling (arXiv 1209.3352) draws `samples` tastes a
 them; LinUCB (arXiv 1003.0146) shows the item of the largest v_j u + b_j + scale sqrt(v_j^T A^-1 v_j). Either is
 mixed with a uniform draw, so every candidate keeps a chance:
 
-    propensity_j = (1 - floor) favourite_j + floor uniform_j
+    propensity_j = (1 - floor - own) favourite_j + floor uniform_j + own [j is the model's own choice]
 
 For Thompson sampling favourite_j is the share of the drawn tastes whose favourite is j. Given the draws, the
 propensity is exact, and estimates weighted by it are unbiased.
@@ -38,10 +38,11 @@ class Candidates:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What is shown, and what is logged of it: the place among the candidates, and its probability."""
+    """What is shown and logged: the place among the candidates, its probability, and that of the first candidate."""
 
     place: int
     propensity: float
+    greedy_propensity: float
 
 
 def choose(
@@ -65,7 +66,7 @@ def choose(
     """
     probabilities = propensities(candidates, release, precision, settings=settings, rng=rng)
     place = int(rng.choice(len(probabilities), p=probabilities))
-    return Choice(place=place, propensity=float(probabilities[place]))
+    return Choice(place=place, propensity=float(probabilities[place]), greedy_propensity=float(probabilities[0]))
 
 
 def propensities(
@@ -90,7 +91,9 @@ def propensities(
         draws = rng.standard_normal((settings.samples, len(lower)))
         sampled = candidates.scores + settings.scale * (draws @ spread)
         favourite = np.bincount(sampled.argmax(axis=1), minlength=n) / settings.samples
-    return (1.0 - settings.floor) * favourite + settings.floor * _uniform(candidates.new)
+    own = np.zeros(n)
+    own[0] = settings.own_share
+    return (1.0 - settings.floor - settings.own_share) * favourite + settings.floor * _uniform(candidates.new) + own
 
 
 def _uniform(new: npt.NDArray[np.bool_]) -> _Probabilities:

@@ -4,8 +4,9 @@ Run as a process of its own, `python -m recsys_fed.serving.importing FILE FOLDER
 """
 
 import argparse
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from recsys_fed.data.readers.interactions import block_of, interactions_of
 from recsys_fed.data.readers.reading import Reading
 from recsys_fed.data.sources import Request, read
 from recsys_fed.errors import RecsysFedError
+from recsys_fed.files import OWNER_ONLY, whole_file
 from recsys_fed.serving.history import EARLIEST, IMPORTED, UNTIMED, Event
 from recsys_fed.serving.paths import ServicePaths
 from recsys_fed.serving.store import FeedbackStore, open_store
@@ -38,8 +40,11 @@ def import_interactions(path: Path, store: FeedbackStore) -> int:
     return store.replace_imported(_events(found), source=fingerprint_of(path))
 
 
-def export_training(store: FeedbackStore, path: Path) -> int:
-    """Write what the next training reads as a table with user, item, value and time (.csv or .parquet).
+def export_training(store: FeedbackStore, path: Path, *, items: Collection[str] | None = None) -> int:
+    """Write what the next training reads as a table with user, item, value and time (.csv or .parquet), mode 0600.
+
+    Items that are not in `items` (of the catalogue; None: all are) are left out. In .csv an id that a spreadsheet
+    would execute has an apostrophe before it (see `disarm`); `import_interactions` takes it away again.
 
     It passes the reading of `data.readers` on the way out, so that a round refuses nothing of it later. Rows are in
     order: what came without time first, as it came, and with an empty cell; then positions, as they came; then
@@ -50,28 +55,49 @@ def export_training(store: FeedbackStore, path: Path) -> int:
     frame["time"] = frame["time"].astype(np.float64)
     frame = frame.sort_values("time", kind="stable", na_position="first", ignore_index=True)
     # Of a pair that is there twice the last row stays, which is the latest.
+    if items is not None:
+        frame = frame[frame["item"].isin(items)].reset_index(drop=True)
     log = Reading(path="the service's log")
     block = block_of({**frame.drop(columns="time")})
     kept, report, _ = interactions_of([block], log, may_be_empty=True)
-    table = pd.DataFrame(
-        {
-            "user": kept.user_ids[kept.user],
-            "item": kept.item_ids[kept.item],
-            "value": kept.value,
-        }
-    )
+    users, names = kept.user_ids, kept.item_ids
+    if path.suffix != ".parquet":
+        users, names = (np.array([disarm(name) for name in ids], dtype=object) for ids in (users, names))
+    table = pd.DataFrame({"user": users[kept.user], "item": names[kept.item], "value": kept.value})
     time: Any = frame["time"][report.kept].to_numpy()
     if (np.isnan(time) | (time == np.floor(time))).all():
         time = pd.array(time, dtype="Int64")
     if not pd.isna(time).all() or not len(time):
         table["time_rank" if len(time) and time.max() < EARLIEST else "time"] = time
-    partial = path.with_name(path.name + ".part")
-    if path.suffix == ".parquet":
-        table.to_parquet(partial, index=False)
-    else:
-        table.to_csv(partial, index=False)
-    partial.replace(path)
+    with whole_file(path, mode=OWNER_ONLY) as file:
+        if path.suffix == ".parquet":
+            table.to_parquet(file, index=False)
+        else:
+            table.to_csv(file, index=False)
     return len(table)
+
+
+# What a spreadsheet takes for a formula, and an apostrophe that was there already; numbers are none.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_NUMBER = re.compile(r"[+-]?[0-9]+([.][0-9]+)?")
+
+
+def disarm(cell: str) -> str:
+    """A cell that no spreadsheet executes; `rearm` gives the cell again.
+
+    >>> disarm("=HYPERLINK(A1)"), disarm("-5"), disarm("anna")
+    ("'=HYPERLINK(A1)", '-5', 'anna')
+    """
+    return f"'{cell}" if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
+
+
+def rearm(cell: str) -> str:
+    """The cell that `disarm` was given.
+
+    >>> rearm("'=HYPERLINK(A1)"), rearm("'anna'")
+    ('=HYPERLINK(A1)', "'anna'")
+    """
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def _events(found: Interactions) -> Iterator[Event]:
@@ -80,10 +106,11 @@ def _events(found: Interactions) -> Iterator[Event]:
     order = np.arange(n) if found.time is None else np.argsort(found.time, kind="stable")
     times = _seconds(found)
     values = [None] * n if found.value is None else found.value.tolist()
+    users, items = ([rearm(str(name)) for name in ids] for ids in (found.user_ids, found.item_ids))
     for row in order.tolist():
         yield Event(
-            user=found.user_ids[found.user[row]],
-            item=found.item_ids[found.item[row]],
+            user=users[found.user[row]],
+            item=items[found.item[row]],
             kind=IMPORTED,
             time=float(times[row]),
             value=values[row],

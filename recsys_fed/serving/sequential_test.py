@@ -15,6 +15,7 @@ probability at most `level`. No assumption on the outcomes, no number of users f
 
 import math
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ _STEP = 0.0025
 # No bet may lose more than this share of the wealth.
 _STAKE = 0.5
 Floats64 = npt.NDArray[np.float64]
+Share: TypeAlias = float | Floats64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +51,18 @@ class _Comparison:
     significant: bool
 
 
-def compare_arms(treated: npt.NDArray[np.bool_], outcomes: Floats64, *, share: float, level: float) -> _Comparison:
+def compare_arms(treated: npt.NDArray[np.bool_], outcomes: Floats64, *, share: Share, level: float) -> _Comparison:
     """Compare treatment and control.
 
     Args:
         treated: arm of each user, in the order of their first list, bool [n].
         outcomes: of each user, in [0, 1], [n].
-        share: probability of the treatment.
+        share: probability of the treatment; of each user where it was not the same for all.
         level: of the test, over all looks.
     """
-    checks.fraction(share=share, level=level)
+    checks.fraction(level=level)
+    if not ((np.asarray(share) > 0) & (np.asarray(share) < 1)).all():
+        raise ConfigurationError("Expected shares between 0 and 1, got one that is not.")
     if len(outcomes) and not (outcomes.min() >= 0 and outcomes.max() <= 1):
         raise ConfigurationError("Expected outcomes in [0, 1], got one outside.")
     differences = np.round(np.arange(-1.0, 1.0 + _STEP / 2, _STEP), 6)
@@ -78,14 +82,14 @@ def compare_arms(treated: npt.NDArray[np.bool_], outcomes: Floats64, *, share: f
 
 
 def largest_log_wealth(
-    treated: npt.NDArray[np.bool_], outcomes: Floats64, differences: Floats64, *, share: float, level: float
+    treated: npt.NDArray[np.bool_], outcomes: Floats64, differences: Floats64, *, share: Share, level: float
 ) -> Floats64:
     """log of the largest wealth so far against each candidate difference, [n_differences]."""
     return log_wealths(treated, outcomes, differences, share=share, level=level)[1]
 
 
 def log_wealths(
-    treated: npt.NDArray[np.bool_], outcomes: Floats64, differences: Floats64, *, share: float, level: float
+    treated: npt.NDArray[np.bool_], outcomes: Floats64, differences: Floats64, *, share: Share, level: float
 ) -> tuple[Floats64, Floats64]:
     """log of the wealth after the last user, and of the largest so far, [n_differences] each.
 
@@ -93,11 +97,13 @@ def log_wealths(
     """
     values = _centred(treated, outcomes, share)
     rates = _rates(values, level)
-    bound = 1.0 / min(share, 1.0 - share) + np.abs(differences)
+    largest = 1.0 / np.minimum(share, 1.0 - np.asarray(share))
+    bounds = np.broadcast_to(largest, len(values)).tolist()
+    width = np.abs(differences)
     up, down = np.zeros(len(differences)), np.zeros(len(differences))
     now, most = np.zeros(len(differences)), np.zeros(len(differences))
-    for value, rate in zip(values.tolist(), rates.tolist(), strict=True):
-        stake = np.minimum(rate, _STAKE / bound) * (value - differences)
+    for value, rate, bound in zip(values.tolist(), rates.tolist(), bounds, strict=True):
+        stake = np.minimum(rate, _STAKE / (bound + width)) * (value - differences)
         up += np.log1p(stake)
         down += np.log1p(-stake)
         now = np.logaddexp(up, down) - math.log(2.0)
@@ -105,7 +111,7 @@ def log_wealths(
     return now, most
 
 
-def _centred(treated: npt.NDArray[np.bool_], outcomes: Floats64, share: float) -> Floats64:
+def _centred(treated: npt.NDArray[np.bool_], outcomes: Floats64, share: Share) -> Floats64:
     """Z of every user, [n]; the mean starts at 1/2."""
     before = np.concatenate(([0.0], np.cumsum(outcomes)[:-1])) if len(outcomes) else outcomes
     means = (before + 0.5) / (np.arange(len(outcomes)) + 1.0)

@@ -409,6 +409,7 @@ class RecommendationService:
             "request": answer.request, "user": name, "time": time.time(), "model": answer.served.name,
             "experiment": self.settings.experiment.name, "variant": answer.variant,
             "item": None, "propensity": None, "score": None, "greedy_item": None, "greedy_score": None,
+            "greedy_propensity": None,
         }  # fmt: skip
         if ranked.explored is not None:
             shown = ranked.explored.place
@@ -418,6 +419,7 @@ class RecommendationService:
                 "score": float(ranked.explored_scores[shown]),
                 "greedy_item": release.item_ids[int(ranked.explored_rows[0])],
                 "greedy_score": float(ranked.explored_scores[0]),
+                "greedy_propensity": ranked.explored.greedy_propensity,
             }
         self.writer.expose(row)
 

@@ -112,6 +112,8 @@ class ExplorationSettings:
         scale: standard deviation of a user's taste in units of the fold-in's own uncertainty.
         samples: posterior samples of which one is chosen (thompson); propensities are exact given them.
         floor: probability with which the place is drawn uniformly, so that every item of the pool has a chance.
+        own_share: probability with which the model's own choice is shown whatever the method favours: what it would
+            have been worth can only be estimated where it had a chance.
         new_items: file of item ids, one a line, that count as new; the uniform draw is among them where there are
             any.
     """
@@ -122,6 +124,7 @@ class ExplorationSettings:
     scale: float = 0.3
     samples: int = 32
     floor: float = 0.05
+    own_share: float = 0.0
     new_items: str = ""
 
     def __post_init__(self) -> None:
@@ -129,6 +132,9 @@ class ExplorationSettings:
         checks.at_least(1, position=self.position, pool=self.pool, samples=self.samples)
         checks.positive(scale=self.scale)
         checks.fraction(floor=self.floor)
+        checks.non_negative(own_share=self.own_share)
+        if self.floor + self.own_share > 1.0:
+            raise ConfigurationError(f"Expected floor + own_share <= 1, got {self.floor + self.own_share:g}.")
 
 
 @dataclass(frozen=True, kw_only=True)

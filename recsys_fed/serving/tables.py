@@ -67,6 +67,7 @@ exposures = sa.Table(
     sa.Column("score", sa.Double),
     sa.Column("greedy_item", sa.String(128)),
     sa.Column("greedy_score", sa.Double),
+    sa.Column("greedy_propensity", sa.Double),
 )
 # Shares of an experiment's variants (JSON) from a moment on: whoever sees a first list then is assigned by them.
 assignments = sa.Table(
@@ -203,6 +204,7 @@ def _from_schema_1(connection: sa.Connection) -> None:
         "ALTER TABLE forgotten ADD COLUMN receipt VARCHAR(32) NOT NULL DEFAULT ''",
         "ALTER TABLE forgotten ADD COLUMN erased DOUBLE PRECISION",
         "ALTER TABLE forgotten ADD COLUMN readmitted DOUBLE PRECISION",
+        "ALTER TABLE exposures ADD COLUMN greedy_propensity DOUBLE PRECISION",
         "UPDATE forgotten SET receipt = SUBSTR(digest, 1, 24)",
         "CREATE INDEX ix_forgotten_receipt ON forgotten (receipt)",
     ):

@@ -108,6 +108,16 @@ def point_to(folder: Path, name: str, *, before: str | None = None) -> None:
     write_whole(folder / _CURRENT, json.dumps(record))
 
 
+def items_in_use(folder: Path) -> frozenset[str] | None:
+    """Items of the version in use; None before there is one."""
+    path = folder / _CURRENT
+    if not path.is_file():
+        return None
+    name = str(json.loads(path.read_text(encoding="utf-8"))["current"])
+    record = json.loads((folder / "versions" / name / RECORD).read_text(encoding="utf-8"))
+    return frozenset(map(str, record["item_ids"]))
+
+
 def adopt(folder: Path, name: str, *, new: bool) -> None:
     """At a start: use a version that was just packed, or the first one. One that was there before is left alone.
 

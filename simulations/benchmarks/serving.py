@@ -73,7 +73,7 @@ def _over_http(n_items: int, *, rate: float) -> tuple[Load, float]:
             return found, 1e3 * (processor_seconds(process) - before) / len(users)
 
 
-def made_service(folder: Path, n_items: int) -> str:
+def made_service(folder: Path, n_items: int, *, users: int = USERS) -> str:
     """A service's folder with random factors and histories; returns a token."""
     release = _release(n_items)
     place = ServicePaths(folder=folder)
@@ -82,7 +82,7 @@ def made_service(folder: Path, n_items: int) -> str:
     write_packed_model(release, target)
     point_to(folder, release.version)
     store, rng = FeedbackStore(place.address, key=place.key()), np.random.default_rng(1)
-    own = (rng.choice(n_items, size=HISTORY, replace=False).tolist() for _ in range(USERS))
+    own = (rng.choice(n_items, size=HISTORY, replace=False).tolist() for _ in range(users))
     events = (
         Event(user=f"u{user}", item=f"i{row}", kind=IMPORTED, time=0.0)
         for user, rows in enumerate(own)

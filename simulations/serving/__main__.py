@@ -1,4 +1,4 @@
-"""`python -m simulations.serving [replay|breadth|exploration|peeking]`: figures of docs/serving.md, as JSON."""
+"""`python -m simulations.serving [NAME ...]`: figures of docs/serving.md, as JSON; without names, all of them."""
 
 import argparse
 import json
@@ -8,7 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from simulations.serving.breadth import breadth_table
+from simulations.serving.logs import POLICIES, coverage
 from simulations.serving.peeking import claims
+from simulations.serving.pressure import pressure
 from simulations.serving.replay import Halves, halves, replay
 from simulations.serving.world import regret
 
@@ -39,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             }
             for popular in (0.3, 0.05)
         },
+        "pressure": pressure,
+        "coverage": lambda: {policy: coverage(policy, logs=500, users=1_000, seed=1) for policy in POLICIES},
         "peeking": lambda: {
             "A/A, 10% and 10%": claims(tests=1_000, users=2_000, rates=(0.1, 0.1), level=0.05, seed=1),
             "A/B, 10% and 15%": claims(tests=200, users=4_000, rates=(0.1, 0.15), level=0.05, seed=2),

@@ -32,11 +32,13 @@ class Load:
         milliseconds: from the time at which a request was due to its whole answer, [n].
         errors: requests without a 200.
         lag: the same for the client alone: how late it sent, in milliseconds, [n].
+        reopened: connections that were closed before an answer began, and were opened again, as every client does.
     """
 
     milliseconds: Floats64
     errors: int
     lag: Floats64
+    reopened: int = 0
 
     def quantile(self, q: float) -> float:
         """Of the milliseconds."""
@@ -83,17 +85,21 @@ async def _load(
     free: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
     for _ in range(_CONNECTIONS):
         free.put_nowait(await asyncio.open_connection("127.0.0.1", port))
-    taken, lag, failed = np.zeros(n), np.zeros(n), 0
+    taken, lag, failed, reopened = np.zeros(n), np.zeros(n), 0, 0
     start = time.perf_counter() + 0.1
 
     async def one(number: int) -> None:
-        nonlocal failed
+        nonlocal failed, reopened
         due = start + number / rate
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         lag[number] = time.perf_counter() - due
         reader, writer = await free.get()
         path, record = body(number)
         status = await _asked(reader, writer, path, record, token)
+        while status is None:
+            reopened += 1
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            status = await _asked(reader, writer, path, record, token)
         taken[number] = time.perf_counter() - due
         failed += status != 200
         free.put_nowait((reader, writer))
@@ -101,18 +107,21 @@ async def _load(
     await asyncio.wait_for(asyncio.gather(*(one(number) for number in range(n))), timeout=n / rate + _SECONDS)
     while not free.empty():
         free.get_nowait()[1].close()
-    return Load(milliseconds=1e3 * taken, errors=failed, lag=1e3 * lag)
+    return Load(milliseconds=1e3 * taken, errors=failed, lag=1e3 * lag, reopened=reopened)
 
 
 async def _asked(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str, record: dict[str, object], token: str
-) -> int:
-    """Send one request on an open connection and read its answer; returns the status."""
+) -> int | None:
+    """Send one request on an open connection and read its answer; the status, None if it was closed before."""
     content = json.dumps(record).encode()
     head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n"
     head += f"content-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
-    writer.write(head.encode() + content)
-    answer = await reader.readuntil(b"\r\n\r\n")
+    try:
+        writer.write(head.encode() + content)
+        answer = await reader.readuntil(b"\r\n\r\n")
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
     length = re.search(rb"content-length: (\d+)", answer)
     await reader.readexactly(int(length[1]) if length else 0)
     return int(answer[9:12])

@@ -25,7 +25,7 @@ def regret(method: str, *, users: int, rounds: int, scale: float, seed: int, pop
     counts as one, a dislike takes the item out; neither is shown again. All methods meet the same users and likes.
     """
     rng = np.random.default_rng([seed, 0])
-    release = _release(rng)
+    release = make_release(rng)
     genres = np.arange(_ITEMS) % _GENRES
     total = 0.0
     for user in range(users):
@@ -62,7 +62,7 @@ def _user_regret(
     return lost
 
 
-def _release(rng: np.random.Generator) -> PackedModel:
+def make_release(rng: np.random.Generator) -> PackedModel:
     """Items near the direction of their genre; the bias knows the popular genre."""
     genres = np.arange(_ITEMS) % _GENRES
     directions = np.linalg.qr(rng.normal(size=(_DIM, _DIM)))[0][:_GENRES]

@@ -75,6 +75,30 @@ def test_a_bad_file_changes_nothing(tmp_path, table):
     service.close()
 
 
+def test_an_export_is_for_its_owner_has_no_formula_and_known_items_only(tmp_path):
+    service = made_service(tmp_path / "service", feedback={"rating-minimum": 3.0})
+    odd = ["=1+1", "+4", "-5", "@sum", "'=1", "''@", "-cmd|calc", "anna"]
+    events = [(user, "i1", "buy", True) for user in odd]
+    append(service, *events, ("u", "no such item", "buy", True), ("u", "i7", "buy", True))
+    for number, (item, value) in enumerate((("i3", 2.0), ("i4", 4.0), ("i7", 1.0))):
+        # A rating below the limit is a dislike: no interaction, and the end of the one before.
+        event = Event(user="u", item=item, kind="rating", value=value, time=1.7e9, key=f"r{number}")
+        service.writer.append(event).result()
+    service.close()
+    path = tmp_path / "next.csv"
+    path.touch(mode=0o644)
+    code, out, _ = run_command("silo", "feedback-export", path, "--state", tmp_path / "service")
+    assert code == 0 and out.startswith("9 ") and path.stat().st_mode & 0o077 == 0
+    cells = {cell for line in path.read_text().splitlines()[1:] for cell in (line.split(",")[0], line.split(",")[1])}
+    assert not any(cell[0] in "=@\t\r" for cell in cells) and {"'=1+1", "-5", "+4", "anna"} <= cells
+    assert {"i4"} == {line.split(",")[1] for line in path.read_text().splitlines() if line.startswith("u,")}
+    # It comes in again under the names that they had.
+    again = made_service(tmp_path / "again")
+    assert import_interactions(path, again.store) == 9
+    assert [user for user in odd if again.store.of_user(user)] == odd
+    again.close()
+
+
 def test_one_event_that_cannot_be_written_fails_alone(tmp_path):
     service = made_service(tmp_path / "service")
     event = Event(user="u", item="i1", kind="buy", time=1.0, key="good")

@@ -11,7 +11,7 @@ from serving_kit import add_version, made_application, made_release, made_servic
 from starlette.testclient import TestClient
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.serving.experiment import assign_variant
+from recsys_fed.serving.experiment import _pair_chance, assign_variant, experiment_report
 from recsys_fed.serving.history import Event
 from recsys_fed.serving.sequential_test import compare_arms, largest_log_wealth, log_wealths
 from recsys_fed.serving.settings import Variant, serving_settings
@@ -144,7 +144,7 @@ def filled(folder, users=3_000):
             row = {
                 "request": f"{number:x}", "user": user, "time": start, "model": "m", "experiment": "trial",
                 "variant": variant, "item": "i1", "propensity": 0.5, "score": 1.0, "greedy_item": "i1",
-                "greedy_score": 1.0,
+                "greedy_score": 1.0, "greedy_propensity": 0.5,
             }  # fmt: skip
             service.store.log_exposures(connection, [row, row | {"time": start + 10.0}])
             if rng.uniform() < (0.4 if variant == "new" else 0.2):
@@ -187,3 +187,82 @@ def test_settings_refuse_what_makes_no_experiment():
         serving_settings({"api": {"nonsense": 1}})
     with pytest.raises(ConfigurationError, match="TLS"):
         serving_settings({"api": {"host": "0.0.0.0"}})  # noqa: S104
+
+
+def shown_first(service, user, *, start, variant):
+    row = {
+        "request": "ab", "user": user, "time": start, "model": "m", "experiment": "trial", "variant": variant,
+    }  # fmt: skip
+    with service.store.writing() as connection:
+        service.store.log_exposures(connection, [row])
+
+
+def bought(service, user, *, happened, received, key="k"):
+    event = Event(user=user, item="i1", kind="buy", time=happened, received=received, key=key)
+    service.writer.append(event).result()
+
+
+def report_of(service, **options):
+    return experiment_report(service.store, service.settings.experiment, **options)
+
+
+def successes(service, **options):
+    return sum(arm["successes"] for arm in report_of(service, **options)["variants"])
+
+
+def test_another_share_moves_nobody_who_was_there(tmp_path):
+    asked, users = [], [f"u{number}" for number in range(60)]
+    for shares in ((1.0, 1.0), (1.0, 9.0), (50.0, 1.0)):
+        arms = [{"name": "new", "share": shares[0]}, {"name": "control", "share": shares[1]}]
+        (tmp_path / "tokens.json").unlink(missing_ok=True)
+        gate, headers = made_application(tmp_path, experiment={"name": "trial", "variants": arms})
+        with TestClient(gate) as client:
+            ask = lambda user: client.post("/v1/recommendations", headers=headers["all"], json={"user": user})  # noqa: B023, E731
+            answers = [ask(user).json() for user in users for _ in range(2)]
+        asked.append([answer["variant"] for answer in answers])
+    assert asked[0] == asked[1] == asked[2] and len(set(asked[0])) == 2
+
+
+def test_the_report_takes_each_users_chance_as_it_was(tmp_path):
+    start = time.time() - 86_400.0
+    chances = [(-math.inf, {"a": 1.0, "b": 1.0}), (start, {"a": 1.0, "b": 1.0}), (start + 100, {"a": 1.0, "b": 3.0})]
+    assert _pair_chance(chances, start + 50, "b", "a") == 0.5
+    assert _pair_chance(chances, start + 150, "b", "a") == 0.75
+    assert _pair_chance([(-math.inf, {"a": 1.0})], start, "b", "a") == 0.0
+    # Nothing differs, and the share changed from 1 in 2 to 1 in 10: no difference is claimed.
+    rng = np.random.default_rng(6)
+    share = np.where(np.arange(4_000) < 2_000, 0.5, 0.1)
+    rates = np.where(np.arange(4_000) < 2_000, 0.1, 0.5)  # the later ones buy more, in either arm
+    treated, outcomes = rng.uniform(size=4_000) < share, (rng.uniform(size=4_000) < rates).astype(float)
+    assert not compare_arms(treated, outcomes, share=share, level=0.05).significant
+    assert compare_arms(treated, outcomes, share=0.3, level=0.05).significant  # as one share for all would have it
+
+
+def test_what_comes_late_changes_nobody_who_was_counted(tmp_path):
+    service = made_service(tmp_path, experiment=TABLE)
+    start = time.time() - 10 * 3_600.0
+    for user in ("in-time", "late", "before", "aside-later", "aside-early"):
+        shown_first(service, user, start=start, variant="new")
+    bought(service, "in-time", happened=start + 60, received=start + 61)
+    bought(service, "late", happened=start + 60, received=start + 3_601)
+    bought(service, "before", happened=start - 60, received=start + 61)
+    bought(service, "aside-later", happened=start + 60, received=start + 61)
+    bought(service, "aside-early", happened=start + 60, received=start + 61)
+    assert successes(service) == 3
+    # Put aside after the window has closed: it counted, and goes on counting; before, it never did.
+    service.writer.put_aside("aside-later", since=0.0).result()
+    service.writer.put_aside("aside-early", since=0.0).result()
+    with service.store.writing() as connection:
+        connection.exec_driver_sql(f"UPDATE events SET aside = {start + 100} WHERE \"user\" = 'aside-early'")
+    assert successes(service) == 2
+    assert {arm["variant"]: arm["users"] for arm in report_of(service)["variants"]} == {"control": 0, "new": 5}
+    service.close()
+
+
+def test_the_variant_is_that_of_the_first_list(tmp_path):
+    service = made_service(tmp_path, experiment=TABLE)
+    start = time.time() - 10 * 3_600.0
+    shown_first(service, "u", start=start, variant="new")
+    shown_first(service, "u", start=start + 5, variant="control")
+    assert {arm["variant"]: arm["users"] for arm in report_of(service)["variants"]} == {"control": 0, "new": 1}
+    service.close()
