@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from recsys_fed.cli.options import AsJson, emit
+from recsys_fed.cli.options import AsJson, emit, key_of
 from recsys_fed.errors import ConfigurationError, DataError
 
 StateFolder = Annotated[Path, typer.Option("--state", help="Folder of what the service keeps.")]
@@ -151,17 +151,41 @@ def report(
     state: StateFolder = DEFAULT_STATE,
     store: StoreUrl = "",
     plot: Annotated[Path | None, typer.Option(help="Also draw it: a PNG (needs recsys-fed[plots]).")] = None,
+    noise: Annotated[
+        float | None, typer.Option(help="Only counts, with noise of so many sensitivities; --ledger pays for it.")
+    ] = None,
+    ledger: Annotated[
+        str | None, typer.Option(help="A ledger of the service's own (recsys-fed privacy create).")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="The key of that ledger.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Which variant is better, so far: valid at every look, however often one looks."""
+    """Which variant is better, so far: valid at every look, however often one looks.
+
+    Exact reports are for those who may see the log: two of them, before and after one user, tell that user's outcome.
+    """
     from recsys_fed.report.deployment import draw_experiment, print_experiment  # noqa: PLC0415
     from recsys_fed.serving.experiment import experiment_report  # noqa: PLC0415
     from recsys_fed.serving.settings import read_serving_settings  # noqa: PLC0415
 
-    record = experiment_report(_store(state, store), read_serving_settings(settings).experiment)
+    wanted = read_serving_settings(settings).experiment
+    if noise is not None:
+        emit(_noisy_report(_store(state, store), wanted, noise=noise, ledger=ledger, key=key))
+        return
+    record = experiment_report(_store(state, store), wanted)
     if plot is not None:
         draw_experiment(record, plot)
     emit(record) if as_json else print_experiment(record)
+
+
+def _noisy_report(store: Any, experiment: Any, *, noise: float, ledger: str | None, key: Path | None) -> Any:
+    from recsys_fed.deployment.noisy_report import noisy_report  # noqa: PLC0415
+    from recsys_fed.ledger.ledger import Ledger  # noqa: PLC0415
+
+    if ledger is None or key is None:
+        raise ConfigurationError("Expected --ledger and --key with --noise: what is released has to be charged.")
+    opened = Ledger.open(ledger, key=key_of(key))
+    return noisy_report(store, experiment, ledger=opened, noise_multiplier=noise)
 
 
 def _store(state: Path, store: str) -> Any:

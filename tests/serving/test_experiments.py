@@ -266,3 +266,61 @@ def test_the_variant_is_that_of_the_first_list(tmp_path):
     shown_first(service, "u", start=start + 5, variant="control")
     assert {arm["variant"]: arm["users"] for arm in report_of(service)["variants"]} == {"control": 0, "new": 1}
     service.close()
+
+
+def test_noisy_counts_are_charged_before_anything_is_counted(tmp_path, monkeypatch):
+    folder, settings = tmp_path / "service", tmp_path / "serving.toml"
+    folder.mkdir()
+    filled(folder, users=2_500)
+    settings.write_text(
+        '[experiment]\nname = "trial"\nwindow-hours = 1.0\n'
+        '[[experiment.variants]]\nname = "control"\n[[experiment.variants]]\nname = "new"\n'
+    )
+    ledger, key = str(tmp_path / "own.sqlite"), tmp_path / "own.key"
+    made = ("privacy", "create", ledger, "--key", key, "--silo", "s", "--epsilon", 1.0, "--declared-users", 10_000)
+    code, _, err = run_command(*made)
+    assert code == 0, err
+    arguments = ("silo", "experiment", "report", "--settings", settings, "--state", folder, "--noise", 10.0)
+    assert run_command(*arguments)[0] == 2  # nothing without a ledger
+    code, out, err = run_command(*arguments, "--ledger", ledger, "--key", key)
+    assert code == 0, err
+    record = json_of(out)
+    exact = json_of(
+        run_command("silo", "experiment", "report", "--settings", settings, "--state", folder, "--json")[1]
+    )
+    assert record["standard_deviation"] == pytest.approx(10.0 * math.sqrt(2.0)) and "comparisons" not in record
+    for noisy, true in zip(record["variants"], exact["variants"], strict=True):
+        assert abs(noisy["users"] - true["users"]) < 100 and abs(noisy["successes"] - true["successes"]) < 100
+    # Once more is beyond the limit in the end: then nothing is counted.
+    from recsys_fed.deployment import noisy_report as room
+    from recsys_fed.errors import BudgetExceededError
+    from recsys_fed.ledger.ledger import Ledger
+    from recsys_fed.signing import SigningKey
+
+    opened, service = Ledger.open(ledger, key=SigningKey.load(key)), made_service(folder, experiment=TABLE)
+    assert opened.releases() == 1 and 0.05 < record["epsilon_spent"] <= 1.0
+    counted = []
+    monkeypatch.setattr(room, "experiment_report", lambda *_: counted.append(1))
+    with pytest.raises(BudgetExceededError):
+        room.noisy_report(service.store, service.settings.experiment, ledger=opened, noise_multiplier=0.5)
+    assert counted == [] and opened.releases() == 1
+    service.close()
+
+
+def test_one_user_changes_the_counts_by_no_more_than_the_noise_is_made_for(tmp_path):
+    """The plain oracle of the sensitivity: each user out in turn, the exact counts move by sqrt(2) at most."""
+    from recsys_fed.deployment.noisy_report import _SENSITIVITY
+
+    service = made_service(tmp_path, experiment=TABLE)
+    start = time.time() - 10 * 3_600.0
+    for number in range(6):
+        for place in range(3):
+            shown_first(service, f"u{number}", start=start + number + place, variant=("new", "control")[place % 2])
+        for key in range(number):
+            bought(service, f"u{number}", happened=start + 60, received=start + 61, key=f"k{key}")
+    counts = lambda: np.array([[arm["users"], arm["successes"]] for arm in report_of(service)["variants"]])  # noqa: E731
+    for number in range(6):
+        before = counts()
+        service.writer.forget(f"u{number}").result()
+        assert 0 < np.linalg.norm(counts() - before) <= _SENSITIVITY + 1e-12
+    service.close()
