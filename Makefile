@@ -7,14 +7,14 @@ READY := $(VENV)/.ready
 export FLWR_TELEMETRY_ENABLED = 0
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: demo-deployment setup run test check bench soak docs quality clean
+.PHONY: demo-deployment setup run test test-fast coverage check bench soak docs docs-site quality clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[flower,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[flower,dev,docs]'
 	touch $(READY)
 
 run: $(READY)
@@ -24,8 +24,18 @@ run: $(READY)
 demo-deployment: $(READY)
 	$(BIN)/python -m recsys_fed.deployment.demo runs/deployment-$$(date +%Y%m%dT%H%M%S)
 
+TESTS := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
 test: $(READY)
-	$(BIN)/pytest -m 'not soak' --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(TESTS) -m 'not soak'
+
+# A part that touches every package in under 90 seconds on two idle processors.
+test-fast: $(READY)
+	$(TESTS) -m 'not soak and not slow'
+
+# The same tests as `make test`, with the coverage of branches, which may not fall below the floor in pyproject.toml.
+coverage: $(READY)
+	$(TESTS) -m 'not soak' --cov --cov-report=term
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -43,10 +53,15 @@ soak: $(READY)
 docs: $(READY)
 	$(BIN)/python -m simulations.results
 
+# The documentation as a site, with the reference made from docstrings, built without network; every link is checked.
+docs-site: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python tests/check_site.py site
+
 # Everything of docs/quality.md: more than an hour on two idle processors; it goes on where it stopped.
 quality: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[text]'
 	$(BIN)/python -m simulations.quality
 
 clean:
-	rm -rf $(VENV) dist build runs
+	rm -rf $(VENV) dist build runs site

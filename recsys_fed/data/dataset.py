@@ -246,7 +246,11 @@ class Dataset:
         catalogue: Catalogue | None = None,
         name: str = "table",
     ) -> "Dataset":
-        """The interactions of an Arrow table; see `from_frame`."""
+        """The interactions of an Arrow table; see `from_frame`.
+
+        Raises:
+            DataError: a column is missing, or what `from_frame` refuses.
+        """
         roles = {"user": user, "item": item, "value": value, "time": time}
         named = {role: column for role, column in roles.items() if column is not None}
         if missing := [column for column in named.values() if column not in table.column_names]:

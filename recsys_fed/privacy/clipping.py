@@ -89,7 +89,7 @@ class JointRelease:
         return torch.cat([total * (self.body / clip_norm), count])
 
     def split(self, table: torch.Tensor, *, clip_norm: float, declared_users: int) -> tuple[torch.Tensor, float]:
-        """The noised sum in its own unit, and the clip norm of the next round."""
+        """The noised sum [rows, columns] in its own unit, without the last row of `table`, and the next clip norm."""
         excess = float(table[-1, 0]) / (self.count_share * self.l2_clip_norm * declared_users)
         share = min(max((1 + excess) / 2, 0.0), 1.0)
         return table[:-1] * (clip_norm / self.body), clip_norm * math.exp(-RATE * (share - QUANTILE))

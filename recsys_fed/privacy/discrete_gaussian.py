@@ -195,7 +195,7 @@ class _Recipe:
 def discrete_gaussian(
     shape: tuple[int, ...], *, standard_deviation: float, bits: RandomBits
 ) -> npt.NDArray[np.int64]:
-    """Independent draws of N_Z(0, standard_deviation^2), the discrete Gaussian of arXiv 2004.00010.
+    """Draws of that shape, independent, of N_Z(0, standard_deviation^2), the discrete Gaussian of arXiv 2004.00010.
 
     `standard_deviation` is the law's parameter sigma (its standard deviation itself for sigma >= 1 or so, and less
     below); 0 gives zeros.

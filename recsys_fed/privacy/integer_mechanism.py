@@ -125,7 +125,7 @@ def to_grid(values: npt.NDArray[np.float64], *, step: float, dither: npt.NDArray
 
 
 def to_int32(integers: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-    """Noised integers as they travel; what does not fit is cut off at the ends, which is post-processing."""
+    """Noised integers of any shape as they travel; what does not fit is cut off, which is post-processing."""
     return np.clip(integers, _INT32.min, _INT32.max).astype(np.int32)
 
 
@@ -229,7 +229,7 @@ class NoisySums:
         self._noised = np.zeros(shape[0], dtype=np.int32)
 
     def add(self, blocks: Iterable[tuple[int, torch.Tensor]], *, rows: torch.Tensor | None = None) -> None:
-        """One step's sum over users, as its blocks of rows in order: float64; `rows` names them where it is not all.
+        """One step's sum over users, blocks [n, dim] of float64 with their first row; `rows` [n] where it is not all.
 
         A sum over all rows gets its noise at once, one over some rows when they are read.
         """

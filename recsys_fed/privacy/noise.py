@@ -26,13 +26,13 @@ class NoiseSource(Protocol):
         """One of `privacy.events.NOISE_SOURCES`."""
 
     def integers(self, shape: tuple[int, ...], *, standard_deviation: float) -> npt.NDArray[np.int64]:
-        """Independent draws of the discrete Gaussian N_Z(0, standard_deviation^2); 0 gives zeros."""
+        """Draws of that shape, independent, of the discrete Gaussian N_Z(0, standard_deviation^2); 0 gives zeros."""
 
     def add_to(self, table: npt.NDArray[np.int32], *, standard_deviation: float) -> None:
         """Add such draws to every entry of a table in one piece, modulo 2^32; not the draws of `integers`."""
 
     def dither(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint16]:
-        """Independent uniform draws of 0 to 2^16 - 1, to round with; nothing else uses their bits."""
+        """Draws of that shape, uniform on 0 to 2^16 - 1, to round with; nothing else uses their bits."""
 
     def events(self, count: int, *, probability: float) -> npt.NDArray[np.bool_]:
         """Independent events of that probability, rounded down to a multiple of 2^-64: bool [count]."""
@@ -45,7 +45,7 @@ class _KeyedNoise:
         self._bits = RandomBits(key)
 
     def integers(self, shape: tuple[int, ...], *, standard_deviation: float) -> npt.NDArray[np.int64]:
-        """Independent draws of the discrete Gaussian N_Z(0, standard_deviation^2); 0 gives zeros."""
+        """Draws of that shape, independent, of the discrete Gaussian N_Z(0, standard_deviation^2); 0 gives zeros."""
         return discrete_gaussian(shape, standard_deviation=standard_deviation, bits=self._bits)
 
     def add_to(self, table: npt.NDArray[np.int32], *, standard_deviation: float) -> None:
@@ -56,7 +56,7 @@ class _KeyedNoise:
             table += self.integers(table.shape, standard_deviation=standard_deviation).astype(np.int32)
 
     def dither(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint16]:
-        """Independent uniform draws of 0 to 2^16 - 1, to round with."""
+        """Draws of that shape, uniform on 0 to 2^16 - 1, to round with."""
         return self._bits.uint16(int(np.prod(shape, dtype=np.int64))).reshape(shape)
 
     def events(self, count: int, *, probability: float) -> npt.NDArray[np.bool_]:

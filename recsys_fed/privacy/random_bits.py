@@ -47,11 +47,11 @@ class RandomBits:
             self._encryptor.update_into(_ZEROS[: len(part)], part)
 
     def uint16(self, count: int) -> npt.NDArray[np.uint16]:
-        """The next `count` numbers, uniform on 0 to 2^16 - 1."""
+        """The next `count` numbers, uniform on 0 to 2^16 - 1: [count]."""
         return self._numbers(count, np.dtype("<u2")).astype(np.uint16, copy=False)
 
     def uint32(self, count: int) -> npt.NDArray[np.uint32]:
-        """The next `count` numbers, uniform on 0 to 2^32 - 1."""
+        """The next `count` numbers, uniform on 0 to 2^32 - 1: [count]."""
         return self._numbers(count, np.dtype("<u4")).astype(np.uint32, copy=False)
 
     def _numbers(self, count: int, kind: np.dtype[np.unsignedinteger]) -> npt.NDArray[np.unsignedinteger]:

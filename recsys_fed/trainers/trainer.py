@@ -169,7 +169,7 @@ class Trainer(ABC):
         """Server: the state before the first round, from public facts."""
 
     def tables(self, state: Any, stage: Stage) -> Tables:
-        """Server: the released tables that the silos need for this stage; none without a word."""
+        """Server: the released tables, of any shape, that the silos need for this stage; none without a word."""
         return {}
 
     @abstractmethod
@@ -192,7 +192,7 @@ class Trainer(ABC):
     def local_update(
         self, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float], noise: LocalNoise
     ) -> torch.Tensor:
-        """Silo: its local steps' noised sums added up, integers in grid steps, for stages with `noise_inside`.
+        """Silo: its local steps' noised sums added up, in grid steps [rows, columns], where `noise_inside`.
 
         Raises:
             ConfigurationError: this trainer has no such stages.
@@ -201,7 +201,11 @@ class Trainer(ABC):
 
     @abstractmethod
     def step(self, state: Any, stage: Stage, total: torch.Tensor, *, noise_std: float, n_silos: int) -> Any:
-        """Server: the next state from the sum [rows, columns] over `n_silos` silos and the noise on its entries."""
+        """Server: the next state from the sum [rows, columns] over `n_silos` silos and the noise on its entries.
+
+        Raises:
+            ConfigurationError: the stage is not the next one of the plan.
+        """
 
     @abstractmethod
     def item_embeddings(self, state: Any) -> ItemEmbeddings:

@@ -109,7 +109,7 @@ def word_type(bits: int) -> np.dtype[np.unsignedinteger[Any]]:
 
 
 def apply_mask(words: Words, key: bytes, *, add: bool) -> None:
-    """Add the mask of a key to the words, in place, or take it away.
+    """Add the mask of a key to the words [entries], in place, or take it away.
 
     Guarantees: words masked with a key that is used for nothing else are indistinguishable from uniform ones, as AES
     is from a random permutation. Adding and taking away cancel exactly.

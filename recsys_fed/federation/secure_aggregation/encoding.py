@@ -110,7 +110,7 @@ def packed_size(entries: int, bits: int) -> int:
 
 
 def pack(words: Words, bits: int) -> bytes:
-    """The low `bits` bits of every word."""
+    """The low `bits` bits of every word of [entries], one after the other."""
     whole, rest = divmod(bits, 8)
     columns = np.ascontiguousarray(words, dtype=word_type(bits)).view(np.uint8).reshape(len(words), -1)
     planes = np.ascontiguousarray(columns[:, :whole]).tobytes()
@@ -124,7 +124,11 @@ def pack(words: Words, bits: int) -> bytes:
 
 
 def unpack(content: bytes, *, entries: int, bits: int) -> Words:
-    """The words that `pack` wrote; raises MalformedMessageError for another size or bits that are set in vain."""
+    """The words [entries] that `pack` wrote.
+
+    Raises:
+        MalformedMessageError: another size, or bits that are set in vain.
+    """
     if len(content) != packed_size(entries, bits):
         raise MalformedMessageError(
             f"Expected {packed_size(entries, bits)} bytes for {entries} integers of {bits} bits, got {len(content)}."
@@ -210,12 +214,12 @@ def modulus_for(*, declared_users: int, clip_steps: float, n_silos: int, noise_s
 
 
 def to_words(integers: npt.NDArray[np.integer], bits: int) -> Words:
-    """Signed integers modulo 2^b, as words."""
+    """Signed integers of any shape modulo 2^b, as words [entries]."""
     return np.ravel(integers).astype(np.int64).view(np.uint64).astype(word_type(bits))
 
 
 def from_words(words: Words, bits: int) -> npt.NDArray[np.int64]:
-    """The integers in [-2^(b-1), 2^(b-1)) that the words are congruent to modulo 2^b."""
+    """The integers [entries], from -2^(b-1) to below 2^(b-1), that the words are congruent to modulo 2^b."""
     shift = np.int64(64 - bits)
     # The sign bit of b bits becomes that of 64, and an arithmetic shift brings it back.
     return (words.astype(np.uint64) << np.uint64(64 - bits)).view(np.int64) >> shift

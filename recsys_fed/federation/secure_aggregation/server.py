@@ -114,6 +114,7 @@ def collect_inputs(state: SharesCollected, messages: Iterable[bytes]) -> tuple[I
     """Add the masked inputs up as they come; return who survived, for every survivor.
 
     Raises:
+        ReplayedMessageError: a silo sent two.
         TooFewSurvivorsError, MalformedMessageError, or what `envelope.open_envelope` raises.
     """
     terms = state.roster.terms
@@ -169,7 +170,7 @@ def _sealed_for_neighbours(silo: str, body: bytes, roster: Roster) -> Mapping[st
 
 
 def unmasked_sum(state: ConfirmationsCollected, messages: Iterable[bytes]) -> npt.NDArray[np.int64]:
-    """The sum of the survivors' integers in [-2^(b-1), 2^(b-1)), flat.
+    """The sum of the survivors' integers, from -2^(b-1) to below 2^(b-1): int64 [entries].
 
     Guarantees: every secret is checked against what its silo signed before it is used, so the sum is exactly that of
     the survivors' inputs, modulo 2^b, or there is none.

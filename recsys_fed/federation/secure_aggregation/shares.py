@@ -50,6 +50,9 @@ def split_secret(secret: bytes, points: Sequence[int], *, threshold: int) -> dic
     """One share for each point (from 1), `threshold` of which give the secret back.
 
     Guarantees: `threshold - 1` shares say nothing about the secret; coefficients come from the operating system.
+
+    Raises:
+        ConfigurationError: a secret of another length, points that repeat, or more needed than there are.
     """
     if len(secret) != SECRET_BYTES:
         raise ConfigurationError(f"Expected a secret of {SECRET_BYTES} bytes, got {len(secret)}.")

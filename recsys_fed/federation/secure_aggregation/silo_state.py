@@ -80,6 +80,7 @@ def state_of(content: bytes, kind: type[K]) -> K:
 
     Raises:
         ReplayedMessageError: this silo is at another step, or in no round.
+        DataFormatError: the bytes are no state.
     """
     record = parse_canonical(content) if content else {"state": "none"}
     if record["state"] != kind.__name__:
