@@ -7,6 +7,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+HERE = Path(__file__).resolve().parent
+# Names of files, relative to this folder; see CONTRIBUTING.md.
+SLOW = {line.split()[0] for line in (HERE / "slow_files.txt").read_text().splitlines() if not line.startswith("#")}
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 # Nothing that tests start reports to anybody, and no test downloads.
@@ -16,6 +19,14 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # How long an example takes says nothing where other processes share the machine.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of slow files, which `make test-fast` leaves out."""
+    for item in items:
+        if item.path.is_relative_to(HERE) and str(item.path.relative_to(HERE)) in SLOW:
+            item.add_marker("slow")
 
 
 @pytest.fixture

@@ -112,7 +112,11 @@ def test_simulate_in_a_pipe_says_how_far_it_is_beside_pure_json():
 
 @pytest.mark.parametrize(
     "environment",
-    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "latin-1"}],
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        pytest.param({"LC_ALL": "C", "PYTHONUTF8": "0"}, marks=pytest.mark.soak),
+        {"PYTHONIOENCODING": "latin-1"},
+    ],
     ids=["ascii", "C locale", "latin-1"],
 )
 def test_a_terminal_without_utf8_gets_no_traceback(places, environment):

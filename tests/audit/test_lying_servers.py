@@ -42,8 +42,8 @@ CONFIGS = {
         DP_SGD, rounds=3, dp_sgd={"schedule": "local", "local_steps": 2, "sampling_probability": 0.5, "loss": "bce"}
     ),
 }
-# Sequences for each configuration, of about ten requests each: 500 requests in all, and 10,000 for the long test.
-FEW, MANY, STEPS = 9, 150, 10
+# Sequences for each configuration, of about ten requests each: 400 requests in all, and 10,000 for the long test.
+FEW, MANY, STEPS = 5, 150, 10
 
 
 @cache

@@ -26,6 +26,7 @@ TRAINERS = {
     "spectral": {"trainer": "spectral"},
     "dp-sgd, sampled": {"trainer": "dp-sgd", "dp-sgd.sampling-probability": 0.5},
 }
+MARKS = {"dp-sgd, sampled": pytest.mark.soak}
 
 
 def in_two_processes(keys, folder) -> subprocess.CompletedProcess:
@@ -41,7 +42,9 @@ def in_two_processes(keys, folder) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False)
 
 
-@pytest.mark.parametrize("trainer", TRAINERS.values(), ids=TRAINERS)
+@pytest.mark.parametrize(
+    "trainer", [pytest.param(keys, id=name, marks=MARKS.get(name, ())) for name, keys in TRAINERS.items()]
+)
 def test_one_and_two_processes_give_the_same_item_embeddings(trainer, tmp_path):
     keys = KEYS | trainer
     simulation = Simulation(federation=parse(FederationConfig, keys), data=parse(SimulationConfig, keys))

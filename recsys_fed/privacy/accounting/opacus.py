@@ -97,10 +97,12 @@ def _relative_upper_bound(history: History, *, delta: float, least: float) -> fl
 def _least_eps_error(history: History, *, delta: float, loss_bound: float) -> float:
     """The error at which Opacus' grids, one a kind, have LARGEST_GRID points together.
 
-    Its mesh is eps_error / sqrt(steps log(12 / delta_error) / 2), over [-loss_bound - 3, loss_bound + 3].
+    Its mesh is eps_error / sqrt(steps log(12 / delta_error) / 2) over [-L - 3, L + 3] with delta_error = delta / 1000. L is
+    the larger of the loss of all steps at delta_error / 4 (`loss_bound`) and that of one step at delta_error / 8 steps.
     """
     steps = sum(count for _, _, count in history)
-    points_times_error = 2 * (loss_bound + 3) * math.sqrt(steps * math.log(12_000 / delta) / 2)
+    of_one = max(_rdp([(noise, probability, 1)], delta / (8_000 * steps)) for noise, probability, _ in history)
+    points_times_error = 2 * (max(loss_bound, of_one) + 3) * math.sqrt(steps * math.log(12_000 / delta) / 2)
     return max(points_times_error * len(history) / LARGEST_GRID, SMALLEST_EPS_ERROR)
 
 
