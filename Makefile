@@ -33,7 +33,7 @@ test: $(READY)
 test-fast: $(READY)
 	$(TESTS) -m 'not soak and not slow'
 
-# The same tests as `make test`, with the coverage of branches, which may not fall below the floor in pyproject.toml.
+# The same tests as `make test`, with the coverage of branches; `fail_under` in pyproject.toml is its floor, once it is measured.
 coverage: $(READY)
 	$(TESTS) -m 'not soak' --cov --cov-report=term
 
