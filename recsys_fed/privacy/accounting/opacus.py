@@ -97,7 +97,7 @@ def _relative_upper_bound(history: History, *, delta: float, least: float) -> fl
 def _least_eps_error(history: History, *, delta: float, loss_bound: float) -> float:
     """The error at which Opacus' grids, one a kind, have LARGEST_GRID points together.
 
-    Its mesh is eps_error / sqrt(steps log(12 / delta_error) / 2) over [-L - 3, L + 3], with delta_error = delta / 1000.
+    Its mesh is eps_error / sqrt(steps log(12 / delta_error) / 2) over [-L - 3, L + 3]; delta_error is delta / 1000.
     L is the larger of the loss of all steps at delta_error / 4 (`loss_bound`) and of one at delta_error / (8 steps).
     """
     steps = sum(count for _, _, count in history)
