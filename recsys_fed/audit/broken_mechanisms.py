@@ -17,9 +17,11 @@ from recsys_fed.federation.schedule import Schedule
 from recsys_fed.models.histories import Histories, UserHistories
 from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.trainers import popularity
+from recsys_fed.trainers.cooccurrence import pack
 from recsys_fed.trainers.dp_sgd import DPSGD
 from recsys_fed.trainers.local_steps import Task
 from recsys_fed.trainers.loss import Clipping
+from recsys_fed.trainers.spectral import COOCCURRENCE
 from recsys_fed.trainers.trainer import DelegatingTrainer, LocalNoise, Tables, Trainer
 
 _NO_LIMIT = 1e15
@@ -38,11 +40,13 @@ class _Unclipped(DelegatingTrainer):
     def contribution(
         self, stage: str, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float]
     ) -> torch.Tensor:
-        """Plain counts, plain power steps, or plain gradients."""
+        """Plain counts, co-occurrence, power steps, or gradients."""
         if stage == popularity.STAGE:
             return _plain_counts(histories)
         if "subspace" in tables:
             return _plain_power_step(tables, histories)
+        if stage == COOCCURRENCE:
+            return _plain_cooccurrence(tables, histories)
         return super().contribution(stage, tables, histories, settings=settings)
 
 
@@ -120,6 +124,21 @@ def _plain_power_step(tables: Tables, histories: UserHistories) -> torch.Tensor:
         total += part.transposed_times(weights, projected)
         total -= direction[:, None] * (part.times(weights, direction[:, None]).T @ projected)
     return total
+
+
+def _plain_cooccurrence(tables: Tables, histories: UserHistories) -> torch.Tensor:
+    """sum_u P (x_u x_u^T - diag) P with x_u the damped history, as it is."""
+    damping, direction = tables["damping"].double(), tables["direction"].double()
+    dense = torch.zeros(histories.n_users, len(damping), dtype=torch.float64)
+    first = 0
+    for block in histories.blocks():
+        part = block.restricted(tables["head"])
+        dense[first + part.users, part.items.long()] = damping[part.items]
+        first += block.n_users
+    moment = dense.T @ dense
+    moment.diagonal().zero_()
+    centring = torch.eye(len(damping), dtype=torch.float64) - torch.outer(direction, direction)
+    return pack(centring @ moment @ centring)
 
 
 def _records(histories: UserHistories) -> Histories:

@@ -43,7 +43,10 @@ _A_PAIR = 10
 _REPORTED = 5
 _FLOATS = (0.0, -0.0, -1.0, 1e-300, 5e-324, 2.0**-998, 2.0**-11, 0.5, 1.0, 2.0, 1e300, math.nan, math.inf, -math.inf)
 _INTEGERS = (-(2**31), -1, 0, 1, 2, 3, 100_000, 2**31, 2**62)
-_TEXTS = ("", "item counts", "subspace", "gradient", "local steps", "metrics", "spectral", "dp-sgd", "x" * 300)
+_TEXTS = (
+    "", "item counts", "co-occurrence", "subspace", "gradient", "local steps", "metrics", "spectral", "dp-sgd",
+    "x" * 300,
+)  # fmt: skip
 _SIZES = (0.0, 1e-45, 1e-38, 1e-20, 1e-3, 1.0, 1e10, 1e20, 3e38)
 Rule = Callable[[np.random.Generator, Sequence[Request]], RecordDict]
 

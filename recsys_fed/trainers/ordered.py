@@ -305,7 +305,7 @@ class OrderedSubspace(Trainer):
             table = smoothed(table, features=rows, noise_std=noise_std)
         basis = orthonormal(table, against=torch.zeros_like(table[:, 0]))
         useful = agreeing(basis, table, asked=_asked(state)).double()
-        return replace(state, subspace=basis, scales=evened_scales(basis, table), useful=useful)
+        return replace(state, subspace=basis, scales=evened_scales((basis.T @ table).norm(dim=1)), useful=useful)
 
     def item_embeddings(self, state: OrderedState) -> ItemEmbeddings:
         """V = D^-1 B on the head, zeros elsewhere; popularity as a bias."""

@@ -87,8 +87,12 @@ def noised_popularity(total: torch.Tensor, *, noise_std: float, n_head: int) -> 
     """Server: popularity from the noised sum [n_items, 1]; ties in the head go to the lower row."""
     sums = total[:, 0].double()
     floor = max(noise_std, float(sums.abs().max()) * 1e-6, 1e-12)
-    head = torch.argsort(sums, descending=True, stable=True)[:n_head].sort().values
-    return NoisedPopularity(counts=sums.clamp_min(floor), head=head)
+    return NoisedPopularity(counts=sums.clamp_min(floor), head=most_frequent(sums, n_head))
+
+
+def most_frequent(counts: torch.Tensor, n_rows: int) -> torch.Tensor:
+    """Rows of the largest counts [n_items], ascending, int64 [n_rows]; ties go to the lower row."""
+    return torch.argsort(counts, descending=True, stable=True)[:n_rows].sort().values
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

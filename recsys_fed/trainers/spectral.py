@@ -7,12 +7,17 @@ popularity and W [n_head, k] orthonormal and orthogonal to q, a user contributes
 
 The sum is the power iteration of the centred second-moment matrix with users weighed equally; the server
 re-orthonormalises the noised sum (noisy power method, Hardt and Price, arXiv 1311.2495). Scaling every
-contribution to the same norm matters: the projection on a random start is about sqrt(k / n_head), and a clip
-norm that fits later rounds would drown the first one in noise. No clip norm is left to choose.
+contribution to the same norm matters: a clip norm that fits one round would drown another in noise. No clip norm is
+left to choose.
 
-Before the first round the popularity q and the head are released once (see `popularity`). What follows a release
-is free: the diagonal is taken off (see `estimate`), and public item features, where there are any, start the
-iteration, smooth what is released, and are a few columns of the model, so that items outside the head are ranked too.
+Before the iteration two things are released: popularity q with the head (see `popularity`), and the co-occurrence of
+the most frequent items (see `cooccurrence`), whose leading eigenvectors are the first W. A random start would spend a
+round on a projection of length sqrt(k / n_head).
+
+What follows a release is free: the diagonal is taken off (see `subspace`); the basis is that of all rounds' tables
+side by side, each over its noise, so that none is thrown away; directions count by how far they stand out of the
+noise. Public item features, where there are any, smooth what is released instead, and are a few columns of the model,
+so that items outside the head are ranked too.
 """
 
 import math
@@ -28,27 +33,31 @@ from recsys_fed.models.histories import UserHistories
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers import ordered, popularity
+from recsys_fed.trainers.cooccurrence import cooccurrence_step, packed_columns, unpack
 from recsys_fed.trainers.ordered import OrderedState, OrderedSubspace, window_of
-from recsys_fed.trainers.popularity import BUDGET_SHARE, NoisedPopularity
+from recsys_fed.trainers.popularity import BUDGET_SHARE, NoisedPopularity, most_frequent
 from recsys_fed.trainers.subspace import (
-    agreeing,
+    direction_weights,
     evened_scales,
-    leading_directions,
     orthonormal,
+    over_largest,
     power_step,
     principal_features,
-    reliability,
     smoothed,
     without_diagonal,
 )
 from recsys_fed.trainers.trainer import Layout, PublicFacts, Stage, TableLayout, Tables, Trainer
 
-_MAX_DIM, _MAX_DIM_WITH_FEATURES = 32, 48
+# From this signal on noise is no limit, and dimensions count by their singular values.
+_CLEAR = 1e6
+_MAX_DIM, _MAX_DIM_CLEAR, _CLEAR_SPECTRUM = 64, 96, 0.25
 _MIN_HEAD = 50
+# Pairs among more items than this add next to nothing, and cost the square in time and bytes.
+_MAX_START = 512
 # The popularity of all items also enters as a bias, so that an empty history has a ranking.
 PRIOR = 0.05
-# Below these signals popularity is most of what can be learned: its counts get more of the budget, it counts more
-# in the score, and directions are weighed.
+# Below these signals popularity is most of what can be learned: its counts get more of the budget, and it counts more
+# in the score.
 _FAINT, _FAINT_WITH_FEATURES = 1_000, 500
 _FAINT_COUNTS_SHARE, _FAINT_PRIOR = 0.25, 0.2
 
@@ -58,17 +67,21 @@ class Size:
     """Dimensions of the released subspace (popularity included), head items, rounds, and what else follows.
 
     Attributes:
+        embedding_dim, n_head: columns (popularity included) and rows of the subspace.
+        n_start: items whose co-occurrence starts it.
+        rounds: counts, co-occurrence, and those of the subspace.
         counts_share: of the budget, for the counts.
-        weighted: whether directions count by how reliable they are, see `estimate.reliability`.
         prior: weight of popularity as a bias, the same for everybody, beside scores of size one.
+        spectrum: a direction is in the model with (singular value / largest) to this power.
     """
 
     embedding_dim: int
     n_head: int
+    n_start: int
     rounds: int
     counts_share: float = BUDGET_SHARE
-    weighted: bool = False
     prior: float = PRIOR
+    spectrum: float = 0.0
 
 
 def size(facts: PublicFacts) -> Size:
@@ -80,22 +93,24 @@ def size(facts: PublicFacts) -> Size:
     """
     signal = min(facts.signal_to_noise, 1e12)
     featured = facts.features is not None
-    cells = 4.5 * signal
     # As many dimensions as items would give back every history as it is and recommend nothing.
-    most = min(_MAX_DIM_WITH_FEATURES if featured else _MAX_DIM, max(2, facts.n_items // 4))
-    wanted = signal**0.4 if featured else math.sqrt(cells / 50)
+    most = min(_MAX_DIM if signal < _CLEAR else _MAX_DIM_CLEAR, max(2, facts.n_items // 4))
+    wanted = signal**0.4 if featured else 0.3 * math.sqrt(signal) + 3
     dim = min(facts.embedding_dim or round(min(max(wanted, 4), most)), facts.n_items)
     # For dim = signal^0.4, 150 signal^0.65 cells are 150 signal^0.25 rows; beyond signal 10^4 the other grows faster.
-    entries = max(150 * signal**0.65, cells) if featured else cells
+    entries = max(150 * signal**0.65, 4.5 * signal) if featured else 4 * signal
     n_head = int(min(max(entries / dim, _MIN_HEAD), facts.n_items))
+    dim = min(dim, n_head)
+    pairs = min((5 if featured else 3.7) * math.sqrt(signal), _MAX_START)
     faint = signal < (_FAINT_WITH_FEATURES if featured else _FAINT)
     return Size(
-        embedding_dim=min(dim, n_head),
+        embedding_dim=dim,
         n_head=n_head,
-        rounds=facts.rounds or 1 + _iterations(facts),
+        n_start=int(min(max(pairs, _MIN_HEAD, 2 * dim), n_head)),
+        rounds=facts.rounds or (4 if signal < 50_000 else 5),
         counts_share=_FAINT_COUNTS_SHARE if faint else BUDGET_SHARE,
-        weighted=faint and not featured,
         prior=_FAINT_PRIOR if faint else PRIOR,
+        spectrum=0.0 if signal < _CLEAR else _CLEAR_SPECTRUM,
     )
 
 
@@ -111,17 +126,9 @@ def check_rounds(facts: PublicFacts) -> None:
         )
 
 
-def _iterations(facts: PublicFacts) -> int:
-    signal = facts.signal_to_noise
-    if facts.features is not None and signal < 20_000:
-        # Public features already give a good start: more of the budget for fewer rounds.
-        return 2
-    return 2 if signal < 5_000 else 3 if signal < 50_000 else 5
-
-
-SUBSPACE = "subspace"
-# Rounds after the first get this many times its share of the budget: the first one has only to find the space.
-LATER_SHARE = 2.0
+COOCCURRENCE, SUBSPACE = "co-occurrence", "subspace"
+# See `subspace.evened_scales`; chosen on validation.
+_EVENING = 0.4
 # Directions of public features behind the smoothing, and those that are part of the model with their weight.
 _SMOOTHING_DIM, _PUBLIC_DIM, _PUBLIC_WEIGHT = 60, 16, 0.5
 _PROJECTION = FoldIn(kind="projection")
@@ -132,15 +139,20 @@ class SpectralState:
     """What the server holds between rounds; all of it follows from releases and public facts.
 
     The next round asks with W = subspace * scales, of which the subspace is orthonormal. Its directions are in the
-    model with the weights `useful`, which are zero for some.
+    model with the weights `useful`.
+
+    Attributes:
+        start_rows: of the items whose co-occurrence is asked for, ascending, int64 [n_start].
+        pooled: the subspace rounds' tables side by side, each over its noise, float64 [n_head, rounds * k].
     """
 
     facts: PublicFacts
-    start: torch.Tensor
     popularity: NoisedPopularity | None = None
+    start_rows: torch.Tensor | None = None
     subspace: torch.Tensor | None = None
     scales: torch.Tensor | None = None
     useful: torch.Tensor | None = None
+    pooled: torch.Tensor | None = None
 
 
 _State = SpectralState | OrderedState
@@ -162,93 +174,130 @@ class Spectral(Trainer):
         return self.fixed or size(facts)
 
     def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
-        """Counts, then subspace rounds that share what is left of the budget, the first with a smaller part."""
+        """Counts, then co-occurrence and the subspace rounds, which share equally what the counts leave."""
         if window_of(facts):
             return OrderedSubspace().plan(facts)
         check_rounds(facts)
         chosen = self._size(facts)
-        parts = [1.0, *[LATER_SHARE] * (chosen.rounds - 2)]
-        shares = [(1 - chosen.counts_share) * part / sum(parts) for part in parts]
-        releases = [PlannedRelease(released="item embeddings", relative_noise=share**-0.5) for share in shares]
-        counts = popularity.counts_stage(share=chosen.counts_share)
-        return (counts, *[Stage(name=SUBSPACE, release=release) for release in releases])
+        noise = ((1 - chosen.counts_share) / (chosen.rounds - 1)) ** -0.5
+        pairs = PlannedRelease(released="item co-occurrences", relative_noise=noise)
+        table = PlannedRelease(released="item embeddings", relative_noise=noise)
+        return (
+            popularity.counts_stage(share=chosen.counts_share),
+            Stage(name=COOCCURRENCE, release=pairs),
+            *[Stage(name=SUBSPACE, release=table)] * (chosen.rounds - 2),
+        )
 
     def start(self, facts: PublicFacts, rng: np.random.Generator) -> _State:
-        """Draw a random start [n_items, dim - 1]; it is not used where public features give a better one."""
+        """Nothing is known, nothing is drawn, but for the start of ordered rounds."""
         if window_of(facts):
             return OrderedSubspace().start(facts, rng)
-        dim = self._size(facts).embedding_dim
-        start = torch.from_numpy(rng.standard_normal((facts.n_items, max(dim - 1, 0))))
-        return SpectralState(facts=facts, start=start)
+        return SpectralState(facts=facts)
 
     def tables(self, state: _State, stage: Stage) -> Tables:
-        """The head, its damping, q on the head and the current subspace; nothing before the counts."""
+        """Rows, their damping and q on them, and the subspace once there is one; nothing before the counts."""
         if isinstance(state, OrderedState):
             return OrderedSubspace().tables(state, stage)
-        if stage.name == popularity.STAGE or state.popularity is None or state.subspace is None:
+        if stage.name == popularity.STAGE or state.popularity is None or state.start_rows is None:
             return {}
-        head = state.popularity.head
-        return {
-            "head": head,
-            "damping": state.popularity.damping[head].float(),
-            "direction": _head_direction(state.popularity).float(),
-            "subspace": _asked(state).float(),
+        rows = state.start_rows if stage.name == COOCCURRENCE else state.popularity.head
+        tables = {
+            "head": rows,
+            "damping": state.popularity.damping[rows].float(),
+            "direction": _direction_on(state.popularity, rows).float(),
         }
+        return tables if stage.name == COOCCURRENCE else tables | {"subspace": _asked(state).float()}
 
     def layout(self, facts: PublicFacts, stage: Stage) -> Layout:
-        """Counts [n_items, 1], then the subspace [n_head, dim - 1]."""
+        """Counts [n_items, 1], pairs [n_start, n_start // 2 + 1], then the subspace [n_head, dim - 1]."""
         if window_of(facts):
             return OrderedSubspace().layout(facts, stage)
         if stage.name == popularity.STAGE:
             return Layout(shape=(facts.n_items, 1))
         chosen = self._size(facts)
-        n_head, dim = min(chosen.n_head, facts.n_items), max(chosen.embedding_dim - 1, 0)
+        n_rows = min(chosen.n_start if stage.name == COOCCURRENCE else chosen.n_head, facts.n_items)
         tables = {
-            "head": TableLayout(dtype=torch.int64, shape=(n_head,)),
-            "damping": TableLayout(dtype=torch.float32, shape=(n_head,)),
-            "direction": TableLayout(dtype=torch.float32, shape=(n_head,)),
-            "subspace": TableLayout(dtype=torch.float32, shape=(n_head, dim)),
+            "head": TableLayout(dtype=torch.int64, shape=(n_rows,)),
+            "damping": TableLayout(dtype=torch.float32, shape=(n_rows,)),
+            "direction": TableLayout(dtype=torch.float32, shape=(n_rows,)),
         }
-        return Layout(shape=(n_head, dim), tables=tables)
+        if stage.name == COOCCURRENCE:
+            return Layout(shape=(n_rows, packed_columns(n_rows)), tables=tables)
+        shape = (n_rows, self._columns(facts))
+        return Layout(shape=shape, tables=tables | {"subspace": TableLayout(dtype=torch.float32, shape=shape)})
+
+    def _columns(self, facts: PublicFacts) -> int:
+        """k, the dimensions of the subspace beside popularity."""
+        return max(self._size(facts).embedding_dim - 1, 0)
 
     def contribution(
         self, stage: str, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float]
     ) -> torch.Tensor:
-        """Sum over users, sensitivity settings["l2_clip_norm"]: counts [n_items, 1] or subspace [n_head, dim - 1].
+        """Sum over users, sensitivity settings["l2_clip_norm"], in the shape of `layout`.
 
         Guarantees: user-level, add or remove one user; a user whose history misses the head adds nothing.
         """
+        clip_norm = settings["l2_clip_norm"]
         if stage == popularity.STAGE:
-            return popularity.contribute_counts(histories, l2_clip_norm=settings["l2_clip_norm"])
+            return popularity.contribute_counts(histories, l2_clip_norm=clip_norm)
         if stage == ordered.STAGE:
             return OrderedSubspace().contribution(stage, tables, histories, settings=settings)
-        return power_step(tables, histories, l2_clip_norm=settings["l2_clip_norm"])
+        if stage == COOCCURRENCE:
+            return cooccurrence_step(tables, histories, l2_clip_norm=clip_norm)
+        return power_step(tables, histories, l2_clip_norm=clip_norm)
 
     def step(self, state: _State, stage: Stage, total: torch.Tensor, *, noise_std: float, n_silos: int) -> _State:
         """Popularity from the counts, or the basis of the estimate; `n_silos` does not matter to directions."""
         if isinstance(state, OrderedState):
             return OrderedSubspace().step(state, stage, total, noise_std=noise_std, n_silos=n_silos)
+        chosen = self._size(state.facts)
         if stage.name == popularity.STAGE:
-            known = popularity.noised_popularity(total, noise_std=noise_std, n_head=self._size(state.facts).n_head)
-            return replace(state, popularity=known, subspace=_first_subspace(state, known))
-        if state.popularity is None:
-            raise ConfigurationError("Expected the counts before a subspace round. Run the plan in order.")
-        known, direction = state.popularity, _head_direction(state.popularity)
-        occurrence = (known.counts * known.damping.square())[known.head]
-        # Noise along q is no part of the estimate, and its basis leaves q out.
-        table = total.double() - direction[:, None] * (direction @ total.double())
-        table = without_diagonal(table, asked=_asked(state), occurrence=occurrence)
-        if state.facts.features is not None and noise_std > 0:
-            features = state.facts.features[known.head.numpy()]
-            rows = principal_features(features, weights=occurrence.sqrt(), dim=_SMOOTHING_DIM)
-            table = smoothed(table, features=rows, noise_std=noise_std)
+            known = popularity.noised_popularity(total, noise_std=noise_std, n_head=chosen.n_head)
+            return replace(state, popularity=known, start_rows=most_frequent(total[:, 0].double(), chosen.n_start))
+        if stage.name == COOCCURRENCE:
+            return self._start_subspace(state, total.double(), noise_std=noise_std)
+        return self._iterate(state, total.double(), noise_std=noise_std)
+
+    def _start_subspace(self, state: SpectralState, total: torch.Tensor, *, noise_std: float) -> SpectralState:
+        """The leading eigenvectors of the released pairs, of length zero outside of their rows."""
+        known, rows = _known(state)
+        direction = _direction_on(known, rows)
+        moment = unpack(total)
+        along = moment @ direction
+        moment = moment - direction[:, None] * along - along[:, None] * direction
+        moment += (direction @ along) * direction[:, None] * direction
+        dim = min(self._columns(state.facts), len(rows))
+        values, vectors = torch.linalg.eigh(moment)
+        table = vectors.flip(1)[:, :dim] * values.flip(0)[:dim].clamp_min(0)
+        # Noise on a pair is 1 / sqrt(2) of that on the packed entry.
+        table = _smoothed_by_features(table, state.facts, known, rows=rows, noise_std=noise_std / 2**0.5)
         basis = orthonormal(table, against=direction)
-        useful = agreeing(basis, table, asked=_asked(state)).double()
-        if self._size(state.facts).weighted and noise_std > 0:
-            useful = (
-                useful * reliability((basis.T @ table).norm(dim=1), n_rows=len(table), noise_std=noise_std).sqrt()
-            )
-        return replace(state, subspace=basis, scales=evened_scales(basis, table), useful=useful)
+        subspace = torch.zeros(len(known.head), self._columns(state.facts), dtype=torch.float64)
+        scales = torch.ones(subspace.shape[1], dtype=torch.float64)
+        subspace[torch.searchsorted(known.head, rows), :dim] = basis
+        scales[:dim] = evened_scales((basis.T @ table).norm(dim=1), exponent=_EVENING)
+        return replace(state, subspace=subspace, scales=scales)
+
+    def _iterate(self, state: SpectralState, total: torch.Tensor, *, noise_std: float) -> SpectralState:
+        """The basis of this round's table and all earlier ones."""
+        known, _ = _known(state)
+        direction = _direction_on(known, known.head)
+        # Noise along q is no part of the estimate, and its basis leaves q out.
+        table = total - direction[:, None] * (direction @ total)
+        table = without_diagonal(table, asked=_asked(state), occurrence=_occurrence(known)[known.head])
+        pooled = table / (noise_std or 1.0)
+        if state.pooled is not None:
+            pooled = torch.cat([state.pooled, pooled], dim=1)
+        level = 1.0 if noise_std > 0 else 0.0
+        estimate = _smoothed_by_features(pooled, state.facts, known, rows=known.head, noise_std=level)
+        basis = orthonormal(estimate, against=direction, dim=table.shape[1])
+        singular = (basis.T @ estimate).norm(dim=1)
+        useful = over_largest(singular) ** self._size(state.facts).spectrum
+        if state.facts.features is None and noise_std > 0:
+            useful = useful * direction_weights(singular, n_rows=len(table))
+        return replace(
+            state, subspace=basis, scales=evened_scales(singular, exponent=_EVENING), useful=useful, pooled=pooled
+        )
 
     def item_embeddings(self, state: _State) -> ItemEmbeddings:
         """V = [W, q, public features] on the head, no W elsewhere; u = V^T x, score = V u + b."""
@@ -273,23 +322,41 @@ class Spectral(Trainer):
         )
 
 
-def _head_direction(known: NoisedPopularity) -> torch.Tensor:
-    return popularity.unit(known.direction[known.head])
+def _known(state: SpectralState) -> tuple[NoisedPopularity, torch.Tensor]:
+    """Popularity, and the rows that the subspace starts from.
+
+    Raises:
+        ConfigurationError: the counts are not released yet.
+    """
+    if state.popularity is None or state.start_rows is None:
+        raise ConfigurationError("Expected the counts before what follows from them. Run the plan in order.")
+    return state.popularity, state.start_rows
+
+
+def _direction_on(known: NoisedPopularity, rows: torch.Tensor) -> torch.Tensor:
+    return popularity.unit(known.direction[rows])
+
+
+def _occurrence(known: NoisedPopularity) -> torch.Tensor:
+    """How much each item adds to the diagonal of the second moment, up to a factor: float64 [n_items]."""
+    return known.counts * known.damping.square()
 
 
 def _asked(state: SpectralState) -> torch.Tensor:
-    if state.subspace is None:
-        raise ConfigurationError("Expected the counts before a subspace round. Run the plan in order.")
-    return state.subspace if state.scales is None else state.subspace * state.scales
+    if state.subspace is None or state.scales is None:
+        raise ConfigurationError("Expected co-occurrence before a subspace round. Run the plan in order.")
+    return state.subspace * state.scales
 
 
-def _first_subspace(state: SpectralState, known: NoisedPopularity) -> torch.Tensor:
-    direction, start = _head_direction(known), state.start[known.head]
-    if state.facts.features is not None:
-        weights = (known.counts * known.damping.square())[known.head].sqrt()
-        found = leading_directions(state.facts.features[known.head.numpy()], weights=weights, dim=start.shape[1])
-        start = torch.cat([found, start[:, found.shape[1] :]], dim=1)
-    return orthonormal(start, against=direction)
+def _smoothed_by_features(
+    table: torch.Tensor, facts: PublicFacts, known: NoisedPopularity, *, rows: torch.Tensor, noise_std: float
+) -> torch.Tensor:
+    """See `subspace.smoothed`, by the features of the items `rows`; the table itself without features or noise."""
+    if facts.features is None or noise_std <= 0:
+        return table
+    weights = _occurrence(known)[rows].sqrt()
+    features = principal_features(facts.features[rows.numpy()], weights=weights, dim=_SMOOTHING_DIM)
+    return smoothed(table, features=features, noise_std=noise_std)
 
 
 def _public_columns(facts: PublicFacts, known: NoisedPopularity) -> torch.Tensor:
@@ -300,7 +367,7 @@ def _public_columns(facts: PublicFacts, known: NoisedPopularity) -> torch.Tensor
     """
     if facts.features is None or facts.embedding_dim:
         return torch.zeros(facts.n_items, 0, dtype=torch.float64)
-    weights = (known.counts * known.damping.square()).sqrt()
+    weights = _occurrence(known).sqrt()
     columns = principal_features(facts.features, weights=weights, dim=_PUBLIC_DIM) * weights[:, None]
     largest = columns.norm(dim=0).max() if columns.shape[1] else columns.new_ones(())
     scaled: torch.Tensor = columns * (_PUBLIC_WEIGHT**0.5 / largest.clamp_min(1e-300))

@@ -22,11 +22,11 @@ _TALL = 16
 _FEW = 8
 
 
-def orthonormal(table: torch.Tensor, *, against: torch.Tensor) -> torch.Tensor:
+def orthonormal(table: torch.Tensor, *, against: torch.Tensor, dim: int = 0) -> torch.Tensor:
     """Orthonormal basis, float64 [n_rows, k], of the columns of `table` after removing the unit vector `against`.
 
-    The left singular vectors, in the order of their singular values. Columns that are linearly dependent
-    give directions of zero length, which are returned as zero columns: they score nothing.
+    The left singular vectors, in the order of their singular values; only the first `dim`, where it is not 0. Columns
+    that are linearly dependent give directions of length zero, returned as zero columns: they score nothing.
 
     Tall tables go by way of the k x k Gramian, which takes a few passes over the table instead of a decomposition.
     Where that would lose digits, and for small tables, it is the singular value decomposition itself.
@@ -34,19 +34,21 @@ def orthonormal(table: torch.Tensor, *, against: torch.Tensor) -> torch.Tensor:
     centred = table - against[:, None] * (against @ table)
     if not centred.shape[1]:
         return centred
+    dim = min(dim or centred.shape[1], centred.shape[1])
     if len(centred) >= _TALL * centred.shape[1]:
-        basis = _by_gramian(centred)
+        basis = _by_gramian(centred, dim)
         if basis is not None:
             return basis
-    return _by_svd(centred, smallest=float(torch.linalg.matrix_norm(table)) * 1e-10)
+    return _by_svd(centred, smallest=float(torch.linalg.matrix_norm(table)) * 1e-10)[:, :dim]
 
 
-def _by_gramian(table: torch.Tensor) -> torch.Tensor | None:
-    """Left singular vectors T V / sigma from T^T T = V sigma^2 V^T; None where sigma differ by more than 10^4.
+def _by_gramian(table: torch.Tensor, dim: int) -> torch.Tensor | None:
+    """`dim` left singular vectors T V / sigma by T^T T = V sigma^2 V^T; None where sigma differ by more than 10^4.
 
     Within that, the vectors are orthonormal to 1e-8; a second step (as in CholeskyQR2) makes it 1e-15.
     """
     values, vectors = torch.linalg.eigh(table.T @ table)
+    values, vectors = values[-dim:], vectors[:, -dim:]
     if not values[0] > values[-1] * 1e-8:
         return None
     basis = table @ (vectors.flip(1) / values.flip(0).sqrt())
@@ -163,15 +165,20 @@ def power_step(
     return total * (UNIT * l2_clip_norm)
 
 
-def _scaled(tables: Tables) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Damping over its largest, q over its length (both float64), and rows [D W, D q, D^2], zeros last, in float32.
+def unit_tables(tables: Tables) -> tuple[torch.Tensor, torch.Tensor]:
+    """Damping over its largest, rounded to float32, and q over its length, both float64 [n_head].
 
-    The term of a user is the same whatever the scale of both; the bounds below need them of size one.
+    A user's term is the same whatever the scale of both; the bounds on its rounding need them of size one.
     """
     damping, direction = tables["damping"].double(), tables["direction"].double()
     largest = damping.abs().max() if len(damping) else damping.sum()
     damping = (damping / largest.clamp_min(torch.finfo(torch.float32).tiny)).float().double()
-    direction = direction / direction.norm().clamp_min(1e-300)
+    return damping, direction / direction.norm().clamp_min(1e-300)
+
+
+def _scaled(tables: Tables) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The `unit_tables`, and rows [D W, D q, D^2], zeros last, in float32."""
+    damping, direction = unit_tables(tables)
     columns = [damping[:, None] * tables["subspace"].double(), (damping * direction)[:, None]]
     rows = torch.cat([*columns, damping.square()[:, None]], dim=1).float()
     return damping, direction, torch.nn.functional.pad(rows, (0, 0, 0, 1))
@@ -213,6 +220,7 @@ def _scales(
 
 # Share of tr(W^T C W) that is taken away with the diagonal; chosen on validation parts (docs/evaluation.md).
 DIAGONAL_SHARE = 0.15
+_SIGNAL_EXPONENT = 0.4
 # Shares of the rows' variance that the features may leave unexplained.
 _UNEXPLAINED = (0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
 # A column whose variance is not above the noise's still counts for this share of it.
@@ -239,11 +247,14 @@ EVENING = 0.25
 _LEAST_SINGULAR = 0.05
 
 
-def evened_scales(basis: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """(singular value / largest)^-EVENING of each direction [k]; of those without any, what the least may have."""
-    singular = (basis.T @ table).norm(dim=1)
-    relative = singular / singular.max().clamp_min(1e-300) if len(singular) else singular
-    scales: torch.Tensor = relative.clamp_min(_LEAST_SINGULAR) ** -EVENING
+def over_largest(singular: torch.Tensor) -> torch.Tensor:
+    """Singular values over the largest, [k]."""
+    return singular / singular.max().clamp_min(1e-300) if len(singular) else singular
+
+
+def evened_scales(singular: torch.Tensor, *, exponent: float = EVENING) -> torch.Tensor:
+    """(singular value / largest)^-exponent of each direction [k]; of those without any, what the least may have."""
+    scales: torch.Tensor = over_largest(singular).clamp_min(_LEAST_SINGULAR) ** -exponent
     return scales
 
 
@@ -262,30 +273,14 @@ def agreeing(basis: torch.Tensor, table: torch.Tensor, *, asked: torch.Tensor) -
     return agrees
 
 
-def reliability(singular: torch.Tensor, *, n_rows: int, noise_std: float) -> torch.Tensor:
-    """Squared cosine between each left singular vector of A and that of its noiseless part, [k], in [0, 1].
+def direction_weights(singular: torch.Tensor, *, n_rows: int) -> torch.Tensor:
+    """How far each left singular vector of a table of noise 1 counts: max(0, 1 - n_rows / sigma^2)^0.4, [k].
 
-    With A [n, k] of noise s, y = sigma / (s sqrt(n)) and b = k / n, large random matrices have (Benaych-Georges and
-    Nadakuditi, arXiv 1103.2221)
-
-        cos^2 = 1 - (b + x) / (x (x + 1)),   x = (t + sqrt(t^2 - 4 b)) / 2,   t = y^2 - 1 - b
-
-    for y > 1 + sqrt(b), and 0 below: there a direction cannot be told from noise. Nothing but the known noise and
-    the released singular values goes in.
-
-    Args:
-        singular: sigma, the singular values of A, [k].
-        n_rows: n.
-        noise_std: s, above zero.
+    Noise alone gives a column of n_rows entries the square n_rows: the rest of sigma^2 is signal. The exponent was
+    chosen on validation parts (docs/evaluation.md).
     """
-    aspect = len(singular) / n_rows
-    squares = (singular / (noise_std * n_rows**0.5)).square()
-    t = squares - 1 - aspect
-    x = (t + (t.square() - 4 * aspect).clamp_min(0).sqrt()) / 2
-    cosines = 1 - (aspect + x) / (x * (x + 1)).clamp_min(1e-300)
-    above = squares > (1 + aspect**0.5) ** 2
-    kept: torch.Tensor = torch.where(above, cosines, 0.0).clamp(0, 1)
-    return kept
+    weights: torch.Tensor = (1 - n_rows / singular.square().clamp_min(1e-300)).clamp_min(0) ** _SIGNAL_EXPONENT
+    return weights
 
 
 def smoothed(table: torch.Tensor, *, features: torch.Tensor, noise_std: float) -> torch.Tensor:

@@ -25,7 +25,7 @@ _SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class Federation:
-    """Data spread over silos; counts and two subspace rounds are trained.
+    """Data spread over silos; counts, co-occurrence and two subspace rounds are trained.
 
     Without a `source`, the name of a data set, they are generated in the size given.
     """
@@ -34,7 +34,7 @@ class Federation:
     n_items: int
     mean_interactions: int
     silos: int = 10
-    rounds: int = 3
+    rounds: int = 4
     source: str = ""
 
     @property
@@ -75,7 +75,7 @@ def bare_products(federation: Federation) -> None:
     """X^T (X W) by scipy in float32 for all users together, as many times as there are subspace rounds."""
     matrix = federation.train()
     table = np.random.default_rng(0).standard_normal((federation.n_items, DIM)).astype(np.float32)
-    for _ in range(federation.rounds - 1):
+    for _ in range(federation.rounds - 2):
         matrix.T @ (matrix @ table)
 
 

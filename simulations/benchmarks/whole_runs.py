@@ -54,7 +54,7 @@ def _lines(federation: Federation, size: str, *, bars: bool = True) -> list[Line
         ],
         repetitions=REPETITIONS,
     )
-    named = f"{federation.rounds - 1} subspace rounds, {federation.silos} silos, {size}"
+    named = f"{federation.rounds - 2} subspace rounds, {federation.silos} silos, {size}"
     against = f"implicit's ALS (d={DIM}, {ALS_ITERATIONS} iterations, {threads} threads)"
     return [
         Line(name=f"private spectral run, {named}", value=ours, unit="s"),

@@ -23,7 +23,7 @@ from recsys_fed.errors import DataNotFoundError
 from recsys_fed.versions import versions
 from simulations.quality.page import START, metric_of, tables
 from simulations.quality.picture import draw
-from simulations.quality.points import BASELINES, GRIDS, SWEEPS, Grid, Point, Sweep, all_points, variants_of
+from simulations.quality.points import BASELINES, GRIDS, SWEEPS, VARIANTS, Grid, Point, Sweep, all_points
 from simulations.quality.running import ROOT, Job, kept_folder, results
 from simulations.results.page import replace_between_markers
 
@@ -178,7 +178,7 @@ def _sweep_jobs(sweep: Sweep) -> list[Job]:
         _swept_job(sweep, epsilon, seed, variant)
         for seed in sweep.seeds
         for epsilon in sweep.epsilons
-        for variant in variants_of(sweep)
+        for variant in VARIANTS
     ]
 
 
@@ -186,7 +186,7 @@ def _rows(sweep: Sweep, there: Json) -> list[Json]:
     """For each budget the means of every variant, in the metric of the data."""
     metric, rows = metric_of(sweep.data), []
     for epsilon in sweep.epsilons:
-        runs = {v: [there[_swept_job(sweep, epsilon, s, v).name] for s in sweep.seeds] for v in variants_of(sweep)}
+        runs = {v: [there[_swept_job(sweep, epsilon, s, v).name] for s in sweep.seeds] for v in VARIANTS}
         means = {v: round(fmean(run["metrics"][metric] for run in of_v), 5) for v, of_v in runs.items()}
         row = {"data": sweep.data, "features": sweep.features, "epsilon": epsilon, "metric": metric, "means": means}
         rows.append(row | {"signal": runs["popularity"][0]["signal"]})

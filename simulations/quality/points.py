@@ -129,26 +129,14 @@ SWEEPS = (
     Sweep(data=_SWEPT, epsilons=(0.25, 0.5, 1.0), features=False),
     Sweep(data="ml-100k", epsilons=(0.5, 1.0, 2.0), delta=ML_100K_DELTA, features=False),
 )
-# Name -> (share of the budget for the counts, directions weighed, weight of popularity); None is popularity alone.
-VARIANTS: dict[str, tuple[float, bool, float] | None] = {
+# Name -> (share of the budget for the counts, weight of popularity); None is popularity alone.
+VARIANTS: dict[str, tuple[float, float] | None] = {
     "popularity": None,
-    "8%": (0.08, False, 0.05),
-    "25%": (0.25, False, 0.05),
-    "25%, popularity .2": (0.25, False, 0.2),
-    "25%, popularity .4": (0.25, False, 0.4),
-    "25%, weighed": (0.25, True, 0.05),
-    "25%, weighed, .2": (0.25, True, 0.2),
-    "25%, weighed, .4": (0.25, True, 0.4),
+    "8%": (0.08, 0.05),
+    "25%": (0.25, 0.05),
+    "25%, popularity .2": (0.25, 0.2),
+    "25%, popularity .4": (0.25, 0.4),
 }
-
-
-def variants_of(sweep: Sweep) -> list[str]:
-    """Directions are weighed only where no features smooth them."""
-
-    def fits(how: tuple[float, bool, float] | None) -> bool:
-        return how is None or (not how[1] if sweep.features else how[1] or how[2] == 0.05)
-
-    return [name for name, how in VARIANTS.items() if fits(how)]
 
 
 def all_points() -> list[Point]:

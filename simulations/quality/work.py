@@ -74,7 +74,7 @@ def swept(*, data: str, epsilon: float, delta: float, seed: int, features: bool,
     how, facts = VARIANTS[variant], plan(trainer=Spectral()).facts
     trainer: Trainer = PopularItems()
     if how is not None:
-        fixed = replace(size(facts), counts_share=how[0], weighted=how[1], prior=how[2])
+        fixed = replace(size(facts), counts_share=how[0], prior=how[1])
         trainer = Spectral(fixed=fixed)
     model = trained(plan(trainer=trainer), config, seed=seed)
     metrics = evaluate(fold_in_scorer(model, federation, device="cpu"), federation)
@@ -94,7 +94,13 @@ def _size_by_hand(facts: PublicFacts, dims: float, heads: float, rounds: int) ->
     by_rule = size(facts)
     dim = max(2, min(round(dims * by_rule.embedding_dim), facts.n_items // 2))
     n_head = max(dim, min(round(heads * by_rule.n_head), facts.n_items))
-    return replace(by_rule, embedding_dim=dim, n_head=n_head, rounds=by_rule.rounds if rounds < 0 else 1 + rounds)
+    return replace(
+        by_rule,
+        embedding_dim=dim,
+        n_head=n_head,
+        n_start=min(by_rule.n_start, n_head),
+        rounds=by_rule.rounds if rounds < 0 else 2 + rounds,
+    )
 
 
 def _shown(metrics: Any) -> Json:

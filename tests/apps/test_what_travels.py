@@ -22,7 +22,7 @@ N_ITEMS, N_SILOS, SEED = 61, 3, 0
 # User 5 is called 910005.
 FIRST_ID, PREFIX = 910_000, "91000"
 RUNS = {
-    "spectral": {"trainer": "spectral", "rounds": 3, "embedding_dim": 8},
+    "spectral": {"trainer": "spectral", "rounds": 4, "embedding_dim": 8},
     "spectral, distributed": {"trainer": "spectral", "noise": "distributed", "embedding_dim": 8},
     "dp-sgd": {"trainer": "dp-sgd", "rounds": 4, "embedding_dim": 8},
     "dp-sgd, local steps": {"trainer": "dp-sgd", "rounds": 3, "embedding_dim": 8, "dp_sgd": {"schedule": "local"}},
@@ -126,9 +126,9 @@ def test_updates_hold_one_table_of_integers_and_its_event(run):
 
 def test_all_rows_are_items(run):
     recorder, _, _ = run
-    head, metrics = load_head(recorder), of_metrics(recorder.replies)
+    sizes, metrics = {len(head) for head in load_heads(recorder).values()}, of_metrics(recorder.replies)
     others = [message for message in recorder.sent + recorder.replies if message not in metrics]
-    assert all(array.shape[0] in {N_ITEMS, len(head)} for array in arrays(others))
+    assert all(array.shape[0] in {N_ITEMS, *sizes} for array in arrays(others))
 
 
 def of_metrics(messages: list[Message]) -> list[Message]:
@@ -151,16 +151,16 @@ def test_the_metrics_are_asked_of_the_released_model_and_are_one_small_noised_su
         assert reply.content.config_records["update"]["noise_multiplier"] > 1
 
 
-def load_head(recorder) -> np.ndarray:
-    """The head's rows, the same in every round that has a head."""
-    found = [
-        message.content.array_records["tables"]["head"].numpy()
-        for message in of_type(recorder.sent, "train")
-        if "head" in message.content.array_records["tables"]
-    ]
-    assert all(np.array_equal(head, found[0]) for head in found)
-    assert found[0].max() < N_ITEMS
-    return found[0]
+def load_heads(recorder) -> dict[str, np.ndarray]:
+    """Stage -> its rows, the same in every round of that stage."""
+    found: dict[str, np.ndarray] = {}
+    for message in of_type(recorder.sent, "train"):
+        if "head" in message.content.array_records["tables"]:
+            head = message.content.array_records["tables"]["head"].numpy()
+            stage = message.content.config_records["request"]["stage"]
+            assert np.array_equal(found.setdefault(stage, head), head)
+            assert head.max() < N_ITEMS
+    return found
 
 
 def private_counts(federation) -> set[int]:
@@ -200,14 +200,15 @@ def test_no_row_is_a_users_vector(run):
 
 def test_no_column_is_a_users_history(run):
     recorder, federation, _ = run
-    head = load_head(recorder)
+    heads = load_heads(recorder)
     histories = torch.from_numpy(federation.train.toarray())
     metrics = of_metrics(recorder.replies)
     for reply in of_type(recorder.replies, "train"):
         if reply in metrics:
             continue
         (total,) = arrays([reply])
-        over = histories if len(total) == N_ITEMS else histories[:, head]
+        head = heads.get(reply.content.config_records["update"]["stage"])
+        over = histories if head is None else histories[:, head]
         columns = torch.nn.functional.normalize(torch.from_numpy(total).float(), dim=0)
         cosines = torch.nn.functional.normalize(over, dim=1) @ columns
         assert cosines.abs().max() < 0.999

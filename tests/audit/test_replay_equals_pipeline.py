@@ -21,7 +21,13 @@ def test_a_replay_with_the_pipelines_keys_is_what_its_server_saw(settings):
     run = audit.run
     silos = _KnownSeed(trainer=audit.mechanism.trainer, key=0, public_seed=run.config.seed)
     users = run.users(canaries=True)
-    assert [one.request.stage for one in run.rounds] == ["item counts", "subspace", "subspace", "metrics"]
+    assert [one.request.stage for one in run.rounds] == [
+        "item counts",
+        "co-occurrence",
+        "subspace",
+        "subspace",
+        "metrics",
+    ]
     for one in run.rounds:
         seen = silos.observed(one.schedule, one.request, users, release=one.request.round)
         assert seen.keys() == one.seen.keys() == ({SUM} if settings else {"silo-0", "silo-1", "silo-2"})

@@ -122,5 +122,7 @@ def test_it_holds_tensors_and_public_facts_only(silos, tmp_path):
     save_checkpoint(schedule, tmp_path / "c", begun=first)
     with safe_open(tmp_path / "c", framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    assert set(tensors) == {"subspace", "scales", "useful", "popularity.counts", "popularity.head"}
+    assert set(tensors) == {
+        "subspace", "scales", "useful", "pooled", "start_rows", "popularity.counts", "popularity.head",
+    }  # fmt: skip
     assert all(isinstance(tensor, torch.Tensor) for tensor in tensors.values())

@@ -76,13 +76,13 @@ def test_too_many_runs_are_refused():
 
 def test_shapes_and_noise_are_those_that_a_run_asks_for():
     planned = planned_schedule(FederationConfig(silos=4, declared_users=500), ITEMS)
-    counts, subspace, later, metrics = stages_of(planned)
+    counts, pairs, subspace, metrics = stages_of(planned)
     assert counts.asked.shape == (400, 1)
     assert metrics.asked.shape[1] == 1
-    assert later.rounds >= subspace.rounds == 1
-    assert later.asked.shape == subspace.asked.shape
+    assert subspace.rounds > pairs.rounds == 1
+    assert pairs.asked.shape[1] == pairs.asked.shape[0] // 2 + 1
     assert subspace.asked.shape[1] > 1
-    for stage in (counts, subspace, later, metrics):
+    for stage in (counts, pairs, subspace, metrics):
         assert stage.noise_if_per_silo == pytest.approx(2 * stage.noise_if_distributed)
         # Rounding to the grid adds up to 1% to the sensitivity, which the noise makes up for.
         plain = stage.asked.noise_multiplier * stage.asked.l2_clip_norm
@@ -105,7 +105,7 @@ def test_local_steps_have_no_noise_that_could_be_split():
 
 def test_more_rounds_need_more_noise_in_each():
     few, many = (planned_schedule(replace(FederationConfig(), rounds=rounds), ITEMS) for rounds in (2, 5))
-    (alone, _), (first, later, _) = (stages_of(schedule)[1:] for schedule in (few, many))
-    # Of seven parts the first round gets one, three others get two each.
-    assert first.asked.noise_multiplier == pytest.approx(7**0.5 * alone.asked.noise_multiplier)
-    assert later.asked.noise_multiplier == pytest.approx(3.5**0.5 * alone.asked.noise_multiplier)
+    (alone, _), (pairs, subspace, _) = (stages_of(schedule)[1:] for schedule in (few, many))
+    # Four rounds share what one gets by itself.
+    for stage in (pairs, subspace):
+        assert stage.asked.noise_multiplier == pytest.approx(2 * alone.asked.noise_multiplier)

@@ -12,6 +12,7 @@ from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.privacy.integer_mechanism import IntegerMechanism, grid_step
 from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.trainers import local_steps, popularity
+from recsys_fed.trainers.cooccurrence import cooccurrence_step
 from recsys_fed.trainers.dp_sgd import DPSGD, GRADIENT
 from recsys_fed.trainers.local_steps import Task, summed
 from recsys_fed.trainers.loss import Clipping
@@ -100,6 +101,11 @@ def subspace(mode):
     return measure
 
 
+def cooccurrence(case: Case) -> float:
+    tables = {"head": torch.arange(len(case.has)), "damping": case.column(0), "direction": case.column(1)}
+    return float(cooccurrence_step(tables, case.histories(), l2_clip_norm=1.0).norm())
+
+
 def among(name):
     """How far the sum over 40 others moves when the user comes, anywhere among them."""
 
@@ -146,6 +152,7 @@ MEASURES = {
     **{f"{name}, local steps": local(name) for name in LOSSES},
     **{f"{name}, among others": among(name) for name in LOSSES},
     **{f"subspace, {mode}": subspace(mode) for mode in ("automatic", "flat")},
+    "co-occurrence": cooccurrence,
     "counts": counts,
     **{f"metrics, {kind}": metrics(kind) for kind in ("ridge", "projection")},
 }

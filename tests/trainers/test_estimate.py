@@ -7,8 +7,8 @@ from plain_trainers import facts_of, run
 from plain_trainers import one_thread as _one_thread  # noqa: F401
 from scipy import sparse, stats
 
-from recsys_fed.trainers.spectral import Spectral, size
-from recsys_fed.trainers.subspace import DIAGONAL_SHARE, agreeing, reliability, smoothed, without_diagonal
+from recsys_fed.trainers.spectral import Spectral
+from recsys_fed.trainers.subspace import DIAGONAL_SHARE, agreeing, direction_weights, smoothed, without_diagonal
 
 
 def normal(*shape, seed=0):
@@ -116,33 +116,29 @@ def test_items_outside_the_head_are_ranked_by_their_public_features():
         assert public[group[rare] == kind].min() > public[group[rare] != kind].max()
 
 
-@pytest.mark.parametrize("strength", [0.5, 1.0, 2.0, 6.0])
-def test_reliability_is_how_near_a_direction_is_to_the_truth(strength):
-    """One planted direction of a large matrix, of a strength relative to the level from which it can be seen."""
-    n_rows, k, noise_std = 3_000, 30, 0.7
-    aspect, found = k / n_rows, []
+@pytest.mark.parametrize("strength", [0.5, 2.0, 6.0])
+def test_directions_count_by_how_far_they_stand_out_of_the_noise(strength):
+    """One planted direction of a large matrix; of noise alone sigma^2 is hardly above the number of rows."""
+    n_rows, k = 3_000, 30
     rng = np.random.default_rng(int(10 * strength))
-    for _ in range(10):
-        truth = rng.standard_normal(n_rows)
-        truth /= np.linalg.norm(truth)
-        right = np.zeros(k)
-        right[0] = strength * aspect**0.25 * noise_std * n_rows**0.5
-        noisy = np.outer(truth, right) + noise_std * rng.standard_normal((n_rows, k))
-        left, singular, _ = np.linalg.svd(noisy, full_matrices=False)
-        said = reliability(torch.from_numpy(singular), n_rows=n_rows, noise_std=noise_std)
-        found.append((float(said[0]), float((left[:, 0] @ truth) ** 2)))
-        # What is noise alone is hardly above the edge, if at all.
-        assert float(said[3:].max()) < 0.1
-    said, true = np.mean(found, axis=0)
-    assert abs(said - true) < (0.12 if strength <= 1 else 0.03)
+    planted = np.outer(unit(rng.standard_normal(n_rows)), np.eye(k)[0]) * strength * n_rows**0.5
+    singular = np.linalg.svd(planted + rng.standard_normal((n_rows, k)), compute_uv=False)
+    weights = direction_weights(torch.from_numpy(singular), n_rows=n_rows)
+    assert float(weights[0]) == pytest.approx((strength**2 / (1 + strength**2)) ** 0.4, abs=0.12)
+    assert float(weights[3:].max()) < 0.6
+    assert torch.equal(direction_weights(torch.zeros(2).double(), n_rows=5), torch.zeros(2).double())
 
 
-def test_where_the_noise_is_large_directions_count_less_and_elsewhere_as_before():
+def unit(vector):
+    return vector / np.linalg.norm(vector)
+
+
+@pytest.mark.parametrize("featured", [False, True])
+def test_directions_are_weighed_under_noise_and_without_features_only(featured):
     matrices = [(np.random.default_rng(0).random((300, 60)) < 0.2).astype(float)]
-    for level, weighted in ((1e-3, False), (2.0, True)):
-        facts = facts_of(60, declared_users=300, noise_level=level)
-        assert size(facts).weighted is weighted
-        useful = run(Spectral(), facts, matrices, noise_multiplier=level)[-1].useful
-        between = (useful > 0) & (useful < 1)
-        assert bool(between.any()) is weighted
-        assert float(useful.max()) <= 1
+    features = sparse.csr_matrix(np.eye(3)[np.arange(60) % 3]) if featured else None
+    for noise in (0.0, 2.0):
+        facts = facts_of(60, declared_users=300, noise_level=noise or 1e-3, features=features)
+        useful = run(Spectral(), facts, matrices, noise_multiplier=noise)[-1].useful
+        assert bool((useful < 1).any()) is (noise > 0 and not featured)
+        assert 0 <= float(useful.min()) <= float(useful.max()) <= 1

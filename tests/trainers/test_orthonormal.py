@@ -73,9 +73,19 @@ def test_by_gramian_it_is_the_singular_value_decomposition(rows, condition):
 
 
 def test_the_gramian_is_refused_where_it_would_lose_digits():
-    assert module._by_gramian(conditioned(300, 4, condition=1e3)) is not None
-    assert module._by_gramian(conditioned(300, 4, condition=1e5)) is None
-    assert module._by_gramian(torch.zeros(300, 4).double()) is None
+    assert module._by_gramian(conditioned(300, 4, condition=1e3), 4) is not None
+    assert module._by_gramian(conditioned(300, 4, condition=1e5), 4) is None
+    assert module._by_gramian(conditioned(300, 4, condition=1e5), 2) is not None
+    assert module._by_gramian(torch.zeros(300, 4).double(), 4) is None
+
+
+@pytest.mark.parametrize("rows", [20, 400])
+def test_a_few_directions_are_the_first_ones(rows):
+    table, against = conditioned(rows, 8, condition=1e3), unit(normal(rows, seed=4))
+    first, all_of_them = orthonormal(table, against=against, dim=3), orthonormal(table, against=against)
+    cosines = (first * all_of_them[:, :3]).sum(0).abs()
+    torch.testing.assert_close(cosines, torch.ones(3).double(), atol=1e-6, rtol=0)
+    assert first.shape == (rows, 3)
 
 
 def test_tall_dependent_columns_are_zero_columns():

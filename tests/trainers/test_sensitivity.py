@@ -13,7 +13,7 @@ from recsys_fed.trainers.dp_sgd import DPSGD, GRADIENT
 from recsys_fed.trainers.popularity import PopularItems
 from recsys_fed.trainers.rank_one import RankOneContributions, clipped_sum
 from recsys_fed.trainers.registry import Auto
-from recsys_fed.trainers.spectral import SUBSPACE, Spectral
+from recsys_fed.trainers.spectral import COOCCURRENCE, SUBSPACE, Spectral
 from recsys_fed.trainers.subspace import orthonormal
 
 HOW = {"unobserved_weight": 0.3, "regularization": 1.0, "learning_rate": 0.1}
@@ -64,6 +64,12 @@ def spectral_tables(counts, rng):
     }
 
 
+def cooccurrence_tables(counts, rng):
+    tables = spectral_tables(counts, rng)
+    del tables["subspace"]
+    return tables
+
+
 def gradient_tables(counts, rng):
     return {
         "head": torch.arange(len(counts)),
@@ -77,6 +83,7 @@ TRAINERS = {
     "auto, counts": (Auto(), popularity.STAGE, lambda counts, rng: {}),
     "auto, subspace": (Auto(), SUBSPACE, spectral_tables),
     "spectral": (Spectral(), SUBSPACE, spectral_tables),
+    "co-occurrence": (Spectral(), COOCCURRENCE, cooccurrence_tables),
     "gradient": (DPSGD(), GRADIENT, gradient_tables),
 }
 
@@ -119,7 +126,7 @@ def test_parts_that_cancel_do_not_break_the_bound(seed, exponent, size):
 hostile = st.sampled_from([0.0, 1e-45, 1e-39, 1e-30, 1e-20, 1.0, 1e10, 1e20, 1e38, float("inf"), float("nan")])
 
 
-@pytest.mark.parametrize("name", ["spectral", "gradient"])
+@pytest.mark.parametrize("name", ["spectral", "co-occurrence", "gradient"])
 @settings(max_examples=300, deadline=None)
 @given(silo=neighbours(), scales=st.tuples(hostile, hostile, hostile), first_only=st.booleans())
 def test_tables_of_a_hostile_server_do_not_break_the_bound(name, silo, scales, first_only):

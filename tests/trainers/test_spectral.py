@@ -97,7 +97,7 @@ def test_without_noise_the_subspace_is_that_of_the_equally_weighed_centred_histo
 
 def test_silos_together_are_one_big_silo():
     matrix, _ = grouped(n_users=60)
-    facts = facts_of(matrix.shape[1], embedding_dim=4, rounds=3)
+    facts = facts_of(matrix.shape[1], embedding_dim=4, rounds=4)
     whole = Spectral().item_embeddings(run(Spectral(), facts, [matrix])[-1])
     parts = Spectral().item_embeddings(run(Spectral(), facts, [matrix[:7], matrix[7:7], matrix[7:]])[-1])
     torch.testing.assert_close(
@@ -108,7 +108,7 @@ def test_silos_together_are_one_big_silo():
 def test_the_model_is_the_subspace_and_popularity_with_the_bias_for_empty_histories():
     matrix, _ = grouped(n_users=80)
     matrix[:, 5] = 1
-    trainer, facts = Spectral(), facts_of(24, embedding_dim=4)
+    trainer, facts = Spectral(), facts_of(24, embedding_dim=4, noise_level=0.01)
     states = run(trainer, facts, [matrix])
     model = trainer.item_embeddings(states[-1])
     assert (model.n_items, model.embedding_dim, model.catalogue_hash) == (24, 4, "c")
@@ -117,6 +117,16 @@ def test_the_model_is_the_subspace_and_popularity_with_the_bias_for_empty_histor
     torch.testing.assert_close(gram, torch.eye(4), atol=1e-5, rtol=0)
     before = trainer.item_embeddings(states[0])
     assert not before.vectors.any()
+
+
+def test_where_noise_is_no_limit_dimensions_count_by_their_singular_values():
+    matrix, _ = grouped()
+    trainer, facts = Spectral(), facts_of(24, embedding_dim=6)
+    state = run(trainer, facts, [matrix])[-1]
+    lengths = trainer.item_embeddings(state).vectors[:, :5].norm(dim=0).double()
+    table = state.pooled - torch.outer(state.popularity.direction, state.popularity.direction @ state.pooled)
+    singular = torch.linalg.svdvals(table)[:5]
+    torch.testing.assert_close(lengths, (singular / singular[0]) ** 0.25, atol=1e-5, rtol=0)
 
 
 def test_what_comes_in_the_wrong_order_is_refused():

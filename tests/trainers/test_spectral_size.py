@@ -30,7 +30,7 @@ any_facts = st.builds(
 @given(any_facts)
 def test_every_size_is_valid_and_follows_what_is_asked_for(facts):
     found = size(facts)
-    assert 1 <= found.embedding_dim <= found.n_head <= facts.n_items
+    assert 1 <= found.embedding_dim <= found.n_start <= found.n_head <= facts.n_items
     assert found.rounds == facts.rounds or (facts.rounds == 0 and found.rounds >= 2)
     if facts.embedding_dim:
         assert found.embedding_dim == min(facts.embedding_dim, found.n_head)
@@ -58,7 +58,8 @@ def test_more_users_or_less_noise_never_shrink_dimensions_or_rounds(facts, facto
 def test_infinite_signal_takes_the_whole_catalogue():
     found = size(facts_of(3_000))
     assert found.n_head == 3_000
-    assert found.embedding_dim == 32
+    assert found.embedding_dim == 96
+    assert found.n_start == 512
 
 
 @pytest.mark.parametrize("rounds", [0, 2, 7])
@@ -67,6 +68,7 @@ def test_the_shares_of_the_plan_add_up_to_the_budget(rounds):
     shares = [stage.release.steps / stage.release.relative_noise**2 for stage in stages]
     assert sum(shares) == pytest.approx(1)
     assert shares[0] == pytest.approx(BUDGET_SHARE)
+    assert shares[1:] == pytest.approx([shares[1]] * (len(shares) - 1))
     assert len(stages) == rounds or rounds == 0
 
 
