@@ -14,15 +14,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import sparse
 
+from recsys_fed.data.interactions import MISSING_TIME
 from recsys_fed.data.sources import Request, Source
 from recsys_fed.errors import RecsysFedError
 from recsys_fed.evaluation.metrics import Metric
-from recsys_fed.models.histories import Histories, Signals, histories_of
+from recsys_fed.models.histories import Histories, Signal, Signals, histories_of
 from recsys_fed.trainers.trainer import PublicFacts, Stage, Tables, Trainer
 
 # Rounding to the public grid may add so much of a clip norm, see `privacy.integer_mechanism`.
@@ -80,11 +83,8 @@ class _Checked:
         columns = np.array([item for items in users for item in items], dtype=np.int64)
         ones = np.ones(len(columns), dtype=np.float32)
         matrix = sparse.csr_matrix((ones, (rows, columns)), shape=(len(users), self.facts.n_items))
-        if not self.facts.next_item:
-            return histories_of(matrix)
-        ranks = [np.argsort(np.argsort(-(np.array(items, dtype=np.int64) % 2), kind="stable")) for items in users]
-        rank = torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *ranks]).astype(np.int32))
-        return histories_of(matrix, signals=Signals(rank=rank))
+        reads = self.trainer.reads | ({"order"} if self.facts.next_item else set())
+        return histories_of(matrix, signals=_made_signals(users, reads))
 
     def contribution(
         self, stage: Stage, tables: Tables, users: Sequence[Sequence[int]], *, block: int = 0, refusals: bool = False
@@ -143,6 +143,23 @@ def check_trainer(trainer: Trainer, *, n_items: int = 30, seed: int = 0) -> None
 def _made_users(n_items: int, rng: np.random.Generator) -> list[list[int]]:
     common = [sorted(rng.choice(n_items, int(rng.integers(1, 12)), replace=False).tolist()) for _ in range(25)]
     return [*common, list(range(n_items)), [0], [n_items - 1], [], [0, n_items - 1], list(range(n_items))]
+
+
+def _made_signals(users: Sequence[Sequence[int]], reads: frozenset[Signal]) -> Signals | None:
+    """What a trainer reads besides items, a function of each user's own: ordinary values, and some that are not."""
+    if not reads:
+        return None
+    columns: dict[str, list[npt.NDArray[Any]]] = {"rank": [], "time": [], "value": [], "weight": []}
+    for items in users:
+        rng = np.random.default_rng([len(items), *items])
+        columns["rank"].append(rng.permutation(len(items)))
+        columns["time"].append(rng.choice([MISSING_TIME, 0, 10**18], len(items)))
+        columns["value"].append(rng.choice([1, 2, 3, 4, 5, 0, -7, np.nan, 1e30, -1e30], len(items)))
+        columns["weight"].append(rng.choice([1, 0.5, 0, 1e30], len(items)))
+    named = {"order": "rank", "time": "time", "value": "value", "weight": "weight"}
+    there = {named[signal]: np.concatenate([*columns[named[signal]], []]) for signal in reads}
+    kinds = {"rank": np.int32, "time": np.int64, "value": np.float32, "weight": np.float32}
+    return Signals(**{name: torch.from_numpy(column.astype(kinds[name])) for name, column in there.items()})
 
 
 def _check_training(checked: _Checked) -> None:

@@ -304,13 +304,14 @@ class Histories:
         latest = torch.zeros(len(self.items), dtype=torch.bool, device=self.device)
         ends = self.starts[1:][self.starts.diff() > 1]
         latest[self.by_order[ends - 1]] = True
-        return self._where(~latest), self._where(latest)
+        return self.where(~latest), self.where(latest)
 
-    def _where(self, kept: torch.Tensor) -> "Histories":
-        """The interactions where `kept` [n_interactions] is true, of all users, over all items."""
+    def where(self, kept: torch.Tensor) -> "Histories":
+        """The same users with only the interactions where `kept` [n_interactions] is true, ranked anew."""
         starts = _cumulative(kept)[self.starts]
         signals = self._signals_of(kept, starts)
-        return Histories(items=self.items[kept], starts=starts, n_items=self.n_items, signals=signals)
+        part = Histories(items=self.items[kept], starts=starts, n_items=self.n_items, signals=signals)
+        return self._kept(kept, part)
 
     def matrix(self) -> sparse.csr_matrix:
         """A csr float32 [n_users, n_items] of ones."""

@@ -30,16 +30,19 @@ class FoldIn:
     "projection":  u = sum_{i in H} w_i v_i / ||w_H||
     "ridge":       u = argmin sum_{i in H} w_i (1 - v_i u)^2 + unobserved_weight sum_i (v_i u)^2
                        + regularization ||u||^2              (implicit ALS, Hu, Koren and Volinsky 2008)
+    "ratings":     u = argmin sum_{i in H} (r_i - b_i - v_i u)^2 + regularization ||u||^2 over the interactions that
+                       have a rating r_i; v_i u + b_i is then the rating to expect
 
-    An empty history gives the zero vector under both: the ranking is then that of the item bias.
+    An empty history gives the zero vector under all of them: the ranking is then that of the item bias.
 
     With a half-life the weight of an interaction is w_i 2^(-age / half-life). Its age is the number of the user's
     later interactions; or, under `half_life_days`, the time to the user's latest one, and for an interaction without
     a time that of the earliest which has one. In histories that do not say (see `Signals`) all count alike.
 
     Attributes:
-        kind: of the two above.
-        unobserved_weight, regularization: of ridge.
+        kind: of those above.
+        unobserved_weight: of ridge.
+        regularization: of ridge and ratings.
         half_life: in positions; 0: age does not matter.
         half_life_days: in days of the clock; 0: age does not matter.
     """
@@ -51,7 +54,7 @@ class FoldIn:
     half_life_days: float = 0.0
 
     def __post_init__(self) -> None:
-        checks.one_of(("projection", "ridge"), kind=self.kind)
+        checks.one_of(("projection", "ridge", "ratings"), kind=self.kind)
         checks.non_negative(unobserved_weight=self.unobserved_weight)
         checks.positive(regularization=self.regularization)
         checks.non_negative(half_life=self.half_life, half_life_days=self.half_life_days)
@@ -61,9 +64,12 @@ class FoldIn:
     @property
     def reads(self) -> frozenset[Signal]:
         """Which signals of histories it reads."""
-        if self.half_life:
-            return frozenset({"order"})
-        return frozenset({"time"}) if self.half_life_days else NOTHING
+        read: dict[Signal, object] = {
+            "order": self.half_life,
+            "time": self.half_life_days,
+            "value": self.kind == "ratings",
+        }
+        return frozenset(signal for signal, does in read.items() if does)
 
     def record(self) -> dict[str, Any]:
         """As a model's file has it; what was not there before half-lives is left out where there is none."""
@@ -184,9 +190,18 @@ def long_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 
 def ridge(
-    vectors: torch.Tensor, histories: Histories, weights: torch.Tensor, *, gramian: torch.Tensor, how: FoldIn
+    vectors: torch.Tensor,
+    histories: Histories,
+    weights: torch.Tensor,
+    *,
+    how: FoldIn,
+    gramian: torch.Tensor | None = None,
+    targets: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """User vectors [n_users, dim] from item vectors [n_items, dim], weights [n_items] and their gramian.
+    """User vectors [n_users, dim] from item vectors [n_items, dim] and weights [n_items].
+
+    The scores v_i u are fitted to `targets` [n_interactions], all ones without them; `gramian` is that of the
+    vectors, for a pull of unobserved scores towards zero.
 
     Guarantees: a user's vector depends on the tables and on that user's history alone. The length to which a
     history is padded is a function of its own length, and every user's products lie alike in memory, so that on a CPU
@@ -199,11 +214,15 @@ def ridge(
     wide = dim + (-dim % _ALIGNED if dim % 4 else 0)
     users = torch.zeros(histories.n_users, dim, dtype=vectors.dtype, device=vectors.device)
     identity = torch.eye(dim, dtype=torch.float64, device=vectors.device)
-    shared = (how.unobserved_weight * gramian + how.regularization * identity).to(vectors.dtype)
+    shared = how.regularization * identity
+    if gramian is not None:
+        shared = how.unobserved_weight * gramian + shared
+    shared = shared.to(vectors.dtype)
     per_interaction = weights[histories.items]
-    if how.reads:
+    if how.half_life or how.half_life_days:
         per_interaction = per_interaction * recency(histories, how).to(per_interaction.dtype)
-    projected = histories.times(per_interaction, vectors)
+    aims = per_interaction if targets is None else per_interaction * targets.to(per_interaction.dtype)
+    projected = histories.times(aims, vectors)
     vectors, projected = _widened(vectors, wide), _widened(projected, wide)
     shared = _widened(_widened(shared, wide).T, wide)
     shared.diagonal()[dim:] = 1.0
@@ -252,7 +271,19 @@ def user_vectors(model: ItemEmbeddings, histories: Histories) -> torch.Tensor:
     Guarantees: row u depends on the model and on the history of user u alone, so serving from a released
     model costs no further privacy. A user without interactions gets the zero vector.
     """
+    if model.fold_in.kind == "ratings":
+        return _fold_in_ratings(model, histories)
     return fold_in(model.vectors, histories, model.history_weights, how=model.fold_in)
+
+
+def _fold_in_ratings(model: ItemEmbeddings, histories: Histories) -> torch.Tensor:
+    values = histories.signals.value if histories.signals is not None else None
+    if values is None:
+        return torch.zeros(histories.n_users, model.embedding_dim, dtype=model.vectors.dtype, device=histories.device)
+    there = ~values.isnan()
+    rated = histories.where(there)
+    targets = values[there] - model.bias[rated.items]
+    return ridge(model.vectors, rated, model.history_weights, how=model.fold_in, targets=targets)
 
 
 def fold_in(vectors: torch.Tensor, histories: Histories, weights: torch.Tensor, *, how: FoldIn) -> torch.Tensor:
