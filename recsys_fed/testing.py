@@ -83,8 +83,8 @@ class _Checked:
         columns = np.array([item for items in users for item in items], dtype=np.int64)
         ones = np.ones(len(columns), dtype=np.float32)
         matrix = sparse.csr_matrix((ones, (rows, columns)), shape=(len(users), self.facts.n_items))
-        reads = self.trainer.reads | ({"order"} if self.facts.next_item else set())
-        return histories_of(matrix, signals=_made_signals(users, reads))
+        order: frozenset[Signal] = frozenset({"order"} if self.facts.next_item else ())
+        return histories_of(matrix, signals=_made_signals(users, self.trainer.reads | order))
 
     def contribution(
         self, stage: Stage, tables: Tables, users: Sequence[Sequence[int]], *, block: int = 0, refusals: bool = False

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from recsys_fed import checks
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 from recsys_fed.files import write_whole
-from recsys_fed.models.histories import NOTHING, Histories, Signal
+from recsys_fed.models.histories import Histories, Signal
 
 _METADATA = "recsys-fed item embeddings"
 _VERSION = 1
