@@ -22,12 +22,12 @@ NOISE = ("per-silo", "distributed")
 _OLD_NOISE = {"own": "per-silo", "central": "distributed"}
 SECURE_AGGREGATION = ("auto", "on", "off")
 ROBUST = ("none", "median", "trimmed-mean")
-BUILT_IN_TRAINERS = ("auto", "spectral", "dp-sgd", "popularity")
-_TRAINERS = "recsys_fed.trainers"
+BUILT_IN_TRAINERS = ("auto", "spectral", "dp-sgd", "popularity", "ratings")
+_TRAINERS, _RATINGS = "recsys_fed.trainers", "ratings"
 FEATURE_KINDS = ("categories", "decades", "words", "vectors")
 ENGINES = ("in-process", "flower")
 HELD_OUT = ("test", "validation")
-TARGETS = ("auto", "any", "next")
+TARGETS = ("auto", "any", "next", "rating")
 AUTO, OFF = "auto", "off"
 COLUMN_ROLES = ("user", "item", "value", "time", "kind", "test")
 _REQUIRED_ROLES = ("user", "item")
@@ -47,7 +47,8 @@ class FederationConfig:
     """What server and silos agree on. All of it is public.
 
     Attributes:
-        trainer: "auto", "spectral", "dp-sgd", "popularity", or the name of one that somebody brings (`extensions`).
+        trainer: "auto", "spectral", "dp-sgd", "popularity", "ratings", or the name of one that somebody brings
+            (`extensions`). Where the target is a rating, the first two stand for "ratings".
         epsilon, delta: the guarantee of every user, over all rounds of the run; epsilon may be inf (no noise).
         rounds: exchanges of messages that train, counts included; 0 takes the trainer's rule.
         embedding_dim: length of the vectors; 0 takes the trainer's rule.
@@ -64,8 +65,8 @@ class FederationConfig:
         max_silos_per_user: in how many silos a user may be; every release then counts so many times.
         declared_users: public order of magnitude of the users of all silos together.
         target: what the model is to answer, a public declaration: "any" item that a user would like, or the "next"
-            one, for which silos need times. "auto" is "next" in a simulation whose split holds out what came last,
-            else "any".
+            one, for which silos need times; or the "rating" that a user would give, for which they need ratings.
+            "auto" is "next" in a simulation whose split holds out what came last, else "any".
         order: whether items that follow each other closely count as together in what a silo contributes, with
             weights that fall by half over so many positions: "auto", by the trainer's rule where the target is the
             next item; "off"; or a number of positions. Of spectral.
@@ -90,7 +91,7 @@ class FederationConfig:
             keys they are NAME.key, too.
     """
 
-    trainer: str = _key("spectral", "auto, spectral, dp-sgd or popularity.")
+    trainer: str = _key("spectral", "auto, spectral, dp-sgd, popularity or ratings.")
     epsilon: float = _key(8.0, "Privacy budget of every user; inf trains without noise.")
     delta: float = _key(1e-6, "Below 1 / declared users.")
     rounds: int = _key(0, "Exchanges of messages; 0 takes the trainer's rule.")
@@ -103,7 +104,7 @@ class FederationConfig:
     silos: int = _key(10, "Number of silos.")
     max_silos_per_user: int = _key(1, "In how many silos a user may be; every release then counts so many times.")
     declared_users: int = _key(10_000, "Public order of magnitude of users of all silos.")
-    target: str = _key(AUTO, "any item that a user would like, or the next one; auto: as the split asks.")
+    target: str = _key(AUTO, "any item that a user would like, the next one, or a rating; auto: as the split asks.")
     order: str = _key(AUTO, "auto, off, or the half-life, in positions, with which items count as together.")
     recency: str = _key(AUTO, "auto, off, or the half-life of a history: positions, or days as in 30d.")
     item_features: bool = _key(True, "Use public item features.")
@@ -129,6 +130,9 @@ class FederationConfig:
         object.__setattr__(self, "noise", _noted_noise(self.noise))
         checks.one_of(NOISE, noise=self.noise)
         checks.one_of(TARGETS, target=self.target)
+        object.__setattr__(self, "trainer", _trainer_for(self.target, self.trainer))
+        if self.trainer == _RATINGS:
+            object.__setattr__(self, "target", "rating")
         half_lives_of(self.order, name="order", days=False)
         half_lives_of(self.recency, name="recency", days=True)
         checks.one_of(SECURE_AGGREGATION, secure_aggregation=self.secure_aggregation)
@@ -218,6 +222,21 @@ class SimulationConfig:
             raise ConfigurationError("Expected min_value to be a number or -inf, got nan.")
         columns_of(self.columns)
         kinds_of(self.kinds)
+
+
+def _trainer_for(target: str, trainer: str) -> str:
+    """The trainer that answers the target, where the one that is named is the default or leaves it open.
+
+    Raises:
+        ConfigurationError: the one that is named answers another.
+    """
+    if target == "rating":
+        if trainer in ("dp-sgd", "popularity"):
+            raise ConfigurationError(f"Expected trainer = ratings for target = rating, got {trainer}.")
+        return _RATINGS if trainer in ("auto", "spectral") else trainer
+    if trainer == _RATINGS and target != AUTO:
+        raise ConfigurationError(f"Expected target = rating for the trainer ratings, got {target}.")
+    return trainer
 
 
 def half_lives_of(text: str, *, name: str, days: bool) -> tuple[float, float] | None:
@@ -347,7 +366,8 @@ def parse(kind: type[T], record: Mapping[str, object]) -> T:
     if kind is FederationConfig:
         inner = {key.removeprefix("dp-sgd."): value for key, value in record.items() if key.startswith("dp-sgd.")}
         values["dp_sgd"] = {key.replace("-", "_"): value for key, value in inner.items()}
-        values |= _settings_of_trainer(str(record.get("trainer", "")), record)
+        trainer = str(record.get("trainer", FederationConfig.trainer))
+        values |= _settings_of_trainer(_trainer_for(str(record.get("target", AUTO)), trainer), record)
     return kind(**values)
 
 
@@ -356,7 +376,7 @@ def _settings_of_trainer(name: str, record: Mapping[str, object]) -> dict[str, A
     own = {
         key.removeprefix(f"{name}."): value for key, value in record.items() if name and key.startswith(f"{name}.")
     }
-    if not own or name in BUILT_IN_TRAINERS:
+    if not own or name == "dp-sgd":
         return {}
     beside = json.loads(_as_json(str(record.get("trainer-settings", ""))) or "{}")
     return {"trainer_settings": json.dumps({**beside, **own}, sort_keys=True)}
@@ -379,7 +399,7 @@ def check_run_keys(keys: Iterable[str], *, place: str = "a run", also: Collectio
     """Refuse flat keys that no part of the configuration reads; `also`: what the place reads besides."""
     names = {*keys_of(FederationConfig), *keys_of(SimulationConfig), *also}
     brought = extensions.extension_names(_TRAINERS)
-    plain = [key for key in keys if not ("." in key and key.partition(".")[0] in ("dp-sgd", *brought))]
+    plain = [key for key in keys if not ("." in key and key.partition(".")[0] in (*BUILT_IN_TRAINERS, *brought))]
     check_keys(plain, names, place=place)
 
 

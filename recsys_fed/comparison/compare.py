@@ -31,6 +31,7 @@ from recsys_fed.evaluation.metrics import (
     NEXT,
     NEXT_CUTOFF,
     NEXT_NAMES,
+    items_by_popularity,
     recall_at,
     reciprocal_rank,
 )
@@ -49,20 +50,8 @@ Groups = Mapping[str, npt.NDArray[np.bool_]]
 Say = Callable[[str], None]
 Key = tuple[float, int]
 Models = Mapping[Key, ItemEmbeddings]
-POPULARITY_GROUPS = ("frequent items", "middle items", "rare items")
 # Scores that are held at once: 16 MB in float64.
 _BLOCK_SCORES = 1 << 21
-
-
-def group_items(train: sparse.csr_matrix) -> dict[str, npt.NDArray[np.bool_]]:
-    """Items by how often they occur in train: each group has about a third of all interactions, bool [n_items]."""
-    counts = np.asarray(train.sum(axis=0)).ravel()
-    order = np.argsort(-counts, kind="stable")
-    before = np.cumsum(counts[order]) - counts[order]
-    third = np.minimum(3 * before / max(counts.sum(), 1), 2.999).astype(int)
-    group = np.empty(len(counts), dtype=int)
-    group[order] = third
-    return {name: group == k for k, name in enumerate(POPULARITY_GROUPS)}
 
 
 def measure_users(
@@ -435,7 +424,7 @@ def _all_lines(
     next_item: bool,
 ) -> Iterator[Line]:
     """All lines; what is held out to choose follows from `seed`, as the silos do."""
-    groups = group_items(federation.train)
+    groups = items_by_popularity(federation.train)
     private = {key: model for key, model in models.items() if math.isfinite(key[0])}
     yield popularity_line(federation, groups)
     yield from fold_in_lines(federation, popular, groups, method="private popularity")

@@ -11,9 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys_fed import checks
-from recsys_fed.comparison.compare import BOTH, LOCAL, POPULARITY_GROUPS, Compared, Floats, Line
+from recsys_fed.comparison.compare import BOTH, LOCAL, Compared, Floats, Line
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.evaluation.metrics import HEADLINE_CUTOFF, HEADLINE_NAMES, NEXT_NAMES, RECALL
+from recsys_fed.evaluation.metrics import (
+    ACTIVITY_GROUPS,
+    HEADLINE_CUTOFF,
+    HEADLINE_NAMES,
+    NEXT_NAMES,
+    POPULARITY_GROUPS,
+    RECALL,
+    users_by_activity,
+)
 
 _CHUNK_CELLS = 4_000_000
 
@@ -147,7 +155,6 @@ def _least(gains: Sequence[Gain]) -> float:
 
 
 KIND, FILE = "comparison", "comparison.json"
-ACTIVITY_GROUPS = ("light users", "middle users", "heavy users")
 NOT_PRIVATISED = "simulation: figures not privatised; choosing by them would have to be charged"
 _BY_GROUP = RECALL.at(HEADLINE_CUTOFF)
 
@@ -202,7 +209,7 @@ def write_comparison(folder: Path, record: dict[str, Any]) -> None:
 def _lines(
     lines: Sequence[Line], sizes: Floats, *, metrics: Sequence[str], rng: np.random.Generator
 ) -> list[dict[str, Any]]:
-    activity = _activity(sizes)
+    activity = users_by_activity(sizes)
     names = [*metrics, *POPULARITY_GROUPS, *activity]
     figures = [
         values
@@ -273,14 +280,6 @@ def _std_over_seeds(values: Floats) -> float | None:
     if len(values) < 2 or np.isnan(values).all():
         return None
     return float(np.nanmean(values, axis=1).std(ddof=1))
-
-
-def _activity(sizes: Floats) -> dict[str, npt.NDArray[np.bool_]]:
-    """Thirds of the users by the length of their train history, bool [n_users]."""
-    rank = np.empty(len(sizes), dtype=np.int64)
-    rank[np.argsort(sizes, kind="stable")] = np.arange(len(sizes))
-    third = 3 * rank // max(len(sizes), 1)
-    return {name: third == k for k, name in enumerate(ACTIVITY_GROUPS)}
 
 
 def _finite(epsilon: float) -> float | str:

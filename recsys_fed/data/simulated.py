@@ -31,7 +31,7 @@ from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.histories import NOTHING, Histories, Signal, histories_of
 from recsys_fed.models.stored_histories import HistoryWriter, StoredHistories, stored_histories
 
-_TIMES: frozenset[Signal] = frozenset({"order", "time"})
+_EVALUATED: frozenset[Signal] = frozenset({"order", "time", "value"})
 _DIRECTIONS = 4
 
 Groups = npt.NDArray[np.int64]
@@ -220,9 +220,18 @@ class SimulatedFederation:
 
     @cached_property
     def histories(self) -> Histories:
-        """The train histories of all rows, with order and times where the data set has them."""
-        signals = signals_of(self.train, self.dataset.interactions, self.catalogue, reads=_TIMES, users=self.users)
-        return histories_of(self.train, signals=signals)
+        """The train histories of all rows, with order, times and ratings where the data set has them."""
+        return self._histories(self.train)
+
+    @cached_property
+    def test_histories(self) -> Histories:
+        """What is held out of all rows, with the same signals."""
+        return self._histories(self.test)
+
+    def _histories(self, matrix: sparse.csr_matrix) -> Histories:
+        interactions = self.dataset.interactions
+        signals = signals_of(matrix, interactions, self.catalogue, reads=_EVALUATED, users=self.users)
+        return histories_of(matrix, signals=signals)
 
 
 def simulated_federation(config: SimulationConfig, *, silos: int, seed: int) -> SimulatedFederation:

@@ -9,8 +9,12 @@ Definitions, with n_u the number of test items of user u and rel_r in {0, 1} the
     NDCG@k   = sum_{r<=k} rel_r / log2(r + 1)  /  sum_{r<=min(k, n_u)} 1 / log2(r + 1)
     HR@k     = 1 if any rel_r with r <= k, else 0
     RR       = 1 / (rank of the first relevant item, over the whole ranking)
+    P@k      = (1 / k) * sum_{r<=k} rel_r
+    F1@k     = 2 P@k Recall@k / (P@k + Recall@k)
+    MAP@k    = (1 / n_u) * sum_{r<=k} rel_r P@r                its mean over users is what the name says
+    AUC      = chance that a test item ranks before another candidate, over the whole ranking; ties count one half
 
-With n_u > k, Recall@k cannot reach 1, while NDCG@k can. Values are float64, per user.
+With n_u > k, Recall@k and MAP@k cannot reach 1, while NDCG@k can. Values are float64, per user.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -19,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import sparse
 
 from recsys_fed import extensions
 from recsys_fed.checks import at_least, one_of
@@ -65,6 +70,32 @@ def hit_rate_at(hits: torch.Tensor, n_relevant: torch.Tensor, k: int) -> torch.T
     """
     at_least(1, k=k)
     return hits[:, :k].any(dim=1).double()
+
+
+def precision_at(hits: torch.Tensor, n_relevant: torch.Tensor, k: int) -> torch.Tensor:
+    """Share of k places that test items have; places that a short list leaves empty have none.
+
+    Arguments, result and errors as for `recall_at`.
+    """
+    at_least(1, k=k)
+    return hits[:, :k].sum(dim=1).double() / k
+
+
+def f1_at(hits: torch.Tensor, n_relevant: torch.Tensor, k: int) -> torch.Tensor:
+    """Harmonic mean of precision and recall, 0 where both are; arguments, result and errors as for `recall_at`."""
+    at_least(1, k=k)
+    return 2 * hits[:, :k].sum(dim=1).double() / (k + n_relevant)
+
+
+def average_precision_at(hits: torch.Tensor, n_relevant: torch.Tensor, k: int) -> torch.Tensor:
+    """Precision at the rank of each test item among the first k, 0 for those behind, averaged over all of them.
+
+    Arguments, result and errors as for `recall_at`. The denominator is `n_relevant`, as in trec_eval's map_cut.
+    """
+    at_least(1, k=k)
+    top = hits[:, :k].double()
+    ranks = torch.arange(1, top.shape[1] + 1, dtype=torch.float64, device=hits.device)
+    return (top * top.cumsum(dim=1) / ranks).sum(dim=1) / n_relevant
 
 
 def reciprocal_rank(first_rank: torch.Tensor) -> torch.Tensor:
@@ -116,29 +147,42 @@ class Metric:
 RECALL, NDCG, HIT_RATE = Metric("recall", recall_at), Metric("ndcg", ndcg_at), Metric("hr", hit_rate_at, (10,))
 
 METRICS = (RECALL, NDCG, HIT_RATE)
-"""What every full ranking is measured by; a further one is a function above and one entry here."""
+"""What every full ranking is measured by."""
+ON_REQUEST = (
+    Metric("precision", precision_at, (20,)),
+    Metric("f1", f1_at, (20,)),
+    Metric("map", average_precision_at, (20,)),
+)
+"""What it is measured by where that is asked for; a further metric is a function above and one entry here."""
+AUC = "auc"
+ERRORS = ("rmse", "mae")
+"""Of predicted ratings, where the model predicts some: see `evaluation.rating_errors`."""
 
 GROUP = "recsys_fed.metrics"
 
 
 def choose_metrics(names: str = "") -> tuple[Metric, ...]:
-    """`METRICS`, and those that are named besides, with commas: passed as objects or found by entry points.
+    """`METRICS`, and those of lists that are named besides, with commas: of ours, passed or found by entry points.
 
-    >>> [metric.name for metric in choose_metrics()]
-    ['recall', 'ndcg', 'hr']
+    >>> [metric.name for metric in choose_metrics("map,auc")]
+    ['recall', 'ndcg', 'hr', 'map']
 
     Raises:
         ConfigurationError: there is none of that name, or what stands under it is none of that name.
     """
-    own = {metric.name: metric for metric in METRICS}
-    chosen = dict(own)
+    own = {metric.name: metric for metric in (*METRICS, *ON_REQUEST)}
+    chosen = {metric.name: metric for metric in METRICS}
     for name in filter(None, names.split(",")):
-        if name not in own:
-            one_of((*own, *extensions.extension_names(GROUP)), metrics=name)
-            found = extensions.load_extension(GROUP, name)
-            if not isinstance(found, Metric) or found.name != name:
-                raise ConfigurationError(f"Expected a Metric of the name {name!r}, got {found!r}.")
-            chosen[name] = found
+        if name in (AUC, *ERRORS):
+            continue
+        if name in own:
+            chosen[name] = own[name]
+            continue
+        one_of((*own, AUC, *ERRORS, *extensions.extension_names(GROUP)), metrics=name)
+        found = extensions.load_extension(GROUP, name)
+        if not isinstance(found, Metric) or found.name != name:
+            raise ConfigurationError(f"Expected a Metric of the name {name!r}, got {found!r}.")
+        chosen[name] = found
     return tuple(chosen.values())
 
 
@@ -148,7 +192,7 @@ def name_metrics(metrics: Iterable[Metric | str]) -> str:
     Raises:
         ConfigurationError: an object has no name of its own.
     """
-    own = {metric.name: metric for metric in METRICS}
+    own = {metric.name: metric for metric in (*METRICS, *ON_REQUEST)}
     names = []
     for metric in metrics:
         if isinstance(metric, Metric):
@@ -170,18 +214,43 @@ NEXT, NEXT_CUTOFF = (NDCG, HIT_RATE), 10
 MRR = "mrr"
 NEXT_NAMES = (*(metric.at(NEXT_CUTOFF) for metric in NEXT), MRR)
 """What comparisons show besides where the next item is asked for."""
-SHOWN_NAMES = tuple(metric.at(k) for k in sorted(CUTOFFS, reverse=True) for metric in METRICS if k in metric.shown_at)
+SHOWN_NAMES = tuple(
+    metric.at(k) for k in sorted(CUTOFFS, reverse=True) for metric in (*METRICS, *ON_REQUEST) if k in metric.shown_at
+)
 """Per user, as the tables of a run order them."""
 
 
 def shown_names(measured: Collection[str]) -> list[str]:
     """Of the names that a run has measured, those per user that its tables show: ours, then those brought."""
-    ours = {"coverage", *(metric.name for metric in METRICS)}
+    ours = {"coverage", *(metric.name for metric in (*METRICS, *ON_REQUEST))}
     brought = [name for name in measured if "@" in name and name.partition("@")[0] not in ours]
     return [
         *(name for name in SHOWN_NAMES if name in measured),
         *(n for n in brought if not n.startswith("sampled_")),
     ]
+
+
+ACTIVITY_GROUPS = ("light users", "middle users", "heavy users")
+POPULARITY_GROUPS = ("frequent items", "middle items", "rare items")
+
+
+def users_by_activity(sizes: npt.NDArray[np.number]) -> dict[str, npt.NDArray[np.bool_]]:
+    """Thirds of the users by the length of their train history [n_users]: bool [n_users] by name."""
+    rank = np.empty(len(sizes), dtype=np.int64)
+    rank[np.argsort(sizes, kind="stable")] = np.arange(len(sizes))
+    third = 3 * rank // max(len(sizes), 1)
+    return {name: third == k for k, name in enumerate(ACTIVITY_GROUPS)}
+
+
+def items_by_popularity(train: sparse.csr_matrix) -> dict[str, npt.NDArray[np.bool_]]:
+    """Items by how often they occur in train: each group has about a third of all interactions, bool [n_items]."""
+    counts = np.asarray(train.sum(axis=0)).ravel()
+    order = np.argsort(-counts, kind="stable")
+    before = np.cumsum(counts[order]) - counts[order]
+    third = np.minimum(3 * before / max(counts.sum(), 1), 2.999).astype(int)
+    group = np.empty(len(counts), dtype=int)
+    group[order] = third
+    return {name: group == k for k, name in enumerate(POPULARITY_GROUPS)}
 
 
 def by_user_group(values: npt.NDArray[np.floating], groups: npt.NDArray[np.object_]) -> dict[str, float]:

@@ -17,8 +17,8 @@ from scipy.sparse import csr_array, csr_matrix
 
 from recsys_fed.checks import at_least
 from recsys_fed.errors import ConfigurationError, DataError
-from recsys_fed.evaluation.metrics import CUTOFFS, METRICS, Metric, coverage, reciprocal_rank
-from recsys_fed.evaluation.ranking import first_relevant_rank, top_items
+from recsys_fed.evaluation.metrics import AUC, CUTOFFS, METRICS, Metric, coverage, reciprocal_rank
+from recsys_fed.evaluation.ranking import area_under_curve, first_relevant_rank, top_items
 
 Scorer: TypeAlias = Callable[[slice], torch.Tensor]
 
@@ -171,6 +171,7 @@ class _RankedBlock:
     hits: torch.Tensor  # bool, like items
     n_relevant: torch.Tensor  # int64 [n_block]
     first_rank: torch.Tensor | None  # int64 [n_block]; None where nobody asked
+    area: torch.Tensor | None  # float64 [n_block]; None where nobody asked
 
 
 def evaluate_ranking(  # noqa: PLR0913  (each says how to measure)
@@ -182,6 +183,7 @@ def evaluate_ranking(  # noqa: PLR0913  (each says how to measure)
     metrics: Sequence[Metric] = METRICS,
     block_users: int | None = None,
     whole_ranking: bool = True,
+    area: bool = False,
     overwrite: bool = False,
     on_block: Callable[[int], None] | None = None,
 ) -> RankingMetrics:
@@ -196,11 +198,12 @@ def evaluate_ranking(  # noqa: PLR0913  (each says how to measure)
         metrics: of each list; see `choose_metrics`.
         block_users: scored at once; bounds memory, changes no result. Without it as many as a cache keeps at hand.
         whole_ranking: also report "mrr", for which users whose lists have no hit are ranked to the end.
+        area: also report "auc", for which all candidates are sorted.
         overwrite: the scores are made for this call, and may be written to.
         on_block: called after each block with the number of user rows done.
 
     Returns:
-        Each of `metrics`, as in "recall@k", for every k and "mrr" (of the whole ranking) per user, and
+        Each of `metrics`, as in "recall@k", for every k, "mrr" and "auc" (of the whole ranking) per user, and
         "coverage@k" for the catalogue. Recall divides by the number of test items of the user, not min(k, n).
 
     Raises:
@@ -222,7 +225,7 @@ def evaluate_ranking(  # noqa: PLR0913  (each says how to measure)
             # Otherwise a copy is written to: scores may belong to the scorer, and be one row for everybody.
             mine = overwrite and len(users) == len(scores)
             own = scores if mine else scores.index_select(0, torch.from_numpy(users - start).to(scores.device))
-            block = _rank_block(own, held_out.of_users(users), max(cutoffs), whole=whole_ranking)
+            block = _rank_block(own, held_out.of_users(users), max(cutoffs), whole=whole_ranking, area=area)
             per_block.append(_measure(block, metrics, cutoffs))
             for k, seen in recommended.items():
                 seen[block.items[:, :k][block.listed[:, :k]]] = True
@@ -248,7 +251,7 @@ def _on_device(pairs: tuple[np.ndarray, np.ndarray], device: torch.device) -> tu
     return torch.from_numpy(users).to(device), torch.from_numpy(items).to(device)
 
 
-def _rank_block(scores: torch.Tensor, held_out: HeldOut, k: int, *, whole: bool) -> _RankedBlock:
+def _rank_block(scores: torch.Tensor, held_out: HeldOut, k: int, *, whole: bool, area: bool) -> _RankedBlock:
     """Rank one block; `scores` is written to."""
     train_users, train_items = _on_device(held_out.train_pairs(), scores.device)
     scores[train_users, train_items] = -torch.inf
@@ -261,6 +264,7 @@ def _rank_block(scores: torch.Tensor, held_out: HeldOut, k: int, *, whole: bool)
         hits=hits.cpu(),
         n_relevant=torch.from_numpy(np.diff(held_out.test.indptr).astype(np.int64)),
         first_rank=_first_ranks(scores, hits, *relevant).cpu() if whole else None,
+        area=area_under_curve(scores, *relevant).cpu() if area else None,
     )
 
 
@@ -287,4 +291,6 @@ def _measure(block: _RankedBlock, metrics: Sequence[Metric], cutoffs: Sequence[i
     values = {metric.at(k): metric.values(block.hits, block.n_relevant, k) for metric in metrics for k in cutoffs}
     if block.first_rank is not None:
         values["mrr"] = reciprocal_rank(block.first_rank)
+    if block.area is not None:
+        values[AUC] = block.area
     return {name: value.numpy() for name, value in values.items()}

@@ -83,6 +83,35 @@ def first_relevant_rank(scores: torch.Tensor, users: torch.Tensor, items: torch.
     return 1 + _count(torch.gt, scores, best) + _equal_before(scores, best, best_row)
 
 
+def area_under_curve(scores: torch.Tensor, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    """Return the chance that a relevant item scores higher than another candidate, ties one half, for each user.
+
+    By the sum of the relevant items' ranks (Mann and Whitney 1947, doi 10.1214/aoms/1177730491), exactly.
+
+    Args:
+        scores: floating [n_users, n_items]; items at -inf are no candidates.
+        users, items: int64 [n_relevant], the relevant pairs as rows and columns of `scores`, candidates all; every
+            user must be there at least once.
+
+    Returns:
+        float64 [n_users] in [0, 1]; one half where a user has no other candidate.
+    """
+    ascending = scores.sort(dim=1).values
+    place = (torch.arange(len(users), device=users.device) - torch.searchsorted(users, users)).long()
+    n_relevant = torch.bincount(users, minlength=len(scores))
+    # Every user's relevant scores side by side; what fills the rows up is not read.
+    wanted = scores.new_zeros(len(scores), int(n_relevant.max()))
+    wanted[users, place] = scores[users, items]
+    below, through = (torch.searchsorted(ascending, wanted, right=right)[users, place] for right in (False, True))
+    excluded = torch.isneginf(scores).sum(1)
+    # Twice the mean rank among equals, so that all is whole numbers.
+    twice = torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
+    twice.index_add_(0, users, below + through + 1 - 2 * excluded[users])
+    others = scores.shape[1] - excluded - n_relevant
+    pairs = 2 * n_relevant * others
+    return torch.where(pairs > 0, (twice - n_relevant * (n_relevant + 1)).double() / pairs.clamp_min(1), 0.5)
+
+
 def _equal_before(scores: torch.Tensor, value: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
     """How many items of each user score exactly `value` and come before the item `row`, which does too."""
     n_before = torch.zeros_like(row)

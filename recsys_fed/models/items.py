@@ -16,11 +16,13 @@ from safetensors.torch import save
 from recsys_fed import checks
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 from recsys_fed.files import write_whole
+from recsys_fed.models.exact_scores import observed_scores
 from recsys_fed.models.histories import Histories, Signal
 
 _METADATA = "recsys-fed item embeddings"
 _VERSION = 1
 TENSORS = ("vectors", "bias", "history_weights")
+_FIRST_KEYS = ("kind", "unobserved_weight", "regularization")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,7 @@ class FoldIn:
         regularization: of ridge and ratings.
         half_life: in positions; 0: age does not matter.
         half_life_days: in days of the clock; 0: age does not matter.
+        lowest, highest: of ratings: the scale that predictions are cut off at.
     """
 
     kind: str
@@ -52,6 +55,8 @@ class FoldIn:
     regularization: float = 1.0
     half_life: float = 0.0
     half_life_days: float = 0.0
+    lowest: float = 0.0
+    highest: float = 0.0
 
     def __post_init__(self) -> None:
         checks.one_of(("projection", "ridge", "ratings"), kind=self.kind)
@@ -72,8 +77,8 @@ class FoldIn:
         return frozenset(signal for signal, does in read.items() if does)
 
     def record(self) -> dict[str, Any]:
-        """As a model's file has it; what was not there before half-lives is left out where there is none."""
-        return {key: value for key, value in asdict(self).items() if value or not key.startswith("half_life")}
+        """As a model's file has it; what earlier versions did not know is left out where it is zero."""
+        return {key: value for key, value in asdict(self).items() if value or key in _FIRST_KEYS}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -284,6 +289,22 @@ def _fold_in_ratings(model: ItemEmbeddings, histories: Histories) -> torch.Tenso
     rated = histories.where(there)
     targets = values[there] - model.bias[rated.items]
     return ridge(model.vectors, rated, model.history_weights, how=model.fold_in, targets=targets)
+
+
+def predicted_ratings(model: ItemEmbeddings, users: torch.Tensor, histories: Histories) -> torch.Tensor:
+    """The rating to expect at each interaction, float32 [n_interactions], from user vectors [n_users, dim].
+
+    Raises:
+        ConfigurationError: the model was not trained on ratings.
+    """
+    how = model.fold_in
+    if how.kind != "ratings":
+        raise ConfigurationError(
+            f"Expected a model of ratings, got one of {how.kind}: its scores order items and are no ratings. "
+            "Train with target = rating."
+        )
+    found = observed_scores(histories, users, model.vectors) + model.bias[histories.items]
+    return found.clamp(how.lowest, how.highest)
 
 
 def fold_in(vectors: torch.Tensor, histories: Histories, weights: torch.Tensor, *, how: FoldIn) -> torch.Tensor:

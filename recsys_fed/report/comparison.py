@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from recsys_fed.comparison.compare import BOTH, GLOBAL, LOCAL, POPULARITY_GROUPS
+from recsys_fed.comparison.compare import BOTH, GLOBAL, LOCAL
 from recsys_fed.comparison.new_items import MAPPED
-from recsys_fed.comparison.record import ACTIVITY_GROUPS, label_metric
+from recsys_fed.comparison.record import label_metric
 from recsys_fed.config import current_noise
-from recsys_fed.evaluation.metrics import HEADLINE_NAMES
+from recsys_fed.evaluation.metrics import ACTIVITY_GROUPS, HEADLINE_NAMES, POPULARITY_GROUPS
 from recsys_fed.report.console import print_sections
 from recsys_fed.report.page import Chart, Section, Series, Table, Verdict, line_chart, new_picture, write_picture
 

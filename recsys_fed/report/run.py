@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from rich.console import Console
 from rich.text import Text
 
 from recsys_fed.certificates.run import verify_run
@@ -38,6 +39,8 @@ def print_simulation(record: Mapping[str, Any], *, output: Path | None) -> None:
     console = new_console()
     console.print(_title(record), style="bold", markup=False)
     print_rows(console, _quality_table(record))
+    if "ratings" in record:
+        _print_rating_errors(console, record)
     if record["protocol"]["name"]:
         console.print(_protocol(record["protocol"]))
     if record["private_metrics"]:
@@ -59,6 +62,16 @@ def print_simulation(record: Mapping[str, Any], *, output: Path | None) -> None:
         console.print(f"[red]left out: {len(record['refused'])} answers, first: {record['refused'][0]}[/]")
     if output is not None:
         console.print(f"written to {output}", markup=False)
+
+
+def _print_rating_errors(console: Console, record: Mapping[str, Any]) -> None:
+    model, own = record["ratings"]["model"], record["ratings"]["user_mean"]
+    columns = ("RMSE", "of own mean", "MAE", "MAE of own mean")
+    table = new_table("predicted ratings", *columns, right=columns)
+    for name, errors in model.items():
+        figures = (errors["rmse"], own[name]["rmse"], errors["mae"], own[name]["mae"])
+        table.add_row(name, *(f"{figure:.4f}" for figure in figures))
+    print_table(console, table)
 
 
 def print_recommendations(result: Mapping[str, Any]) -> None:

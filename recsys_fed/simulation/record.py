@@ -35,6 +35,7 @@ class Measured:
 
     metrics: Mapping[str, float]
     popularity: Mapping[str, float]
+    ratings: Mapping[str, Mapping[str, Mapping[str, float]]] | None
     totals: Mapping[str, Any]
     events: str
     seconds: Mapping[str, float]
@@ -76,9 +77,10 @@ def metrics_record(
         "bytes_down": measured.totals["bytes_down"],
         "refused": measured.totals["refused"],
         "note": NOT_PRIVATISED,
-        "metrics": dict(measured.metrics),
+        "metrics": dict(measured.metrics) | (dict(measured.ratings["model"]["overall"]) if measured.ratings else {}),
         "private_metrics": measured.totals["private_metrics"],
         "popularity": dict(measured.popularity),
+        **({"ratings": measured.ratings} if measured.ratings else {}),
         "versions": versions(),
     }
 

@@ -24,15 +24,16 @@ from recsys_fed.data.sources import GROUP as SOURCES
 from recsys_fed.data.split import BY_TIME
 from recsys_fed.errors import ConfigurationError, DataError
 from recsys_fed.evaluation.baselines import popularity
-from recsys_fed.evaluation.metrics import METRICS, Metric, choose_metrics
+from recsys_fed.evaluation.metrics import AUC, ERRORS, METRICS, Metric, choose_metrics
 from recsys_fed.evaluation.protocol import Scorer, evaluate_ranking
+from recsys_fed.evaluation.rating_errors import rating_errors, user_means
 from recsys_fed.evaluation.sampled import SampledTrials, draw_negatives, evaluate_sampled
 from recsys_fed.extensions import extension_names
 from recsys_fed.federation.inprocess import run_in_process
 from recsys_fed.federation.noise_split import resolve_masking
 from recsys_fed.federation.run_files import EMBEDDINGS, EVENTS, FEDERATION
 from recsys_fed.models.device import resolve_device, return_large_arrays, use_threads
-from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings, scores, user_vectors
+from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings, predicted_ratings, scores, user_vectors
 from recsys_fed.privacy.guarantee import check_delta
 from recsys_fed.settings_file import Value
 from recsys_fed.simulation.flower_engine import app_folder, load_apps, run_with_flower
@@ -154,15 +155,18 @@ def evaluate(
     federation: SimulatedFederation,
     *,
     metrics: Sequence[Metric] = METRICS,
+    area: bool = False,
     sampled_negatives: int = 0,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Full-ranking metrics and, if asked for, those of each test item among sampled negatives ("sampled_...").
+    """Full-ranking metrics and, if asked for, AUC and those of each item among sampled negatives ("sampled_...").
 
     Raises:
         DataError: no user has a test item.
     """
-    found = evaluate_ranking(score, train=federation.excluded, test=federation.test, metrics=metrics).means()
+    found = evaluate_ranking(
+        score, train=federation.excluded, test=federation.test, metrics=metrics, area=area
+    ).means()
     if sampled_negatives:
         trials = _trials(federation, n=sampled_negatives, rng=np.random.default_rng([seed, _NEGATIVES]))
         sampled = evaluate_sampled(
@@ -174,6 +178,24 @@ def evaluate(
         )
         found |= sampled.means()
     return found
+
+
+def evaluate_ratings(
+    model: ItemEmbeddings, federation: SimulatedFederation
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Errors of the model's predictions ("model") and of every user's own mean ("user_mean"); see `rating_errors`.
+
+    Raises:
+        ConfigurationError: the model was not trained on ratings.
+        DataError: nothing that is held out has a rating.
+    """
+    train, test, how = federation.histories, federation.test_histories, model.fold_in
+    predicted = predicted_ratings(model, user_vectors(model, train), test)
+    own = user_means(train, lowest=how.lowest, highest=how.highest)
+    return {
+        "model": rating_errors(predicted.numpy(), test, federation.train),
+        "user_mean": rating_errors(own[test.users.numpy()], test, federation.train),
+    }
 
 
 def _trials(federation: SimulatedFederation, *, n: int, rng: np.random.Generator) -> SampledTrials:
@@ -216,6 +238,8 @@ class Simulation:
         checks.at_least(1, parallel_silos=self.parallel_silos, silos=self.federation.silos)
         checks.at_least(0, sampled_negatives=self.sampled_negatives, evaluate_users=self.evaluate_users)
         choose_metrics(self.data.metrics)
+        if set(ERRORS) & set(self.data.metrics.split(",")) and self.federation.target != "rating":
+            raise ConfigurationError(f"Expected target = rating for the metrics {' and '.join(ERRORS)}.")
 
 
 def simulate(
@@ -253,12 +277,14 @@ def simulate(
             negatives = simulation.sampled_negatives or (protocol.sampled_negatives if protocol else 0)
             how: dict[str, Any] = {
                 "metrics": choose_metrics(simulation.data.metrics),
+                "area": AUC in simulation.data.metrics.split(","),
                 "sampled_negatives": negatives,
                 "seed": simulation.federation.seed,
             }
             measured = Measured(
                 metrics=evaluate(fold_in_scorer(model, some, device=simulation.federation.device), some, **how),
                 popularity=evaluate(popularity(federation.train), some, **how),
+                ratings=evaluate_ratings(model, some) if simulation.federation.target == "rating" else None,
                 totals=json.loads((folder / FEDERATION).read_text()),
                 events=(folder / EVENTS).read_text(),
                 seconds=seconds,
@@ -303,6 +329,11 @@ def prepared(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
         config = replace(config, target="next" if apply_protocol(data).split in BY_TIME else "any")
     resolve_device(config.device)
     federation = simulated_federation(data, silos=config.silos, seed=config.seed)
+    if config.target == "rating" and federation.dataset.interactions.value is None:
+        raise ConfigurationError(
+            "Expected interactions with ratings for target = rating, got none. Name the column that holds them: "
+            "--columns value=NAME."
+        )
     n_users = federation.train.shape[0]
     check_delta(config.delta, n_users=n_users)
     if not federation.test.nnz:

@@ -257,7 +257,12 @@ class Ratings(Trainer):
             vectors=(self._half * vectors).float(),
             bias=(self._middle + self._half * bias).float(),
             history_weights=torch.ones(n_items),
-            fold_in=FoldIn(kind="ratings", regularization=self.regularization * self._half**2),
+            fold_in=FoldIn(
+                kind="ratings",
+                regularization=self.regularization * self._half**2,
+                lowest=self.lowest,
+                highest=self.highest,
+            ),
             catalogue_hash=state.facts.catalogue_hash,
         )
 

@@ -15,6 +15,7 @@ from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.settings_file import Value, check_keys, parse_table
 from recsys_fed.trainers.dp_sgd import DPSGD
 from recsys_fed.trainers.popularity import PopularItems
+from recsys_fed.trainers.ratings import Ratings
 from recsys_fed.trainers.spectral import Spectral
 from recsys_fed.trainers.trainer import Layout, PublicFacts, Stage, Tables, Trainer
 
@@ -74,7 +75,9 @@ class Auto(Trainer):
 
 
 GROUP = "recsys_fed.trainers"
-TRAINERS: dict[str, Callable[..., Trainer]] = {kind.name: kind for kind in (Auto, Spectral, DPSGD, PopularItems)}
+TRAINERS: dict[str, Callable[..., Trainer]] = {
+    kind.name: kind for kind in (Auto, Spectral, DPSGD, PopularItems, Ratings)
+}
 
 
 def configured_trainer(config: FederationConfig) -> Trainer:

@@ -6,8 +6,8 @@ import torch
 from scipy import sparse
 
 from recsys_fed.comparison import compare
-from recsys_fed.comparison.compare import group_items, measure_users
-from recsys_fed.evaluation.metrics import HEADLINE_NAMES
+from recsys_fed.comparison.compare import measure_users
+from recsys_fed.evaluation.metrics import HEADLINE_NAMES, items_by_popularity
 from recsys_fed.evaluation.protocol import evaluate_ranking
 
 
@@ -33,7 +33,7 @@ def test_figures_are_those_of_the_headline_protocol(monkeypatch, cells):
 
 def test_a_group_counts_its_own_test_items_only():
     train, test, table = data()
-    groups = group_items(train)
+    groups = items_by_popularity(train)
     found = measure_users(lambda rows: table[rows], train, test, groups)
     for name, members in groups.items():
         some = sparse.csr_matrix(test.multiply(members[None, :].astype(np.float32)))
@@ -45,7 +45,7 @@ def test_a_group_counts_its_own_test_items_only():
 
 def test_each_group_of_items_has_a_third_of_the_interactions():
     train = sparse.csr_matrix((np.random.default_rng(0).random((300, 40)) < np.linspace(0.9, 0.02, 40)).astype(float))
-    groups, counts = group_items(train), np.asarray(train.sum(axis=0)).ravel()
+    groups, counts = items_by_popularity(train), np.asarray(train.sum(axis=0)).ravel()
     assert sum(members.astype(int) for members in groups.values()).tolist() == [1] * 40
     shares = [counts[members].sum() / counts.sum() for members in groups.values()]
     assert shares == pytest.approx([1 / 3] * 3, abs=0.08)

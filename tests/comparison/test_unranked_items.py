@@ -9,8 +9,9 @@ from scipy import sparse
 
 from recsys_fed.catalogue.features import public_features
 from recsys_fed.comparison import new_items
-from recsys_fed.comparison.compare import fold_in_lines, group_items, pooled_lines, popularity_line, silo_lines
+from recsys_fed.comparison.compare import fold_in_lines, pooled_lines, popularity_line, silo_lines
 from recsys_fed.config import FederationConfig, SimulationConfig
+from recsys_fed.evaluation.metrics import items_by_popularity
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.simulation.runner import Simulation, prepared
 
@@ -36,7 +37,7 @@ def models(n_items):
 
 
 def test_no_line_ranks_them(narrowed):
-    groups, some = group_items(narrowed.train), models(narrowed.train.shape[1])
+    groups, some = items_by_popularity(narrowed.train), models(narrowed.train.shape[1])
     lines = [
         popularity_line(narrowed, groups),
         *fold_in_lines(narrowed, some, groups),
