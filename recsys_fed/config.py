@@ -60,7 +60,7 @@ class FederationConfig:
         secure_aggregation_colluders: silos whose noise counts for nothing, because they tell the server what they
             know, or listen: a silo knows its own share of a noise that is split. Also with noise = "distributed".
         metrics_epsilon: part of epsilon that pays for the metrics which the silos report as a noised sum at the end;
-            0 means that no metric leaves a silo, -1 takes a twentieth of epsilon.
+            0 means that no metric leaves a silo, -1 takes a twentieth of epsilon, or 0 where the target is a rating.
         silos: how many silos take part; 0 takes all that are connected at the start.
         max_silos_per_user: in how many silos a user may be; every release then counts so many times.
         declared_users: public order of magnitude of the users of all silos together.

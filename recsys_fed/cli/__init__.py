@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("simulate")(runs.simulate)
 app.command("compare")(runs.compare)
 app.command("recommend")(runs.recommend)
+app.command("predict")(runs.predict)
 app.command("catalogue")(catalogue.catalogue)
 app.command("audit")(runs.audit)
 app.command("report")(runs.report)

@@ -164,17 +164,48 @@ def recommend(
     from recsys_fed.report.run import print_recommendations  # noqa: PLC0415
     from recsys_fed.simulation.recommender import recommend_from_run  # noqa: PLC0415
 
-    result = recommend_from_run(run, _ids(history), k=k, new_items=new_items)
+    result = recommend_from_run(run, _ids(history, "--history"), k=k, new_items=new_items)
     options.emit(result) if as_json else print_recommendations(result)
 
 
-def _ids(texts: list[str]) -> list[str]:
+def predict(
+    items: Annotated[list[str], typer.Argument(help="Ids of the items to predict.")],
+    *,
+    run: Annotated[Path, typer.Option(help="Folder that `simulate --target rating --output` wrote.")],
+    user_ratings: Annotated[
+        list[str], typer.Option(help="The user's own ratings, ITEM=VALUE with commas between them.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Predict what a user would rate some items, from ratings typed in by hand; nothing leaves this machine."""
+    from recsys_fed.report.run import print_predictions  # noqa: PLC0415
+    from recsys_fed.simulation.recommender import predict_from_run  # noqa: PLC0415
+
+    result = predict_from_run(run, _ratings(user_ratings), items)
+    options.emit(result) if as_json else print_predictions(result)
+
+
+def _ratings(texts: list[str]) -> dict[str, float]:
+    """Ratings by item id; an id may hold an equals sign."""
+    found = {}
+    for cell in _ids(texts, "--user-ratings"):
+        item, equals, value = cell.rpartition("=")
+        try:
+            found[item] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals or not item or not math.isfinite(found[item]):
+            raise ConfigurationError(f"Expected --user-ratings as ITEM=VALUE with numbers, got {cell!r}.")
+    return found
+
+
+def _ids(texts: list[str], option: str) -> list[str]:
     """Ids of an option that may be repeated, each time a line of CSV."""
     try:
         cells = [cell.strip() for line in csv.reader(texts, skipinitialspace=True, strict=True) for cell in line]
     except csv.Error as error:
         raise ConfigurationError(
-            f"Expected --history as ids with commas between them, got {texts}: {error}. "
+            f"Expected {option} as ids with commas between them, got {texts}: {error}. "
             'An id that holds a comma or a quote is written "a,b" or "say ""a""".'
         ) from error
     return [cell for cell in cells if cell]

@@ -24,7 +24,7 @@ from recsys_fed.errors import ConfigurationError, DataError
 
 Mask = npt.NDArray[np.bool_]
 
-LEAVE_TWO_OUT = "leave-two-out"
+LEAVE_TWO_OUT, NONE = "leave-two-out", "none"
 # What is held out came after what is trained on: the question is which item comes next.
 BY_TIME = ("leave-last-out", LEAVE_TWO_OUT, "global-temporal")
 
@@ -117,6 +117,7 @@ METHODS: dict[str, _Method] = {
     ),
     "leave-last-out": lambda dataset, _fraction, last, _rng: leave_last_out(dataset.interactions, n_last=last),
     LEAVE_TWO_OUT: lambda dataset, _fraction, _last, _rng: _leave_two_out(dataset.interactions)[0],
+    NONE: lambda dataset, _fraction, _last, _rng: np.zeros(len(dataset.interactions), dtype=bool),
     "global-temporal": lambda dataset, share, _last, _rng: global_temporal(dataset.interactions, test_fraction=share),
 }
 
@@ -134,7 +135,8 @@ def split(
     Args:
         dataset: what to split.
         rng: for the random methods.
-        method: a name of `METHODS`; "auto" is the given split where there is one, else per-user-random.
+        method: a name of `METHODS`; "auto" is the given split where there is one, else per-user-random; "none" holds
+            nothing out.
         test_fraction: share held out by per-user-random and global-temporal, in (0, 1).
         n_last: interactions a user held out by leave-last-out.
 

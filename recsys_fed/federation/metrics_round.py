@@ -31,6 +31,9 @@ def metrics_epsilon(config: FederationConfig) -> float:
     Raises:
         ConfigurationError: they would take the whole budget.
     """
+    if config.metrics_epsilon < 0 and config.target == "rating":
+        # What silos report are metrics of rankings, which predicted ratings are not made for.
+        return 0.0
     if config.metrics_epsilon < 0:
         share = DEFAULT_SHARE * config.epsilon
         return share if share >= SMALLEST_EPSILON else 0.0

@@ -8,13 +8,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from recsys_fed.certificates.run import verify_run
 from recsys_fed.config import current_noise
 from recsys_fed.errors import DataFormatError, DataNotFoundError
-from recsys_fed.evaluation.metrics import shown_names
+from recsys_fed.evaluation.metrics import AUC, ERRORS, shown_names
 from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
 from recsys_fed.privacy.guarantee import Guarantee
 from recsys_fed.report.console import new_console, new_table, print_rows, print_table
@@ -38,9 +37,8 @@ def print_simulation(record: Mapping[str, Any], *, output: Path | None) -> None:
     """The final table of a run."""
     console = new_console()
     console.print(_title(record), style="bold", markup=False)
-    print_rows(console, _quality_table(record))
-    if "ratings" in record:
-        _print_rating_errors(console, record)
+    for table in _quality_tables(record):
+        print_rows(console, table)
     if record["protocol"]["name"]:
         console.print(_protocol(record["protocol"]))
     if record["private_metrics"]:
@@ -64,16 +62,6 @@ def print_simulation(record: Mapping[str, Any], *, output: Path | None) -> None:
         console.print(f"written to {output}", markup=False)
 
 
-def _print_rating_errors(console: Console, record: Mapping[str, Any]) -> None:
-    model, own = record["ratings"]["model"], record["ratings"]["user_mean"]
-    columns = ("RMSE", "of own mean", "MAE", "MAE of own mean")
-    table = new_table("predicted ratings", *columns, right=columns)
-    for name, errors in model.items():
-        figures = (errors["rmse"], own[name]["rmse"], errors["mae"], own[name]["mae"])
-        table.add_row(name, *(f"{figure:.4f}" for figure in figures))
-    print_table(console, table)
-
-
 def print_recommendations(result: Mapping[str, Any]) -> None:
     """History and recommendations as tables."""
     console = new_console()
@@ -84,6 +72,14 @@ def print_recommendations(result: Mapping[str, Any]) -> None:
         score = f"{row['score']:.4f}" + " new" * row["new"]
         table.add_row(str(row["rank"]), Text(row["item"]), Text(row["title"]), score)
     print_table(console, table)
+
+
+def print_predictions(result: Mapping[str, Any]) -> None:
+    """Predicted ratings as a table."""
+    table = new_table("item", "title", "rating", right=("rating",))
+    for row in result["predictions"]:
+        table.add_row(Text(row["item"]), Text(row["title"]), f"{row['rating']:.2f}")
+    print_table(new_console(), table)
 
 
 def _private_metrics(record: Mapping[str, Any]) -> str:
@@ -159,7 +155,13 @@ def _spent(folder: Path, record: Mapping[str, Any]) -> list[Spent]:
 
 def _quality_table(record: Mapping[str, Any]) -> Table:
     found = record["metrics"]
-    shown = [*shown_names(found), "mrr", "coverage@20", *sorted(name for name in found if name.startswith("sampled"))]
+    shown = [
+        *shown_names(found),
+        "mrr",
+        AUC,
+        "coverage@20",
+        *sorted(name for name in found if name.startswith("sampled")),
+    ]
     return Table(
         caption="Quality of the model beside popularity",
         header=["metric", record["trainer"], "exact popularity"],
@@ -168,16 +170,24 @@ def _quality_table(record: Mapping[str, Any]) -> Table:
     )
 
 
+def _quality_tables(record: Mapping[str, Any]) -> list[Table]:
+    ranked = [_quality_table(record)] if record["popularity"] else []
+    return [*ranked, *([_ratings_table(record)] if "ratings" in record else [])]
+
+
+def _ratings_table(record: Mapping[str, Any]) -> Table:
+    model, own = record["ratings"]["model"], record["ratings"]["user_mean"]
+    which = "held-out ratings of" if record["n_held_out"] else "ratings of train, of"
+    return Table(
+        caption="Errors of predicted ratings, and of every user's own mean in their place",
+        header=[which, *(f"{x.upper()}{who}" for x in ERRORS for who in ("", ", own mean"))],
+        rows=[[name, *(number(of[name][x], 4) for x in ERRORS for of in (model, own))] for name in model],
+        numeric=frozenset({1, 2, 3, 4}),
+    )
+
+
 def _quality(record: Mapping[str, Any]) -> Section:
-    shown, figures = shown_names(record["metrics"]), _quality_table(record)
-    ranked = [(name, record["metrics"][name], record["popularity"][name]) for name in shown]
-    chart = interval_chart(
-        "Quality beside popularity",
-        "; ".join(f"{name}: {model:.3f}, popularity {popular:.3f}" for name, model, popular in ranked),
-        [(name, model, min(model, popular), max(model, popular)) for name, model, popular in ranked],
-        x_label="metric; the line reaches from popularity to the model (dot)",
-        figures=figures,
-    )  # fmt: skip
+    tables = _quality_tables(record)
     private = record.get("private_metrics") or {}
     reported = "; ".join(
         f"{name} {value['value']:.4f} (noise of {value['noise']:.4f})" for name, value in private.items()
@@ -186,8 +196,20 @@ def _quality(record: Mapping[str, Any]) -> Section:
         anchor="quality",
         title="Quality",
         paragraphs=[f"{record['note']}.", *([f"As the silos report it, privately: {reported}."] if reported else [])],
-        charts=[chart],
-        tables=[figures],
+        charts=[_quality_chart(record, figures=tables[0])] if record["popularity"] else [],
+        tables=tables,
+    )
+
+
+def _quality_chart(record: Mapping[str, Any], *, figures: Table) -> Chart:
+    shown = shown_names(record["metrics"])
+    ranked = [(name, record["metrics"][name], record["popularity"][name]) for name in shown]
+    return interval_chart(
+        "Quality beside popularity",
+        "; ".join(f"{name}: {model:.3f}, popularity {popular:.3f}" for name, model, popular in ranked),
+        [(name, model, min(model, popular), max(model, popular)) for name, model, popular in ranked],
+        x_label="metric; the line reaches from popularity to the model (dot)",
+        figures=figures,
     )
 
 

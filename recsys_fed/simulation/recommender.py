@@ -1,6 +1,6 @@
 """Recommendations from a model and the catalogue that it was trained on, for item ids."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from recsys_fed.errors import ConfigurationError, DataFormatError
 from recsys_fed.evaluation.ranking import top_items
 from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.models.histories import Histories, Signals
-from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings, scores, user_vectors
+from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings, predicted_ratings, scores, user_vectors
 from recsys_fed.models.new_items import with_new_items
 from recsys_fed.simulation.runner import CATALOGUE
 
@@ -87,29 +87,41 @@ class Recommender:
         embeddings = with_new_items(self.embeddings, features, rows, catalogue_hash=larger.content_hash)
         return Recommender(embeddings=embeddings, catalogue=larger, n_known=self.n_known)
 
-    def fold_in(self, history: Sequence[str]) -> npt.NDArray[np.float32]:
+    def fold_in(self, history: Sequence[str] | Mapping[str, float]) -> npt.NDArray[np.float32]:
         """The vector of a user with this history of item ids, float32 [embedding_dim]; zeros for an empty one.
 
         The history is in the user's order, the newest item last, which matters where the model has a half-life. An
-        item that is there several times counts once, where it is last.
+        item that is there several times counts once, where it is last. A model of ratings reads a mapping from item
+        ids to the user's ratings.
 
         Raises:
             ConfigurationError: an item is not in the catalogue.
         """
-        vector: npt.NDArray[np.float32] = self._vector(self._rows(history))[0].numpy()
+        vector: npt.NDArray[np.float32] = self._vector(history)[0].numpy()
         return vector
 
-    def recommend(self, history: Sequence[str], k: int = 10) -> list[Recommendation]:
-        """The k best items that are not in the history (the newest last); an empty one ranks by popularity.
+    def recommend(self, history: Sequence[str] | Mapping[str, float], k: int = 10) -> list[Recommendation]:
+        """The k best items that are not in the history (see `fold_in`); an empty one ranks by popularity.
 
         Raises:
             ConfigurationError: an item is not in the catalogue, or k < 1.
         """
         checks.at_least(1, k=k)
-        seen = self._rows(history)
-        ranked = scores(self.embeddings, self._vector(seen))
+        seen = self._rows(list(history))
+        ranked = scores(self.embeddings, self._vector(history))
         ranked[0, torch.from_numpy(seen)] = -torch.inf
         return self._listed(ranked[0], min(k, self.catalogue.n_items - len(seen)))
+
+    def predict(self, ratings: Mapping[str, float], items: Sequence[str]) -> list[float]:
+        """The rating to expect of a user for each of some items, from the user's ratings by item id.
+
+        Raises:
+            ConfigurationError: an item is not in the catalogue, or the model was not trained on ratings.
+        """
+        rows = torch.from_numpy(self._rows(items, once=False))
+        asked = Histories(items=rows.int(), starts=torch.tensor([0, len(rows)]), n_items=self.catalogue.n_items)
+        found: list[float] = predicted_ratings(self.embeddings, self._vector(ratings), asked).tolist()
+        return found
 
     def similar(self, item: str, k: int = 10) -> list[Recommendation]:
         """The k items whose vectors make the smallest angles with that of an item, by their cosines.
@@ -128,22 +140,25 @@ class Recommender:
         """Item ids [n_items], vectors [n_items, embedding_dim] and biases [n_items]."""
         return self.catalogue.item_ids, self.embeddings.vectors.numpy(), self.embeddings.bias.numpy()
 
-    def _rows(self, history: Sequence[str]) -> npt.NDArray[np.int64]:
+    def _rows(self, history: Sequence[str], *, once: bool = True) -> npt.NDArray[np.int64]:
         rows = self.catalogue.rows(list(history))
         if (rows < 0).any():
             unknown = ", ".join(np.asarray(history, dtype=object)[rows < 0][:5])
             raise ConfigurationError(f"Expected item ids of the catalogue, got unknown ones: {unknown}.")
-        return in_order(rows)
+        return in_order(rows) if once else rows
 
-    def _vector(self, rows: npt.NDArray[np.int64]) -> torch.Tensor:
-        items, rank = torch.from_numpy(rows).sort()
-        history = Histories(
+    def _vector(self, history: Sequence[str] | Mapping[str, float]) -> torch.Tensor:
+        items, rank = torch.from_numpy(self._rows(list(history))).sort()
+        value = None
+        if isinstance(history, Mapping):
+            value = torch.tensor(list(history.values()), dtype=torch.float32)[rank]
+        folded = Histories(
             items=items.int(),
-            starts=torch.tensor([0, len(rows)]),
+            starts=torch.tensor([0, len(items)]),
             n_items=self.catalogue.n_items,
-            signals=Signals(rank=rank.int()),
+            signals=Signals(rank=rank.int(), value=value),
         )
-        return user_vectors(self.embeddings, history)
+        return user_vectors(self.embeddings, folded)
 
     def _listed(self, ranked: torch.Tensor, k: int) -> list[Recommendation]:
         best = top_items(ranked[None], k)[0].tolist() if k else []
@@ -158,6 +173,24 @@ class Recommender:
             )
             for rank, row in enumerate(best, start=1)
         ]
+
+
+def predict_from_run(run: Path, ratings: Mapping[str, float], items: Sequence[str]) -> dict[str, Any]:
+    """What `recsys-fed predict` prints: the ratings, and "predictions" [{"item", "title", "rating"}, ...].
+
+    Raises:
+        ConfigurationError, DataError: see `Recommender`.
+    """
+    recommender = Recommender.load(run)
+    predicted = recommender.predict(ratings, items)
+    titles, rows = recommender.catalogue.titles, recommender.catalogue.rows(list(items))
+    return {
+        "ratings": dict(ratings),
+        "predictions": [
+            {"item": item, "title": "" if titles is None else titles[row], "rating": rating}
+            for item, row, rating in zip(items, rows, predicted, strict=True)
+        ],
+    }
 
 
 def in_order(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -55,6 +55,7 @@ def metrics_record(
         "n_users": federation.train.shape[0],
         "n_items": federation.train.shape[1],
         "n_interactions": len(federation.dataset.interactions),
+        "n_held_out": int(federation.test.nnz),
         "n_silos": config.silos,
         "trainer": config.trainer,
         "noise": config.noise,

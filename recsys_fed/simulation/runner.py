@@ -21,7 +21,7 @@ from recsys_fed.config import AUTO, ENGINES, FederationConfig, SimulationConfig,
 from recsys_fed.data.protocols import apply_protocol, protocol_of
 from recsys_fed.data.simulated import SimulatedFederation, simulated_federation
 from recsys_fed.data.sources import GROUP as SOURCES
-from recsys_fed.data.split import BY_TIME
+from recsys_fed.data.split import BY_TIME, NONE
 from recsys_fed.errors import ConfigurationError, DataError
 from recsys_fed.evaluation.baselines import popularity
 from recsys_fed.evaluation.metrics import AUC, ERRORS, METRICS, Metric, choose_metrics
@@ -161,9 +161,10 @@ def evaluate(
 ) -> dict[str, float]:
     """Full-ranking metrics and, if asked for, AUC and those of each item among sampled negatives ("sampled_...").
 
-    Raises:
-        DataError: no user has a test item.
+    There are none where nothing is held out.
     """
+    if not federation.test.nnz:
+        return {}
     found = evaluate_ranking(
         score, train=federation.excluded, test=federation.test, metrics=metrics, area=area
     ).means()
@@ -185,11 +186,14 @@ def evaluate_ratings(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Errors of the model's predictions ("model") and of every user's own mean ("user_mean"); see `rating_errors`.
 
+    Where nothing is held out they are those of the fit, on the very ratings that the model was trained on.
+
     Raises:
         ConfigurationError: the model was not trained on ratings.
         DataError: nothing that is held out has a rating.
     """
-    train, test, how = federation.histories, federation.test_histories, model.fold_in
+    train, how = federation.histories, model.fold_in
+    test = federation.test_histories if federation.test.nnz else train
     predicted = predicted_ratings(model, user_vectors(model, train), test)
     own = user_means(train, lowest=how.lowest, highest=how.highest)
     return {
@@ -336,7 +340,9 @@ def prepared(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
         )
     n_users = federation.train.shape[0]
     check_delta(config.delta, n_users=n_users)
-    if not federation.test.nnz:
+    if data.split == NONE:
+        config = replace(config, metrics_epsilon=0.0)
+    elif not federation.test.nnz:
         raise DataError("Expected at least one user with a test item, got none. Check the split.")
     if simulation.declare_users:
         config = replace(config, declared_users=one_digit(n_users))
