@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from recsys_fed.simulation.recommender import Recommender
     from recsys_fed.trainers.dp_sgd import DPSGD
     from recsys_fed.trainers.popularity import PopularItems
+    from recsys_fed.trainers.ratings import Ratings
     from recsys_fed.trainers.registry import Auto
     from recsys_fed.trainers.spectral import Spectral
     from recsys_fed.trainers.trainer import Trainer
@@ -50,6 +51,7 @@ _HOMES = {
     "Ledger": "ledger.ledger",
     "Metric": "evaluation.metrics",
     "PopularItems": "trainers.popularity",
+    "Ratings": "trainers.ratings",
     "Recommender": "simulation.recommender",
     "RecsysFedError": "errors",
     "Run": "api",
@@ -73,6 +75,7 @@ __all__ = [
     "Ledger",
     "Metric",
     "PopularItems",
+    "Ratings",
     "Recommender",
     "RecsysFedError",
     "Run",

@@ -359,6 +359,11 @@ def compare(comparison: Comparison, *, output: Path | None = None, progress: Pro
     given = comparison.simulation
     if given.data.data_seed < 0:
         given = replace(given, data=replace(given.data, data_seed=given.federation.seed))
+    if given.federation.target == "rating":
+        raise ConfigurationError(
+            "Expected target = any or next: a comparison ranks items. Errors of predicted ratings, beside those of "
+            "every user's own mean, are in the record of `simulate`."
+        )
     simulation, federation = prepared(given)
     with ExitStack() as stack:
         folder = output or Path(stack.enter_context(TemporaryDirectory(prefix="recsys-fed-compare-")))

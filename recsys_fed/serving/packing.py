@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.errors import DataFormatError, RecsysFedError
+from recsys_fed.errors import ConfigurationError, DataFormatError, RecsysFedError
 from recsys_fed.models.items import gramian_of, load_item_embeddings
 from recsys_fed.serving.packed_model import PackedModel, write_packed_model
 from recsys_fed.serving.versions import DIGITS, model_version
@@ -35,11 +35,16 @@ def pack(model_path: Path, catalogue_path: Path, folder: Path, *, residual: Path
 
     Raises:
         DataError: a file is missing or damaged, or they do not belong together.
+        ConfigurationError: it is a model of ratings.
     """
     content = model_path.read_bytes() if model_path.is_file() else b""
     model, catalogue = load_item_embeddings(model_path), Catalogue.load(catalogue_path)
     if model.catalogue_hash != catalogue.content_hash:
         raise DataFormatError("Expected the catalogue that the model was trained on, got another.")
+    if model.fold_in.kind == "ratings":
+        raise ConfigurationError(
+            "Expected a model that orders items, got one of ratings: the service ranks. Use recsys-fed predict."
+        )
     release = PackedModel(
         version=model_version(content, residual),
         item_ids=tuple(map(str, catalogue.item_ids)),

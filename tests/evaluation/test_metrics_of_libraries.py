@@ -9,8 +9,8 @@ from sklearn.metrics import f1_score, mean_absolute_error, precision_score, roc_
 
 from recsys_fed.evaluation.metrics import choose_metrics
 from recsys_fed.evaluation.protocol import evaluate_ranking
-from recsys_fed.evaluation.rating_errors import rating_errors
 from recsys_fed.evaluation.ranking import top_items
+from recsys_fed.evaluation.rating_errors import rating_errors
 from recsys_fed.models.histories import Histories, Signals
 
 K = 5

@@ -1,0 +1,116 @@
+"""Ratings through the command line: the target, the scale, a fit without a split, and predictions."""
+
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from recsys_fed import cli
+
+SMALL = ("--silos", "2", "--threads", "1")
+# Zeros are ratings: the best two dimensions leave a mean squared error of .026.
+CELLS = {"a": (0, 1, 1), "b": (0, 1, 0), "c": (1, 0, 1), "d": (1, 1, 1)}
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["recsys-fed", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        captured = capsys.readouterr()
+        return stopped.value.code, captured.out, captured.err
+
+    return run
+
+
+def write(path, rows, columns=("user", "item", "rating")):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([columns, *rows])
+    return path
+
+
+@pytest.fixture
+def stars(tmp_path):
+    """Ratings of 60 users with levels for 20 items with means, on five stars."""
+    rng = np.random.default_rng(0)
+    levels, means = rng.normal(3, 0.5, 60), rng.normal(0, 0.8, 20)
+    rows = [
+        (f"u{u}", f"i{i}", int(np.clip(round(levels[u] + means[i] + rng.normal(0, 0.4)), 1, 5)))
+        for u in range(60)
+        for i in rng.permutation(20)[:12]
+    ]
+    return write(tmp_path / "stars.csv", rows)
+
+
+def test_a_small_table_is_fitted_at_rank_two_without_biases(command, tmp_path):
+    table = write(tmp_path / "cells.csv", [(u, f"i{i}", x) for u, row in CELLS.items() for i, x in enumerate(row)])
+    run = tmp_path / "run"
+    settings = ("lowest=0", "highest=1", "biases=false", "regularization=1e-6")
+    code, out, err = command(
+        "simulate", "--data", table, "--target", "rating", "--epsilon", "inf", "--silos", "1", "--threads", "1",
+        "--embedding-dim", "2", "--split", "none", "--output", run, "--json",
+        *(part for setting in settings for part in ("--set", f"ratings.{setting}")),
+    )  # fmt: skip
+    assert code == 0, err
+    record = json.loads(out)
+    assert record["metrics"]["rmse"] ** 2 <= 0.03
+    squares = []
+    for row in CELLS.values():
+        given = ",".join(f"i{i}={x}" for i, x in enumerate(row))
+        code, out, err = command("predict", "--run", run, "--user-ratings", given, "i0", "i1", "i2", "--json")
+        assert code == 0, err
+        squares += [(found["rating"] - x) ** 2 for found, x in zip(json.loads(out)["predictions"], row, strict=True)]
+    assert np.mean(squares) <= 0.03
+
+
+def test_held_out_ratings_are_predicted_better_than_by_the_users_own_means(command, stars, tmp_path):
+    arguments = ("simulate", "--data", stars, "--target", "rating", "--epsilon", "8", *SMALL)
+    code, out, err = command(*arguments, "--metrics", "precision,f1,map,auc,rmse", "--output", tmp_path, "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    assert {"rmse", "mae", "precision@20", "f1@20", "map@20", "auc"} <= set(record["metrics"])
+    assert record["metrics"]["rmse"] < record["ratings"]["user_mean"]["overall"]["rmse"]
+    assert record["trainer"] == "ratings"
+    # Nothing is spent on metrics of rankings.
+    assert record["private_metrics"] == {}
+    code, out, _ = command(*arguments)
+    assert code == 0
+    assert "RMSE, own mean" in out
+    code, out, _ = command("report", tmp_path)
+    assert code == 0
+    assert "Errors of predicted ratings" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--metrics", "rmse"), "Expected target = rating for the metrics rmse and mae"),
+        (("--target", "rating", "--trainer", "dp-sgd"), "Expected trainer = ratings for target = rating, got dp-sgd"),
+        (("--target", "next", "--trainer", "ratings"), "Expected target = rating for the trainer ratings, got next"),
+        (("--target", "rating", "--columns", "value="), "Expected interactions with ratings for target = rating"),
+        (("--target", "rating", "--set", "ratings.lowest=9"), "Expected lowest < highest"),
+        (("--split", "none", "--held-out", "validation", "--metrics", "nothing"), "Expected metrics to be one of"),
+    ],
+)
+def test_what_cannot_be_is_refused(command, stars, arguments, message):
+    code, out, err = command("simulate", "--data", stars, *SMALL, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+@pytest.mark.parametrize("given", ["i0", "i0=", "i0=much", "=3", "i0=nan"])
+def test_ratings_that_are_none_are_refused(command, stars, tmp_path, given):
+    code, _, err = command("predict", "--run", tmp_path, "--user-ratings", given, "i1")
+    assert code == 2
+    assert "Expected --user-ratings as ITEM=VALUE" in err
+
+
+def test_a_model_that_orders_items_predicts_no_ratings(command, stars, tmp_path):
+    run = tmp_path / "ranks"
+    assert command("simulate", "--data", stars, "--trainer", "popularity", *SMALL, "--output", run)[0] == 0
+    code, _, err = command("predict", "--run", run, "--user-ratings", "i0=3", "i1")
+    assert code == 2
+    assert "Expected a model of ratings" in err
