@@ -197,8 +197,7 @@ def evaluate_ranking(  # noqa: PLR0913  (each says how to measure)
         cutoffs: list lengths k to report. A user with fewer than k candidates gets a shorter list.
         metrics: of each list; see `choose_metrics`.
         block_users: scored at once; bounds memory, changes no result. Without it as many as a cache keeps at hand.
-        whole_ranking: also report "mrr", for which users whose lists have no hit are ranked to the end.
-        area: also report "auc", for which all candidates are sorted.
+        whole_ranking, area: also report "mrr", for which users without a hit are ranked to the end; and "auc".
         overwrite: the scores are made for this call, and may be written to.
         on_block: called after each block with the number of user rows done.
 
@@ -207,8 +206,7 @@ def evaluate_ranking(  # noqa: PLR0913  (each says how to measure)
         "coverage@k" for the catalogue. Recall divides by the number of test items of the user, not min(k, n).
 
     Raises:
-        ConfigurationError: a cutoff or `block_users` is below 1, or scores are of a wrong shape, type or not finite.
-        DataError: the matrices differ in shape, share an entry, or no user has a test item.
+        ConfigurationError, DataError: see `check_cutoffs`, `score_block` and `hold_out`; or `block_users` is below 1.
     """
     check_cutoffs(cutoffs)
     held_out = hold_out(train, test)
