@@ -22,7 +22,7 @@ from recsys_fed import checks
 from recsys_fed.audit.attacks import attacks_on
 from recsys_fed.audit.audited_run import AuditedRun, canary_data, deployed, run_with_canaries
 from recsys_fed.audit.bounds import bounds_of, ceiling, planned_guesses
-from recsys_fed.audit.broken_mechanisms import BREAKAGES
+from recsys_fed.audit.broken_mechanisms import BREAKAGES, ORDERED_BREAKAGES
 from recsys_fed.audit.checks.conformance import SILO_USERS, Stand, conformance
 from recsys_fed.audit.checks.noise import FAMILY_ERROR, residuals_of_run, run_findings
 from recsys_fed.audit.hostile_requests import broken_copies_caught, hostile_requests
@@ -36,6 +36,7 @@ from recsys_fed.models.device import use_threads
 from recsys_fed.privacy.guarantee import guarantee_of
 from recsys_fed.simulation.record import finite, spent_by_silo
 from recsys_fed.simulation.runner import Progress, Steps
+from recsys_fed.trainers.ordered import STAGE as ORDERED_STAGE
 from recsys_fed.versions import versions
 
 KIND = "audit"
@@ -259,8 +260,10 @@ def _score(run: AuditedRun, mechanism: Mechanism, *, power: bool) -> _Scored:
     """Score the canaries on what the run released, and on replays; contributions are computed once a round."""
     users, others = run.users(canaries=True), run.users(canaries=False)
     placed = run.placed
+    reads_order = any(played.request.stage == ORDERED_STAGE for played in run.rounds)
+    broken = (*BREAKAGES, *(ORDERED_BREAKAGES if reads_order else ()))
     audits = replays(
-        mechanism, BREAKAGES if power else (), users=users, others=others, silo_of_canary=placed.silo_of_canary
+        mechanism, broken if power else (), users=users, others=others, silo_of_canary=placed.silo_of_canary
     )
     scores, geometry = np.zeros(len(placed.canaries)), []
     for played in run.rounds:

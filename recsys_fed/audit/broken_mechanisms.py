@@ -1,7 +1,7 @@
-"""Seven deliberately broken copies of the mechanism. An audit that cannot tell them from the real one is worthless.
+"""Deliberately broken copies of the mechanism. An audit that cannot tell them from the real one is worthless.
 
-Each is the deployed mechanism with one mistake that real systems have made. Three are sums over users whose
-sensitivity is not what it is said to be.
+Each is the deployed mechanism with one mistake that real systems have made: seven of any run, and two of a run that
+reads order. Three, and those two, are sums over users whose sensitivity is not what it is said to be.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,9 @@ from recsys_fed.audit.mechanism import Mechanism
 from recsys_fed.federation.messages import Request, Update
 from recsys_fed.federation.release import Randomness, SiloUsers
 from recsys_fed.federation.schedule import Schedule
-from recsys_fed.models.histories import Histories, UserHistories
+from recsys_fed.models.histories import Histories, Signals, UserHistories, positions
 from recsys_fed.privacy.noise import SeededNoise
-from recsys_fed.trainers import popularity
+from recsys_fed.trainers import ordered, popularity
 from recsys_fed.trainers.cooccurrence import pack
 from recsys_fed.trainers.dp_sgd import DPSGD
 from recsys_fed.trainers.local_steps import Task
@@ -43,6 +43,8 @@ class _Unclipped(DelegatingTrainer):
         """Plain counts, co-occurrence, power steps, or gradients."""
         if stage == popularity.STAGE:
             return _plain_counts(histories)
+        if stage == ordered.STAGE:
+            return _plain_ordered_step(tables, histories, settings=settings, clipped=False)
         if "subspace" in tables:
             return _plain_power_step(tables, histories)
         if stage == COOCCURRENCE:
@@ -99,6 +101,64 @@ class _UnclippedDPSGD(DPSGD):
 
     def _task(self, settings: Mapping[str, float]) -> Task:
         return replace(super()._task(settings), clipping=Clipping(l2_clip_norm=_NO_LIMIT, mode="flat"))
+
+
+class _RepeatedApart(DelegatingTrainer):
+    """The norm of a term is taken before the rows of an item that a user has several times are added."""
+
+    def contribution(
+        self, stage: str, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float]
+    ) -> torch.Tensor:
+        """The step over neighbours with such norms."""
+        if stage != ordered.STAGE:
+            return super().contribution(stage, tables, histories, settings=settings)
+        return _plain_ordered_step(tables, histories, settings=settings)
+
+
+class _WindowAcrossUsers(DelegatingTrainer):
+    """The window over a user's neighbours goes on into the next user of the block."""
+
+    def contribution(
+        self, stage: str, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float]
+    ) -> torch.Tensor:
+        """The step over neighbours without the users' borders."""
+        if stage != ordered.STAGE:
+            return super().contribution(stage, tables, histories, settings=settings)
+        return _plain_ordered_step(tables, histories, settings=settings, across=True)
+
+
+def _plain_ordered_step(
+    tables: Tables,
+    histories: UserHistories,
+    *,
+    settings: Mapping[str, float],
+    across: bool = False,
+    clipped: bool = True,
+) -> torch.Tensor:
+    """`ordered.ordered_step` as it would be written without its care: in float64, each row by itself."""
+    damping, n_head = tables["damping"].double(), len(tables["head"])
+    table = torch.nn.functional.pad(damping[:, None] * tables["subspace"].double(), (0, 0, 0, 1))
+    weights = torch.nn.functional.pad(damping.square(), (0, 1))
+    places = positions(tables["head"], histories.n_items, dtype=torch.int32)
+    places[places < 0] = n_head
+    total = torch.zeros(n_head, table.shape[1], dtype=torch.float64, device=table.device)
+    for block in histories.blocks():
+        part = ordered.over_head(block, places, n_head=n_head)
+        sums = ordered.neighbour_sums(
+            _one_user(part) if across else part, table, half_life=settings[ordered.HALF_LIFE]
+        )
+        lengths = ordered.lengths_of_terms(part, sums, weights) if clipped else torch.ones(part.n_users)
+        total += ordered.sum_by_item(part, sums * lengths[part.users][:, None])[:n_head]
+    return damping[:, None] * total * settings["l2_clip_norm"]
+
+
+def _one_user(part: Histories) -> Histories:
+    """All interactions of a block as those of one user, user after user."""
+    if part.signals is None or part.signals.rank is None:
+        return part
+    rank = torch.empty_like(part.by_order)
+    rank[part.by_order] = torch.arange(len(rank), device=rank.device)
+    return replace(part, starts=torch.tensor([0, len(rank)], device=rank.device), signals=Signals(rank=rank))
 
 
 def _settings(trainer: DPSGD) -> dict[str, Any]:
@@ -206,3 +266,9 @@ BREAKAGES = (
     Breakage(name="dropout that loses noise", mechanism=_DropoutLosesNoise, loses_silos=True),
     Breakage(name="private weights in the mean", mechanism=Mechanism, trainer=_WeightedByCount),
 )
+
+ORDERED_BREAKAGES = (
+    Breakage(name="norm without repeated items added", mechanism=Mechanism, trainer=_RepeatedApart),
+    Breakage(name="window across users", mechanism=Mechanism, trainer=_WindowAcrossUsers),
+)
+"""Of runs with a stage that reads order."""

@@ -95,10 +95,10 @@ def ordered_step(tables: Tables, histories: UserHistories, *, half_life: float, 
 
     def work(_: int, block: Histories) -> None:
         for first, last in block_bounds(block.starts.cpu().numpy(), interactions=max(_CHUNK, n_head)):
-            part = _over_head(block.block(first, last), places, n_head=n_head)
-            sums = _add_repeated(part, _neighbour_sums(part, table, half_life=half_life))
-            units = in_units(sums * _lengths(part, sums, weights)[part.users][:, None])
-            added = _sum_by_item(part, units)[:n_head].long()
+            part = over_head(block.block(first, last), places, n_head=n_head)
+            sums = add_repeated(part, neighbour_sums(part, table, half_life=half_life))
+            units = in_units(sums * lengths_of_terms(part, sums, weights)[part.users][:, None])
+            added = sum_by_item(part, units)[:n_head].long()
             with adding:
                 total.add_(added)
 
@@ -106,14 +106,14 @@ def ordered_step(tables: Tables, histories: UserHistories, *, half_life: float, 
     return damping[:, None] * total * (UNIT * l2_clip_norm)
 
 
-def _over_head(block: Histories, places: torch.Tensor, *, n_head: int) -> Histories:
+def over_head(block: Histories, places: torch.Tensor, *, n_head: int) -> Histories:
     """The same interactions with rows of the head for items; n_head stands for all others."""
     return Histories(
         items=places.index_select(0, block.items), starts=block.starts, n_items=n_head + 1, signals=block.signals
     )
 
 
-def _neighbour_sums(part: Histories, table: torch.Tensor, *, half_life: float) -> torch.Tensor:
+def neighbour_sums(part: Histories, table: torch.Tensor, *, half_life: float) -> torch.Tensor:
     """For each interaction sum_r g^(|p - r| - 1) table[i_r] over its neighbours r, float64 [n_interactions, k]."""
     sizes = part.starts.diff()
     if part.signals is None or part.signals.rank is None:
@@ -146,7 +146,7 @@ def _sums_before(rows: torch.Tensor, rank: torch.Tensor, *, g: float, reach: int
     return before
 
 
-def _add_repeated(part: Histories, sums: torch.Tensor) -> torch.Tensor:
+def add_repeated(part: Histories, sums: torch.Tensor) -> torch.Tensor:
     """Rows of one user and item added at one of its interactions, zeros at the others."""
     order = part.order.long()
     items, users = part.items[order], part.users[order]
@@ -161,7 +161,7 @@ def _add_repeated(part: Histories, sums: torch.Tensor) -> torch.Tensor:
     return added
 
 
-def _sum_by_item(part: Histories, units: torch.Tensor) -> torch.Tensor:
+def sum_by_item(part: Histories, units: torch.Tensor) -> torch.Tensor:
     """Rows of each item added up, float64 [n_items, k]; exact, as they are whole numbers below 2^31."""
     if not len(units):
         return units.new_zeros(part.n_items, units.shape[1])
@@ -170,7 +170,7 @@ def _sum_by_item(part: Histories, units: torch.Tensor) -> torch.Tensor:
     return torch.sparse_csr_tensor(starts, order, ones, size=shape, check_invariants=False) @ units
 
 
-def _lengths(part: Histories, sums: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def lengths_of_terms(part: Histories, sums: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """1 / ||D T_u|| of each user's rows T_u, and less than that by what rounding may add: float64 [n_users].
 
     A sum of n k squares is right to (n k + 3) 2^-53 of itself in whatever order, and no square is negative.

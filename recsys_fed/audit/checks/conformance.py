@@ -26,11 +26,13 @@ from recsys_fed.audit.checks.noise import (
     maximal_users,
     no_users,
     noise_scale,
+    repeating_user,
     silo_of,
 )
 from recsys_fed.audit.mechanism import Mechanism, promised_deviation, quiet
 from recsys_fed.federation.messages import Request
 from recsys_fed.federation.schedule import Schedule
+from recsys_fed.trainers.ordered import STAGE as ORDERED_STAGE
 from recsys_fed.trainers.popularity import STAGE as COUNTS_STAGE
 
 # A dithered entry is one of two neighbouring integers.
@@ -50,8 +52,12 @@ def _sensitivity(bench: Bench, *, ordinary: sparse.csr_matrix) -> Iterator[Findi
     limit = asked.mechanism.sensitivity
     for where, base in (("an empty silo", no_users(ordinary.shape[1])), ("an ordinary silo", ordinary)):
         before = bench.mechanism.release(asked, silo_of(base))
-        for who, user in maximal_users(ordinary).items():
-            joined = silo_of(sparse.vstack([base, user], format="csr"))
+        more = {
+            who: silo_of(sparse.vstack([base, user], format="csr")) for who, user in maximal_users(ordinary).items()
+        }
+        if bench.request.stage == ORDERED_STAGE:
+            more["who has two items again and again"] = repeating_user(silo_of(base))
+        for who, joined in more.items():
             distance = float(np.linalg.norm((bench.mechanism.release(asked, joined) - before).astype(np.float64)))
             yield Finding(
                 instrument=f"sensitivity, one user {who} in {where}",

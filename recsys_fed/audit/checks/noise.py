@@ -9,10 +9,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import sparse
 from scipy.stats import chi2, kstest, norm
 
@@ -21,7 +22,7 @@ from recsys_fed.errors import PrivacyError
 from recsys_fed.federation.messages import Request
 from recsys_fed.federation.release import SiloUsers
 from recsys_fed.federation.schedule import Schedule
-from recsys_fed.models.histories import histories_of
+from recsys_fed.models.histories import Histories, Signals, histories_of
 from recsys_fed.privacy.integer_mechanism import add_noise
 from recsys_fed.privacy.noise import SeededNoise
 
@@ -32,6 +33,7 @@ WANTED_ENTRIES = 10_000
 MOST_RELEASES = 32
 _IN_TURN = 4
 _SILOS = 3
+_REPEATED = 60
 Table = npt.NDArray[np.float64]
 # Purposes and release numbers that the attacker tries: those of a simulated silo's keys, and a few more.
 _PURPOSES = range(1, 4)
@@ -75,8 +77,31 @@ def flagged(findings: list[Finding]) -> list[Finding]:
 
 
 def silo_of(matrix: sparse.csr_matrix) -> SiloUsers:
-    """A silo of these users; each holds out one item, so that metrics are about them too."""
-    return SiloUsers(histories=histories_of(matrix), test=_held_out(matrix))
+    """A silo of these users, in some order; each holds out one item, so that metrics are about them too."""
+    csr = sparse.csr_matrix(matrix)
+    csr.sort_indices()
+    users = np.repeat(np.arange(csr.shape[0]), np.diff(csr.indptr))
+    # The last of an item's digits in base 7 come first: an order that is none of the catalogue.
+    order = np.lexsort((csr.indices, csr.indices % 7, users))
+    rank = np.empty(csr.nnz, dtype=np.int32)
+    rank[order] = np.arange(csr.nnz) - np.repeat(csr.indptr[:-1], np.diff(csr.indptr))
+    histories = histories_of(csr, signals=Signals(rank=torch.from_numpy(rank)))
+    return SiloUsers(histories=histories, test=_held_out(csr))
+
+
+def repeating_user(users: SiloUsers) -> SiloUsers:
+    """The silo with one user more, who has the first two items of the catalogue again and again."""
+    before, n = cast("Histories", users.histories), _REPEATED
+    starts, rank = before.starts, torch.arange(n, dtype=torch.int32)
+    known = rank[:0] if before.signals is None or before.signals.rank is None else before.signals.rank
+    items = torch.arange(n, dtype=before.items.dtype) % min(2, before.n_items)
+    joined = Histories(
+        items=torch.cat([before.items, items]),
+        starts=torch.cat([starts, starts[-1:] + n]),
+        n_items=before.n_items,
+        signals=Signals(rank=torch.cat([known, rank])),
+    )
+    return SiloUsers(histories=joined)
 
 
 def no_users(n_items: int) -> sparse.csr_matrix:
