@@ -15,9 +15,9 @@ from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.errors import ConfigurationError, DataFormatError
 from recsys_fed.evaluation.ranking import top_items
 from recsys_fed.models.items import ItemEmbeddings, scores
-from recsys_fed.personalisation.silo_model import SiloModel
+from recsys_fed.personalisation.next_item import NextItemModel
 from recsys_fed.silo.secret import Pseudonyms
-from recsys_fed.silo.state import StateFolder, UserState
+from recsys_fed.silo.state import OwnModel, StateFolder, UserState
 
 _USERS_AT_ONCE = 1024
 _SCHEMA = pa.schema([("user", pa.string()), ("rank", pa.int32()), ("item", pa.string()), ("score", pa.float32())])
@@ -34,7 +34,7 @@ class Recommender:
     state: UserState
     catalogue: Catalogue
     pseudonyms: Pseudonyms
-    personal: SiloModel | None = None
+    personal: OwnModel | None = None
 
     def __post_init__(self) -> None:
         if self.model.catalogue_hash != self.catalogue.content_hash:
@@ -47,6 +47,8 @@ class Recommender:
         histories = self.state.histories.rows(torch.tensor(rows, dtype=torch.int64))
         if self.personal is None:
             ranked = scores(self.model, self.state.vectors[list(rows)])
+        elif isinstance(self.personal, NextItemModel):
+            ranked = torch.from_numpy(self.personal.scores(histories)).float()
         else:
             ranked = torch.from_numpy(self.personal.scores(histories.matrix())).float()
         ranked[histories.users, histories.items.long()] = -torch.inf

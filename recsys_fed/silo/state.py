@@ -17,7 +17,7 @@ It follows from what the silo keeps of a training, so it is made when it is firs
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
@@ -29,12 +29,14 @@ from safetensors.numpy import load, save
 from scipy import sparse
 
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.errors import DataFormatError, DataNotFoundError
+from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 from recsys_fed.files import OWNER_ONLY, whole_file, write_whole
 from recsys_fed.models.histories import Histories, Signals, joined_signals
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings, user_vectors
 from recsys_fed.models.stored_histories import SIGNALS
+from recsys_fed.models.transitions import Following, Transitions
 from recsys_fed.personalisation.choice import choose
+from recsys_fed.personalisation.next_item import NextItemModel, NextRecipe, choose_next, fit_next_item_model
 from recsys_fed.personalisation.silo_model import ItemModel, Recipe, SiloModel, Singles, fit_silo_model
 from recsys_fed.signing import sha256
 from recsys_fed.silo.secret import SiloSecret, read_sealed, write_sealed
@@ -47,25 +49,35 @@ if TYPE_CHECKING:
 _ALMOST_ALONE = 1e5
 
 
-def fit_personal_model(histories: sparse.csr_matrix, released: ItemEmbeddings, *, purpose: str) -> SiloModel:
-    """Choose a recipe on the silo's users and fit it to all of them.
+OwnModel = SiloModel | NextItemModel
+
+
+def fit_personal_model(histories: Histories, released: ItemEmbeddings, *, purpose: str) -> OwnModel:
+    """Choose a recipe on the silo's users and fit it to all of them: of the next item, where that is asked for.
 
     Args:
-        histories: of the silo's users, csr [n_users, n_items] of ones.
-        released: the model in use.
-        purpose: a public text that the folds of users follow from, so that the same state gives the same model.
+        histories: of the silo's users.
+        released: the model in use; it asks for the next item if it weighs a history by its order.
+        purpose: a public text that the choice of users follows from, so that the same state gives the same model.
     """
-    seed = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "big")
-    return fit_silo_model(histories, released, choose(histories, released, rng=np.random.default_rng(seed)).recipe)
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "big"))
+    if "order" in released.fold_in.reads and histories.signals is not None and histories.signals.rank is not None:
+        return fit_next_item_model(histories, released, choose_next(histories, released, rng=rng).recipe)
+    matrix = histories.matrix()
+    return fit_silo_model(matrix, released, choose(matrix, released, rng=rng).recipe)
 
 
-def pack_model(model: SiloModel) -> bytes:
+def pack_model(model: OwnModel) -> bytes:
     """Everything but the released model; `unpack_model` gives it back."""
-    recipe = model.recipe
-    tensors = {
-        "recipe": np.array([recipe.own_weight, recipe.pull, recipe.regularization]),
-        "spreads": np.array(model.spreads),
-    }
+    tensors = {"spreads": np.array(model.spreads)}
+    if isinstance(model, SiloModel):
+        recipe = model.recipe
+        tensors["recipe"] = np.array([recipe.own_weight, recipe.pull, recipe.regularization])
+    else:
+        tensors["next"] = np.array([model.recipe.own_weight, model.recipe.ease_weight, *_numbers(model.recipe)])
+        if model.transitions is not None:
+            counts = model.transitions.counts
+            tensors |= {"follow": counts.data, "follow_items": counts.indices, "follow_starts": counts.indptr}
     if model.item_model is not None:
         tensors["left"] = np.ascontiguousarray(model.item_model.left)
         if model.item_model.right is not None:
@@ -73,15 +85,35 @@ def pack_model(model: SiloModel) -> bytes:
     return save(tensors)
 
 
-def unpack_model(content: bytes, released: ItemEmbeddings) -> SiloModel:
+def _numbers(recipe: NextRecipe) -> list[float]:
+    return [float(getattr(recipe.following, one.name)) for one in fields(Following)]
+
+
+def unpack_model(content: bytes, released: ItemEmbeddings) -> OwnModel:
     """What `pack_model` wrote, with the released model that it was fitted beside."""
     tensors = load(content)
+    item_model = ItemModel(left=tensors["left"], right=tensors.get("right")) if "left" in tensors else None
+    if "next" in tensors:
+        own_weight, ease_weight, *numbers = tensors["next"].tolist()
+        values = dict(zip((one.name for one in fields(Following)), numbers, strict=True))
+        following, counts = Following(**(values | {"directed": bool(values["directed"])})), None
+        if "follow" in tensors:
+            arrays = (tensors["follow"], tensors["follow_items"], tensors["follow_starts"])
+            counts = sparse.csr_matrix(arrays, shape=(released.n_items, released.n_items))
+        whole, follow, ease = tensors["spreads"].tolist()
+        return NextItemModel(
+            recipe=NextRecipe(own_weight=own_weight, ease_weight=ease_weight, following=following),
+            released=released,
+            transitions=None if counts is None else Transitions(how=following, counts=counts),
+            item_model=item_model,
+            spreads=(whole, follow, ease),
+        )
     own_weight, pull, regularization = tensors["recipe"].tolist()
     first, second = tensors["spreads"].tolist()
     return SiloModel(
         recipe=Recipe(own_weight=own_weight, pull=pull, regularization=regularization),
         released=released,
-        item_model=ItemModel(left=tensors["left"], right=tensors.get("right")) if "left" in tensors else None,
+        item_model=item_model,
         spreads=(first, second),
     )
 
@@ -223,7 +255,7 @@ class StateFolder:
         sealed = read_sealed(self._users(model_hash, number), key=self._key, label=_label(model_hash, number))
         return _unpacked(sealed)
 
-    def personal(self) -> SiloModel:
+    def personal(self) -> OwnModel:
         """The silo's own model beside the one in use, fitted to all users when it is first asked for, and sealed.
 
         Private to the silo, and no function of each user's own history alone: for "silo-trusted" only.
@@ -232,15 +264,24 @@ class StateFolder:
         path, label = self._personal(model_hash), f"personal {model_hash}"
         if path.is_file():
             return unpack_model(read_sealed(path, key=self._key, label=label), released)
-        model = fit_personal_model(self.users().histories.matrix(), released, purpose=label)
+        model = fit_personal_model(self.users().histories, released, purpose=label)
         write_sealed(path, pack_model(model), key=self._key, label=label)
         return model
 
     def write_residual(self) -> Path:
-        """Write the silo's own model as the table that its service reads, mode 0600, whole or not at all."""
-        path = self._residual(self.current())
+        """Write the silo's own model as the table that its service reads, mode 0600, whole or not at all.
+
+        Raises:
+            ConfigurationError: it is a model of the next item, which the service does not read.
+        """
+        path, model = self._residual(self.current()), self.personal()
+        if isinstance(model, NextItemModel):
+            raise ConfigurationError(
+                "A silo's own model of the next item cannot be written for its service. `silo recommend` and `silo "
+                "export` use it; the service serves the released model."
+            )
         with whole_file(path, mode=OWNER_ONLY) as file:
-            np.save(file, residual_of(self.personal()))
+            np.save(file, residual_of(model))
         return path
 
     def _make_current(self, model_hash: str, *, parts: int) -> None:

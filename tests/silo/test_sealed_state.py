@@ -12,6 +12,7 @@ from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError, KeyFileError
 from recsys_fed.models.histories import Signals, histories_of
 from recsys_fed.models.items import FoldIn, ItemEmbeddings, item_embeddings_bytes, scores, user_vectors
+from recsys_fed.personalisation.next_item import NextItemModel
 from recsys_fed.silo.recommendations import export_recommendations, open_recommender, recommend_user
 from recsys_fed.silo.secret import Pseudonyms, SiloSecret, read_sealed, write_sealed
 from recsys_fed.silo.state import StateFolder
@@ -207,3 +208,26 @@ def test_what_is_kept_has_the_order_of_each_user_and_so_have_the_lists(tmp_path)
         assert [item["item"] for item in recommend_user(recommender, user, k=3)] == [
             f"i{item}" for item in best.tolist()
         ]
+
+
+def test_the_silos_own_model_of_the_next_item_is_sealed_and_opened_as_it_was(tmp_path):
+    rng = np.random.default_rng(0)
+    lists = [[(start + step) % N_ITEMS for step in range(rng.integers(2, 6))] for start in range(40)]
+    rows = np.repeat(np.arange(40), [len(items) for items in lists])
+    matrix = sparse.csr_matrix(
+        (np.ones(len(rows)), (rows, [item for items in lists for item in items])), (40, N_ITEMS)
+    )
+    matrix.sort_indices()
+    ranks = [lists[user].index(item) for user, item in zip(rows.tolist(), matrix.indices.tolist(), strict=True)]
+    known = histories_of(matrix, signals=Signals(rank=torch.tensor(ranks, dtype=torch.int32)))
+    ordered, state = replace(model(), fold_in=FoldIn(kind="projection", half_life=1.0)), StateFolder(tmp_path, SECRET)
+    state.keep(item_embeddings_bytes(ordered), [(np.array([f"u{n}" for n in range(40)], dtype=object), known)])
+    first, again = state.personal(), state.personal()
+    assert isinstance(first, NextItemModel)
+    assert first.recipe == again.recipe
+    np.testing.assert_allclose(again.scores(known), first.scores(known))
+    recommender = open_recommender(state, CATALOGUE, PSEUDONYMS, personalisation="silo-trusted")
+    best, _ = recommender.best(range(40), 1)
+    assert best[:, 0].tolist() == [(items[-1] + 1) % N_ITEMS for items in lists]
+    with pytest.raises(ConfigurationError, match="next item"):
+        state.write_residual()
