@@ -84,6 +84,7 @@ class _Telemetry:
 
 # A batch works for so long at a time, then lets others go first for as long.
 _SLICE_SECONDS = 0.002
+_LATENESS, _LONGEST_PAUSE = 4.0, 0.1
 _BATCH_USERS = 16
 
 
@@ -433,10 +434,17 @@ class RecommendationService:
 
 
 async def _let_others(began: float) -> float:
-    """After a slice of work let others go first for as long; returns when the next slice began."""
-    if time.perf_counter() - began < _SLICE_SECONDS:
+    """After a slice of work let others go first for as long; returns when the next slice began.
+
+    Waking up late says that there are many of them: then it waits for several times as long as it was late.
+    """
+    paused = time.perf_counter()
+    if paused - began < _SLICE_SECONDS:
         return began
     await asyncio.sleep(_SLICE_SECONDS)
+    late = time.perf_counter() - paused - _SLICE_SECONDS
+    if late > _SLICE_SECONDS / 2:
+        await asyncio.sleep(min(_LATENESS * late, _LONGEST_PAUSE))
     return time.perf_counter()
 
 

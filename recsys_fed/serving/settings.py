@@ -38,7 +38,7 @@ class ApiSettings:
     tls_certificate: str = ""
     tls_key: str = ""
     max_body_bytes: int = 262_144
-    max_connections: int = 512
+    max_connections: int = 2_048
     request_seconds: float = 10.0
     requests_per_second: float = 1_000.0
     burst: int = 2_000

@@ -10,7 +10,7 @@ from pathlib import Path
 from simulations.serving.breadth import breadth_table
 from simulations.serving.logs import POLICIES, coverage
 from simulations.serving.peeking import claims
-from simulations.serving.pressure import pressure
+from simulations.serving.pressure import erasure, pressure
 from simulations.serving.replay import Halves, halves, replay
 from simulations.serving.world import regret
 
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for popular in (0.3, 0.05)
         },
         "pressure": pressure,
+        "erasure": erasure,
         "coverage": lambda: {policy: coverage(policy, logs=500, users=1_000, seed=1) for policy in POLICIES},
         "peeking": lambda: {
             "A/A, 10% and 10%": claims(tests=1_000, users=2_000, rates=(0.1, 0.1), level=0.05, seed=1),

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import multiprocessing
 import os
 import socket
 import tempfile
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from recsys_fed.serving.paths import ServicePaths, TokenFile
+from recsys_fed.serving.store import open_store
 from simulations.benchmarks.serving import ML_1M_ITEMS, made_service
 from simulations.serving.load import Load, load, running_service
 
@@ -54,6 +56,23 @@ def pressure() -> dict[str, dict[str, float]]:
     return found
 
 
+def erasure() -> dict[str, float]:
+    """How long it takes, after a user is forgotten, to write the store anew and to cut its log; seconds."""
+    with tempfile.TemporaryDirectory(prefix="recsys-fed-") as name:
+        place = ServicePaths(folder=Path(name))
+        made_service(place.folder, ML_1M_ITEMS, users=_USERS)
+        store = open_store(place)
+        with store.writing() as connection:
+            removed, _ = store.forget(connection, "u7", time=time.time())
+        start = time.perf_counter()
+        done = store.erase_forgotten()
+        seconds = time.perf_counter() - start
+        store.close()
+        megabytes = Path(place.address).stat().st_size / 1e6
+        return {"seconds": round(seconds, 2), "megabytes": round(megabytes, 1), "events removed": removed["events"],
+                "done": float(done)}  # fmt: skip
+
+
 def _loaded(port: int, token: str) -> Load:
     return load(port, _body, token=token, rate=RATE, seconds=SECONDS)
 
@@ -66,7 +85,10 @@ def _body(number: int) -> tuple[str, dict[str, object]]:
 
 
 def _record(found: Load) -> dict[str, float]:
+    feedback = np.arange(len(found.milliseconds)) % 10 == 9
     quantiles = {f"p{100 * q:g}": round(found.quantile(q), 2) for q in (0.5, 0.99)}
+    for name, which in (("recommendations", ~feedback), ("feedback", feedback)):
+        quantiles[f"p99 of {name}"] = round(float(np.quantile(found.milliseconds[which], 0.99)), 2)
     return {
         **quantiles,
         "errors": float(found.errors),
@@ -105,31 +127,31 @@ def _batches(port: int, tokens: list[str]) -> Iterator[list[int]]:
 
 @contextmanager
 def _slow(port: int) -> Iterator[None]:
-    """Connections that send a part of a request, and open again when they are closed."""
-    stop = threading.Event()
+    """A process with connections that send a part of a request, and open again when they are closed."""
+    process = multiprocessing.get_context("spawn").Process(target=_hold, args=(port,), daemon=True)
+    process.start()
+    time.sleep(8.0)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.join(timeout=30)
 
+
+def _hold(port: int) -> None:
     async def one(number: int) -> None:
-        while not stop.is_set():
+        while True:
             with contextlib.suppress(OSError):
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 writer.write(_HEADS[number % len(_HEADS)])
-                with contextlib.suppress(TimeoutError, OSError):
-                    async with asyncio.timeout(5.0):
-                        await reader.read()
+                await reader.read()
                 writer.close()
             await asyncio.sleep(1.0)
 
     async def all_of_them() -> None:
         await asyncio.gather(*(one(number) for number in range(_SLOW)))
 
-    thread = threading.Thread(target=lambda: asyncio.run(all_of_them()), daemon=True)
-    thread.start()
-    time.sleep(2.0)
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(timeout=30)
+    asyncio.run(all_of_them())
 
 
 def _health(port: int) -> float:
