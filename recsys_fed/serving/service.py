@@ -5,7 +5,7 @@ import math
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -206,7 +206,7 @@ class RecommendationService:
         self._log_exposure(name, answer)
         return answer
 
-    async def recommend_many(self, names: Sequence[str], limit: int) -> AsyncIterator[UserList]:
+    async def recommend_many(self, names: Sequence[str], limit: int) -> AsyncGenerator[UserList, None]:
         """Lists of many known users from the version in use now; one batch at a time, in slices between requests.
 
         Raises:
@@ -298,6 +298,9 @@ class RecommendationService:
         found: list[Event | None] = []
         for event, number in zip(batch, numbers, strict=True):
             self.telemetry.count("feedback_duplicates" if number is None else "feedback")
+            if number is None:
+                # It may be there because of a request that gave up waiting: what is in memory may lack it.
+                self.users.drop(event.user)
             found.append(None if number is None else await self._taken_in(event._replace(number=number)))
         return found
 

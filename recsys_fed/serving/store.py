@@ -59,7 +59,7 @@ class Forgotten(NamedTuple):
     """What is kept of a user who was forgotten, under a keyed digest of the id.
 
     Attributes:
-        time: when. receipt: what `Receipt` is asked by. erased: when the last copy was gone, None before.
+        time: when. receipt: by which its state is asked for. erased: when the last copy was gone, None before.
         readmitted: since when the user is taken in again, None: not.
     """
 

@@ -51,11 +51,23 @@ def coverage(policy: str, *, logs: int, users: int, seed: int) -> dict[str, dict
     open_ = world.propensity[:, :, 0] >= LEAST_PROPENSITY
     truth = float((open_ * world.chance[:, None, 0]).sum() / max(open_.sum(), 1))
     found: dict[str, list[tuple[float, float, float]]] = {}
+    naive = []
     for _ in range(logs):
-        for name, one in estimates(_log(world, users=users, rng=rng)).items():
+        logged = _log(world, users=users, rng=rng)
+        naive.append(_every_place(logged))
+        for name, one in estimates(logged).items():
             if name != "shown":
                 found.setdefault(name, []).append((one.value, one.low, one.high))
-    record = {"truth": {"value": round(truth, 4), "share of places": round(float(open_.mean()), 3)}}
+    value, error = np.array(naive).T
+    everywhere = float(world.chance[:, 0].mean())
+    record = {
+        "truth": {"value": round(truth, 4), "share of places": round(float(open_.mean()), 3)},
+        "ips of every place, 1.96 errors": {
+            "truth": round(everywhere, 4),
+            "mean": round(float(value.mean()), 4),
+            "coverage": round(float((np.abs(value - everywhere) <= 1.96 * error).mean()), 3),
+        },
+    }
     for name, triples in found.items():
         value, low, high = np.array(triples).T
         record[name] = {
@@ -66,6 +78,13 @@ def coverage(policy: str, *, logs: int, users: int, seed: int) -> dict[str, dict
             "interval too high": round(float((low > truth).mean()), 3),
         }
     return record
+
+
+def _every_place(logged: Logged) -> tuple[float, float]:
+    """IPS of every place, however small its chance was, and its standard error by user."""
+    terms = np.where(logged.greedy, logged.reward / logged.greedy_propensity, 0.0)
+    sums = np.bincount(logged.user, weights=terms - terms.mean())
+    return float(terms.mean()), float(np.sqrt((sums**2).sum()) / len(terms))
 
 
 def _world(settings: ExplorationSettings, rng: np.random.Generator) -> _World:

@@ -144,6 +144,30 @@ def test_whoever_gives_up_waiting_is_not_written_later(tmp_path, monkeypatch):
     service.close()
 
 
+def test_an_event_whose_request_gave_up_counts_once_it_is_acknowledged(tmp_path, monkeypatch):
+    service = made_service(tmp_path)
+    event = Event(user="u", item="i1", kind="buy", time=1.7e9, key="k", source="shop")
+    append, go_on = service.store.append, threading.Event()
+
+    def slow(connection, one):
+        go_on.wait(30)
+        return append(connection, one)
+
+    async def scenario():
+        await service.users.get("u")
+        monkeypatch.setattr(service.store, "append", slow)
+        monkeypatch.setattr("recsys_fed.serving.forgetting._STORE_SECONDS", 0.2)
+        with pytest.raises(StoreBusyError):
+            await service.feedback(event)
+        go_on.set()
+        monkeypatch.setattr("recsys_fed.serving.forgetting._STORE_SECONDS", 20.0)
+        assert await service.feedback(event) is None  # it was written after all
+        assert "i1" in (await service.users.get("u")).history.consumed
+
+    asyncio.run(scenario())
+    service.close()
+
+
 def test_a_batch_costs_what_it_takes(tmp_path):
     gate, headers = made_application(tmp_path, api={"burst": 100, "requests-per-second": 0.001})
     with TestClient(gate) as client:

@@ -99,6 +99,9 @@ def test_a_rare_choice_is_left_out_and_too_few_users_give_no_estimate():
 @pytest.mark.parametrize("policy", POLICIES)
 def test_intervals_cover_the_truth_under_every_policy_also_with_heavy_tails(policy):
     found = coverage(policy, logs=200, users=600, seed=3)
+    naive = found.pop("ips of every place, 1.96 errors")
+    if policy in ("thompson", "thompson, wide", "linucb"):
+        assert naive["coverage"] < 0.9  # heavy tails: what the limit is for
     for name in set(found) - {"truth"}:
         # 95% of 200: between 90 and 99% but for one in a thousand; docs/serving.md has 500 of each.
         assert 0.90 <= found[name]["coverage"] <= 0.99, (policy, name, found)

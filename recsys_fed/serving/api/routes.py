@@ -6,6 +6,7 @@ import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -156,13 +157,14 @@ async def batch(asked: Request, request: schemas.BatchRequest, service: _Service
     asked.scope["charge"](len(request.users) / 4)
     served, parts = service.versions.current, []
     # Written as it comes: a thousand lists at once would keep everybody waiting.
-    async for own in service.recommend_many(request.users, request.limit):
-        record = {
-            "user": own.user,
-            "basis": "history" if own.known else "popularity",
-            "items": _list_items(served.release, own.rows, own.scores),
-        }
-        parts.append(_text(record))
+    async with aclosing(service.recommend_many(request.users, request.limit)) as lists:
+        async for own in lists:
+            record = {
+                "user": own.user,
+                "basis": "history" if own.known else "popularity",
+                "items": _list_items(served.release, own.rows, own.scores),
+            }
+            parts.append(_text(record))
     body = f'{{"model":{_text(served.name)},"lists":[{",".join(parts)}]}}'
     return Response(body, headers={"x-model-version": served.name}, media_type="application/json")
 
