@@ -84,6 +84,20 @@ def test_held_out_ratings_are_predicted_better_than_by_the_users_own_means(comma
     assert "Errors of predicted ratings" in (tmp_path / "report.html").read_text()
 
 
+def test_a_comparison_shows_what_joining_brings(command, stars, tmp_path):
+    arguments = ("--data", stars, "--target", "rating", "--epsilons", "1,100", "--seeds", "2", *SMALL)
+    code, out, err = command("compare", *arguments, "--json", "--output", tmp_path)
+    assert code == 0, err
+    lines = {(line["method"], line["epsilon"]): line["errors"]["overall"]["rmse"] for line in json.loads(out)["lines"]}
+    own = lines["own mean", "inf"]["mean"]
+    assert lines["local-only", "inf"]["mean"] < own
+    assert lines["global, user-only", 100.0]["mean"] < lines["global, user-only", 1.0]["mean"] < own
+    assert lines["ratings, pooled, no privacy", "inf"]["mean"] < own
+    assert lines["biased MF, pooled", "inf"]["mean"] < own
+    assert command("report", tmp_path)[0] == 0
+    assert "RMSE by groups of users and items" in (tmp_path / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -110,6 +110,7 @@ def compare(  # noqa: PLR0913  (one argument a flag)
 ) -> None:
     """Should we federate? Popularity, each silo alone, the private global model, both, and no privacy."""
     from recsys_fed.comparison.compare import Comparison, compare  # noqa: PLC0415
+    from recsys_fed.comparison.ratings import compare_ratings  # noqa: PLC0415
     from recsys_fed.comparison.record import comparison_record  # noqa: PLC0415
     from recsys_fed.simulation.runner import Simulation  # noqa: PLC0415
 
@@ -121,9 +122,15 @@ def compare(  # noqa: PLR0913  (one argument a flag)
         declare_users="declared-users" not in keys,
     )
     comparison = Comparison(simulation=simulation, epsilons=_numbers(epsilons), n_seeds=seeds, new_items=new_items)
+    rating = simulation.federation.target == "rating"
+    if rating and (plot is not None or new_items):
+        raise ConfigurationError("Expected neither --plot nor --new-items with target = rating.")
     with told_progress(new_console(stderr=True)) as progress:
-        compared = compare(comparison, output=output, progress=progress)
-    _show(comparison_record(compared), output=output, plot=plot, as_json=as_json)
+        if rating:
+            record = compare_ratings(comparison, output=output, progress=progress)
+        else:
+            record = comparison_record(compare(comparison, output=output, progress=progress))
+    _show(record, output=output, plot=plot, as_json=as_json)
 
 
 def _show(record: dict[str, Any], *, output: Path | None, plot: Path | None, as_json: bool) -> None:

@@ -359,19 +359,14 @@ def compare(comparison: Comparison, *, output: Path | None = None, progress: Pro
     given = comparison.simulation
     if given.data.data_seed < 0:
         given = replace(given, data=replace(given.data, data_seed=given.federation.seed))
-    if given.federation.target == "rating":
-        raise ConfigurationError(
-            "Expected target = any or next: a comparison ranks items. Errors of predicted ratings, beside those of "
-            "every user's own mean, are in the record of `simulate`."
-        )
     simulation, federation = prepared(given)
     with ExitStack() as stack:
         folder = output or Path(stack.enter_context(TemporaryDirectory(prefix="recsys-fed-compare-")))
         ready = replace(comparison, simulation=simulation)
         popularity = _with_popularity(ready)
         steps = Steps(_count_steps(ready) + len(_planned_runs(popularity)), progress)
-        models = dict(_train_runs(ready, folder, steps, progress))
-        popular = dict(_train_runs(popularity, folder, steps, progress))
+        models = dict(train_runs(ready, folder, steps, progress))
+        popular = dict(train_runs(popularity, folder, steps, progress))
         new_items = new_item_record(
             simulation, federation, share=comparison.new_items, epsilons=(*sorted(comparison.epsilons), math.inf),
             seeds=comparison.seeds, folder=folder, say=steps.begin,
@@ -399,9 +394,10 @@ def _planned_runs(comparison: Comparison) -> list[Key]:
     return wanted + ([(math.inf, comparison.seeds[0])] if without_noise else [])
 
 
-def _train_runs(
+def train_runs(
     comparison: Comparison, folder: Path, steps: Steps, progress: Progress
 ) -> Iterator[tuple[Key, ItemEmbeddings]]:
+    """The models of all planned runs, each written to a folder of its own, by epsilon and seed."""
     simulation = comparison.simulation
     trainer = simulation.federation.trainer
     for epsilon, seed in _planned_runs(comparison):

@@ -8,7 +8,7 @@ from recsys_fed.comparison.compare import BOTH, GLOBAL, LOCAL
 from recsys_fed.comparison.new_items import MAPPED
 from recsys_fed.comparison.record import label_metric
 from recsys_fed.config import current_noise
-from recsys_fed.evaluation.metrics import ACTIVITY_GROUPS, HEADLINE_NAMES, POPULARITY_GROUPS
+from recsys_fed.evaluation.metrics import ACTIVITY_GROUPS, ERRORS, HEADLINE_NAMES, POPULARITY_GROUPS
 from recsys_fed.report.console import print_sections
 from recsys_fed.report.page import Chart, Section, Series, Table, Verdict, line_chart, new_picture, write_picture
 
@@ -22,6 +22,40 @@ _INTERVALS = "intervals: 95%, over users and, where there are several, seeds"
 def print_comparison(record: Mapping[str, Any]) -> None:
     """All figures, groups of users and items, and one sentence a silo."""
     print_sections(compared_sections(record))
+
+
+def _rating_sections(record: Mapping[str, Any]) -> Iterator[Section]:
+    lines, seeds = record["lines"], len(record["seeds"])
+    groups = [name for name in (*ACTIVITY_GROUPS, *POPULARITY_GROUPS) if name in lines[0]["errors"]]
+    spread = f"mean over {seeds} seeds and their standard deviation" if seeds > 1 else "one seed"
+    yield Section(
+        anchor="compared",
+        title="Should we federate? Errors of predicted ratings",
+        paragraphs=[
+            f"{record['data']}: {record['n_users']:,} users, {record['n_items']:,} items, {record['n_silos']} silos, "
+            f"delta {record['delta']:g}; {spread}. Errors are not privatised: a simulator computes them."
+        ],
+        tables=[
+            Table(
+                caption="Errors of held-out ratings",
+                header=["method", "epsilon", *(name.upper() for name in ERRORS)],
+                rows=_rows_of(record, lambda line: [_error(line["errors"]["overall"][name]) for name in ERRORS]),
+                numeric=frozenset({1, 2, 3}),
+                keys=_KEYS,
+            ),
+            Table(
+                caption="RMSE by groups of users and items",
+                header=["method", "epsilon", *groups],
+                rows=_rows_of(record, lambda line: [f"{line['errors'][x]['rmse']['mean']:.3f}" for x in groups]),
+                numeric=frozenset(range(1, 2 + len(groups))),
+                keys=_KEYS,
+            ),
+        ],
+    )
+
+
+def _error(value: Mapping[str, float | None]) -> str:
+    return f"{value['mean']:.4f}" + (f" +- {value['std']:.4f}" if value["std"] is not None else "")
 
 
 def draw_comparison(record: Mapping[str, Any], path: Path) -> None:
@@ -112,6 +146,9 @@ _DRAWN = (BOTH, GLOBAL)
 
 def compared_sections(record: Mapping[str, Any]) -> Iterator[Section]:
     """All sections of a comparison's record."""
+    if record.get("target") == "rating":
+        yield from _rating_sections(record)
+        return
     pays = sum("joining pays by" in text for text in record["sentences"])
     yield Section(
         anchor="compared",
