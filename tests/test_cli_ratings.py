@@ -88,7 +88,9 @@ def test_a_comparison_shows_what_joining_brings(command, stars, tmp_path):
     arguments = ("--data", stars, "--target", "rating", "--epsilons", "1,100", "--seeds", "2", *SMALL)
     code, out, err = command("compare", *arguments, "--json", "--output", tmp_path)
     assert code == 0, err
-    lines = {(line["method"], line["epsilon"]): line["errors"]["overall"]["rmse"] for line in json.loads(out)["lines"]}
+    lines = {
+        (line["method"], line["epsilon"]): line["errors"]["overall"]["rmse"] for line in json.loads(out)["lines"]
+    }
     own = lines["own mean", "inf"]["mean"]
     assert lines["local-only", "inf"]["mean"] < own
     assert lines["global, user-only", 100.0]["mean"] < lines["global, user-only", 1.0]["mean"] < own
