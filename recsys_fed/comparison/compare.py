@@ -41,7 +41,13 @@ from recsys_fed.evaluation.sequential import SEQUENTIAL_BASELINES
 from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
 from recsys_fed.personalisation.choice import choose_alone, choose_on, hold_out_items, split_folds
-from recsys_fed.personalisation.next_item import choose_next, fit_next_item_model, scorer_of_next
+from recsys_fed.personalisation.next_item import (
+    OwnParts,
+    choose_next,
+    fit_next_item_model,
+    hold_out_latest,
+    scorer_of_next,
+)
 from recsys_fed.personalisation.silo_model import fit_silo_model, scorer_of
 from recsys_fed.simulation.runner import Progress, Simulation, Steps, fold_in_scorer, prepared, simulate
 
@@ -216,11 +222,13 @@ def _next_of_silo(
     """The same where the next item is asked for."""
     histories = federation.histories.rows(torch.from_numpy(users))
     excluded, test = federation.excluded[users], federation.test[users]
+    held = hold_out_latest(histories, rng=np.random.default_rng(seed))
+    own = OwnParts(histories) if len(histories.items) else None
     for number, (key, model) in enumerate(models.items()):
-        choice = choose_next(histories, model, rng=np.random.default_rng(seed))
+        choice = choose_next(held, model)
         # What the silo takes alone is the same whichever model it was chosen beside.
         for of, recipe in [(None, choice.alone)] * (not number) + [(key, choice.recipe)]:
-            score = scorer_of_next(fit_next_item_model(histories, model, recipe), histories)
+            score = scorer_of_next(fit_next_item_model(histories, model, recipe, own=own), histories)
             yield of, measure_users(score, excluded, test, groups)
 
 

@@ -32,6 +32,7 @@ from recsys_fed.privacy.calibration import calibrate_noise_multiplier
 from recsys_fed.privacy.events import PlannedRelease, events_of
 from recsys_fed.privacy.guarantee import check_delta, guarantee_of
 from recsys_fed.privacy.integer_mechanism import ROUNDING_SLACK, grid_step
+from recsys_fed.trainers import ordered
 from recsys_fed.trainers.registry import configured_trainer
 from recsys_fed.trainers.trainer import Layout, PublicFacts, Stage, Trainer
 
@@ -122,6 +123,10 @@ def begin(
         order=_positions(half_lives_of(config.order, name="order", days=False)),
     )
     stages = trainer.plan(facts)
+    if facts.order and config.trainer != "auto" and ordered.STAGE not in {stage.name for stage in stages}:
+        raise ConfigurationError(
+            f"Expected order = off (or auto) with the trainer {config.trainer}, which reads none, got {config.order}."
+        )
     split = config.noise == "distributed" or masking_of(config) is not None
     if split and any(stage.noise_inside for stage in stages):
         raise ConfigurationError(

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from recsys_fed.evaluation.protocol import Scorer
@@ -23,7 +22,7 @@ from recsys_fed.evaluation.ranking import first_relevant_rank
 from recsys_fed.models.histories import Histories
 from recsys_fed.models.items import ItemEmbeddings, scores, user_vectors
 from recsys_fed.models.transitions import Following, Transitions, fit_transitions
-from recsys_fed.personalisation.silo_model import Floats, ItemModel, fit_item_model, score_spread, silo_pairs
+from recsys_fed.personalisation.silo_model import Floats, ItemModel, Singles, fit_item_model, score_spread, silo_pairs
 
 _FOLLOWING = (Following(), Following(directed=False))
 _EASE_WEIGHTS = (0.0, 0.3, 1.0)
@@ -35,8 +34,8 @@ _ENOUGH, _SPREAD_USERS = 1_000, 256
 # With fewer users a standard error says nothing, and the best is taken as it is.
 _ENOUGH_USERS = 30
 _K = 10
-# Scores of a part that are held at once: 16 MB.
-_CELLS = 1 << 22
+# Scores of a recipe that are held: 32 MB; fewer users are asked where the catalogue is larger.
+_CELLS = 1 << 23
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,60 +112,61 @@ def scorer_of_next(model: NextItemModel, histories: Histories) -> Scorer:
     return score
 
 
-def fit_next_item_model(histories: Histories, released: ItemEmbeddings, recipe: NextRecipe) -> NextItemModel:
+class OwnParts:
+    """All that recipes are made of beside the released model, fitted to some users. Private to the silo."""
+
+    def __init__(self, histories: Histories) -> None:
+        self.transitions = {how: fit_transitions(histories, how) for how in _FOLLOWING}
+        strength = max(_EASE_STRENGTH * histories.n_users, 1.0)
+        self.ease = fit_item_model(silo_pairs(histories.matrix()), None, pull=0.0, regularization=strength)
+        chosen = np.unique(np.linspace(0, histories.n_users - 1, _SPREAD_USERS).astype(np.int64))
+        self.some = histories.rows(torch.from_numpy(chosen))
+        self._ease_spread = score_spread(self.ease.scores(self.some.matrix()))
+        self._spreads = {
+            how: score_spread(model.scores(self.some).astype(np.float64)) for how, model in self.transitions.items()
+        }
+
+    def spreads(self, released: ItemEmbeddings, how: Following) -> tuple[float, float, float]:
+        """See `NextItemModel`."""
+        return score_spread(released_next_scores(released, self.some)), self._spreads[how], self._ease_spread
+
+    def scores(self, histories: Histories) -> Mapping[NextRecipe, Singles]:
+        """Scores [n_users, n_items] of every recipe without the released model."""
+        ease = self.ease.scores(histories.matrix()) / self._ease_spread
+        found: dict[NextRecipe, Singles] = {}
+        for how, model in self.transitions.items():
+            following = model.scores(histories) / self._spreads[how]
+            for ease_weight in _EASE_WEIGHTS:
+                recipe = NextRecipe(own_weight=math.inf, ease_weight=ease_weight, following=how)
+                found[recipe] = (following + ease_weight * ease).astype(np.float32)
+        return found
+
+
+def fit_next_item_model(
+    histories: Histories, released: ItemEmbeddings, recipe: NextRecipe, *, own: OwnParts | None = None
+) -> NextItemModel:
     """Fit a recipe to the histories of a silo, in order; without any it is "user-only".
 
     Guarantees: none but for "user-only". What else comes out depends on the silo's users without noise and must never
     leave the silo; between its users it is as private as any ordinary recommender.
+
+    Args:
+        histories: of the silo's users. released: the federation's model. recipe: which.
+        own: fitted to these histories already, where several models are compared.
     """
     if not recipe.own_weight or not len(histories.items):
         recipe = NextRecipe(own_weight=0.0)
         return NextItemModel(
             recipe=recipe, released=released, transitions=None, item_model=None, spreads=(1.0, 1.0, 1.0)
         )
-    parts = _Parts(histories, released)
+    own = own or OwnParts(histories)
     return NextItemModel(
         recipe=recipe,
         released=released,
-        transitions=parts.transitions[recipe.following],
-        item_model=parts.ease if recipe.ease_weight else None,
-        spreads=parts.spreads[recipe.following],
+        transitions=own.transitions[recipe.following],
+        item_model=own.ease if recipe.ease_weight else None,
+        spreads=own.spreads(released, recipe.following),
     )
-
-
-class _Parts:
-    """All that recipes are made of, fitted to some users, with the spreads of their scores. Private to the silo."""
-
-    def __init__(self, histories: Histories, released: ItemEmbeddings) -> None:
-        self.released = released
-        self.transitions = {how: fit_transitions(histories, how) for how in _FOLLOWING}
-        strength = max(_EASE_STRENGTH * histories.n_users, 1.0)
-        self.ease = fit_item_model(silo_pairs(histories.matrix()), None, pull=0.0, regularization=strength)
-        chosen = np.unique(np.linspace(0, histories.n_users - 1, _SPREAD_USERS).astype(np.int64))
-        some = histories.rows(torch.from_numpy(chosen))
-        whole, ease = score_spread(released_next_scores(released, some)), score_spread(self._ease_scores(some))
-        self.spreads = {
-            how: (whole, score_spread(model.scores(some).astype(np.float64)), ease)
-            for how, model in self.transitions.items()
-        }
-
-    def _ease_scores(self, histories: Histories) -> Floats:
-        return self.ease.scores(histories.matrix())
-
-    def all_scores(self, histories: Histories) -> Mapping[NextRecipe, Floats]:
-        """Scores [n_users, n_items] of every recipe, made as they are asked for."""
-        spreads = self.spreads[_FOLLOWING[0]]
-        whole = released_next_scores(self.released, histories) / spreads[0]
-        ease = self._ease_scores(histories) / spreads[2]
-        found = {NextRecipe(own_weight=0.0): whole}
-        for how, model in self.transitions.items():
-            following = model.scores(histories) / self.spreads[how][1]
-            for ease_weight in _EASE_WEIGHTS:
-                own = following + ease_weight * ease
-                recipe = NextRecipe(own_weight=math.inf, ease_weight=ease_weight, following=how)
-                found[recipe] = own
-                found |= {replace(recipe, own_weight=weight): whole + weight * own for weight in _OWN_WEIGHTS}
-        return found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -183,42 +183,68 @@ class NextChoice:
     validation: Mapping[NextRecipe, float] = field(repr=False)
 
 
-def choose_next(histories: Histories, released: ItemEmbeddings, *, rng: np.random.Generator) -> NextChoice:
-    """Measure all recipes on the users of a silo; see the module. Where there is nobody, the released model is taken.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NextValidation:
+    """A silo's users with the latest interaction of each kept away. Private to the silo.
+
+    Attributes:
+        known, wanted: of the users who are asked, what is known of them, and the latest interaction.
+        own: fitted to what is known of all users; None where nobody can be asked.
+        scores: of `own` for the users who are asked, [n_asked, n_items] by recipe.
+        per_user: ndcg@10 of these.
+    """
+
+    known: Histories
+    wanted: Histories
+    own: OwnParts | None
+    scores: Mapping[NextRecipe, Singles] = field(repr=False)
+    per_user: Mapping[NextRecipe, Floats] = field(repr=False)
+
+
+def hold_out_latest(histories: Histories, *, rng: np.random.Generator) -> NextValidation:
+    """Keep the latest interactions away, and measure what the silo has alone.
 
     Raises:
         ConfigurationError: the histories have no order.
     """
     kept, held = histories.latest_apart()
     asked = np.flatnonzero(held.starts.diff().numpy())
-    user_only, alone = NextRecipe(own_weight=0.0), NextRecipe(own_weight=math.inf)
+    most = min(_ENOUGH, max(_ENOUGH_USERS, _CELLS // max(1, histories.n_items)))
+    if len(asked) > most:
+        asked = np.sort(rng.choice(asked, most, replace=False))
+    known, wanted = (one.rows(torch.from_numpy(asked)) for one in (kept, held))
     if not len(asked):
+        return NextValidation(known=known, wanted=wanted, own=None, scores={}, per_user={})
+    own = OwnParts(kept)
+    found = own.scores(known)
+    per_user = {recipe: _ndcg(values, known, wanted) for recipe, values in found.items()}
+    return NextValidation(known=known, wanted=wanted, own=own, scores=found, per_user=per_user)
+
+
+def choose_next(held: NextValidation, released: ItemEmbeddings) -> NextChoice:
+    """The recipe that is taken; see the module. Where there is nobody to ask, the released model."""
+    user_only, alone = NextRecipe(own_weight=0.0), NextRecipe(own_weight=math.inf)
+    if held.own is None:
         return NextChoice(recipe=user_only, alone=alone, validation={})
-    if len(asked) > _ENOUGH:
-        asked = np.sort(rng.choice(asked, _ENOUGH, replace=False))
-    per_user = _measure(_Parts(kept, released), kept, held, asked)
-    validation = {recipe: float(found.mean()) for recipe, found in per_user.items()}
-    alone = max((recipe for recipe in validation if recipe.name == "local-only"), key=validation.__getitem__)
+    alone = max(held.per_user, key=lambda recipe: float(held.per_user[recipe].mean()))
+    whole = released_next_scores(released, held.known)
     # Of equal ones the first: the released model as it is.
-    best = max((r for r in validation if r == user_only or r.alone == alone), key=validation.__getitem__)
+    per_user = {user_only: _ndcg(whole, held.known, held.wanted)}
+    whole /= held.own.spreads(released, alone.following)[0]
+    for weight in _OWN_WEIGHTS:
+        together = whole + weight * held.scores[alone]
+        per_user[replace(alone, own_weight=weight)] = _ndcg(together, held.known, held.wanted)
+    per_user |= held.per_user
+    validation = {recipe: float(found.mean()) for recipe, found in per_user.items()}
+    best = max(validation, key=validation.__getitem__)
     gain = per_user[best] - per_user[alone]
     better = len(gain) < _ENOUGH_USERS or gain.mean() > gain.std(ddof=1) / math.sqrt(len(gain))
     return NextChoice(recipe=best if better else alone, alone=alone, validation=validation)
 
 
-def _measure(
-    parts: _Parts, kept: Histories, held: Histories, asked: npt.NDArray[np.int64]
-) -> dict[NextRecipe, Floats]:
-    """ndcg@10 of the users `asked` under every recipe, block after block of users."""
-    found: dict[NextRecipe, list[Floats]] = {}
-    size = max(1, _CELLS // kept.n_items)
-    for first in range(0, len(asked), size):
-        rows = torch.from_numpy(asked[first : first + size])
-        known, wanted = kept.rows(rows), held.rows(rows)
-        for recipe, values in parts.all_scores(known).items():
-            table = torch.from_numpy(values)
-            table = table.index_put((known.users, known.items.long()), table.new_tensor(-torch.inf))
-            rank = first_relevant_rank(table, wanted.users, wanted.items.long()).double()
-            gain = torch.where(rank <= _K, 1 / torch.log2(1 + rank), 0.0)
-            found.setdefault(recipe, []).append(np.asarray(gain.numpy()))
-    return {recipe: np.concatenate(values) for recipe, values in found.items()}
+def _ndcg(values: Floats | Singles, known: Histories, wanted: Histories) -> Floats:
+    """ndcg@10 of users with one wanted item each, among all but what is known."""
+    table = torch.from_numpy(values)
+    table = table.index_put((known.users, known.items.long()), table.new_tensor(-torch.inf))
+    rank = first_relevant_rank(table, wanted.users, wanted.items.long()).double()
+    return np.asarray(torch.where(rank <= _K, 1 / torch.log2(1 + rank), 0.0).numpy())

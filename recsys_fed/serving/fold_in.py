@@ -5,7 +5,8 @@ With s_i the weight of item i in the history (1 for a plain interaction) and w_i
     "ridge":       (sum_i s_i w_i v_i v_i^T + unobserved_weight V^T V + regularization I) u = sum_i s_i w_i v_i
     "projection":  u = sum_i s_i w_i v_i / ||(s_i w_i)_i||
 
-For s_i = 1 these are `models.items`. All of it is a sum over items, so one event is a rank-one update.
+For s_i = 1 these are `models.items`, and so they are for s_i = 2^(-age / half-life) with the model's half-life. All
+of it is a sum over items, so one event is a rank-one update.
 
 Why an item: what each item of the user's history adds to its score. The parts sum to the score, exactly.
 
@@ -44,6 +45,7 @@ class NormalEquations:
     right: _Vector  # sum_i s_i w_i v_i, [dim]
     squares: float  # sum_i (s_i w_i)^2
     base: float  # log2: s_i = 2^(level_i - base)
+    newest: int = 0  # of the history
     size: int = 0  # items in the sums
     changes: int = 0
 
@@ -52,13 +54,18 @@ class NormalEquations:
         row = self.release.row_of.get(change.item)
         if row is None:
             return
+        self.newest = history.newest
+        old = aged_level(self.release, change.before, change.place_before)
+        new = aged_level(self.release, change.after, change.place_after)
+        if old == new:
+            return
         self.changes += 1
         self.size += (change.before is None) - (change.after is None)
-        far = change.after is not None and abs(change.after - self.base) > _DOUBLINGS
+        far = new is not None and abs(new - self.base) > _DOUBLINGS
         if not self.size or far or self.changes > _REBUILD_AFTER:
             self._rebuild(history)
             return
-        before, after = self._weight(change.before), self._weight(change.after)
+        before, after = self._weight(old), self._weight(new)
         w = float(self.release.weights[row])
         v = self.release.vectors[row].astype(np.float64)
         difference = (after - before) * w
@@ -72,7 +79,7 @@ class NormalEquations:
             return np.zeros(self.release.dim)
         if self.release.kind == "projection":
             return self.right / math.sqrt(max(self.squares, _TINY))
-        scale = math.exp2(self.base - now)
+        scale = math.exp2(self.base - aged_now(self.release, now, self.newest))
         return _solve_spd(scale * self.gram + shared_part(self.release), scale * self.right)
 
     def _weight(self, level: float | None) -> float:
@@ -81,7 +88,7 @@ class NormalEquations:
     def _rebuild(self, history: UserHistory) -> None:
         fresh = build_equations(self.release, history)
         self.gram, self.right, self.squares = fresh.gram, fresh.right, fresh.squares
-        self.base, self.size, self.changes = fresh.base, fresh.size, 0
+        self.base, self.size, self.newest, self.changes = fresh.base, fresh.size, fresh.newest, 0
 
 
 def build_equations(release: PackedModel, history: UserHistory) -> NormalEquations:
@@ -90,7 +97,9 @@ def build_equations(release: PackedModel, history: UserHistory) -> NormalEquatio
     base = float(levels.max()) if len(rows) else 0.0
     strengths = np.exp2(levels - base)
     gram, right, squares = _sums(release, rows, strengths)
-    return NormalEquations(release=release, gram=gram, right=right, squares=squares, base=base, size=len(rows))
+    return NormalEquations(
+        release=release, gram=gram, right=right, squares=squares, base=base, newest=history.newest, size=len(rows)
+    )
 
 
 def fold_in(release: PackedModel, rows: npt.NDArray[np.int64], strengths: _Vector) -> _Vector:
@@ -114,10 +123,23 @@ def taste_precision(release: PackedModel, history: UserHistory) -> _Vector:
 
 
 def known_levels(release: PackedModel, history: UserHistory) -> tuple[npt.NDArray[np.int64], _Vector]:
-    """Rows [n] of the history's items that the catalogue has, and their levels [n]."""
-    pairs = [(release.row_of[item], level) for item, level in history.levels.items() if item in release.row_of]
-    rows = np.array([row for row, _ in pairs], dtype=np.int64)
-    return rows, np.array([level for _, level in pairs], dtype=np.float64)
+    """Rows [n] of the history's items that the catalogue has, and their levels [n], aged by place if so said."""
+    known = [item for item in history.levels if item in release.row_of]
+    rows = np.array([release.row_of[item] for item in known], dtype=np.int64)
+    levels = np.array([history.levels[item] for item in known], dtype=np.float64)
+    if release.half_life:
+        levels += np.array([history.places[item] for item in known], dtype=np.float64) / release.half_life
+    return rows, levels
+
+
+def aged_level(release: PackedModel, level: float | None, place: int) -> float | None:
+    """A level as `known_levels` has it."""
+    return level if level is None or not release.half_life else level + place / release.half_life
+
+
+def aged_now(release: PackedModel, now: float, newest: int) -> float:
+    """What levels are held against at `now` (in half lives): the place of the newest event has no age."""
+    return now + newest / release.half_life if release.half_life else now
 
 
 def shared_part(release: PackedModel) -> _Vector:
@@ -160,7 +182,7 @@ class Explanation:
 def explain(release: PackedModel, history: UserHistory, row: int, *, now: float) -> Explanation:
     """The contributions of a history to the score of the item in `row`, at `now` (in half lives)."""
     rows, levels = known_levels(release, history)
-    strengths = np.exp2(levels - now)
+    strengths = np.exp2(levels - aged_now(release, now, history.newest))
     weights = strengths * release.weights[rows]
     target = release.vectors[row].astype(np.float64)
     vectors = release.vectors[rows].astype(np.float64)

@@ -95,11 +95,13 @@ _VERSIONS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What an event changed: the item's level before and after; None is not in the history."""
+    """What an event changed: the item's level before and after (None is not in the history), and its place."""
 
     item: str
     before: float | None
     after: float | None
+    place_before: int = 0
+    place_after: int = 0
 
 
 @dataclass(kw_only=True)
@@ -108,12 +110,16 @@ class UserHistory:
 
     Attributes:
         levels: by item id, log2 of its weight seen from time 0 (see `level_of`).
+        places: by item id, which event of the history was its last, counted from 1; newest: of the newest one. A
+            model with a half-life in positions weighs by them (`fold_in.known_levels`).
         consumed: items that are not to be recommended.
         last_number: of the newest event in it.
         rows_of: rows of the consumed items under model versions, kept until there is one more.
     """
 
     levels: dict[str, float] = field(default_factory=dict)
+    places: dict[str, int] = field(default_factory=dict)
+    newest: int = 0
     consumed: set[str] = field(default_factory=set)
     last_number: int = 0
     rows_of: dict[str, Rows] = field(default_factory=dict)
@@ -141,15 +147,16 @@ class UserHistory:
         if event.item not in self.consumed and _consumes(event, settings):
             self.consumed.add(event.item)
             self.rows_of.clear()
-        before = self.levels.get(event.item)
+        before, place = self.levels.get(event.item), self.places.get(event.item, 0)
         if _is_dislike(event, settings):
             self.levels.pop(event.item, None)
-            return Change(item=event.item, before=before, after=None) if before is not None else None
+            self.places.pop(event.item, None)
+            return None if before is None else Change(item=event.item, before=before, after=None, place_before=place)
         new = level_of(event, settings)
-        if before is not None and new <= before:
-            return None
-        self.levels[event.item] = new
-        return Change(item=event.item, before=before, after=new)
+        after = new if before is None else max(before, new)
+        self.newest += 1
+        self.levels[event.item], self.places[event.item] = after, self.newest
+        return Change(item=event.item, before=before, after=after, place_before=place, place_after=self.newest)
 
 
 def build_history(events: Sequence[Event], settings: FeedbackSettings) -> UserHistory:
@@ -161,6 +168,7 @@ def build_history(events: Sequence[Event], settings: FeedbackSettings) -> UserHi
     if first:
         items = [event.item for event in events[:first]]
         history.levels = dict.fromkeys(items, level_of(events[0], settings))
+        history.places, history.newest = {item: place for place, item in enumerate(items, start=1)}, len(items)
         history.consumed.update(items)
         history.last_number = max(event.number for event in events[:first])
     for event in events[first:]:

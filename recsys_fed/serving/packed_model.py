@@ -27,6 +27,7 @@ class PackedModel:
         vectors: V, float32 [n_items, dim]. bias: b, float32 [n_items]. weights: of items in a fold-in, float32
         [n_items]. gramian: V^T V, float64 [dim, dim].
         kind: "projection" or "ridge". unobserved_weight, regularization: of "ridge".
+        half_life: of a history in positions; 0: places do not matter.
         provenance: what is known of the training: guarantee, epsilon, rounds.
         residual: item-item weights of this silo's own users, float32 [n_items, n_items], or None. Private.
     """
@@ -44,6 +45,7 @@ class PackedModel:
     regularization: float
     provenance: Mapping[str, Any]
     residual: Floats | None = None
+    half_life: float = 0.0
 
     @property
     def n_items(self) -> int:
@@ -94,6 +96,7 @@ def write_packed_model(release: PackedModel, folder: Path) -> None:
         "kind": release.kind,
         "unobserved_weight": release.unobserved_weight,
         "regularization": release.regularization,
+        "half_life": release.half_life,
         "provenance": dict(release.provenance),
     }
     (folder / RECORD).write_text(json.dumps(record), encoding="utf-8")
@@ -119,6 +122,7 @@ def read_packed_model(folder: Path) -> PackedModel:
             kind=str(record["kind"]),
             unobserved_weight=float(record["unobserved_weight"]),
             regularization=float(record["regularization"]),
+            half_life=float(record.get("half_life", 0.0)),
             provenance=record["provenance"],
             residual=np.load(residual, mmap_mode="r") if residual.is_file() else None,
             **arrays,

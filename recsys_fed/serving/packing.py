@@ -57,6 +57,7 @@ def pack(model_path: Path, catalogue_path: Path, folder: Path, *, residual: Path
         kind=model.fold_in.kind,
         unobserved_weight=model.fold_in.unobserved_weight,
         regularization=model.fold_in.regularization,
+        half_life=model.fold_in.half_life,
         provenance=_provenance_of(model_path.parent),
         residual=None if residual is None else np.load(residual).astype(np.float32),
     )

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from recsys_fed.serving.diversity import RerankWeights, genre_profile, rerank
 from recsys_fed.serving.exploration import Candidates, Choice, choose
-from recsys_fed.serving.fold_in import known_levels
+from recsys_fed.serving.fold_in import aged_now, known_levels
 from recsys_fed.serving.history import UserHistory
 from recsys_fed.serving.packed_model import Floats, PackedModel, Rows
 from recsys_fed.serving.search import Search, top_rows
@@ -139,7 +139,7 @@ class Ranker:
         rows, levels = known_levels(self.release, history)
         if self.release.residual is None or not len(rows):
             return np.zeros(self.release.n_items, dtype=np.float32)
-        strengths = np.exp2(levels - now).astype(np.float32)
+        strengths = np.exp2(levels - aged_now(self.release, now, history.newest)).astype(np.float32)
         return np.asarray(strengths @ self.release.residual[rows], dtype=np.float32)
 
     def _broadened(self, rows: Rows, scores: Floats, history: UserHistory, wanted: int) -> Rows:

@@ -234,7 +234,7 @@ class RecommendationService:
     def recommend_history(
         self, items: Sequence[str], page: Page, *, texts: Sequence[str] = (), cursor: str | None = None
     ) -> Answer:
-        """A page for a raw history of an anonymous visitor; nothing of it is kept.
+        """A page for a raw history of an anonymous visitor, the newest item last; nothing of it is kept.
 
         Items that the catalogue lacks are left out and named; texts are mapped to the nearest title.
         """
@@ -246,7 +246,13 @@ class RecommendationService:
         unknown = tuple(item for item in items if item not in release.row_of)
         unknown += tuple(text for text, row in mapped.items() if row is None)
         chosen = [item for item in items if item in release.row_of]
-        history = UserHistory(levels=dict.fromkeys((*chosen, *found), 0.0), consumed={*chosen, *found})
+        session = (*chosen, *found)
+        history = UserHistory(
+            levels=dict.fromkeys(session, 0.0),
+            places={item: place for place, item in enumerate(session, start=1)},
+            newest=len(session),
+            consumed=set(session),
+        )
         vector = build_equations(release, history).solve(now=0.0).astype(np.float32)
         ranked = self._ranker(served, None).page(vector, history, page, now=0.0, precision=None)
         basis = "history" if chosen else "text" if found else "popularity"

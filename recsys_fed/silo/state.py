@@ -36,7 +36,13 @@ from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings, user_v
 from recsys_fed.models.stored_histories import SIGNALS
 from recsys_fed.models.transitions import Following, Transitions
 from recsys_fed.personalisation.choice import choose
-from recsys_fed.personalisation.next_item import NextItemModel, NextRecipe, choose_next, fit_next_item_model
+from recsys_fed.personalisation.next_item import (
+    NextItemModel,
+    NextRecipe,
+    choose_next,
+    fit_next_item_model,
+    hold_out_latest,
+)
 from recsys_fed.personalisation.silo_model import ItemModel, Recipe, SiloModel, Singles, fit_silo_model
 from recsys_fed.signing import sha256
 from recsys_fed.silo.secret import SiloSecret, read_sealed, write_sealed
@@ -62,7 +68,9 @@ def fit_personal_model(histories: Histories, released: ItemEmbeddings, *, purpos
     """
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "big"))
     if "order" in released.fold_in.reads and histories.signals is not None and histories.signals.rank is not None:
-        return fit_next_item_model(histories, released, choose_next(histories, released, rng=rng).recipe)
+        return fit_next_item_model(
+            histories, released, choose_next(hold_out_latest(histories, rng=rng), released).recipe
+        )
     matrix = histories.matrix()
     return fit_silo_model(matrix, released, choose(matrix, released, rng=rng).recipe)
 

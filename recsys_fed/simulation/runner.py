@@ -39,6 +39,7 @@ from recsys_fed.settings_file import Value
 from recsys_fed.simulation.flower_engine import app_folder, load_apps, run_with_flower
 from recsys_fed.simulation.record import METRICS as METRICS_FILE
 from recsys_fed.simulation.record import Measured, metrics_record, protocol_record, write_run
+from recsys_fed.trainers.registry import signals_read
 
 
 def _nothing(*_: object) -> None:
@@ -340,6 +341,11 @@ def prepared(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
         )
     n_users = federation.train.shape[0]
     check_delta(config.delta, n_users=n_users)
+    if signals_read(config) & {"order", "time"} and federation.dataset.interactions.time is None:
+        raise ConfigurationError(
+            f"Expected a data set with times for the next item, an order or a half-life; {federation.dataset.name} "
+            "has none. Leave these keys out, or name the column of the times."
+        )
     if data.split == NONE:
         config = replace(config, metrics_epsilon=0.0)
     elif not federation.test.nnz:

@@ -21,12 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/ml-1m"), help="interactions with times")
     parser.add_argument("--epsilon", type=float, default=8.0)
+    parser.add_argument("--target", default="any", help="of training: any item, or the next one")
     parser.add_argument("--users", type=int, default=1_000)
     given = parser.parse_args(arguments)
 
     @lru_cache(maxsize=1)
     def cut() -> Halves:
-        return halves(given.data, epsilon=given.epsilon)
+        return halves(given.data, epsilon=given.epsilon, target=given.target)
 
     measured: dict[str, Callable[[], object]] = {
         "replay": lambda: replay(cut(), users=given.users, steps=30),

@@ -36,8 +36,8 @@ class Halves:
     after: dict[str, list[str]]
 
 
-def halves(data: Path, *, epsilon: float, seed: int = 0) -> Halves:
-    """Cut the data, and train on the first halves with the command line's own defaults."""
+def halves(data: Path, *, epsilon: float, seed: int = 0, target: str = "any") -> Halves:
+    """Cut the data, and train on the first halves with the command line's own defaults but for the target."""
     dataset = read(Request(path=data))
     found = dataset.interactions
     if found.time is None:
@@ -53,7 +53,7 @@ def halves(data: Path, *, epsilon: float, seed: int = 0) -> Halves:
         frame[early].to_parquet(folder / "early.parquet", index=False)
         arguments = [
             "simulate", "--data", folder / "early.parquet", "--item-catalogue", folder / CATALOGUE_FILE,
-            "--epsilon", epsilon, "--seed", seed, "--output", folder / "run",
+            "--epsilon", epsilon, "--seed", seed, "--target", target, "--output", folder / "run",
         ]  # fmt: skip
         subprocess.run([sys.executable, "-c", _COMMAND, *map(str, arguments)], check=True, capture_output=True)
         version = pack(folder / "run" / MODEL_FILE, folder / "run" / CATALOGUE_FILE, folder)

@@ -12,7 +12,7 @@ from recsys_fed.evaluation.sequential import SEQUENTIAL_BASELINES
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.models.transitions import count_transitions
-from recsys_fed.personalisation.next_item import choose_next, fit_next_item_model
+from recsys_fed.personalisation.next_item import choose_next, fit_next_item_model, hold_out_latest
 
 
 @settings(max_examples=60, deadline=None)
@@ -65,7 +65,7 @@ def released(vectors):
 def test_a_silo_whose_own_transitions_say_it_all_takes_nothing_from_a_model_of_noise():
     histories = histories_in_order(cycles())
     model = released(torch.randn(N_ITEMS, 3, generator=torch.Generator().manual_seed(0)))
-    choice = choose_next(histories, model, rng=np.random.default_rng(0))
+    choice = choose_next(hold_out_latest(histories, rng=np.random.default_rng(0)), model)
     assert choice.validation[choice.recipe] == choice.validation[choice.alone] == 1.0
     fitted = fit_next_item_model(histories, model, choice.recipe)
     scores = fitted.scores(histories)
@@ -78,7 +78,7 @@ def test_what_is_taken_is_never_below_the_silo_alone_on_its_own_users():
     histories = histories_in_order([rng.permutation(N_ITEMS)[:4].tolist() for _ in range(50)])
     for seed in range(5):
         model = released(torch.randn(N_ITEMS, 3, generator=torch.Generator().manual_seed(seed)))
-        choice = choose_next(histories, model, rng=rng)
+        choice = choose_next(hold_out_latest(histories, rng=rng), model)
         assert choice.validation[choice.recipe] >= choice.validation[choice.alone]
         assert choice.alone.name == "local-only"
 
@@ -87,6 +87,6 @@ def test_silos_of_nobody_and_of_users_with_one_item_take_the_released_model():
     model = released(torch.eye(N_ITEMS, 3))
     for lists in ([], [[1], [2]]):
         histories = histories_in_order(lists)
-        choice = choose_next(histories, model, rng=np.random.default_rng(0))
+        choice = choose_next(hold_out_latest(histories, rng=np.random.default_rng(0)), model)
         assert choice.recipe.name == "user-only"
         assert fit_next_item_model(histories, model, choice.recipe).scores(histories).shape == (len(lists), N_ITEMS)

@@ -9,7 +9,7 @@ from serving_kit import made_release
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import FoldIn
 from recsys_fed.models.items import fold_in as fold_in_of_training
-from recsys_fed.serving.fold_in import build_equations, fold_in, known_levels
+from recsys_fed.serving.fold_in import build_equations, explain, fold_in, known_levels
 from recsys_fed.serving.history import Event, UserHistory, build_history, half_lives
 from recsys_fed.serving.settings import FeedbackSettings
 
@@ -113,3 +113,41 @@ def test_what_was_imported_is_taken_in_at_once_as_one_by_one(half_life):
         one_by_one.apply(event, settings)
     assert build_history(events, settings) == one_by_one
     assert len(one_by_one.consumed) >= 9
+
+
+@pytest.mark.parametrize("kind", ["ridge", "projection"])
+@pytest.mark.parametrize("half_life_days", [0.0, 30.0])
+def test_places_age_a_history_event_by_event_as_all_at_once(kind, half_life_days):
+    release = made_release(kind=kind, n_items=200, dim=16, half_life=2.0)
+    settings = FeedbackSettings(half_life_days=half_life_days, rating_minimum=3.0)
+    history, events = UserHistory(), random_events(400, n_items=200, seed=4)
+    equations = build_equations(release, history)
+    for event in events:
+        change = history.apply(event, settings)
+        if change is not None:
+            equations.update(change, history)
+    now = half_lives(events[-1].time, settings)
+    rows, levels = known_levels(release, history)
+    whole = fold_in(release, rows, np.exp2(levels - now - history.newest / 2.0))
+    np.testing.assert_allclose(equations.solve(now=now), whole, rtol=1e-5, atol=1e-7)
+    fresh = build_equations(release, build_history(events, settings))
+    np.testing.assert_allclose(fresh.solve(now=now), whole, rtol=1e-9)
+
+
+def test_a_session_gives_the_vector_of_training_with_a_half_life():
+    release = made_release(kind="projection", half_life=2.0)
+    session = ["i5", "i9", "i2", "i5", "i40"]
+    history = build_history(
+        [Event(user="u", item=item, kind="view", time=0.0) for item in session], FeedbackSettings()
+    )
+    found = build_equations(release, history).solve(now=0.0)
+    # i5 counts where it was last; as an event it keeps its place, so i9 and i2 are as old as they were seen.
+    ages = {"i9": 3, "i2": 2, "i5": 1, "i40": 0}
+    rows = [release.row_of[item] for item in ages]
+    weights = np.array([2.0 ** (-age / 2.0) for age in ages.values()]) * release.weights[rows]
+    np.testing.assert_allclose(found, weights @ release.vectors[rows] / np.linalg.norm(weights), rtol=1e-5)
+    explained = explain(release, history, 7, now=0.0)
+    newest = release.row_of["i40"]
+    share = dict(zip(explained.rows.tolist(), explained.parts.tolist(), strict=True))[newest]
+    direct = weights[-1] * release.vectors[newest] @ release.vectors[7] / np.linalg.norm(weights)
+    np.testing.assert_allclose(share, direct, rtol=1e-5)
