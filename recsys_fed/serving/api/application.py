@@ -15,6 +15,7 @@ from recsys_fed.errors import ConfigurationError, DataError, DataFormatError
 from recsys_fed.gate import Application, Gate, Message, Receive, Refusal, Scope, Send, header_of
 from recsys_fed.serving.api import schemas
 from recsys_fed.serving.api.routes import as_json, health, operating, pages, recommending, reporting
+from recsys_fed.serving.background import BackgroundWork
 from recsys_fed.serving.paths import TokenFile
 from recsys_fed.serving.reload import ModelReloader
 from recsys_fed.serving.service import RecommendationService
@@ -124,11 +125,13 @@ def application(service: RecommendationService, tokens: TokenFile, take_over: Mo
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # Of this event loop.
+        work = service.background = BackgroundWork()
         if seconds := service.settings.api.watch_seconds:
-            service.background.start("model watcher", take_over.look, every=seconds)
-        service.background.start("erasure", service.forgetting.erase_pending, every=_ERASE_SECONDS)
+            work.start("model watcher", take_over.look, every=seconds)
+        work.start("erasure", service.forgetting.erase_pending, every=_ERASE_SECONDS)
         yield
-        await service.background.stop()
+        await work.stop()
         service.close()
 
     app = FastAPI(
