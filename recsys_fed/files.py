@@ -1,5 +1,6 @@
 """Files that readers see whole: what was there, or all of what is new, also after a power failure."""
 
+import fcntl
 import os
 import threading
 from collections.abc import Iterator
@@ -38,6 +39,25 @@ def whole_file(path: Path, *, mode: int = 0o666, new: bool = False) -> Iterator[
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def held(path: Path, *, wait: bool = False) -> Iterator[str]:
+    """A lock while the block runs, gone with the process whatever ends it. Gives "" where it is held.
+
+    Without `wait`, what another process that holds it has written there instead: its process id.
+    """
+    with path.open("a+", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.seek(0)
+            yield file.read().strip() or "?"
+            return
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield ""
 
 
 def write_whole(path: Path, content: bytes | str, *, mode: int = 0o666, new: bool = False) -> None:

@@ -5,6 +5,7 @@ Processes are in the foreground, ended with this one, and reachable before they 
 
 import contextlib
 import ctypes
+import json
 import os
 import shutil
 import signal
@@ -15,10 +16,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from recsys_fed.errors import EngineError
 
@@ -54,6 +56,7 @@ def tool(name: str) -> str:
 Process = subprocess.Popen[bytes]
 _POLL, _GRACE = 0.1, 10.0
 _PR_SET_PDEATHSIG = 1
+_MOST_ANSWER = 1 << 16
 # Loaded before any fork: a child of a process with threads must not have to load anything.
 _LIBC = ctypes.CDLL(None)
 
@@ -113,20 +116,57 @@ def ended_by_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def wait_until(there: Callable[[], bool], process: Process, *, seconds: float, what: str) -> None:
+def allowed(seconds: float) -> float:
+    """How long something may take that takes `seconds` at most on an idle machine: longer where processes queue."""
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+def wait_until(missing: Callable[[], str], process: Process, *, seconds: float, what: str) -> None:
     """Wait for a process to be ready.
+
+    Args:
+        missing: why it is not ready yet; "" once it is.
+        process: that is to be ready.
+        seconds: as of `allowed`.
+        what: for the error's text.
 
     Raises:
         EngineError: it ended, or it is not ready in time.
     """
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    begun = time.monotonic()
+    while True:
         if process.poll() is not None:
             raise EngineError(f"Expected {what}, it ended with code {process.returncode}. See its output.")
-        if there():
+        reason = missing()
+        if not reason:
             return
+        limit = allowed(seconds)
+        if time.monotonic() - begun > limit:
+            raise EngineError(f"Expected {what} within {limit:.0f} s: {reason}. See its output.")
         time.sleep(_POLL)
-    raise EngineError(f"Expected {what} within {seconds:.0f} s, it is not there.")
+
+
+def ask_flower(command: Sequence[str], home: Path, *, seconds: float = 120.0) -> dict[str, Any]:
+    """Run one of Flower's commands that answers in JSON.
+
+    Raises:
+        EngineError: it does not answer, not in time (see `allowed`), or it says that it did not do it.
+    """
+    name, limit = " ".join(["flwr", *command[1:3]]), allowed(seconds)
+    try:
+        done = subprocess.run(
+            command, env=dict(environment(home)), capture_output=True, text=True, timeout=limit, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EngineError(f"Expected `{name}` to answer within {limit:.0f} s. Is the machine overloaded?") from error
+    try:
+        record: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
+    except ValueError as error:
+        said = (done.stderr or done.stdout).strip()[-400:]
+        raise EngineError(f"Expected `{name}` to answer, got: {said}") from error
+    if not record.get("success", True):
+        raise EngineError(f"Expected `{name}` to do it, got: {record.get('error-message', record)}")
+    return record
 
 
 def healthy(host: str, port: int, *, authority: Path | None, timeout: float = 3.0) -> str:
@@ -134,6 +174,30 @@ def healthy(host: str, port: int, *, authority: Path | None, timeout: float = 3.
 
     `authority` None asks without TLS.
     """
+    answer = ask(host, port, "/health", authority=authority, timeout=timeout)
+    return answer.reason or ("" if answer.status == HTTPStatus.OK else f"it answers with status {answer.status}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a server says to a GET; `reason` says why there is no answer, `date` is the server's clock."""
+
+    status: int = 0
+    text: str = ""
+    date: str = ""
+    reason: str = ""
+
+
+def ask(
+    host: str,
+    port: int,
+    path: str,
+    *,
+    authority: Path | None,
+    headers: Mapping[str, str] | None = None,
+    timeout: float = 5.0,
+) -> Answer:
+    """Ask a server whose certificate this authority has signed; `authority` None asks without TLS."""
     connection: HTTPConnection
     try:
         if authority is None:
@@ -142,11 +206,14 @@ def healthy(host: str, port: int, *, authority: Path | None, timeout: float = 3.
             context = ssl.create_default_context(cafile=str(authority))
             connection = HTTPSConnection(host, port, timeout=timeout, context=context)
         with contextlib.closing(connection):
-            connection.request("GET", "/health")
-            status = connection.getresponse().status
-        return "" if status == HTTPStatus.OK else f"it answers with status {status}"
+            connection.request("GET", path, headers=dict(headers or {}))
+            answer = connection.getresponse()
+            text = answer.read(_MOST_ANSWER).decode("utf-8", "replace")
+            return Answer(status=answer.status, text=text, date=answer.getheader("date", ""))
+    except ssl.SSLCertVerificationError as error:
+        return Answer(reason=f"its certificate does not hold: {error.verify_message}")
     except (OSError, HTTPException) as error:
-        return f"{type(error).__name__}: {error}"
+        return Answer(reason=f"{type(error).__name__}: {error}")
 
 
 def free_port() -> int:

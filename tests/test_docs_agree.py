@@ -26,7 +26,7 @@ ELSEWHERE = {
 IMPORTERS = {
     "flwr": {
         "server", "client", "recsys_fed.federation.wire", "recsys_fed.federation.inprocess",
-        "recsys_fed.deployment.gated_superlink", "recsys_fed.deployment.warm_clientapp", "recsys_fed.audit",
+        "recsys_fed.deployment.gated", "recsys_fed.deployment.warm_clientapp", "recsys_fed.audit",
     },
     "cryptography": {
         "recsys_fed.signing", "recsys_fed.privacy.random_bits", "recsys_fed.federation.secure_aggregation",

@@ -1,6 +1,10 @@
 """`recsys-fed federation`: make a federation, admit silos, serve, train, look."""
 
+import signal
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,6 +118,7 @@ def train(
     from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
     from recsys_fed.deployment.training import (  # noqa: PLC0415
         new_training,
+        only_training,
         progress_of,
         resumed_training,
         run_training,
@@ -123,8 +128,8 @@ def train(
 
     own = FederationFolder(folder)
     keys = settings_of(settings or []) | given
-    training = resumed_training(own) if resume else new_training(own, overrides=keys)  # type: ignore[arg-type]
-    with told_line(new_console(stderr=True)) as tell:
+    with only_training(own), told_line(new_console(stderr=True)) as tell, _interrupted_by_sigterm():
+        training = resumed_training(own) if resume else new_training(own, overrides=keys)  # type: ignore[arg-type]
         tell(f"{training.name}: waiting for silos")
 
         def look(path: Path) -> None:
@@ -132,9 +137,41 @@ def train(
             if done["planned"]:
                 tell(f"{path.name}: round {done['rounds']} of {done['planned']}")
 
-        run_training(own, training, timeout=timeout, say=say, on_poll=look)
+        try:
+            run_training(own, training, timeout=timeout, say=say, on_poll=look, keep_going=_asked_to_keep_going)
+        except KeyboardInterrupt:
+            say(f"{training.name} is not complete: recsys-fed federation train {folder} --resume")
+            raise typer.Exit(130) from None
     record = progress_of(training)
     emit(record | {"folder": str(training)}) if as_json else say(f"the model is in {training}")
+
+
+def _asked_to_keep_going() -> bool:
+    """At Ctrl-C in a terminal, whether the training is to go on by itself; nobody can answer for a signal."""
+    if not sys.stdin.isatty():
+        return False
+    return not typer.confirm("Stop the training?", default=True, err=True)
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM is as Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@app.command()
+def stop(folder: Folder) -> None:
+    """Stop the training that goes on; `train --resume` goes on after its last round."""
+    from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
+    from recsys_fed.deployment.training import stop_trainings  # noqa: PLC0415
+    from recsys_fed.report.deployment import say  # noqa: PLC0415
+
+    stopped = stop_trainings(FederationFolder(folder), say=say)
+    say("the training is stopped" if stopped else "no training goes on")
 
 
 @app.command()

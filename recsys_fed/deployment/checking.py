@@ -1,18 +1,14 @@
 """`silo check`: everything that can be wrong on the silo's side, looked at before anything is sent."""
 
-import ssl
 import stat
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.deployment.federation import split_address
 from recsys_fed.deployment.keys import expiry, public_node_key
+from recsys_fed.deployment.standing import standing_of
 from recsys_fed.errors import ConfigurationError, LedgerIntegrityError, RecsysFedError
 from recsys_fed.federation.admission import read_roster
 from recsys_fed.federation.noise_split import masking_of, resolve_masking
@@ -126,35 +122,17 @@ def _data(settings: SiloSettings) -> str:
 
 
 def _federation(settings: SiloSettings) -> str:
-    host, port = split_address(settings.address)
-    status, skew = _asked(host, port, settings.root_certificate)
-    if status:
-        raise ConfigurationError(f"Expected the federation at {settings.address} to answer: {status}.")
+    """Whether the server answers, its clock, and whether it knows this silo."""
+    found = standing_of(settings, passphrase=passphrase())
+    if found.reason:
+        raise ConfigurationError(found.reason)
+    skew = found.clock_ahead
     if abs(skew) > _MOST_CLOCK_SECONDS:
         raise ConfigurationError(
             f"Expected clocks within {_MOST_CLOCK_SECONDS:g} s, the server's is {skew:+.0f} s off."
         )
     ends = f", trusted until {expiry(Path(settings.root_certificate)):%Y-%m-%d}" if settings.root_certificate else ""
-    return f"{settings.address} answers, its clock is {skew:+.1f} s off{ends}"
-
-
-def _asked(host: str, port: int, authority: str) -> tuple[str, float]:
-    """Why the server does not answer, or "" and how far its clock is ahead in seconds."""
-    connection: HTTPConnection
-    try:
-        if authority:
-            context = ssl.create_default_context(cafile=authority)
-            connection = HTTPSConnection(host, port, timeout=5.0, context=context)
-        else:
-            connection = HTTPConnection(host, port, timeout=5.0)
-        with closing(connection):
-            connection.request("GET", "/health")
-            answer = connection.getresponse()
-            date = answer.getheader("date", "")
-    except (OSError, HTTPException) as error:
-        return f"{type(error).__name__}: {error}", 0.0
-    # The header has whole seconds.
-    return "", (parsedate_to_datetime(date).timestamp() + 0.5 - time.time()) if date else 0.0
+    return f"{settings.address} answers and knows this silo, its clock is {skew:+.1f} s off{ends}"
 
 
 def _problems(findings: list[_Finding]) -> Iterator[str]:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from recsys_fed.data.generate import generate
 from recsys_fed.deployment.federation import AUTHORITY, FederationFolder
-from recsys_fed.deployment.roster import nodes
+from recsys_fed.deployment.roster import missing_silos
 from recsys_fed.errors import EngineError
 from recsys_fed.flower import Process, free_port, healthy, running, wait_until
 
@@ -50,14 +50,14 @@ def main(arguments: list[str]) -> int:
         _run("silo", "check", silo, "--offline")
     with _started(root / "server.log", "federation", "serve", federation) as server:
         there = partial(healthy, "127.0.0.1", port, authority=federation / "public" / AUTHORITY)
-        wait_until(lambda: not there(), server, seconds=_PATIENCE, what="the server")
+        wait_until(there, server, seconds=_PATIENCE, what="the server")
         with (
             _started(root / "silo-0.log", "silo", "serve", silos[0]),
             _started(root / "silo-1.log", "silo", "serve", silos[1]),
             _started(root / "silo-2.log", "silo", "serve", silos[2]),
         ):
-            folder, online = FederationFolder(federation), ["online"] * _SILOS
-            wait_until(lambda: _states(folder) == online, server, seconds=_PATIENCE, what="three silos")
+            folder = FederationFolder(federation)
+            wait_until(lambda: missing_silos(folder), server, seconds=_PATIENCE, what="three silos")
             _run("federation", "train", federation, "--epsilon", 6)
             _run("federation", "status", federation)
     (training,) = (federation / "trainings").iterdir()
@@ -94,10 +94,6 @@ def _run(*arguments: object) -> None:
     done = subprocess.run([*_COMMAND, *map(str, arguments)], check=False, timeout=_PATIENCE)
     if done.returncode:
         raise EngineError(f"Expected the command to succeed, it ended with {done.returncode}.")
-
-
-def _states(folder: FederationFolder) -> list[str]:
-    return [node.status for node in nodes(folder)]
 
 
 @contextmanager

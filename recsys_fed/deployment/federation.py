@@ -14,6 +14,7 @@ They run in the environment of `recsys_fed.flower`, with FLWR_HOME in the operat
 
 import re
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,10 @@ from recsys_fed.silo.settings import SiloSettings
 FILE, TERMS = "federation.toml", "terms.toml"
 AUTHORITY, CATALOGUE, ROSTER = "authority.pem", "catalogue.parquet", "roster.json"
 _DEFAULT_PORT = 9092
+# Settings of the gate in a process' environment.
+MOST_BYTES, LOG, ADMITTED = "RECSYS_FED_MOST_MESSAGE_BYTES", "RECSYS_FED_SERVER_LOG", "RECSYS_FED_ADMITTED"
+# A path that nobody may ask for, and that Flower answers: a refusal shows that the gate is in front of it.
+PROBE = "/docs"
 # Keys of a run that silos agree to; the others are the server's own business.
 _AGREED = (
     "trainer", "epsilon", "delta", "rounds", "embedding-dim", "noise", "metrics-epsilon", "silos",
@@ -227,6 +232,22 @@ def register_command(public_key: Path, *, name: str) -> list[str]:
 def unregister_command(node: str) -> list[str]:
     """flwr supernode unregister."""
     return [tool("flwr"), "supernode", "unregister", node, _CONNECTION, "--format", "json"]
+
+
+def runs_command() -> list[str]:
+    """flwr list."""
+    return [tool("flwr"), "list", _CONNECTION, "--format", "json"]
+
+
+def stop_command(run: str) -> list[str]:
+    """flwr stop."""
+    return [tool("flwr"), "stop", run, _CONNECTION, "--format", "json"]
+
+
+def gated(command: Sequence[str]) -> list[str]:
+    """flower-superlink or flower-supernode behind the gate, see `deployment.gated`."""
+    which = Path(command[0]).name.removeprefix("flower-")
+    return [sys.executable, "-m", "recsys_fed.deployment.gated", which, *command[1:]]
 
 
 def flower_config(folder: FederationFolder, settings: FederationSettings) -> str:

@@ -12,6 +12,7 @@ silo's ledger and certificates, 64 hexadecimal digits, and the silo's name. It i
 know of a silo in advance.
 """
 
+import base64
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,12 +22,13 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
     PublicFormat,
+    load_ssh_private_key,
     load_ssh_public_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -158,6 +160,11 @@ class Admission:
         """The one line of the file that admits the silo."""
         return f"{_KIND} {self.node_key} {self.ledger_key} {self.name}\n"
 
+    def node_key_pem(self) -> bytes:
+        """The node key as a SuperNode sends it."""
+        key = load_ssh_public_key(f"{_KIND} {self.node_key}".encode())
+        return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
 
 def make_node_key(path: Path, *, passphrase: str | None = None) -> str:
     """Make a key, mode 0600; returns its public half as in an OpenSSH line (base64).
@@ -185,6 +192,21 @@ def plain_node_key(path: Path, *, passphrase: str | None = None) -> bytes:
 def public_node_key(path: Path, *, passphrase: str | None = None) -> str:
     """The public half (base64) of a key file; raises as `plain_node_key`."""
     return _public(_read(path, passphrase))
+
+
+def signed_headers(key: bytes) -> dict[str, str]:
+    """What a SuperNode with this key (as of `plain_node_key`) sends with each message: its key and a signed time."""
+    private = load_ssh_private_key(key, None)
+    if not isinstance(private, ec.EllipticCurvePrivateKey):
+        raise KeyFileError("Expected a node key (ECDSA P-384), got another kind of key.")
+    now = datetime.now(UTC).isoformat()
+    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    signature = private.sign(now.encode(), ec.ECDSA(SHA256()))
+    return {
+        "flwr-public-key": base64.b64encode(public).decode(),
+        "flwr-timestamp": now,
+        "flwr-signature": base64.b64encode(signature).decode(),
+    }
 
 
 def read_admission(path: Path) -> Admission:

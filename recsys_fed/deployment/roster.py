@@ -1,11 +1,8 @@
 """Which silos are admitted: files in the operator's folder, brought into line with what Flower has registered."""
 
 import base64
-import fcntl
 import json
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +15,11 @@ from recsys_fed.deployment.federation import (
     unregister_command,
 )
 from recsys_fed.deployment.keys import Admission, read_admission
-from recsys_fed.errors import ConfigurationError, EngineError
+from recsys_fed.errors import ConfigurationError
 from recsys_fed.federation.admission import write_roster
-from recsys_fed.flower import environment
+from recsys_fed.files import held
+from recsys_fed.flower import ask_flower
 
-_SECONDS = 120.0
 _GONE, _NUMBERS = "unregistered", "nodes.json"
 Say = Callable[[Sequence[str]], None]
 
@@ -85,7 +82,8 @@ def synchronise(folder: FederationFolder, *, say: Say) -> None:
     Raises:
         EngineError: the SuperLink does not answer.
     """
-    with _alone(folder):
+    # A server that starts and `federation admit` would register the same key twice.
+    with held(folder.flower_home / "nodes.lock", wait=True):
         known = _numbers(folder)
         wanted = {silo.node_key for silo in admitted(folder)}
         there = {number for number, _ in _listed(folder)}
@@ -99,14 +97,6 @@ def synchronise(folder: FederationFolder, *, say: Say) -> None:
         (folder.flower_home / _NUMBERS).write_text(json.dumps(kept, sort_keys=True) + "\n")
 
 
-@contextmanager
-def _alone(folder: FederationFolder) -> Iterator[None]:
-    """One process at a time: a server that starts and `federation admit` would register the same key twice."""
-    with (folder.flower_home / "nodes.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def nodes(folder: FederationFolder) -> list[_Node]:
     """The admitted silos as a running SuperLink sees them; raises EngineError if it does not answer."""
     known, status = _numbers(folder), dict(_listed(folder))
@@ -114,6 +104,11 @@ def nodes(folder: FederationFolder) -> list[_Node]:
         _Node(name=silo.name, status=status.get(known.get(silo.node_key, ""), "not registered"))
         for silo in admitted(folder)
     ]
+
+
+def missing_silos(folder: FederationFolder) -> str:
+    """The admitted silos that are not online, with what they are instead; "" if all are."""
+    return ", ".join(f"{node.name} is {node.status}" for node in nodes(folder) if node.status != "online")
 
 
 def _listed(folder: FederationFolder) -> list[tuple[str, str]]:
@@ -131,21 +126,7 @@ def _numbers(folder: FederationFolder) -> dict[str, str]:
 def _flower(folder: FederationFolder, command: list[str], *, say: Say | None = None) -> dict[str, Any]:
     if say is not None:
         say(command)
-    done = subprocess.run(
-        command,
-        env=dict(environment(folder.flower_home)),
-        capture_output=True,
-        text=True,
-        timeout=_SECONDS,
-        check=False,
-    )
-    try:
-        record: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
-    except ValueError as error:
-        raise EngineError(f"Expected Flower to answer, got: {(done.stderr or done.stdout).strip()[-400:]}") from error
-    if not record.get("success", True):
-        raise EngineError(f"Expected Flower to do it, got: {record.get('error-message', record)}")
-    return record
+    return ask_flower(command, folder.flower_home)
 
 
 def _read_all(folder: Path) -> list[Admission]:

@@ -1,11 +1,13 @@
 """Start a training on a running federation, or go on with one that was interrupted, and follow it to its end."""
 
+import contextlib
 import json
 import re
 import secrets
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,13 +21,16 @@ from recsys_fed.deployment.federation import (
     agreed_keys,
     printed,
     run_command,
+    runs_command,
     split_address,
+    stop_command,
 )
 from recsys_fed.deployment.roster import admitted, publish_roster
 from recsys_fed.deployment.serving import prepare_flower
 from recsys_fed.errors import ConfigurationError, EngineError
 from recsys_fed.federation.run_files import EMBEDDINGS
-from recsys_fed.flower import end, environment, healthy
+from recsys_fed.files import held
+from recsys_fed.flower import ask_flower, end, environment, healthy
 from recsys_fed.settings_file import Value, to_toml
 from recsys_fed.simulation.flower_engine import app_folder
 
@@ -43,7 +48,6 @@ def new_training(folder: FederationFolder, *, overrides: Mapping[str, Value]) ->
 
     Raises:
         ConfigurationError: epsilon above the agreed one, another of the agreed terms, or too few admitted silos.
-        EngineError: the federation does not serve; no folder is made.
     """
     terms = folder.settings().training
     config = parse(FederationConfig, flat(terms) | dict(overrides))
@@ -59,7 +63,6 @@ def new_training(folder: FederationFolder, *, overrides: Mapping[str, Value]) ->
     there = len(admitted(folder))
     if there < max(config.minimum_silos, 1):
         raise ConfigurationError(f"Expected at least {max(config.minimum_silos, 1)} admitted silos, got {there}.")
-    _expect_served(folder)
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     training = folder.trainings / name
     training.mkdir(parents=True)
@@ -97,16 +100,76 @@ def _expect_served(folder: FederationFolder) -> None:
         )
 
 
+@contextmanager
+def only_training(folder: FederationFolder) -> Iterator[None]:
+    """One training at a time: two would spend the silos' budgets side by side.
+
+    Raises:
+        EngineError: another one goes on, or the federation does not serve.
+    """
+    _expect_served(folder)
+    prepare_flower(folder, folder.settings())
+    with held(folder.flower_home / "training.lock") as other:
+        if other:
+            raise EngineError(f"Process {other} trains with this federation. Wait for it, or end it: {_stop(folder)}")
+        found = unfinished_runs(folder)
+        if found:
+            raise EngineError(f"A training goes on that nobody follows. Wait for it, or end it: {_stop(folder)}")
+        yield
+
+
+def _stop(folder: FederationFolder) -> str:
+    return f"recsys-fed federation stop {folder.path}"
+
+
+def unfinished_runs(folder: FederationFolder) -> list[str]:
+    """Flower's numbers of the runs that go on or wait; raises EngineError if the SuperLink does not answer."""
+    runs = ask_flower(runs_command(), folder.flower_home).get("runs", [])
+    return [str(run["run-id"]) for run in runs if not str(run["status"]).startswith("finished")]
+
+
+def stop_trainings(folder: FederationFolder, *, say: Callable[[str], None]) -> int:
+    """Stop whatever goes on; what silos have released is charged, and `--resume` goes on after the last round.
+
+    Returns how many were stopped. Raises EngineError if the federation does not serve.
+    """
+    _expect_served(folder)
+    prepare_flower(folder, folder.settings())
+    runs = unfinished_runs(folder)
+    for run in runs:
+        command = stop_command(run)
+        say(printed(command, folder.flower_home))
+        ask_flower(command, folder.flower_home)
+    return len(runs)
+
+
+def _stop_if_served(folder: FederationFolder, *, say: Callable[[str], None]) -> None:
+    """Stop the training; a server that is gone has ended it already, and lets it not start again."""
+    with contextlib.suppress(EngineError):
+        stop_trainings(folder, say=say)
+
+
 def run_training(
-    folder: FederationFolder, training: Path, *, timeout: float, say: Callable[[str], None], on_poll: _OnPoll
+    folder: FederationFolder,
+    training: Path,
+    *,
+    timeout: float,
+    say: Callable[[str], None],
+    on_poll: _OnPoll,
+    keep_going: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Run until the model is there.
+    """Run until the model is there. Whatever else ends this, Ctrl-C too, stops the training on the server.
+
+    Args:
+        folder, training: of the federation, and of the training in it.
+        timeout: seconds for all of it.
+        say: takes the plain Flower command.
+        on_poll: called about twice a second.
+        keep_going: asked at Ctrl-C: whether the training is to go on without this process.
 
     Raises:
         EngineError: the federation does not serve, or the run ended without a model. Go on with --resume.
     """
-    _expect_served(folder)
-    prepare_flower(folder, folder.settings())
     command = run_command(app_folder(), training / RUN_CONFIG)
     say(printed(command, folder.flower_home))
     with (training / FLOWER_LOG).open("ab") as output:
@@ -118,10 +181,16 @@ def run_training(
                     raise EngineError(f"Expected the training to end within {timeout:.0f} s, it did not.")
                 on_poll(training)
                 time.sleep(_POLL)
+        except BaseException as error:
+            end(process)
+            if not (isinstance(error, KeyboardInterrupt) and keep_going()):
+                _stop_if_served(folder, say=say)
+            raise
         finally:
             end(process)
     on_poll(training)
     if not (training / EMBEDDINGS).is_file():
+        _stop_if_served(folder, say=say)
         raise EngineError(
             f"Expected a model in {training}, the run ended without one. See {training / FLOWER_LOG}; "
             f"`federation train --resume` goes on at the next round.{_last_refusal(training / FLOWER_LOG)}"

@@ -12,11 +12,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError, ProtocolError
-from recsys_fed.federation.messages import Greeting
 from recsys_fed.files import write_whole
 from recsys_fed.signing import SigningKey, canonical, parse_public_key, verify_signature
+
+if TYPE_CHECKING:
+    from recsys_fed.federation.messages import Greeting
 
 PURPOSE = "greeting"
 
@@ -42,13 +45,13 @@ def write_roster(path: Path, roster: Mapping[str, str]) -> None:
     write_whole(path, json.dumps(dict(roster), indent=2, sort_keys=True) + "\n")
 
 
-def sign_greeting(greeting: Greeting, key: SigningKey, *, run: str, node: int) -> Greeting:
+def sign_greeting(greeting: "Greeting", key: SigningKey, *, run: str, node: int) -> "Greeting":
     """The greeting under `key`'s public half, signed for this run and this node."""
     own = replace(greeting, public_key=key.public_key)
     return replace(own, signature=key.sign(PURPOSE, _content(own, run=run, node=node)))
 
 
-def check_greeting(greeting: Greeting, *, run: str, node: int) -> None:
+def check_greeting(greeting: "Greeting", *, run: str, node: int) -> None:
     """Refuse a greeting that the key in it has not signed for this run and this node.
 
     Whether the key is the silo's is another question, which the roster answers.
@@ -63,7 +66,7 @@ def check_greeting(greeting: Greeting, *, run: str, node: int) -> None:
         )
 
 
-def _content(greeting: Greeting, *, run: str, node: int) -> bytes:
+def _content(greeting: "Greeting", *, run: str, node: int) -> bytes:
     facts = asdict(greeting)
     del facts["signature"]
     return canonical(facts | {"run": run, "node": node})

@@ -121,7 +121,7 @@ def _superlink(folder: Path, port: int) -> Iterator[None]:
     log, there = folder / "superlink.log", partial(healthy, "127.0.0.1", port, authority=None, timeout=1.0)
     with log.open("wb") as output, running(command, environment=_environment(folder), output=output) as process:
         try:
-            wait_until(lambda: not there(), process, seconds=START_TIMEOUT, what=f"a SuperLink on port {port}")
+            wait_until(there, process, seconds=START_TIMEOUT, what=f"a SuperLink on port {port}")
         except EngineError as error:
             raise EngineError(f"{error} The end of its log:\n{_tail(log)}") from error
         yield

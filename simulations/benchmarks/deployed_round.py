@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from recsys_fed.deployment.roster import nodes
+from recsys_fed.deployment.roster import missing_silos
 from recsys_fed.deployment.serving import served_federation
 from recsys_fed.deployment.training import new_training, run_training
 from recsys_fed.federation.run_files import LOG
@@ -56,8 +56,7 @@ def deployed(folder: Path) -> tuple[list[float], list[float]]:
         link = stack.enter_context(served_federation(federation, insecure=False, say=_nothing))
         for silo in silos:
             stack.enter_context(_started([*_COMMAND, "silo", "serve", str(silo)], silo / "serve.log"))
-        online = ["online"] * SILOS
-        wait_until(lambda: [n.status for n in nodes(federation)] == online, link, seconds=_PATIENCE, what="silos")
+        wait_until(lambda: missing_silos(federation), link, seconds=_PATIENCE, what="silos")
         training = new_training(federation, overrides={"rounds": ROUNDS})
 
         def look(_: object) -> None:
@@ -83,14 +82,16 @@ def idle_seconds(folder: Path) -> list[float]:
     with ExitStack() as stack:
         served = stack.enter_context(_started(link, folder / "superlink.log", around=around))
         there = partial(healthy, "127.0.0.1", port, authority=None)
-        wait_until(lambda: not there(), served, seconds=_PATIENCE, what="a SuperLink")
+        wait_until(there, served, seconds=_PATIENCE, what="a SuperLink")
         for index in range(SILOS):
             node = [tool("flower-supernode"), "--insecure", "--superlink", f"127.0.0.1:{port}"]
             node += ["--host", "127.0.0.1", "--port", str(free_port())]
             stack.enter_context(_started(node, folder / f"{index}.log", around=around))
         run = [tool("flwr"), "run", str(write_app(folder / "app")), "idle", "--run-config", str(folder / "run.toml")]
         stack.enter_context(_started([*run, "--stream"], folder / "run.log", around=around))
-        wait_until(output.is_file, served, seconds=_PATIENCE, what="the seconds of idle rounds")
+        wait_until(
+            lambda: "" if output.is_file() else "it goes on", served, seconds=_PATIENCE, what="the seconds of idle rounds"
+        )
     found: list[float] = json.loads(output.read_text())
     return found
 

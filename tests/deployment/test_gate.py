@@ -1,17 +1,62 @@
-"""The gate in front of Flower's SuperLink."""
+"""The gate in front of Flower's SuperLink and SuperNode, and the parts of Flower that it stands on."""
 
 import asyncio
+import base64
 import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
-from recsys_fed.deployment.gated_superlink import SuperLinkGate
+from recsys_fed.deployment import gated
+from recsys_fed.deployment.gated import LocalGate, SuperLinkGate
+from recsys_fed.deployment.keys import Admission, make_node_key, plain_node_key, signed_headers
 from recsys_fed.logs import EventLog
+from recsys_fed.signing import SigningKey
 
 MOST = 1000
 
 
-def answered(path, *, caller="10.0.0.9", body=b"", length=None, log=None):
+@pytest.fixture(autouse=True)
+def account(monkeypatch):
+    """Callers on loopback with an even port are processes of the account that serves."""
+    monkeypatch.setattr(gated, "is_own_account", lambda caller, _: caller[0] == "127.0.0.1" and caller[1] % 2 == 0)
+
+
+class Silo:
+    """A node key and the file that admits it."""
+
+    def __init__(self, folder, name="north"):
+        node_key = make_node_key(folder / f"{name}.key")
+        self.key = plain_node_key(folder / f"{name}.key")
+        admission = Admission(name=name, node_key=node_key, ledger_key=SigningKey.generate().public_key)
+        self.line = admission.line()
+
+    def headers(self, *, ago=0.0, spoilt=False):
+        """As Flower's own client signs them, which `signed_headers` must equal in form."""
+        from flwr.supernode.node_auth_http_interceptor import sign_message
+
+        headers = signed_headers(self.key)
+        moment = (datetime.now(UTC) - timedelta(seconds=ago)).isoformat()
+        signature = sign_message(load_ssh_private_key(self.key, None), moment.encode())
+        if spoilt:
+            signature = sign_message(load_ssh_private_key(self.key, None), b"another moment")
+        return headers | {"flwr-timestamp": moment, "flwr-signature": base64.b64encode(signature).decode()}
+
+
+@pytest.fixture
+def admitted(tmp_path):
+    """A folder of admitted silos, and one that is."""
+    silo, folder = Silo(tmp_path), tmp_path / "admitted"
+    folder.mkdir()
+    (folder / "north.pub").write_text(silo.line)
+    return folder, silo
+
+
+def asked(gate, path, *, caller=("10.0.0.9", 4), body=b"", length=None, headers=()):
     """The status of the answer, and how much of the body the application behind the gate has seen."""
     seen, sent, parts = [], [], [body[i : i + 100] for i in range(0, len(body), 100)] or [b""]
 
@@ -32,38 +77,187 @@ def answered(path, *, caller="10.0.0.9", body=b"", length=None, log=None):
     async def send(message):
         sent.append(message)
 
-    headers = [(b"content-length", str(length).encode())] if length is not None else []
-    scope = {"type": "http", "path": path, "client": (caller, 5), "headers": headers}
-    asyncio.run(SuperLinkGate(app, most_bytes=MOST, log=EventLog(log))(scope, receive, send))
+    encoded = [(name.encode(), value.encode()) for name, value in dict(headers).items()]
+    encoded += [(b"content-length", str(length).encode())] if length is not None else []
+    scope = {"type": "http", "path": path, "client": caller, "server": ("127.0.0.1", 1), "headers": encoded}
+    asyncio.run(gate(app)(scope, receive, send))
     status = next((message["status"] for message in sent if "status" in message), 0)
     return status, sum(map(len, seen))
 
 
-@pytest.mark.parametrize(
-    "path", ["/v1/control/start-run", "/v1/control/register-node", "/v1/runtime/x", "/docs", "/", ""]
-)
-def test_only_the_operators_machine_reaches_the_rest(path, tmp_path):
-    assert answered(path, log=tmp_path / "log")[0] == 403
-    assert answered(path, caller="127.0.0.1")[0] == 200
-    assert answered(path, caller="::1")[0] == 200
-    # Loopback has many addresses: whoever forwards for others may use one of those.
-    assert answered(path, caller="127.0.0.2")[0] == 403
-    assert json.loads((tmp_path / "log").read_text())["event"] == "request refused"
+def superlink(folder, log=None):
+    return lambda app: SuperLinkGate(app, most_bytes=MOST, log=EventLog(log), admitted=folder)
+
+
+OWN, OTHER, REMOTE = ("127.0.0.1", 2), ("127.0.0.1", 3), ("10.0.0.9", 4)
+
+
+@pytest.mark.parametrize("path", ["/v1/control/start-run", "/v1/control/register-node", "/v1/runtime/acquire-task"])
+def test_only_the_account_that_serves_reaches_what_starts_runs_and_hands_out_messages(path, admitted, tmp_path):
+    gate = superlink(admitted[0], tmp_path / "log")
+    assert asked(gate, path, caller=OWN)[0] == 200
+    assert asked(gate, path, caller=OTHER)[0] == 403
+    assert asked(gate, path, caller=REMOTE)[0] == 403
+    assert asked(gate, path, caller=REMOTE, headers=admitted[1].headers())[0] == 403, "a silo is no operator"
+    assert json.loads((tmp_path / "log").read_text().splitlines()[0])["event"] == "request refused"
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/fleet/../control/start-run", "/V1/FLEET/x", "/v1/fleetx", "//v1/fleet/x", "/health/x"]
+    "path", ["/docs", "/openapi.json", "/", "", "/v1/fleetx", "//v1/fleet/x", "/V1/FLEET/x", "/health/x"]
 )
-def test_a_path_that_only_looks_like_the_fleets_is_none(path):
-    # Flower routes by the whole path; one that starts like the fleet's but goes elsewhere has no route there.
-    expected = 200 if path.startswith("/v1/fleet/") else 403
-    assert answered(path)[0] == expected
+def test_there_is_nothing_else_for_anybody(path, admitted):
+    assert asked(superlink(admitted[0]), path, caller=OWN)[0] == 403
+    assert asked(lambda app: LocalGate(app, most_bytes=MOST), path, caller=OWN)[0] == 403
 
 
-def test_silos_reach_the_fleet_with_messages_of_a_bounded_size():
-    assert answered("/v1/fleet/push", body=b"x" * MOST, length=MOST) == (200, MOST)
-    assert answered("/v1/fleet/push", body=b"x" * (MOST + 1), length=MOST + 1) == (413, 0)
-    status, seen = answered("/v1/fleet/push", body=b"x" * (5 * MOST), length=None)
+def test_a_supernode_answers_its_own_account_only():
+    def gate(app):
+        return LocalGate(app, most_bytes=MOST)
+
+    for path in ("/v1/runtime/acquire-task", "/v1/runtime/pull-messages", "/health"):
+        assert asked(gate, path, caller=OWN)[0] == 200
+        assert asked(gate, path, caller=OTHER)[0] == 403
+    assert asked(gate, "/v1/fleet/pull-messages", caller=OWN)[0] == 403
+
+
+def test_a_body_is_read_for_admitted_keys_only(admitted, tmp_path):
+    folder, silo = admitted
+    gate, path, body = superlink(folder), "/v1/fleet/push-object", b"x" * MOST
+    assert asked(gate, path, body=body, length=MOST, headers=silo.headers()) == (200, MOST)
+    stranger = Silo(tmp_path, "stranger")
+    for headers in (
+        {}, stranger.headers(), silo.headers(spoilt=True), silo.headers(ago=3600), silo.headers(ago=-3600),
+        silo.headers() | {"flwr-public-key": "no base64"}, silo.headers() | {"flwr-signature": ""},
+        stranger.headers() | {"flwr-public-key": silo.headers()["flwr-public-key"]},
+    ):  # fmt: skip
+        assert asked(gate, path, body=body, length=MOST, headers=headers) == (401, 0)
+        assert asked(gate, path, caller=OTHER, body=body, headers=headers) == (401, 0)
+
+
+def test_a_silo_that_is_revoked_is_refused_at_once(admitted):
+    folder, silo = admitted
+    app = None
+
+    def gate(application):
+        nonlocal app
+        app = app or SuperLinkGate(application, most_bytes=MOST, log=EventLog(None), admitted=folder)
+        return app
+
+    assert asked(gate, "/v1/fleet/x", headers=silo.headers())[0] == 200
+    (folder / "north.pub").unlink()
+    assert asked(gate, "/v1/fleet/x", headers=silo.headers())[0] == 401
+
+
+def test_messages_have_a_bounded_size(admitted):
+    folder, silo = admitted
+    gate, path = superlink(folder), "/v1/fleet/push"
+    assert asked(gate, path, body=b"x" * (MOST + 1), length=MOST + 1, headers=silo.headers()) == (413, 0)
+    status, seen = asked(gate, path, body=b"x" * (5 * MOST), headers=silo.headers())
     assert (status, seen <= MOST) == (413, True), "a body without a length is cut off"
-    assert answered("/v1/fleet/push", body=b"x" * (5 * MOST), length=3)[1] <= MOST
-    assert answered("/health")[0] == 200
+    assert asked(gate, path, body=b"x" * (5 * MOST), length=3, headers=silo.headers())[1] <= MOST
+    assert asked(gate, "/health") == (200, 0)
+
+
+def test_a_federation_without_authentication_is_for_its_own_account():
+    gate = superlink(None)
+    assert asked(gate, "/v1/fleet/x", caller=OWN)[0] == 200
+    assert asked(gate, "/v1/fleet/x", caller=OTHER)[0] == 403
+
+
+def test_refusals_do_not_grow_the_log(admitted, tmp_path):
+    gate = SuperLinkGate(None, most_bytes=MOST, log=EventLog(tmp_path / "log"), admitted=admitted[0])
+    for _ in range(200):
+        assert asked(lambda _: gate, "/v1/fleet/x")[0] == 401
+        assert asked(lambda _: gate, "/v1/control/x")[0] == 403
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [line["refused"] for line in lines] == [1, 1], "one line a minute for each reason"
+
+
+def test_headers_are_as_flowers_own_supernode_signs_them(tmp_path):
+    import httpx
+    from flwr.supercore.protobuf.client import ProtobufRequestContext
+    from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+    silo = Silo(tmp_path)
+    key = load_ssh_private_key(silo.key, None)
+    request = httpx.Request("POST", "http://x/v1/fleet/pull-messages")
+    context = ProtobufRequestContext.__new__(ProtobufRequestContext)
+    object.__setattr__(context, "request", request)
+    NodeAuthHttpInterceptor(key, key.public_key()).intercept(context, lambda _: None)
+    own = signed_headers(silo.key)
+    assert {name for name in request.headers if name.startswith("flwr-")} == own.keys()
+    assert request.headers["flwr-public-key"] == own["flwr-public-key"]
+
+
+def test_a_program_has_ten_minutes_to_start_and_a_minute_between_signs_of_life(monkeypatch, tmp_path):
+    from flwr.supercore.corestate import in_memory_corestate, sql_corestate
+
+    for module in (in_memory_corestate, sql_corestate):
+        for name in ("HEARTBEAT_DEFAULT_INTERVAL", "HEARTBEAT_PATIENCE"):
+            monkeypatch.setattr(module, name, getattr(module, name))
+    gated.wait_longer_for_programs()
+    state, run = link_state(tmp_path)
+    task = state.get_run_info(run_ids=[run])[0].primary_task_id
+    assert state.claim_task(task)
+    assert 500 < left(state, task) <= 600
+    assert state.activate_task(task)
+    assert 50 < left(state, task) <= 60
+    assert state.acknowledge_task_heartbeat(task)
+    assert 50 < left(state, task) <= 60
+
+
+def test_runs_of_an_earlier_superlink_are_stopped_before_anything_is_served(tmp_path):
+    from types import SimpleNamespace
+
+    state, run = link_state(tmp_path)
+    factory = SimpleNamespace(state=lambda: state)
+    assert state.get_run_info(run_ids=[run])[0].status.status == "pending"
+    gated.stop_unfinished_runs(SimpleNamespace(state=SimpleNamespace(linkstate_factory=factory)))
+    status = state.get_run_info(run_ids=[run])[0].status
+    assert (status.status, status.sub_status) == ("finished", "stopped")
+
+
+@pytest.mark.parametrize("gate_first", [True, False])
+def test_no_port_is_opened_while_no_gate_stands(gate_first):
+    """A Flower that would not serve by uvicorn, or hand it the application otherwise, serves nothing."""
+    code = f"""
+import asyncio, socket, uvicorn
+from recsys_fed.deployment.gated import LocalGate, put_gate
+put_gate(lambda app: LocalGate(app, most_bytes=1))
+async def app(scope, receive, send): pass
+if {gate_first}:
+    config = uvicorn.Config(app)
+    config.load()
+    assert isinstance(config.loaded_app, LocalGate)
+socket.socket(socket.AF_UNIX).close()
+socket.socket().bind(("127.0.0.1", 0))
+print("it is open")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False, env=os.environ
+    )
+    assert ("it is open" in done.stdout) is gate_first, done.stderr
+    assert ("No gate stands" in done.stderr) is not gate_first
+
+
+def link_state(folder):
+    """Flower's own state of a SuperLink, with a run that waits."""
+    from flwr.common.constant import NOOP_FLWR_AID
+    from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+    from flwr.superlink.config_loader import get_federation_manager, get_objectstore_linkstate_factories
+
+    _, factory = get_objectstore_linkstate_factories(str(folder / "superlink.sqlite"), get_federation_manager())
+    state = factory.state()
+    run = state.create_run("a/b", "1", "c" * 64, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP)
+    return state, run
+
+
+def left(state, task):
+    """Seconds until Flower gives the task up."""
+    from flwr.supercore.state.schema.corestate_models import TaskModel
+    from flwr.supercore.utils import uint64_to_int64
+    from sqlalchemy import select
+
+    with state.session() as session:
+        until = session.scalar(select(TaskModel.active_until).where(TaskModel.task_id == uint64_to_int64(task)))
+    return (until - datetime.now(UTC)).total_seconds()

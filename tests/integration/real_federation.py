@@ -50,6 +50,10 @@ class RealFederation:
             )
         return self._running[name]
 
+    def process(self, name: str) -> "subprocess.Popen[bytes]":
+        """One that was started."""
+        return self._running[name]
+
     def start_server(self) -> None:
         """Start the federation's server and wait until it answers and knows the admitted silos."""
         process = self.start("server", "federation", "serve", self.there.federation.path, *self._flags)

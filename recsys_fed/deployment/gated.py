@@ -1,0 +1,235 @@
+"""Flower's SuperLink and SuperNode behind a gate: `python -m recsys_fed.deployment.gated superlink ARGUMENTS`.
+
+The first argument is superlink or supernode, the others are those of Flower's command; `federation serve` and
+`silo serve` run this. Settings of the gate come from the environment.
+
+Flower serves the API of nodes and the API that starts runs and admits nodes on one port, and authenticates callers of
+the first only; a SuperNode hands its messages to whoever asks on loopback. The gate lets the account that serves, and
+no other account of the machine, reach those. It also looks at a silo's signature before the body of its message is
+read, which Flower does afterwards.
+
+All private parts of flwr (1.41) that the deployment uses are here, but for the ClientApp's;
+tests/deployment/test_gate.py says what each must do.
+"""
+
+import base64
+import binascii
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+from flwr.supercore.corestate import in_memory_corestate, sql_corestate
+from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
+
+from recsys_fed.deployment.federation import ADMITTED, LOG, MOST_BYTES
+from recsys_fed.deployment.keys import read_admission
+from recsys_fed.deployment.local_callers import is_own_account
+from recsys_fed.errors import RecsysFedError
+from recsys_fed.gate import Application, Gate, Refusal, Scope, Send, header_of
+from recsys_fed.logs import EventLog
+
+_DEFAULT_MOST = 256 << 20
+# Parts of a message between a SuperNode and its own ClientApp: as large as Flower allows.
+_MOST_LOCAL = 2**31 - 1
+_FLEET, _OWN, _FOR_ALL = "/v1/fleet/", ("/v1/control/", "/v1/runtime/"), ("/health",)
+_CLOSE = {"connection": "close"}
+# Seconds between two lines of the log about refusals for one reason.
+_SELDOM = 60.0
+# Seconds that a program has from its start to its first sign of life; Flower's 30 launch it again and again on a
+# machine that is busy. The wait for later signs stays 60 s.
+_START_SECONDS, _SIGN_SECONDS = 600.0, 60.0
+
+
+class LocalGate(Gate):
+    """In front of a SuperNode's Runtime API: for processes of its own account."""
+
+    def admit(self, scope: Scope) -> None:
+        """Raise Refusal for other accounts, other machines, and other paths."""
+        path = str(scope.get("path", ""))
+        if not (path.startswith(_OWN) or path in _FOR_ALL):
+            raise Refusal(403, "There is nothing here.", _CLOSE)
+        expect_own_account(scope)
+
+
+class SuperLinkGate(Gate):
+    """In front of a SuperLink: 401, 403 or 413, and a line of the log, for what is refused.
+
+    Args of its making:
+        most_bytes: of a message of a silo.
+        log: gets at most a line a minute for each reason, with how often it was.
+        admitted: folder with a file for each admitted silo; None, of a federation without authentication, lets
+            nobody reach the Fleet API but the account that serves.
+    """
+
+    def __init__(self, application: Application, *, most_bytes: int, log: EventLog, admitted: Path | None) -> None:
+        super().__init__(application, most_bytes=most_bytes)
+        self._keys = _AdmittedKeys(admitted) if admitted is not None else None
+        self._log, self._noted, self._since = log, dict[str, float](), dict[str, int]()
+
+    def admit(self, scope: Scope) -> None:
+        """Admitted silos reach the fleet's paths, everybody whether the server is alive, its account the others."""
+        path = str(scope.get("path", ""))
+        if path in _FOR_ALL:
+            return
+        if path.startswith(_FLEET) and self._keys is not None:
+            self._keys.expect_signature(scope)
+        elif path.startswith((_FLEET, *_OWN)):
+            expect_own_account(scope)
+        else:
+            raise Refusal(403, "There is nothing here.", _CLOSE)
+
+    async def refuse(self, refusal: Refusal, send: Send) -> None:
+        """Answer, and write down that it was refused."""
+        reason, now = refusal.detail, time.monotonic()
+        self._since[reason] = self._since.get(reason, 0) + 1
+        if now - self._noted.get(reason, -_SELDOM) >= _SELDOM:
+            self._log.write("request refused", reason=reason, refused=self._since.pop(reason))
+            self._noted[reason] = now
+        await super().refuse(refusal, send)
+
+
+def expect_own_account(scope: Scope) -> None:
+    """Raise Refusal unless the caller is a process of this account on this machine."""
+    caller, here = scope.get("client"), scope.get("server")
+    if not caller or not here or not is_own_account(tuple(caller), tuple(here)):
+        raise Refusal(403, "Only the account that serves may ask this, on its own machine.", _CLOSE)
+
+
+class _AdmittedKeys:
+    """The node keys of admitted silos, read anew when their folder changes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._state, self._keys = folder, -1, frozenset[bytes]()
+
+    def expect_signature(self, scope: Scope) -> None:
+        """Raise Refusal unless the headers hold a fresh time that an admitted key has signed, as Flower's do.
+
+        The body is not signed: TLS protects it.
+        """
+        key = _decoded(header_of(scope, FLEET_HTTP_PUBLIC_KEY_HEADER.encode()))
+        if key not in self._current():
+            raise Refusal(401, "This node key is not admitted, or was revoked.", _CLOSE)
+        said = header_of(scope, TIMESTAMP_HEADER.encode())
+        signature = _decoded(header_of(scope, FLEET_HTTP_SIGNATURE_HEADER.encode()))
+        if not verify_signature(bytes_to_public_key(key), said.encode(), signature):
+            raise Refusal(401, "The signature of the node key does not hold.", _CLOSE)
+        if not -SYSTEM_TIME_TOLERANCE < _age(said) < TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE:
+            raise Refusal(401, "The silo's clock differs too much from the server's.", _CLOSE)
+
+    def _current(self) -> frozenset[bytes]:
+        state = self._folder.stat().st_mtime_ns
+        if state != self._state:
+            self._keys = frozenset(filter(None, map(_key_in, self._folder.glob("*.pub"))))
+            self._state = state
+        return self._keys
+
+
+def _key_in(file: Path) -> bytes:
+    """Flower's form of an admitted silo's key; b"" for a file that is none, which admits nobody."""
+    try:
+        return read_admission(file).node_key_pem()
+    except RecsysFedError:
+        return b""
+
+
+def _age(moment: str) -> float:
+    """Seconds since then; infinite where it is no moment."""
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    except (ValueError, TypeError):
+        return math.inf
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (ValueError, binascii.Error):
+        return b""
+
+
+def put_gate(gate: Callable[[Application], Gate], *, before: Callable[[Any], None] = lambda _: None) -> None:
+    """Put the gate in front of whatever this process serves over HTTP, and let it listen to nothing else.
+
+    uvicorn is what listens. Whatever a later Flower does instead: a port that is opened while no gate stands ends
+    this process.
+
+    Args:
+        gate: makes it.
+        before: called with Flower's application before anything listens.
+    """
+    load, standing = uvicorn.Config.load, list[Gate]()
+
+    def load_gated(self: uvicorn.Config) -> None:
+        before(self.app)
+        # The caller is who is connected, whatever a header says. h11 bounds the headers that it waits for.
+        self.proxy_headers, self.http, self.access_log = False, "h11", False
+        load(self)
+        self.loaded_app = gate(self.loaded_app)
+        standing.append(self.loaded_app)
+
+    def refuse_to_bind(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "socket.bind" and isinstance(arguments[1], tuple) and not standing:
+            sys.stderr.write(
+                "No gate stands in front of Flower: this version of flwr does not fit. Nothing is served.\n"
+            )
+            sys.stderr.flush()
+            os._exit(1)
+
+    uvicorn.Config.load = load_gated  # type: ignore[method-assign]
+    sys.addaudithook(refuse_to_bind)
+
+
+def stop_unfinished_runs(application: Any) -> None:
+    """A run does not outlive its SuperLink: its ServerApp is gone, and one that waits must not start unasked."""
+    state = application.state.linkstate_factory.state()
+    for run in state.get_run_info(statuses=["pending", "starting", "running"]):
+        state.stop_run(run.run_id)
+
+
+def wait_longer_for_programs() -> None:
+    """Let a program that Flower launches take its time to start, also on a machine that is busy."""
+    for module in (sql_corestate, in_memory_corestate):
+        # One is the time to start, their product the time between two signs of life.
+        vars(module)["HEARTBEAT_DEFAULT_INTERVAL"] = _START_SECONDS
+        vars(module)["HEARTBEAT_PATIENCE"] = _SIGN_SECONDS / _START_SECONDS
+
+
+def main(arguments: list[str]) -> None:
+    """Put the gate up and run Flower's own command."""
+    which, rest = arguments[0], arguments[1:]
+    sys.argv = [f"flower-{which}", *rest]
+    # Flower's older APIs are not behind the gate.
+    for name in [name for name in os.environ if name.startswith("FLWR_INTERNAL_")]:
+        del os.environ[name]
+    wait_longer_for_programs()
+    if which == "superlink":
+        from flwr.superlink.cli.flower_superlink import flower_superlink as command  # noqa: PLC0415
+
+        admitted = os.environ.get(ADMITTED)
+        put_gate(
+            partial(
+                SuperLinkGate,
+                most_bytes=int(os.environ.get(MOST_BYTES, _DEFAULT_MOST)),
+                log=EventLog(Path(os.environ[LOG]) if os.environ.get(LOG) else None),
+                admitted=Path(admitted) if admitted else None,
+            ),
+            before=stop_unfinished_runs,
+        )
+    else:
+        from flwr.supernode.cli.flower_supernode import flower_supernode as command  # noqa: PLC0415
+
+        put_gate(partial(LocalGate, most_bytes=_MOST_LOCAL))
+    command()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
