@@ -23,6 +23,7 @@ from recsys_fed.federation.run_files import FILE as CHECKPOINT
 from recsys_fed.federation.run_files import FederationLog, checkpointed_silos, resume_schedule, save_checkpoint
 from recsys_fed.federation.schedule import Schedule, agree, begin, item_embeddings
 from recsys_fed.federation.wire import blob_from_records, blob_to_records
+from recsys_fed.flower import allowed
 from recsys_fed.models.device import use_threads
 from recsys_fed.models.items import ItemEmbeddings, item_embeddings_bytes
 from recsys_fed.privacy.guarantee import check_delta
@@ -63,7 +64,9 @@ def main(grid: Grid, context: Context) -> None:
     run_log.started(schedule, refused=gathered.refused)
     masked = None
     if masking_of(config) is not None:
-        masked = MaskedRounds(gathered.greetings, run=run, declared_users=config.declared_users)
+        masked = MaskedRounds(
+            gathered.greetings, run=run, declared_users=config.declared_users, patience=patience(config)
+        )
     strategy = TrainerStrategy(
         schedule, run_log, gathered.greetings, masked=masked, after_round=_checkpoint_after(kept, begun)
     )
@@ -83,6 +86,11 @@ def _retrying(grid: Grid, config: FederationConfig, *, masked: bool) -> Grid:
     if masked:
         return RetryingGrid(grid, timeout=MASKED_TIMEOUT, first_wait=MASKED_TIMEOUT, attempts=1)
     return RetryingGrid(grid, timeout=ROUND_TIMEOUT)
+
+
+def patience(config: FederationConfig) -> float:
+    """Seconds in which a masked round waits for silos that it has lost; a simulation's never come back."""
+    return allowed(MASKED_TIMEOUT) if config.roster else 0.0
 
 
 def _silos(config: FederationConfig, gathered: Greeted, checkpoint: Path | None) -> int:

@@ -1,14 +1,16 @@
 """Masked rounds over messages, each with a few attempts.
 
 An attempt exchanges keys, shares, inputs, confirmations and what unmasks their sum. Silos that were lost are not
-invited to the next one if others suffice. Every attempt has fresh keys and fresh noise, and silos charge each input
-that they send, so attempts are few. After the last one the round is abandoned with the error that names the cause.
+invited to the next one if others suffice; if they do not, the lost ones are waited for. Every attempt has fresh keys
+and fresh noise, and silos charge each input that they send, so attempts that get to the inputs are few. After the
+last one the round is abandoned with the error that names the cause.
 """
 
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from logging import WARNING
+from logging import INFO, WARNING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,7 @@ from flwr.serverapp import Grid
 from recsys_fed.errors import ProtocolError
 from recsys_fed.federation.messages import Greeting, Released, Request, check_answers, released_of
 from recsys_fed.federation.noise_split import round_terms
+from recsys_fed.federation.plan import MOST_ATTEMPTS as MOST_PLANNED
 from recsys_fed.federation.secure_aggregation import server as protocol
 from recsys_fed.federation.secure_aggregation.errors import SecureAggregationError, TooFewSurvivorsError, objection_of
 from recsys_fed.federation.secure_aggregation.server import unmasked_sum
@@ -31,6 +34,8 @@ from recsys_fed.federation.wire import (
 )
 
 MOST_ATTEMPTS = 3
+# Seconds between two attempts for which lost silos are needed; it doubles from the first to the longest.
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +81,14 @@ class _Attempt:
     Attributes:
         asked: for what; invited: of whom.
         lost: silos that did not answer, or not as they should. One that objects to what it was told is not lost.
+        paid: whether silos were asked for inputs, which they charge.
     """
 
     def __init__(
         self, grid: Grid, asked: Request, invited: _Invited, *, run: str, declared_users: int, account: Account
     ) -> None:
         self.lost: set[str] = set()
+        self.paid = False
         self.asked, self.invited = asked, invited
         self._grid, self._account = grid, account
         self._keys = {node: key for key, node in invited.nodes.items()}
@@ -101,6 +108,7 @@ class _Attempt:
         shares = self._exchange("share", "roster", "shares", dict.fromkeys(keys, roster))
         with self._objecting():
             self._shares, deliveries = protocol.collect_shares(collected, shares.values())
+        self.paid = True
         return self._messages(
             "train",
             {key: masked_request_to_records(self.asked, delivery) for key, delivery in deliveries.items()},
@@ -197,10 +205,18 @@ def _content_of(reply: Message) -> RecordDict:
 
 
 class MaskedRounds:
-    """The masked rounds of one run. `account` is that of the round under way."""
+    """The masked rounds of one run. `account` is that of the round under way.
 
-    def __init__(self, greetings: Mapping[int, Greeting], *, run: str, declared_users: int) -> None:
+    Args of its making:
+        greetings: of the silos, by node. run: name of the run. declared_users: public.
+        patience: seconds of a round in which lost silos are waited for, where the others do not suffice.
+    """
+
+    def __init__(
+        self, greetings: Mapping[int, Greeting], *, run: str, declared_users: int, patience: float = 0.0
+    ) -> None:
         self.account = Account()
+        self._patience, self._waiting = patience, _Waiting(until=0.0)
         self._run, self._declared_users = run, declared_users
         self._everybody = _Invited(
             nodes={greeting.public_key: node for node, greeting in greetings.items()},
@@ -215,6 +231,7 @@ class MaskedRounds:
             SecureAggregationError: no attempt came so far; nothing was charged.
         """
         self.account = Account()
+        self._waiting = _Waiting(until=time.monotonic() + self._patience)
         return self._begin_attempt(grid, asked, self._everybody)
 
     def total(self, replies: Iterable[Message]) -> MaskedSum:
@@ -230,7 +247,7 @@ class MaskedRounds:
             try:
                 return attempt.total(replies)
             except SecureAggregationError as error:
-                replies = grid.send_and_receive(self._begin_attempt(grid, *self._next(attempt, error)))
+                replies = grid.send_and_receive(self._begin_attempt(grid, *self._next(grid, attempt, error)))
 
     def _begin_attempt(self, grid: Grid, asked: Request, invited: _Invited) -> list[Message]:
         while True:
@@ -241,15 +258,47 @@ class MaskedRounds:
             try:
                 return attempt.requests()
             except SecureAggregationError as error:
-                asked, invited = self._next(attempt, error)
+                asked, invited = self._next(grid, attempt, error)
 
-    def _next(self, attempt: _Attempt, error: SecureAggregationError) -> tuple[Request, _Invited]:
-        """What to ask next and of whom; raises the error if there is no next attempt."""
+    def _next(self, grid: Grid, attempt: _Attempt, error: SecureAggregationError) -> tuple[Request, _Invited]:
+        """What to ask next and of whom, once they are there; raises the error if there is no next attempt."""
         self.account.refused.append(f"attempt {attempt.asked.attempt} is given up: {error}")
         log(WARNING, "round %s: %s", attempt.asked.round + 1, self.account.refused[-1])
         after = replace(attempt.asked, attempt=attempt.asked.attempt + 1)
-        if after.attempt >= MOST_ATTEMPTS:
+        self._waiting.paid += attempt.paid
+        if self._waiting.paid >= MOST_ATTEMPTS or after.attempt >= MOST_PLANNED:
             raise error
-        others = attempt.invited.without(attempt.lost | {error.culprit})
-        # Without enough others all are asked again: until their keys and shares are there, that costs nothing.
-        return after, others if len(others.nodes) >= after.threshold else self._everybody
+        lost = attempt.lost | {error.culprit}
+        others = attempt.invited.without(lost)
+        if len(others.nodes) >= after.threshold:
+            there = after.attempt < MOST_ATTEMPTS
+        else:
+            # All are asked again: until their keys and shares are there, that costs nothing.
+            others = self._everybody
+            needed = {others.nodes[key] for key in lost & others.nodes.keys()}
+            there = self._waiting.wait_for(grid, needed) or after.attempt < MOST_ATTEMPTS
+        if not there:
+            raise error
+        return after, others
+
+
+@dataclass(kw_only=True)
+class _Waiting:
+    """How long a round waits for silos that it has lost, and how many of its attempts were paid for."""
+
+    until: float
+    paid: int = 0
+    pause: float = _FIRST_PAUSE
+
+    def wait_for(self, grid: Grid, nodes: set[int]) -> bool:
+        """Wait until these are connected, at least for a pause that grows; False if the time is over."""
+        if time.monotonic() >= self.until:
+            return False
+        log(INFO, "%s silos are needed and not there: they are waited for", len(nodes))
+        time.sleep(min(self.pause, max(0.0, self.until - time.monotonic())))
+        self.pause = min(2 * self.pause, _LONGEST_PAUSE)
+        while not nodes <= set(grid.get_node_ids()):
+            if time.monotonic() >= self.until:
+                return False
+            time.sleep(_FIRST_PAUSE)
+        return True

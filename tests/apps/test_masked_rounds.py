@@ -66,6 +66,45 @@ def test_an_attempt_that_ends_before_the_inputs_costs_nothing(phase, tmp_path):
     assert any("attempt 0 is given up" in line for line in outcome.totals["refused"])
 
 
+@pytest.mark.parametrize("phase", PHASES[:2])
+def test_a_silo_that_is_needed_is_waited_for_and_no_attempt_before_it_is_back_costs(phase, tmp_path, monkeypatch):
+    """All are needed, and one is away for longer than the attempts that may cost; others have paid for the first."""
+    import server.app
+    import server.masked_rounds
+
+    pauses = []
+    monkeypatch.setattr(server.app, "patience", lambda _: 600.0)
+    monkeypatch.setattr(server.masked_rounds.time, "sleep", pauses.append)
+
+    def between(silo, time, message, answer):
+        kind = message.metadata.message_type
+        gone = (kind == "train" and time == 0) or (kind == phase and 1 <= time < 8)
+        if silo == 1 and gone:
+            raise RuntimeError("no connection")
+        return answer()
+
+    outcome = masked_run(tmp_path, between, config=ALL_NEEDED, limit=ROOM)
+    consistent(outcome)
+    assert pauses[:6] == [1, 2, 4, 8, 16, 30]
+    assert {attempt for _, attempt in outcome.inputs[0]} == {0, 8}
+    assert [len(outcome.charged(silo)) for silo in EVERYBODY] == [3, 2, 3, 3], "once more, not more"
+
+
+def test_a_silo_that_stays_away_is_not_waited_for_for_ever(tmp_path, monkeypatch):
+    import itertools
+
+    import server.app
+    import server.masked_rounds
+
+    clock = itertools.count(step=20)
+    monkeypatch.setattr(server.app, "patience", lambda _: 600.0)
+    monkeypatch.setattr(server.masked_rounds.time, "sleep", lambda _: None)
+    monkeypatch.setattr(server.masked_rounds.time, "monotonic", lambda: next(clock))
+    with pytest.raises(e.SecureAggregationError) as caught:
+        masked_run(tmp_path, dropping("query.advertise", 1), config=ALL_NEEDED)
+    assert [len(caught.value.outcome.charged(silo)) for silo in EVERYBODY] == [0] * SILOS
+
+
 @pytest.mark.parametrize("phase", PHASES[2:])
 def test_an_attempt_that_ends_after_inputs_left_is_charged_and_the_next_has_fresh_noise(phase, tmp_path):
     outcome = masked_run(tmp_path, dropping(phase, 1, 3, until=1), limit=ROOM)

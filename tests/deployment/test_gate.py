@@ -254,7 +254,7 @@ def link_state(folder):
 
 def left(state, task):
     """Seconds until Flower gives the task up."""
-    from flwr.supercore.state.schema.corestate_models import TaskModel
+    from flwr.supercore.corestate.sql_corestate import TaskModel
     from flwr.supercore.utils import uint64_to_int64
     from sqlalchemy import select
 
