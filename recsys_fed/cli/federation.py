@@ -65,10 +65,13 @@ def admit(
     """Admit a silo; a running federation knows it at once."""
     from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
     from recsys_fed.deployment.roster import admit as admitted  # noqa: PLC0415
+    from recsys_fed.deployment.roster import surplus  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
 
     known = admitted(FederationFolder(folder), public_key)
     say(f"admitted {known.name}, ledger key {known.ledger_key}")
+    if warning := surplus(FederationFolder(folder)):
+        say(warning)
     _synchronise(folder)
 
 

@@ -14,6 +14,7 @@ tests/deployment/test_gate.py says what each must do.
 
 import base64
 import binascii
+import logging
 import math
 import os
 import sys
@@ -171,7 +172,9 @@ def put_gate(gate: Callable[[Application], Gate], *, before: Callable[[Any], Non
     def load_gated(self: uvicorn.Config) -> None:
         before(self.app)
         # The caller is who is connected, whatever a header says. h11 bounds the headers that it waits for.
-        self.proxy_headers, self.http, self.access_log = False, "h11", False
+        self.proxy_headers, self.http = False, "h11"
+        # A line for every request of whoever asks.
+        logging.getLogger("uvicorn.access").disabled = True
         load(self)
         self.loaded_app = gate(self.loaded_app)
         standing.append(self.loaded_app)

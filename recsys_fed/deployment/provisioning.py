@@ -7,6 +7,7 @@ from pathlib import Path
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.certificates.terms import LedgerTerms
+from recsys_fed.database import parse_address
 from recsys_fed.deployment.federation import (
     AUTHORITY,
     CATALOGUE,
@@ -22,6 +23,7 @@ from recsys_fed.deployment.federation import (
 )
 from recsys_fed.deployment.keys import Admission, make_authority, make_node_key, make_server_certificate
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.files import write_whole
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.guarantee import Guarantee
 from recsys_fed.settings_file import Value, to_toml
@@ -106,23 +108,41 @@ def init_silo(
     """
     if (path / SILO_FILE).exists():
         raise ConfigurationError(f"Expected no silo in {path} yet, there is one.")
+    _check_name(name)
+    _check_no_password(str(data.get("url", "")))
     terms = read_federation(federation / TERMS)
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    (path / _FEDERATION).mkdir(exist_ok=True)
-    for file in (TERMS, AUTHORITY, CATALOGUE):
-        shutil.copyfile(federation / file, path / _FEDERATION / file)
-    Catalogue.load(path / _FEDERATION / CATALOGUE)
-    text = _silo_toml(terms, name=name, tables={"data": data, "kinds": kinds or {}}, extra=extra or {})
-    (path / SILO_FILE).write_text(text, encoding="utf-8")
+    before = set(path.iterdir())
     try:
-        settings = read_silo_settings(path)
-        admission = _make_keys(settings, epsilon=epsilon, passphrase=passphrase)
+        (path / _FEDERATION).mkdir(exist_ok=True)
+        for file in (TERMS, AUTHORITY, CATALOGUE):
+            shutil.copyfile(federation / file, path / _FEDERATION / file)
+        Catalogue.load(path / _FEDERATION / CATALOGUE)
+        text = _silo_toml(terms, name=name, tables={"data": data, "kinds": kinds or {}}, extra=extra or {})
+        write_whole(path / SILO_FILE, text)
+        admission = _make_keys(read_silo_settings(path), epsilon=epsilon, passphrase=passphrase)
+        write_whole(path / f"{name}.pub", admission.line())
     except BaseException:
-        # A folder whose settings are refused is no silo: the next try starts anew.
-        (path / SILO_FILE).unlink()
+        # Half a silo is none: the next try starts anew.
+        for made in set(path.iterdir()) - before:
+            shutil.rmtree(made) if made.is_dir() else made.unlink()
         raise
-    (path / f"{name}.pub").write_text(admission.line(), encoding="utf-8")
     return admission
+
+
+def _check_name(name: str) -> None:
+    """Raise ConfigurationError for a silo's name that cannot be a file's: NAME.pub is handed on."""
+    if "/" in name or "\0" in name or name in (".", "..") or not name.isprintable():
+        raise ConfigurationError(f"Expected a name of the silo that can be a file's name, got {name!r}.")
+
+
+def _check_no_password(url: str) -> None:
+    """Raise ConfigurationError for a URL with a password, which silo.toml would keep for whoever reads it."""
+    if "://" in url and parse_address(url, error=ConfigurationError).password is not None:
+        raise ConfigurationError(
+            "Expected no password in --url: silo.toml would hold it. PostgreSQL reads ~/.pgpass, or PGPASSWORD of "
+            "the environment."
+        )
 
 
 def _make_keys(settings: SiloSettings, *, epsilon: float, passphrase: str | None) -> Admission:

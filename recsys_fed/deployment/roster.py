@@ -54,6 +54,17 @@ def admit(folder: FederationFolder, file: Path) -> Admission:
     return found
 
 
+def surplus(folder: FederationFolder) -> str:
+    """What is wrong with more admitted silos than the terms are for; "" where there are not more."""
+    there, planned = len(admitted(folder)), folder.settings().training.silos
+    if there <= planned:
+        return ""
+    return (
+        f"{there} silos are admitted, the terms are for {planned}: noise and averages are planned for {planned}. "
+        "Revoke one, or make a new federation for more."
+    )
+
+
 def revoke(folder: FederationFolder, name: str) -> Admission:
     """Take a silo out of the roster for ever; raises ConfigurationError if it is not in it."""
     for known in admitted(folder):

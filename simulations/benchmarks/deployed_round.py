@@ -90,7 +90,10 @@ def idle_seconds(folder: Path) -> list[float]:
         run = [tool("flwr"), "run", str(write_app(folder / "app")), "idle", "--run-config", str(folder / "run.toml")]
         stack.enter_context(_started([*run, "--stream"], folder / "run.log", around=around))
         wait_until(
-            lambda: "" if output.is_file() else "it goes on", served, seconds=_PATIENCE, what="the seconds of idle rounds"
+            lambda: "" if output.is_file() else "it goes on",
+            served,
+            seconds=_PATIENCE,
+            what="the seconds of idle rounds",
         )
     found: list[float] = json.loads(output.read_text())
     return found

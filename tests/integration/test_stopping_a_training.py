@@ -13,6 +13,7 @@ from recsys_fed.deployment.training import last_training, unfinished_runs
 from recsys_fed.federation.run_files import LOG
 from recsys_fed.flower import free_port
 from recsys_fed.ledger.ledger import Ledger
+from recsys_fed.silo.settings import read_silo_settings
 
 
 def test_a_training_is_stopped_resumed_and_alone(tmp_path):
@@ -85,5 +86,5 @@ def serverapps(folder) -> list[str]:
 
 def releases(silo) -> int:
     """How many releases a silo's ledger holds."""
-    with contextlib.closing(Ledger.open(silo / "ledger.sqlite")) as ledger:
+    with contextlib.closing(Ledger.open(read_silo_settings(silo).ledger)) as ledger:
         return ledger.releases()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
 
 from recsys_fed.data.readers.reading import Reading, Roles, find_roles
 from recsys_fed.database import build_engine, hide_password, parse_address, read_only
@@ -44,13 +44,21 @@ def query_blocks(
             for part in rows.partitions(data.block_rows):
                 yield roles, [tuple(row[place] for place in roles.at.values()) for row in part]
     except SQLAlchemyError as error:
-        reason = type(getattr(error, "orig", None) or error).__name__
         raise DataFormatError(
-            f"Expected {hide_password(engine.url)} to answer data.query, got {reason}. "
+            f"Expected {hide_password(engine.url)} to answer data.query, got {_reason(error)}. "
             "Run the query by hand to see why."
         ) from error
     finally:
         engine.dispose()
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    """What the database says of a connection or of the query's own words; of a row only the kind of the error."""
+    cause = getattr(error, "orig", None) or error
+    kind, text = type(cause).__name__, " ".join(str(cause).split())
+    of_the_query = isinstance(error, ProgrammingError) or text.startswith("no such ")
+    of_the_connection = isinstance(error, OperationalError) and text.startswith(("connection ", "unable to open"))
+    return f"{kind}: {text}" if of_the_query or of_the_connection else kind
 
 
 def _sqlite_cells(connection: Any) -> None:
