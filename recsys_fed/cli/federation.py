@@ -60,17 +60,21 @@ def init(  # noqa: PLR0913  (one argument a flag)
 @app.command()
 def admit(
     folder: Folder,
-    public_key: Annotated[Path, typer.Argument(metavar="PUBLIC_KEY", help="File NAME.pub that `silo init` wrote.")],
+    public_keys: Annotated[
+        list[Path], typer.Argument(metavar="PUBLIC_KEY...", help="Files NAME.pub that `silo init` wrote.")
+    ],
 ) -> None:
-    """Admit a silo; a running federation knows it at once."""
+    """Admit silos; a running federation knows them at once."""
     from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
     from recsys_fed.deployment.roster import admit as admitted  # noqa: PLC0415
     from recsys_fed.deployment.roster import surplus  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
 
-    known = admitted(FederationFolder(folder), public_key)
-    say(f"admitted {known.name}, ledger key {known.ledger_key}")
-    if warning := surplus(FederationFolder(folder)):
+    own = FederationFolder(folder)
+    for file in public_keys:
+        known = admitted(own, file)
+        say(f"admitted {known.name}, ledger key {known.ledger_key}")
+    if warning := surplus(own):
         say(warning)
     _synchronise(folder)
 
@@ -93,13 +97,14 @@ def serve(folder: Folder, *, metrics_port: MetricsPort = 0, insecure: Insecure =
 
     from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
     from recsys_fed.deployment.serving import served_federation, wait_for_end  # noqa: PLC0415
-    from recsys_fed.deployment.status import federation_metrics, served_metrics  # noqa: PLC0415
     from recsys_fed.flower import ended_by_signals  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
 
     own, code = FederationFolder(folder), 0
     with ended_by_signals(), ExitStack() as stack:
         if metrics_port:
+            from recsys_fed.deployment.status import federation_metrics, served_metrics  # noqa: PLC0415
+
             stack.enter_context(served_metrics(metrics_port, lambda: federation_metrics(own)))
         process = stack.enter_context(served_federation(own, insecure=insecure, say=say))
         code = wait_for_end([process])

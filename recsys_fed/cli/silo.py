@@ -153,7 +153,7 @@ def serve(folder: Folder, *, metrics_port: MetricsPort = 0, insecure: Insecure =
     """Take part until Ctrl-C or SIGTERM."""
     from contextlib import ExitStack  # noqa: PLC0415
 
-    from recsys_fed.deployment.serving import serve_silo  # noqa: PLC0415
+    from recsys_fed.deployment.serving_silo import serve_silo  # noqa: PLC0415
     from recsys_fed.deployment.status import served_metrics, silo_metrics  # noqa: PLC0415
     from recsys_fed.flower import ended_by_signals  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415

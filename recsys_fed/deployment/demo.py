@@ -10,6 +10,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +22,7 @@ from recsys_fed.data.generate import generate
 from recsys_fed.deployment.federation import AUTHORITY, FederationFolder
 from recsys_fed.deployment.roster import missing_silos
 from recsys_fed.errors import EngineError
-from recsys_fed.flower import Process, free_port, healthy, running, wait_until
+from recsys_fed.flower import Process, allowed, free_port, healthy, running, wait_until
 
 _USERS, _ITEMS, _SILOS = 3_000, 400, 3
 _PATIENCE = 600.0
@@ -29,11 +30,18 @@ _COMMAND = [sys.executable, "-c", "from recsys_fed.cli import main; main()"]
 
 
 def main(arguments: list[str]) -> int:
-    """Run the demonstration in a new folder; what it made stays there."""
+    """Run the demonstration in a new folder; what it made stays there. Each step and its time are told."""
+    with _timed("a federation and three silos, from nothing to recommendations"):
+        _demonstrate(arguments)
+    return 0
+
+
+def _demonstrate(arguments: list[str]) -> None:
     root = Path(arguments[0] if arguments else "runs/deployment").resolve()
     if root.exists():
         raise EngineError(f"Expected no folder {root} yet, there is one. Name another, or remove it.")
-    sources = _made_data(root)
+    with _timed("data is generated"):
+        sources = _made_data(root)
     port = free_port()
     federation, catalogue = root / "federation", root / "catalogue.parquet"
     _run(
@@ -44,27 +52,28 @@ def main(arguments: list[str]) -> int:
     for silo, source in zip(silos, sources, strict=True):
         flags = ["--federation", federation / "public", "--name", silo.name, "--epsilon", 16]
         _run("silo", "init", silo, *flags, "--columns", "user=customer,item=sku", *source)
-        _run("federation", "admit", federation, silo / f"{silo.name}.pub")
+    _run("federation", "admit", federation, *(silo / f"{silo.name}.pub" for silo in silos))
     for silo in silos:
         _run("silo", "roster", silo, federation / "public" / "roster.json")
         _run("silo", "check", silo, "--offline")
     with _started(root / "server.log", "federation", "serve", federation) as server:
         there = partial(healthy, "127.0.0.1", port, authority=federation / "public" / AUTHORITY)
-        wait_until(there, server, seconds=_PATIENCE, what="the server")
+        with _timed("the server starts and registers the silos"):
+            wait_until(there, server, seconds=_PATIENCE, what="the server")
         with (
             _started(root / "silo-0.log", "silo", "serve", silos[0]),
             _started(root / "silo-1.log", "silo", "serve", silos[1]),
             _started(root / "silo-2.log", "silo", "serve", silos[2]),
         ):
             folder = FederationFolder(federation)
-            wait_until(lambda: missing_silos(folder), server, seconds=_PATIENCE, what="three silos")
+            with _timed("the silos read their data and connect"):
+                wait_until(lambda: missing_silos(folder), server, seconds=_PATIENCE, what="three silos")
             _run("federation", "train", federation, "--epsilon", 6)
             _run("federation", "status", federation)
     (training,) = (federation / "trainings").iterdir()
     _run("privacy", "verify-run", training)
     for silo in silos:
         _run("silo", "recommend", silo, "customer-0" if silo == silos[0] else f"customer-{silo.name[-1]}", "-k", 5)
-    return 0
 
 
 def _made_data(root: Path) -> list[list[object]]:
@@ -90,10 +99,24 @@ def _made_data(root: Path) -> list[list[object]]:
 
 
 def _run(*arguments: object) -> None:
-    sys.stderr.write(f"\n$ recsys-fed {' '.join(map(str, arguments))}\n")
-    done = subprocess.run([*_COMMAND, *map(str, arguments)], check=False, timeout=_PATIENCE)
+    typed = f"recsys-fed {' '.join(map(str, arguments))}"
+    with _timed(f"$ {typed}"):
+        limit = allowed(_PATIENCE)
+        try:
+            done = subprocess.run([*_COMMAND, *map(str, arguments)], check=False, timeout=limit)
+        except subprocess.TimeoutExpired as error:
+            raise EngineError(f"Expected `{typed}` to end within {limit:.0f} s, it did not.") from error
     if done.returncode:
-        raise EngineError(f"Expected the command to succeed, it ended with {done.returncode}.")
+        raise EngineError(f"Expected `{typed}` to succeed, it ended with {done.returncode}.")
+
+
+@contextmanager
+def _timed(step: str) -> Iterator[None]:
+    """Say what is done, and how long it took."""
+    begun = time.monotonic()
+    sys.stderr.write(f"\n{step}\n")
+    yield
+    sys.stderr.write(f"    {time.monotonic() - begun:.0f} s\n")
 
 
 @contextmanager

@@ -18,13 +18,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recsys_fed import checks
 from recsys_fed.config import FederationConfig, check_run_keys, flat, parse
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.flower import tool
 from recsys_fed.settings_file import Value, check_tables, flattened, parse_table, read_tables, to_toml
-from recsys_fed.silo.settings import SiloSettings
+
+if TYPE_CHECKING:
+    from recsys_fed.silo.settings import SiloSettings
 
 FILE, TERMS = "federation.toml", "terms.toml"
 AUTHORITY, CATALOGUE, ROSTER = "authority.pem", "catalogue.parquet", "roster.json"
@@ -204,7 +207,7 @@ def superlink_command(folder: FederationFolder, settings: FederationSettings) ->
     return [*command, "--ssl-ca-certfile", str(folder.public / AUTHORITY), "--enable-supernode-auth"]
 
 
-def supernode_command(settings: SiloSettings, *, node_key: str, port: int) -> list[str]:
+def supernode_command(settings: "SiloSettings", *, node_key: str, port: int) -> list[str]:
     """flower-supernode of a silo; `node_key` is the key's path as Flower is to read it."""
     silo = Path(settings.folder) / "silo.toml"
     command = [tool("flower-supernode"), "--superlink", settings.address]

@@ -1,14 +1,13 @@
-"""Run a federation's server, and a silo's client, in the foreground until they are told to stop."""
+"""Run a federation's server in the foreground until it is told to stop.
 
-import os
-import signal
+Nothing heavy is imported: this process only watches another one.
+"""
+
 import socket
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
@@ -25,23 +24,16 @@ from recsys_fed.deployment.federation import (
     printed,
     split_address,
     superlink_command,
-    supernode_command,
 )
-from recsys_fed.deployment.keys import expiry, plain_node_key
+from recsys_fed.deployment.keys import expiry
 from recsys_fed.deployment.roster import synchronise
-from recsys_fed.deployment.standing import standing_of
-from recsys_fed.deployment.warm_clientapp import SOCKET, write_program
 from recsys_fed.errors import ConfigurationError, EngineError
 from recsys_fed.files import held
-from recsys_fed.flower import Process, ask, environment, free_port, healthy, running, wait_until
+from recsys_fed.flower import Process, ask, environment, healthy, running, wait_until
 from recsys_fed.logs import EventLog
-from recsys_fed.silo.on_disk import clear_blocks
-from recsys_fed.silo.settings import DataSettings, SiloSettings
 
-_Say = Callable[[str], None]
-_START_SECONDS = 300.0
-# Seconds until a SuperNode that ended is started again; one that ran for a minute starts afresh.
-_FIRST_PAUSE, _LONGEST_PAUSE, _STEADY = 1.0, 30.0, 60.0
+Say = Callable[[str], None]
+START_SECONDS = 300.0
 
 
 def prepare_flower(folder: FederationFolder, settings: FederationSettings) -> None:
@@ -51,7 +43,7 @@ def prepare_flower(folder: FederationFolder, settings: FederationSettings) -> No
 
 
 @contextmanager
-def served_federation(folder: FederationFolder, *, insecure: bool, say: _Say) -> Iterator[Process]:
+def served_federation(folder: FederationFolder, *, insecure: bool, say: Say) -> Iterator[Process]:
     """A SuperLink behind its gate, with all admitted silos registered, while the block runs.
 
     Raises:
@@ -73,7 +65,7 @@ def served_federation(folder: FederationFolder, *, insecure: bool, say: _Say) ->
     port = split_address(settings.address)[1]
     authority = None if insecure else folder.public / AUTHORITY
     log = EventLog(folder.log)
-    with _only_server(folder.flower_home / "serve.lock", what=f"The federation in {folder.path}"):
+    with only_server(folder.flower_home / "serve.lock", what=f"The federation in {folder.path}"):
         if not insecure:
             _check_certificates(folder)
         _check_port(settings.listen, port)
@@ -93,7 +85,7 @@ def _wait_for_gate(process: Process, port: int, *, authority: Path | None) -> No
     wait_until(
         lambda: healthy("127.0.0.1", port, authority=authority),
         process,
-        seconds=_START_SECONDS,
+        seconds=START_SECONDS,
         what=f"a SuperLink on port {port}",
     )
     status = ask("127.0.0.1", port, PROBE, authority=authority).status
@@ -105,7 +97,8 @@ def _wait_for_gate(process: Process, port: int, *, authority: Path | None) -> No
 
 
 @contextmanager
-def _only_server(lock: Path, *, what: str) -> Iterator[None]:
+def only_server(lock: Path, *, what: str) -> Iterator[None]:
+    """Hold the lock while the block runs; raises ConfigurationError where another process serves."""
     with held(lock) as other:
         if other:
             raise ConfigurationError(f"{what} is served already, by process {other}. End that one first.")
@@ -138,102 +131,6 @@ def _check_port(host: str, port: int) -> None:
                 f"Expected port {port} of {host} to be free: {error.strerror}. End the program that has it, or set "
                 "another address or listen in federation.toml."
             ) from error
-
-
-def serve_silo(settings: SiloSettings, *, insecure: bool, passphrase: str | None, say: _Say) -> int:
-    """Run a warm ClientApp and a SuperNode until the ClientApp ends; returns its exit code.
-
-    A SuperNode that ends (the federation does not know its key yet, or any more) is started again, after a pause that
-    grows to half a minute. The node key, where it has a passphrase, is handed to Flower as a file in memory.
-
-    Raises:
-        ConfigurationError: silo.toml has no root certificate and the operator did not say insecure, or the reverse.
-        KeyFileError: the passphrase does not open the node key.
-    """
-    if (not settings.root_certificate) != insecure:
-        raise ConfigurationError(
-            "Expected --insecure exactly where silo.toml has no root-certificate: "
-            "what is not protected has to be said twice."
-        )
-    home = Path(settings.folder) / "flower"
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    programs, channel = write_program(home / "bin"), home / "clientapp.sock"
-    around = {**environment(home, first_on_path=programs), SOCKET: str(channel)}
-    key = b"" if insecure else plain_node_key(Path(settings.node_key), passphrase=passphrase)
-    worker = [sys.executable, "-m", "recsys_fed.deployment.warm_clientapp", settings.folder]
-    with (
-        _only_server(home / "serve.lock", what=f"The silo in {settings.folder}"),
-        _blocks_while_serving(settings.data),
-        _file_in_memory(key) as (number, node_key),
-    ):
-        say(printed(supernode_command(settings, node_key=settings.node_key, port=9094), home))
-        channel.unlink(missing_ok=True)
-        with running(worker, environment=around) as warm:
-            # The operator's SIGHUP is meant for the process that holds the data.
-            signal.signal(signal.SIGHUP, lambda *_: warm.send_signal(signal.SIGHUP))
-            wait_until(
-                lambda: "" if channel.is_socket() else "it is still reading",
-                warm,
-                seconds=_START_SECONDS,
-                what="the silo's ClientApp to be ready",
-            )
-            start = partial(_supernode, settings, node_key=node_key, environment=around, number=number)
-            _keep_connected(start, warm, settings, passphrase=passphrase, say=say)
-            return warm.returncode
-
-
-def _supernode(
-    settings: SiloSettings, *, node_key: str, environment: Mapping[str, str], number: int
-) -> AbstractContextManager[Process]:
-    """A SuperNode behind its gate, on a port that is free."""
-    command = supernode_command(settings, node_key=node_key, port=free_port())
-    return running(gated(command), environment=environment, pass_fds=[number])
-
-
-def _keep_connected(
-    start: Callable[[], AbstractContextManager[Process]],
-    warm: Process,
-    settings: SiloSettings,
-    *,
-    passphrase: str | None,
-    say: _Say,
-) -> None:
-    """Start a SuperNode whenever there is none, until the ClientApp ends; say why the federation refuses it."""
-    pause, said = _FIRST_PAUSE, ""
-    while warm.poll() is None:
-        started = time.monotonic()
-        with start() as process:
-            if not said:
-                say(f"silo {settings.name} turns to {settings.address}")
-            wait_for_end([process, warm])
-        pause = _FIRST_PAUSE if time.monotonic() - started > _STEADY else min(2 * pause, _LONGEST_PAUSE)
-        if warm.poll() is None:
-            reason = standing_of(settings, passphrase=passphrase).reason or "The SuperNode has ended."
-            if reason != said:
-                say(f"{reason} It is tried again, with pauses of up to {_LONGEST_PAUSE:.0f} s.")
-                said = reason
-            time.sleep(pause)
-
-
-@contextmanager
-def _blocks_while_serving(data: DataSettings) -> Iterator[None]:
-    """Histories of a large silo are on its disk for as long as it serves; a kill leaves them until the next start."""
-    clear_blocks(data)
-    try:
-        yield
-    finally:
-        clear_blocks(data)
-
-
-@contextmanager
-def _file_in_memory(content: bytes) -> Iterator[tuple[int, str]]:
-    """A file that is on no disk: its number, and the path under which a child process opens it."""
-    number = os.memfd_create("node-key")
-    try:
-        os.write(number, content)
-        yield number, f"/proc/self/fd/{number}"
-    finally:
-        os.close(number)
 
 
 def wait_for_end(processes: Sequence[Process]) -> int:

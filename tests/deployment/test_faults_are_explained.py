@@ -17,7 +17,8 @@ from recsys_fed import flower
 from recsys_fed.deployment import serving
 from recsys_fed.deployment.checking import check_silo
 from recsys_fed.deployment.federation import AUTHORITY, FederationFolder
-from recsys_fed.deployment.serving import serve_silo, served_federation
+from recsys_fed.deployment.serving import served_federation
+from recsys_fed.deployment.serving_silo import serve_silo
 from recsys_fed.deployment.standing import standing_of
 from recsys_fed.deployment.training import only_training
 from recsys_fed.errors import ConfigurationError, EngineError
