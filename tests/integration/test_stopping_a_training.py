@@ -6,6 +6,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from deployment_kit import CONFIG, deployed
 from real_federation import RealFederation, log_lines, wait_for
 
@@ -16,6 +17,7 @@ from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.silo.settings import read_silo_settings
 
 
+@pytest.mark.soak
 def test_a_training_is_stopped_resumed_and_alone(tmp_path):
     there = deployed(tmp_path / "federation", config=replace(CONFIG, rounds=8), port=free_port())
     federation, folder = RealFederation(there, tmp_path / "logs"), there.federation
