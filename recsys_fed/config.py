@@ -64,6 +64,7 @@ class FederationConfig:
         silos: how many silos take part; 0 takes all that are connected at the start.
         max_silos_per_user: in how many silos a user may be; every release then counts so many times.
         declared_users: public order of magnitude of the users of all silos together.
+        declared_interactions: public order of magnitude of the interactions of one user; 0: nobody says.
         target: what the model is to answer, a public declaration: "any" item that a user would like, or the "next"
             one, for which silos need times; or the "rating" that a user would give, for which they need ratings.
             "auto" is "next" in a simulation whose split holds out what came last, else "any".
@@ -104,6 +105,7 @@ class FederationConfig:
     silos: int = _key(10, "Number of silos.")
     max_silos_per_user: int = _key(1, "In how many silos a user may be; every release then counts so many times.")
     declared_users: int = _key(10_000, "Public order of magnitude of users of all silos.")
+    declared_interactions: int = _key(0, "Public order of magnitude of a user's interactions; 0: not said.")
     target: str = _key(AUTO, "any item that a user would like, the next one, or a rating; auto: as the split asks.")
     order: str = _key(AUTO, "auto, off, or the half-life, in positions, with which items count as together.")
     recency: str = _key(AUTO, "auto, off, or the half-life of a history: positions, or days as in 30d.")
@@ -143,7 +145,7 @@ class FederationConfig:
         if self.metrics_epsilon != -1:
             checks.non_negative(metrics_epsilon=self.metrics_epsilon)
         checks.at_least(0, rounds=self.rounds, embedding_dim=self.embedding_dim, threads=self.threads)
-        checks.at_least(0, seed=self.seed)
+        checks.at_least(0, seed=self.seed, declared_interactions=self.declared_interactions)
         checks.at_least(0, silos=self.silos, minimum_silos=self.minimum_silos)
         checks.one_of(ROBUST, robust=self.robust)
         if not 0 < self.trim < 0.5:

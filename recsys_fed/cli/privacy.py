@@ -21,7 +21,8 @@ from recsys_fed.cli.options import (
 
 
 @options.run_options(
-    "epsilon", "delta", "trainer", "rounds", "embedding_dim", "silos", "declared_users", "max_silos_per_user",
+    "epsilon", "delta", "trainer", "rounds", "embedding_dim", "silos", "declared_users",
+    "declared_interactions", "max_silos_per_user",
     "metrics_epsilon", "noise", "secure_aggregation", "secure_aggregation_threshold", "secure_aggregation_colluders",
     epsilon="Budget of every user, over all runs that are planned.",
 )  # fmt: skip

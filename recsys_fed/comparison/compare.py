@@ -18,16 +18,15 @@ import torch
 from scipy import sparse
 
 from recsys_fed import checks
+from recsys_fed.comparison.ceilings import NOT_PRIVATE, pooled_ceilings
 from recsys_fed.comparison.new_items import new_item_record
 from recsys_fed.data.simulated import SimulatedFederation
-from recsys_fed.errors import ConfigurationError
-from recsys_fed.evaluation.baselines import ease, implicit_als, popularity
+from recsys_fed.evaluation.baselines import popularity
 from recsys_fed.evaluation.metrics import (
     HEADLINE,
     HEADLINE_CUTOFF,
     HEADLINE_NAMES,
     MRR,
-    NDCG,
     NEXT,
     NEXT_CUTOFF,
     NEXT_NAMES,
@@ -35,12 +34,12 @@ from recsys_fed.evaluation.metrics import (
     recall_at,
     reciprocal_rank,
 )
-from recsys_fed.evaluation.protocol import Scorer, are_among, evaluate_ranking, score_block
+from recsys_fed.evaluation.protocol import Scorer, are_among, score_block
 from recsys_fed.evaluation.ranking import first_relevant_rank, top_items
 from recsys_fed.evaluation.sequential import SEQUENTIAL_BASELINES
 from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
-from recsys_fed.personalisation.choice import choose_alone, choose_on, hold_out_items, split_folds
+from recsys_fed.personalisation.choice import choose_alone, choose_on, split_folds
 from recsys_fed.personalisation.next_item import (
     OwnParts,
     choose_next,
@@ -236,21 +235,12 @@ def sequential_lines(federation: SimulatedFederation, groups: Groups) -> Iterato
     """What others know of the next item from all users in one place."""
     for name, fit in SEQUENTIAL_BASELINES.items():
         found = measure_users(fit(federation.histories), federation.excluded, federation.test, groups)
-        yield _make_line(f"pooled {name}", [found], note=_NOT_PRIVATE)
+        yield _make_line(f"pooled {name}", [found], note=NOT_PRIVATE)
 
 
 def _by_budget(models: Models) -> list[tuple[float, list[Key]]]:
     budgets = sorted({epsilon for epsilon, _ in models})
     return [(epsilon, [key for key in models if key[0] == epsilon]) for epsilon in budgets]
-
-
-_NOT_PRIVATE = "no privacy, all in one place"
-_LARGEST_EASE = 20_000
-"""Catalogues above this have no ceiling by EASE, which inverts a matrix of that size."""
-# Of EASE in users, of implicit ALS as it is.
-_OF_EASE, _OF_ALS = (0.03, 0.08, 0.2, 0.5), (1.0, 8.0, 60.0)
-_VALIDATION_SHARE = 0.1
-Fit = Callable[[sparse.csr_matrix, float], Scorer]
 
 
 def popularity_line(federation: SimulatedFederation, groups: Groups) -> Line:
@@ -261,49 +251,13 @@ def popularity_line(federation: SimulatedFederation, groups: Groups) -> Line:
     )
 
 
-def pooled_lines(
-    federation: SimulatedFederation, groups: Groups, *, rng: np.random.Generator, say: Say
-) -> Iterator[Line]:
-    """EASE, and implicit ALS where its library is installed; their strength is chosen on a tenth of train."""
-    train, excluded, test = federation.train, federation.excluded, federation.test
-    kept, held = hold_out_items(train, share=_VALIDATION_SHARE, rng=rng)
-    if train.shape[1] <= _LARGEST_EASE:
-        strength = choose_strength(_pooled_ease, _OF_EASE, kept, held)
-        yield _make_line(
-            "pooled EASE", [measure_users(_pooled_ease(train, strength), excluded, test, groups)], note=_NOT_PRIVATE
-        )
-    try:
-        strength = choose_strength(_pooled_als, _OF_ALS, kept, held)
-    except ConfigurationError as error:
-        say(f"without pooled implicit ALS: {error}")
-        return
-    yield _make_line(
-        "pooled implicit ALS",
-        [measure_users(_pooled_als(train, strength), excluded, test, groups)],
-        note=_NOT_PRIVATE,
-    )
-
-
-def choose_strength(
-    fit: Fit, strengths: tuple[float, ...], kept: sparse.csr_matrix, held: sparse.csr_matrix
-) -> float:
-    """The strength under which most of `held` is found by `kept`, by ndcg@20; the first where nothing is held."""
-
-    def quality(strength: float) -> float:
-        found = evaluate_ranking(
-            fit(kept, strength), train=kept, test=held, cutoffs=(HEADLINE_CUTOFF,), whole_ranking=False
-        )
-        return float(found.per_user[NDCG.at(HEADLINE_CUTOFF)].mean())
-
-    return max(strengths, key=quality) if held.nnz else strengths[0]
-
-
-def _pooled_ease(train: sparse.csr_matrix, strength: float) -> Scorer:
-    return ease(train, regularization=max(strength * train.shape[0], 1.0))
-
-
-def _pooled_als(train: sparse.csr_matrix, strength: float) -> Scorer:
-    return implicit_als(train, regularization=strength)
+def pooled_lines(federation: SimulatedFederation, groups: Groups, *, rng: np.random.Generator) -> Iterator[Line]:
+    """The ceilings; one that could not be fitted is a line without figures that says why."""
+    for ceiling in pooled_ceilings(federation.train, rng=rng):
+        score = ceiling.score
+        test = federation.test if score is not None else sparse.csr_matrix(federation.test.shape)
+        found = measure_users(score or popularity(federation.train), federation.excluded, test, groups)
+        yield _make_line(ceiling.method, [found], note=ceiling.note)
 
 
 _POOLED = 32
@@ -444,6 +398,6 @@ def _all_lines(
     yield from fold_in_lines(federation, {k: m for k, m in models.items() if k not in private}, groups)
     step("pooled baselines")
     rng = np.random.default_rng([seed, _POOLED])
-    yield from pooled_lines(federation, groups, rng=rng, say=say)
+    yield from pooled_lines(federation, groups, rng=rng)
     if next_item:
         yield from sequential_lines(federation, groups)

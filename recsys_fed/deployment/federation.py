@@ -39,7 +39,8 @@ PROBE = "/docs"
 # Keys of a run that silos agree to; the others are the server's own business.
 _AGREED = (
     "trainer", "epsilon", "delta", "rounds", "embedding-dim", "noise", "metrics-epsilon", "silos",
-    "max-silos-per-user", "declared-users", "secure-aggregation", "secure-aggregation-threshold",
+    "max-silos-per-user", "declared-users", "declared-interactions", "secure-aggregation",
+    "secure-aggregation-threshold",
     "secure-aggregation-colluders", "item-features", "feature-kinds", "trainer-settings",
     "target", "order", "recency",
 )  # fmt: skip

@@ -23,7 +23,7 @@ from recsys_fed.evaluation.protocol import Scorer
 _Train: TypeAlias = csr_matrix | csr_array
 
 
-def _pattern_of(train: _Train) -> sparse.csr_matrix:
+def pattern_of(train: _Train) -> sparse.csr_matrix:
     """A copy [n_users, n_items], float64, with ones where `train` has entries other than zero; the argument stays."""
     pattern = sparse.csr_matrix(train, dtype=np.float64, copy=True)
     pattern.sum_duplicates()
@@ -56,7 +56,7 @@ def item_knn(train: _Train, *, neighbours: int = 50) -> Scorer:
 
     scores = X S with S [n_items, n_items] the k most similar items of each item, by cosine.
     """
-    pattern = _pattern_of(train)
+    pattern = pattern_of(train)
     return _product_scorer(pattern, _cosine_similarity(pattern, neighbours))
 
 
@@ -65,7 +65,7 @@ def user_knn(train: _Train, *, neighbours: int = 300) -> Scorer:
 
     scores = S X with S [n_users, n_users] the k most similar users of each user, by cosine.
     """
-    pattern = _pattern_of(train)
+    pattern = pattern_of(train)
     return _product_scorer(_cosine_similarity(pattern.T.tocsr(), neighbours).T.tocsr(), pattern)
 
 
@@ -91,7 +91,7 @@ def pure_svd(train: _Train, *, embedding_dim: int = 32, seed: int = 0) -> Scorer
 
     V holds the leading right singular vectors of the train pattern; fewer where the matrix has fewer.
     """
-    pattern = _pattern_of(train)
+    pattern = pattern_of(train)
     most = min(pattern.shape) - 1
     if most < 1:
         right = np.ones((1, pattern.shape[1])) / np.sqrt(pattern.shape[1])
@@ -121,7 +121,7 @@ def implicit_als(
     Well tuned it is hard to beat (Rendle et al., arXiv 2110.14037). One thread trains, so that the seed decides the
     result.
     """
-    pattern = _pattern_of(train).astype("float32")
+    pattern = pattern_of(train).astype("float32")
     model = _implicit_module("als").AlternatingLeastSquares(
         factors=embedding_dim, alpha=alpha, regularization=regularization, iterations=iterations,
         random_state=seed, num_threads=1, use_gpu=False,
@@ -155,7 +155,7 @@ def bpr_mf(
     by Adam; j is any item of the catalogue, so now and then one that the user has. `implicit` draws j by popularity,
     which ranks popular items low under full ranking, so this is written here.
     """
-    pattern = _pattern_of(train).tocoo()
+    pattern = pattern_of(train).tocoo()
     users, items = (torch.from_numpy(index).long() for index in (pattern.row, pattern.col))
     n_users, n_items = pattern.shape
     rng = torch.Generator().manual_seed(seed)
@@ -199,7 +199,7 @@ def ease(train: _Train, *, regularization: float = 500.0) -> Scorer:
 
     Memory grows with the square of the catalogue.
     """
-    pattern = _pattern_of(train)
+    pattern = pattern_of(train)
     gramian = (pattern.T @ pattern).toarray()
     gramian[np.diag_indices_from(gramian)] += regularization
     inverse = linalg.inv(gramian, overwrite_a=True)

@@ -114,6 +114,7 @@ def begin(
         n_items=agreed.n_items,
         catalogue_hash=agreed.catalogue_hash,
         declared_users=config.declared_users,
+        declared_interactions=config.declared_interactions,
         silos=config.silos,
         noise_level=_noise_level(config),
         features=features,

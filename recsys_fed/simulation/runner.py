@@ -227,7 +227,8 @@ class Simulation:
         parallel_silos: silos that compute at once on the in-process engine.
         sampled_negatives: also rank each test item among so many negatives (the 1+99 protocol of papers); 0 does not.
         evaluate_users: measure on so many random users with a test item; 0 measures on all of them.
-        declare_users: take the public order of magnitude of users from the data, rounded to one digit.
+        declare_users: take the public orders of magnitude of users, and of the interactions of one if they are not
+            given, from the data, rounded to one digit.
     """
 
     federation: FederationConfig
@@ -312,6 +313,11 @@ def one_digit(number: int) -> int:
     return max(1, round(number / unit) * unit)
 
 
+def interactions_a_user(federation: SimulatedFederation) -> int:
+    """Train interactions of a user on average, at least 1."""
+    return max(1, round(federation.train.nnz / federation.train.shape[0]))
+
+
 def _made(folder: Path) -> Path:
     path = folder.expanduser().resolve()
     try:
@@ -352,6 +358,8 @@ def prepared(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
         raise DataError("Expected at least one user with a test item, got none. Check the split.")
     if simulation.declare_users:
         config = replace(config, declared_users=one_digit(n_users))
+        if not config.declared_interactions:
+            config = replace(config, declared_interactions=one_digit(interactions_a_user(federation)))
     return replace(simulation, data=data, federation=config), federation
 
 

@@ -19,19 +19,19 @@ from recsys_fed.trainers.ratings import Ratings
 from recsys_fed.trainers.spectral import Spectral
 from recsys_fed.trainers.trainer import Layout, PublicFacts, Stage, Tables, Trainer
 
-# Signal to noise below which a subspace is worth less than better counts; see docs/quality.md for the sweep.
-LEAST_SIGNAL, LEAST_SIGNAL_WITH_FEATURES = 200.0, 60.0
+# Signal of pairs below which a subspace is worth less than better counts; see simulations/quality/worlds.py.
+LEAST_SIGNAL, LEAST_SIGNAL_WITH_FEATURES = 320.0, 96.0
 
 
 def chosen(facts: PublicFacts) -> Trainer:
-    """The trainer for these facts. It reads declared users, noise, and whether there are features, nothing else.
+    """The trainer for these facts: by declared users and interactions, noise, items, and whether there are features.
 
     Dimensions or rounds that were asked for are those of spectral.
     """
     if facts.embedding_dim or facts.rounds > 1:
         return Spectral()
     least = LEAST_SIGNAL if facts.features is None else LEAST_SIGNAL_WITH_FEATURES
-    return Spectral() if facts.signal_to_noise >= least else PopularItems()
+    return Spectral() if facts.signal_of_pairs >= least else PopularItems()
 
 
 class Auto(Trainer):

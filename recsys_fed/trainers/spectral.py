@@ -60,6 +60,8 @@ PRIOR = 0.05
 # in the score.
 _FAINT, _FAINT_WITH_FEATURES = 1_000, 500
 _FAINT_COUNTS_SHARE, _FAINT_PRIOR = 0.25, 0.2
+# Below these signals of pairs popularity counts more still: what is left to learn is told from little.
+_SPARSE, _SPARSE_WITH_FEATURES, _SPARSE_PRIOR = 800, 240, 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,13 +105,14 @@ def size(facts: PublicFacts) -> Size:
     dim = min(dim, n_head)
     pairs = min((5 if featured else 3.7) * math.sqrt(signal), _MAX_START)
     faint = signal < (_FAINT_WITH_FEATURES if featured else _FAINT)
+    sparse = facts.signal_of_pairs < (_SPARSE_WITH_FEATURES if featured else _SPARSE)
     return Size(
         embedding_dim=dim,
         n_head=n_head,
         n_start=int(min(max(pairs, _MIN_HEAD, 2 * dim), n_head)),
         rounds=facts.rounds or (4 if signal < 50_000 else 5),
         counts_share=_FAINT_COUNTS_SHARE if faint else BUDGET_SHARE,
-        prior=_FAINT_PRIOR if faint else PRIOR,
+        prior=_SPARSE_PRIOR if sparse else _FAINT_PRIOR if faint else PRIOR,
         spectrum=0.0 if signal < _CLEAR else _CLEAR_SPECTRUM,
     )
 

@@ -24,6 +24,8 @@ from recsys_fed.privacy.integer_mechanism import IntegerMechanism
 from recsys_fed.privacy.noise import NoiseSource
 
 Tables = Mapping[str, torch.Tensor]
+# Taken for the interactions of a user where nobody says how many they are.
+_INTERACTIONS = 50
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,6 +36,7 @@ class PublicFacts:
         n_items: rows of the catalogue.
         catalogue_hash: its content hash.
         declared_users: public order of magnitude of the users of all silos together.
+        declared_interactions: public order of magnitude of the interactions of one user; 0 where nobody says.
         silos: how many silos take part.
         noise_level: standard deviation of the noise on the sum over silos, over the sensitivity, if the
             whole budget went into one release: 0 without privacy, times sqrt(n_silos) if every silo adds its own.
@@ -55,10 +58,12 @@ class PublicFacts:
     rounds: int = 0
     next_item: bool = False
     order: float | None = None
+    declared_interactions: int = 0
 
     def __post_init__(self) -> None:
         checks.at_least(1, n_items=self.n_items, declared_users=self.declared_users, silos=self.silos)
         checks.at_least(0, embedding_dim=self.embedding_dim, rounds=self.rounds)
+        checks.at_least(0, declared_interactions=self.declared_interactions)
         checks.non_negative(noise_level=self.noise_level)
 
     @property
@@ -70,6 +75,15 @@ class PublicFacts:
     def signal_to_noise(self) -> float:
         """Users to the noise of a single release; infinite without noise."""
         return self.declared_users / self.noise_level if self.noise_level else float("inf")
+
+    @property
+    def signal_of_pairs(self) -> float:
+        """`signal_to_noise` times interactions of a user over the square root of the catalogue.
+
+        The fewer a user's interactions and the larger the catalogue, the fewer of all pairs of items are seen
+        together, so that as many users say less of what goes with what.
+        """
+        return self.signal_to_noise * (self.declared_interactions or _INTERACTIONS) / self.n_items**0.5
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from recsys_fed.federation.schedule import Schedule, advance, begin, item_embedd
 from recsys_fed.models.histories import Histories, histories_of
 from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.privacy.noise import SeededNoise
-from recsys_fed.simulation.runner import one_digit
+from recsys_fed.simulation.runner import interactions_a_user, one_digit
 from recsys_fed.trainers.trainer import Trainer
 
 _SILO = "silo-0"
@@ -44,6 +44,7 @@ def planned(
     config = FederationConfig(
         epsilon=epsilon, delta=delta, silos=1, seed=seed, secure_aggregation="off", threads=1, item_features=features,
         declared_users=one_digit(federation.train.shape[0]),
+        declared_interactions=one_digit(interactions_a_user(federation)),
     )  # fmt: skip
     catalogue = federation.catalogue
     greeting = Greeting(silo=_SILO, catalogue_hash=catalogue.content_hash, n_items=catalogue.n_items)

@@ -42,7 +42,7 @@ def test_no_line_ranks_them(narrowed):
         popularity_line(narrowed, groups),
         *fold_in_lines(narrowed, some, groups),
         *silo_lines(narrowed, some, groups, seed=0, say=lambda _: None),
-        *pooled_lines(narrowed, groups, rng=np.random.default_rng(0), say=lambda _: None),
+        *pooled_lines(narrowed, groups, rng=np.random.default_rng(0)),
     ]
     assert len(lines) >= 5
     for line in lines:
