@@ -77,4 +77,4 @@ def choose_setting(
 
 
 def _ease_strength(share: float, train: sparse.csr_matrix) -> float:
-    return max(share * train.shape[0], 1.0)
+    return max(share * int(train.shape[0]), 1.0)

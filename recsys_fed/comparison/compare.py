@@ -55,6 +55,7 @@ Groups = Mapping[str, npt.NDArray[np.bool_]]
 Say = Callable[[str], None]
 Key = tuple[float, int]
 Models = Mapping[Key, ItemEmbeddings]
+LISTS = "lists"
 # Scores that are held at once: 16 MB in float64.
 _BLOCK_SCORES = 1 << 21
 
@@ -65,10 +66,12 @@ def measure_users(
     """Metric or group -> float64 [n_users]; NaN where a user has no test item (of the group).
 
     Metrics are the headline ones and, of the next item, those of `NEXT_NAMES`; groups are measured by Recall@20.
+    Under LISTS are the items that each of these users is recommended, float64 [n_users, 20].
     `excluded` are each user's items that are no candidates, csr [n_users, n_items]: `SimulatedFederation.excluded`.
     """
     n_users, n_items = excluded.shape
     found = {name: np.full(n_users, np.nan) for name in (*HEADLINE_NAMES, *NEXT_NAMES, *groups)}
+    found[LISTS] = np.full((n_users, min(HEADLINE_CUTOFF, n_items)), np.nan)
     rows = max(1, _BLOCK_SCORES // n_items)
     for start in range(0, n_users, rows):
         block = slice(start, min(start + rows, n_users))
@@ -97,6 +100,7 @@ def _measure_block(
     reciprocal = torch.full(there.shape, torch.nan, dtype=torch.float64)
     reciprocal[asked] = reciprocal_rank(first_relevant_rank(scores[asked], rows, relevant))
     found[MRR] = np.asarray(reciprocal.numpy())
+    found[LISTS] = np.where(asked[:, None].numpy(), items.double().numpy(), np.nan)
     for name, members in groups.items():
         inside = torch.from_numpy(members)
         of_group = torch.bincount(users[inside[relevant]], minlength=len(items))
@@ -121,7 +125,7 @@ class Line:
         method: its name.
         epsilon: the budget of every user; infinity where nothing is private or nothing is released.
         per_user: metric or group of test items -> [n_seeds, n_users] over all rows of the federation, NaN for users
-            without such test items; one row for methods that no seed changes.
+            without such test items; one row for methods that no seed changes. LISTS -> [n_seeds, n_users, 20].
         note: what there is to say of it.
     """
 
@@ -178,7 +182,9 @@ def silo_lines(
         of_silo = measured(federation, users, models, groups, seed=[seed, _CHOICE, silo])
         for key, values in of_silo:
             for name, value in values.items():
-                found.setdefault(key, {}).setdefault(name, np.full(n_users, np.nan))[users] = value
+                found.setdefault(key, {}).setdefault(name, np.full((n_users, *value.shape[1:]), np.nan))[users] = (
+                    value
+                )
     yield _make_line(LOCAL, [found[None]], note="nothing is released")
     for epsilon, keys in _by_budget(models):
         yield _make_line(BOTH, [found[key] for key in keys], epsilon=epsilon)

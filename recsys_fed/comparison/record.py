@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from recsys_fed import checks
-from recsys_fed.comparison.compare import BOTH, LOCAL, Compared, Floats, Line
+from recsys_fed.comparison.compare import BOTH, LISTS, LOCAL, Compared, Floats, Groups, Line
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.evaluation.metrics import (
     ACTIVITY_GROUPS,
@@ -20,6 +21,9 @@ from recsys_fed.evaluation.metrics import (
     NEXT_NAMES,
     POPULARITY_GROUPS,
     RECALL,
+    coverage,
+    gini,
+    items_by_popularity,
     users_by_activity,
 )
 
@@ -194,11 +198,35 @@ def comparison_record(compared: Compared, *, seed: int = 0) -> dict[str, Any]:
         "n_seeds": compared.comparison.n_seeds,
         "note": NOT_PRIVATISED,
         "metrics": list(metrics),
-        "lines": _lines(compared.lines, np.diff(federation.train.indptr), metrics=metrics, rng=rng),
+        "lines": [
+            figures | {"beyond_accuracy": beyond_accuracy(line, items_by_popularity(federation.train))}
+            for line, figures in zip(
+                compared.lines,
+                _lines(compared.lines, np.diff(federation.train.indptr), metrics=metrics, rng=rng),
+                strict=True,
+            )
+        ],
         "silos": silos,
         "sentences": [silo.pop("sentence") for silo in silos],
         "new_items": compared.new_items,
     }
+
+
+def beyond_accuracy(line: Line, groups: Groups) -> dict[str, float] | None:
+    """What users are recommended, mean of the seeds: catalogue coverage, Gini index, share of each group of items.
+
+    None where nobody is recommended anything.
+    """
+    n_items = len(groups[POPULARITY_GROUPS[0]])
+    found: list[dict[str, float]] = []
+    for lists in line.per_user[LISTS]:
+        items = lists[~np.isnan(lists)].astype(np.int64)
+        counts = np.bincount(items, minlength=n_items)
+        if counts.sum():
+            shares = {name: float(counts[groups[name]].sum() / counts.sum()) for name in POPULARITY_GROUPS}
+            seen = {"coverage": coverage(torch.from_numpy(counts > 0)), "gini": gini(torch.from_numpy(counts))}
+            found.append(seen | shares)
+    return {name: float(np.mean([one[name] for one in found])) for name in found[0]} if found else None
 
 
 def write_comparison(folder: Path, record: dict[str, Any]) -> None:

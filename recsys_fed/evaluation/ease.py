@@ -73,9 +73,14 @@ def ease_spectrum(train: sparse.csr_matrix | sparse.csr_array) -> EaseSpectrum:
         squares, vectors = _spectrum(pattern @ pattern.T) if exact else _leading(pattern)
         left, right = vectors, pattern.T @ vectors
         covered = right**2
-    parts = (part.astype(np.float32) for part in (left, right, covered))
-    left, right, covered = parts
-    return EaseSpectrum(pattern=pattern, left=left, right=right, covered=covered, squares=squares, exact=exact)
+    return EaseSpectrum(
+        pattern=pattern,
+        left=left.astype(np.float32),
+        right=right.astype(np.float32),
+        covered=covered.astype(np.float32),
+        squares=squares,
+        exact=exact,
+    )
 
 
 def _spectrum(gramian: sparse.csr_matrix) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -86,10 +91,9 @@ def _spectrum(gramian: sparse.csr_matrix) -> tuple[npt.NDArray[np.float64], npt.
 
 def _leading(pattern: sparse.csr_matrix) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Squares and left singular vectors of the leading directions (Halko et al., arXiv 0909.4061)."""
-    arrays = (pattern.indptr.astype(np.int64), pattern.indices.astype(np.int64), pattern.data.astype(np.float32))
-    matrix = torch.sparse_csr_tensor(
-        *(torch.from_numpy(part) for part in arrays), size=pattern.shape, check_invariants=False
-    )
+    rows, columns = (torch.from_numpy(part.astype(np.int64)) for part in (pattern.indptr, pattern.indices))
+    values = torch.from_numpy(pattern.data.astype(np.float32))
+    matrix = torch.sparse_csr_tensor(rows, columns, values, size=pattern.shape, check_invariants=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         left, _, _ = torch.svd_lowrank(matrix, q=min(DIRECTIONS, *pattern.shape), niter=2)

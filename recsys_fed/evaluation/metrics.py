@@ -110,6 +110,19 @@ def reciprocal_rank(first_rank: torch.Tensor) -> torch.Tensor:
     return first_rank.double().reciprocal()
 
 
+def gini(exposure: torch.Tensor) -> float:
+    """How unevenly items are recommended, from counts [n_items]: 0 if all alike, near 1 if a few fill all lists.
+
+    G = sum_i (2 i - n - 1) c_(i) / (n sum c) over counts in ascending order; 0 where nothing is recommended.
+    """
+    counts = exposure.double().sort().values
+    n_items, total = len(counts), float(counts.sum())
+    if not total:
+        return 0.0
+    ranks = 2 * torch.arange(1, n_items + 1, dtype=torch.float64) - n_items - 1
+    return float(ranks @ counts) / (n_items * total)
+
+
 def coverage(recommended: torch.Tensor) -> float:
     """Share of the catalogue that is recommended to anybody.
 

@@ -165,7 +165,7 @@ def compared_sections(record: Mapping[str, Any]) -> Iterator[Section]:
             f"{record['note'].capitalize()}.",
         ],
         charts=[_chart(record)],
-        tables=[_figures_table(record), _groups_table(record)],
+        tables=[_figures_table(record), _groups_table(record), *_beyond_tables(record)],
     )
     yield Section(anchor="by-silo", title="Silo by silo", paragraphs=record["sentences"], folded=[_by_silo(record)])
     if record["new_items"]:
@@ -220,6 +220,27 @@ def _groups_table(record: Mapping[str, Any]) -> Table:
         numeric=frozenset(range(1, len(header))),
         keys=_KEYS,
     )
+
+
+def _beyond_tables(record: Mapping[str, Any]) -> list[Table]:
+    """What is recommended beside what is hit; records of earlier versions have none of it."""
+    if not all("beyond_accuracy" in line for line in record["lines"]):
+        return []
+    names = ["coverage", "gini", *POPULARITY_GROUPS]
+
+    def cells(line: Mapping[str, Any]) -> list[str]:
+        found = line["beyond_accuracy"]
+        return [f"{found[name]:.3f}" if found else "-" for name in names]
+
+    return [
+        Table(
+            caption="What is recommended: share of the catalogue, Gini index of exposure, share of thirds of items",
+            header=["method", "epsilon", *names],
+            rows=_rows_of(record, cells),
+            numeric=frozenset(range(1, len(names) + 2)),
+            keys=_KEYS,
+        )
+    ]
 
 
 def _by_silo(record: Mapping[str, Any]) -> Table:

@@ -315,7 +315,7 @@ def one_digit(number: int) -> int:
 
 def interactions_a_user(federation: SimulatedFederation) -> int:
     """Train interactions of a user on average, at least 1."""
-    return max(1, round(federation.train.nnz / federation.train.shape[0]))
+    return max(1, round(int(federation.train.nnz) / int(federation.train.shape[0])))
 
 
 def _made(folder: Path) -> Path:

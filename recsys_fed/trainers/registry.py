@@ -20,7 +20,7 @@ from recsys_fed.trainers.spectral import Spectral
 from recsys_fed.trainers.trainer import Layout, PublicFacts, Stage, Tables, Trainer
 
 # Signal of pairs below which a subspace is worth less than better counts; see simulations/quality/worlds.py.
-LEAST_SIGNAL, LEAST_SIGNAL_WITH_FEATURES = 320.0, 96.0
+LEAST_SIGNAL, LEAST_SIGNAL_WITH_FEATURES = 420.0, 126.0
 
 
 def chosen(facts: PublicFacts) -> Trainer:

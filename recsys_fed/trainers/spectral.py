@@ -62,6 +62,8 @@ _FAINT, _FAINT_WITH_FEATURES = 1_000, 500
 _FAINT_COUNTS_SHARE, _FAINT_PRIOR = 0.25, 0.2
 # Below these signals of pairs popularity counts more still: what is left to learn is told from little.
 _SPARSE, _SPARSE_WITH_FEATURES, _SPARSE_PRIOR = 800, 240, 0.5
+# And as much as this over the declared interactions of a user: few of them say little of a taste.
+_SHORT_PRIOR = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,13 +108,14 @@ def size(facts: PublicFacts) -> Size:
     pairs = min((5 if featured else 3.7) * math.sqrt(signal), _MAX_START)
     faint = signal < (_FAINT_WITH_FEATURES if featured else _FAINT)
     sparse = facts.signal_of_pairs < (_SPARSE_WITH_FEATURES if featured else _SPARSE)
+    short = min(_SHORT_PRIOR / facts.declared_interactions, _SPARSE_PRIOR) if facts.declared_interactions else 0.0
     return Size(
         embedding_dim=dim,
         n_head=n_head,
         n_start=int(min(max(pairs, _MIN_HEAD, 2 * dim), n_head)),
         rounds=facts.rounds or (4 if signal < 50_000 else 5),
         counts_share=_FAINT_COUNTS_SHARE if faint else BUDGET_SHARE,
-        prior=_SPARSE_PRIOR if sparse else _FAINT_PRIOR if faint else PRIOR,
+        prior=max(_SPARSE_PRIOR if sparse else _FAINT_PRIOR if faint else PRIOR, short),
         spectrum=0.0 if signal < _CLEAR else _CLEAR_SPECTRUM,
     )
 

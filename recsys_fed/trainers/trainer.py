@@ -6,6 +6,7 @@ A trainer sees arrays only. Its server half never sees a user, its silo half nev
 stages that say so), and neither knows about transport, ledger or other silos.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -83,7 +84,7 @@ class PublicFacts:
         The fewer a user's interactions and the larger the catalogue, the fewer of all pairs of items are seen
         together, so that as many users say less of what goes with what.
         """
-        return self.signal_to_noise * (self.declared_interactions or _INTERACTIONS) / self.n_items**0.5
+        return self.signal_to_noise * (self.declared_interactions or _INTERACTIONS) / math.sqrt(self.n_items)
 
 
 @dataclass(frozen=True, kw_only=True)

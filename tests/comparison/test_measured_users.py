@@ -6,8 +6,9 @@ import torch
 from scipy import sparse
 
 from recsys_fed.comparison import compare
-from recsys_fed.comparison.compare import measure_users
-from recsys_fed.evaluation.metrics import HEADLINE_NAMES, items_by_popularity
+from recsys_fed.comparison.compare import LISTS, Line, measure_users
+from recsys_fed.comparison.record import beyond_accuracy
+from recsys_fed.evaluation.metrics import HEADLINE_NAMES, gini, items_by_popularity
 from recsys_fed.evaluation.protocol import evaluate_ranking
 
 
@@ -57,3 +58,30 @@ def test_scores_that_are_one_row_for_everybody_are_not_written_to():
     row = torch.arange(70.0)
     measure_users(lambda rows: row.expand(rows.stop - rows.start, -1), train, test, {})
     assert torch.equal(row, torch.arange(70.0))
+
+
+def test_what_is_recommended_is_counted_beside_what_is_hit():
+    train, test, table = data()
+    groups = items_by_popularity(train)
+    per_user = {
+        name: values[None] for name, values in measure_users(lambda rows: table[rows], train, test, groups).items()
+    }
+    found = beyond_accuracy(Line(method="m", per_user=per_user), groups)
+    lists = per_user[LISTS][0]
+    asked = np.flatnonzero(test.getnnz(axis=1))
+    assert np.isnan(np.delete(lists, asked, axis=0)).all()
+    items = lists[asked].astype(int)
+    assert not train.toarray()[asked[:, None], items].any()
+    counts = np.bincount(items.ravel(), minlength=70)
+    assert found["coverage"] == pytest.approx((counts > 0).mean())
+    assert sum(found[name] for name in groups) == pytest.approx(1)
+    pairs = np.abs(counts[:, None] - counts).sum() / (2 * 70 * counts.sum())
+    assert found["gini"] == pytest.approx(pairs)
+    nobody = {LISTS: np.full((1, 60, 20), np.nan)}
+    assert beyond_accuracy(Line(method="m", per_user=nobody), groups) is None
+
+
+def test_the_gini_index_is_zero_for_equal_exposure_and_near_one_for_a_single_item():
+    assert gini(torch.full((50,), 3)) == pytest.approx(0)
+    assert gini(torch.tensor([9, *[0] * 99])) == pytest.approx(0.99)
+    assert gini(torch.zeros(4)) == 0
