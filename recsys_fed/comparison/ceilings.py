@@ -59,7 +59,8 @@ def _als(train: sparse.csr_matrix, kept: sparse.csr_matrix, held: sparse.csr_mat
     first = partial(implicit_als, kept, embedding_dim=_ALS_DIMS[0])
     strength = choose_setting(lambda value: first(regularization=value), _OF_ALS, kept, held)
     sized = partial(implicit_als, kept, regularization=strength)
-    dim = choose_setting(lambda value: sized(embedding_dim=value), _ALS_DIMS, kept, held)
+    dims = [dim for dim in _ALS_DIMS if dim < min(train.shape)] or _ALS_DIMS[:1]
+    dim = choose_setting(lambda value: sized(embedding_dim=value), dims, kept, held)
     score = implicit_als(train, embedding_dim=dim, regularization=strength)
     return Ceiling(method="pooled implicit ALS", note=f"{NOT_PRIVATE}; {dim} dimensions", score=score)
 

@@ -63,7 +63,7 @@ _FAINT_COUNTS_SHARE, _FAINT_PRIOR = 0.25, 0.2
 # Below these signals of pairs popularity counts more still: what is left to learn is told from little.
 _SPARSE, _SPARSE_WITH_FEATURES, _SPARSE_PRIOR = 800, 240, 0.5
 # And as much as this over the declared interactions of a user: few of them say little of a taste.
-_SHORT_PRIOR = 3.0
+_SHORT_PRIOR = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ def size(facts: PublicFacts) -> Size:
     pairs = min((5 if featured else 3.7) * math.sqrt(signal), _MAX_START)
     faint = signal < (_FAINT_WITH_FEATURES if featured else _FAINT)
     sparse = facts.signal_of_pairs < (_SPARSE_WITH_FEATURES if featured else _SPARSE)
-    short = min(_SHORT_PRIOR / facts.declared_interactions, _SPARSE_PRIOR) if facts.declared_interactions else 0.0
+    short = min(_SHORT_PRIOR / facts.declared_interactions, 1.0) if facts.declared_interactions else 0.0
     return Size(
         embedding_dim=dim,
         n_head=n_head,
