@@ -2,8 +2,8 @@
 
 Constants of the rule (`trainers/registry.py`, `trainers/spectral.py`) were chosen on `MADE`, and on four earlier
 draws of `held_worlds`, from the seeds 2026 to 2029. In each of them one world was below: by 0.9% and 2.2% at a signal
-of pairs of 287 and 388, so that the bound went from 250 to 320 and to 420; by 11% and 1.8% with 6 interactions a user,
-so that popularity counts more for short histories. The present draw had no part in the rule.
+of pairs of 287 and 388, so that the bound went from 250 to 320 and to 420; by 11% and 1.8% with 6 interactions of a
+user, so that popularity counts more for short histories. The present draw had no part in the rule.
 """
 
 import argparse
