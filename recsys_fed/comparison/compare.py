@@ -21,7 +21,6 @@ from recsys_fed import checks
 from recsys_fed.comparison.ceilings import NOT_PRIVATE, pooled_ceilings
 from recsys_fed.comparison.new_items import new_item_record
 from recsys_fed.data.simulated import SimulatedFederation
-from recsys_fed.errors import ConfigurationError
 from recsys_fed.evaluation.baselines import popularity
 from recsys_fed.evaluation.metrics import (
     HEADLINE,
