@@ -342,7 +342,7 @@ def compare(comparison: Comparison, *, output: Path | None = None, progress: Pro
     seed = simulation.data.data_seed
     lines = tuple(
         _all_lines(
-            federation, models, popular, seed=seed, step=steps.begin, say=progress.say,
+            federation, models, popular, seed=seed, step=steps.begin,
             next_item=simulation.federation.target == "next",
         )
     )  # fmt: skip
@@ -389,7 +389,6 @@ def _all_lines(
     *,
     seed: int,
     step: Say,
-    say: Say,
     next_item: bool,
 ) -> Iterator[Line]:
     """All lines; what is held out to choose follows from `seed`, as the silos do."""
