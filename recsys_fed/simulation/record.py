@@ -11,6 +11,7 @@ from typing import Any
 
 from recsys_fed.config import FederationConfig, SimulationConfig
 from recsys_fed.data.protocols import protocol_of
+from recsys_fed.data.silo import ties_of
 from recsys_fed.data.simulated import SimulatedFederation
 from recsys_fed.federation.noise_split import masking_of
 from recsys_fed.models.device import resolve_device
@@ -82,7 +83,17 @@ def metrics_record(
         "private_metrics": measured.totals["private_metrics"],
         "popularity": dict(measured.popularity),
         **({"ratings": measured.ratings} if measured.ratings else {}),
+        **({"next_item": _next_item_record(federation)} if config.target == "next" else {}),
         "versions": versions(),
+    }
+
+
+def _next_item_record(federation: SimulatedFederation) -> dict[str, object]:
+    """What has to be said beside figures of the next item."""
+    return {
+        "ties": ties_of(federation.dataset.interactions),
+        "note": "an item that a user has several times counts once, at the last time; items of a history are not "
+        "recommended again; of equal times (ties: pairs of neighbours) the later row is later",
     }
 
 

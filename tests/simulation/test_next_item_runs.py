@@ -46,6 +46,7 @@ def test_order_is_charged_and_certified_like_every_release(table, tmp_path):
     record, _ = trained(tmp_path, table, split="leave-last-out", trainer="spectral")
     found = verify_run(tmp_path / CERTIFICATES, events=tmp_path / EVENTS, model=tmp_path / EMBEDDINGS)
     assert found.holds, found
+    assert record["next_item"]["ties"] == 0
     assert "ordered subspace" in (tmp_path / EVENTS).read_text()
     assert all(spent <= 8.0 for spent in record["epsilon_spent"].values())
     assert load_item_embeddings(tmp_path / EMBEDDINGS).fold_in.half_life > 0
