@@ -97,14 +97,14 @@ def in_order(path: Path) -> dict[str, list[tuple[int, str, float]]]:
     return {user: [(at, item, stars) for at, _, item, stars in rows] for user, rows in ordered.items()}
 
 
-def held_order(silo) -> dict[str, list[tuple[str, float]]]:
+def read_in_order(users, blocks) -> dict[str, list[tuple[str, float]]]:
     """Item and value of each user's interactions, oldest first; without users who have none."""
     found = []
-    for block in silo.histories().blocks():
+    for block in blocks:
         entries = list(zip(CATALOGUE.item_ids[block.items.numpy()], block.signals.value.tolist(), strict=True))
         for first, last in pairwise(block.starts.tolist()):
             found.append([entries[place] for place in block.by_order[first:last].tolist()])
-    return {user: entries for user, entries in zip(silo.users.tolist(), found, strict=True) if entries}
+    return {user: entries for user, entries in zip(users.tolist(), found, strict=True) if entries}
 
 
 @pytest.mark.parametrize("hold_out", ["none", "last"])
@@ -122,7 +122,14 @@ def test_the_order_of_a_users_rows_is_kept_in_memory_and_on_disk(hold_out, tmp_p
         data = settings_of(path, hold_out=hold_out, **blocks)
         silo = open_silo_data(data, CATALOGUE, PSEUDONYMS, reads=frozenset({"order", "value"}))
         assert isinstance(silo, SiloData) != bool(blocks)
-        assert held_order(silo) == {user: entries for user, entries in expected.items() if entries}
+        held = read_in_order(silo.users, silo.histories().blocks())
+        assert held == {user: entries for user, entries in expected.items() if entries}
+        # What is kept of a training has the held-out items too, as each user's latest.
+        kept = read_in_order(silo.users, (histories for _, histories in silo.parts()))
+        all_known = {
+            user: [(item, stars) for _, item, stars in rows if item in known] for user, rows in whole.items()
+        }
+        assert kept == {user: entries for user, entries in all_known.items() if entries}
         assert silo.ties == sum(one[0] == other[0] for rows in whole.values() for one, other in pairwise(rows)) > 500
 
 
