@@ -6,7 +6,7 @@ from recsys_fed.config import FederationConfig, SimulationConfig, parse
 from recsys_fed.simulation.runner import Progress, Simulation, simulate
 
 DATA = "generated:users=120,items=40,interactions=12"
-SIMULATION_KEYS = ("engine", "parallel_silos", "sampled_negatives", "declare_users")
+SIMULATION_KEYS = ("engine", "parallel_silos", "sampled_negatives", "evaluate_users", "declare_users")
 
 
 def small_run(output: Path | None = None, *, progress: Progress | None = None, **keys) -> dict:

@@ -59,6 +59,13 @@ def test_without_the_next_item_as_target_a_model_has_the_bytes_of_no_order(table
     assert auto == off
 
 
+def test_some_users_are_measured_by_their_own_order(table):
+    keys = {"data": table, "split": "leave-last-out", "epsilon": float("inf"), "metrics_epsilon": 0.0}
+    some = small_run(trainer="spectral", evaluate_users=60, **keys)
+    # An order of other users would find no more than chance does.
+    assert some["metrics"]["ndcg@10"] > 0.9
+
+
 def test_masked_and_plain_rounds_take_in_the_same_order(table, tmp_path):
     record, _ = trained(tmp_path, table, split="leave-two-out", secure_aggregation="on", trainer="spectral")
     assert record["metrics"]["ndcg@10"] > 0
