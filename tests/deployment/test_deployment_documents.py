@@ -5,6 +5,8 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,37 @@ def test_the_compose_file_starts_commands_that_exist():
         assert service["user"] != "0:0"
         assert service["cap_drop"] == ["ALL"]
     assert "ports" not in found["services"]["silo"]
+
+
+def test_the_image_is_built_from_files_that_are_let_through_and_runs_as_nobody_in_particular(tmp_path):
+    """Docker is not needed: what the first stage copies makes the wheel, by the step that it runs."""
+    root = DOCS.parent
+    build = yaml.safe_load((DOCS / "deployment" / "compose.yaml").read_text())["services"]["federation"]["build"]
+    assert (DOCS / "deployment" / build["context"]).resolve() == root
+    lines = (root / build["dockerfile"]).read_text().replace("\\\n", " ").splitlines()
+    steps = [line.split(None, 1) for line in lines if line and not line.startswith("#")]
+    assert [words for name, words in steps if name == "USER"] == ["10001:10001"]
+    assert steps[-1][0] == "CMD"
+    assert_command(["recsys-fed"])
+    let_through = [name[1:] for name in (root / ".dockerignore").read_text().split() if name.startswith("!")]
+    for name in let_through:
+        target = tmp_path / "source" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (root / name).is_dir() else shutil.copy
+        copy(root / name, target)
+    for name, words in steps:
+        if name == "COPY" and not words.startswith("--from"):
+            assert (tmp_path / "source" / words.split()[0]).exists(), words
+    (wheel,) = [words for name, words in steps if name == "RUN" and words.startswith("pip wheel")]
+    command = [word.replace("/source", str(tmp_path / "source")) for word in shlex.split(wheel)]
+    command = [word.replace("/wheels", str(tmp_path / "wheels")) for word in command]
+    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False, timeout=900)
+    if "No matching distribution" in done.stderr:
+        pytest.skip("no package index to fetch the build backend from")
+    assert done.returncode == 0, done.stderr
+    (made,) = (tmp_path / "wheels").glob("*.whl")
+    with zipfile.ZipFile(made) as archive:
+        assert {"recsys_fed/cli/__init__.py", "recsys_fed/flower-app/server/app.py"} <= set(archive.namelist())
 
 
 def test_every_command_of_the_guide_exists():

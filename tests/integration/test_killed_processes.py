@@ -28,8 +28,13 @@ ROUNDS = 6
 EPSILON = 0.5
 OPEN, MASKED = "off", "on"
 KINDS = (["server"], ["silo-1"], ["server", "silo-1"])
-# Ten kills of each kind, in sittings of a few minutes; where rounds are masked, of the server.
-CASES = [*((OPEN, KINDS * 2) for _ in range(5)), (MASKED, KINDS[:1] * 3)]
+# Ten kills of each kind, in sittings of a few minutes; where rounds are masked, of the server and of a silo that is
+# needed: all three are.
+CASES = [
+    *((OPEN, KINDS * 2) for _ in range(5)),
+    (MASKED, KINDS[:1] * 3),
+    *((MASKED, KINDS[1:2] * 5) for _ in range(2)),
+]
 
 
 class Killer:
