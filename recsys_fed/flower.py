@@ -53,6 +53,12 @@ def tool(name: str) -> str:
     return found
 
 
+def gated(command: Sequence[str]) -> list[str]:
+    """flower-superlink or flower-supernode behind the gate that keeps other accounts out, `deployment.gated`."""
+    which = Path(command[0]).name.removeprefix("flower-")
+    return [sys.executable, "-m", "recsys_fed.deployment.gated", which, *command[1:]]
+
+
 Process = subprocess.Popen[bytes]
 _POLL, _GRACE = 0.1, 10.0
 _PR_SET_PDEATHSIG = 1

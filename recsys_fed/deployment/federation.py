@@ -14,7 +14,6 @@ They run in the environment of `recsys_fed.flower`, with FLWR_HOME in the operat
 
 import re
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -246,12 +245,6 @@ def runs_command() -> list[str]:
 def stop_command(run: str) -> list[str]:
     """flwr stop."""
     return [tool("flwr"), "stop", run, _CONNECTION, "--format", "json"]
-
-
-def gated(command: Sequence[str]) -> list[str]:
-    """flower-superlink or flower-supernode behind the gate, see `deployment.gated`."""
-    which = Path(command[0]).name.removeprefix("flower-")
-    return [sys.executable, "-m", "recsys_fed.deployment.gated", which, *command[1:]]
 
 
 def flower_config(folder: FederationFolder, settings: FederationSettings) -> str:

@@ -109,7 +109,8 @@ class _AdmittedKeys:
     """The node keys of admitted silos, read anew when their folder changes."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._state, self._keys = folder, -1, frozenset[bytes]()
+        self._folder, self._keys = folder, frozenset[bytes]()
+        self._state: frozenset[tuple[str, int, int]] | None = None
 
     def expect_signature(self, scope: Scope) -> None:
         """Raise Refusal unless the headers hold a fresh time that an admitted key has signed, as Flower's do.
@@ -127,7 +128,8 @@ class _AdmittedKeys:
             raise Refusal(401, "The silo's clock differs too much from the server's.", _CLOSE)
 
     def _current(self) -> frozenset[bytes]:
-        state = self._folder.stat().st_mtime_ns
+        with os.scandir(self._folder) as entries:
+            state = frozenset((entry.name, entry.inode(), entry.stat().st_mtime_ns) for entry in entries)
         if state != self._state:
             self._keys = frozenset(filter(None, map(_key_in, self._folder.glob("*.pub"))))
             self._state = state

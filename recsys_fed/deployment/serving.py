@@ -20,7 +20,6 @@ from recsys_fed.deployment.federation import (
     FederationFolder,
     FederationSettings,
     flower_config,
-    gated,
     printed,
     split_address,
     superlink_command,
@@ -29,7 +28,7 @@ from recsys_fed.deployment.keys import expiry
 from recsys_fed.deployment.roster import synchronise
 from recsys_fed.errors import ConfigurationError, EngineError
 from recsys_fed.files import held
-from recsys_fed.flower import Process, ask, environment, healthy, running, wait_until
+from recsys_fed.flower import Process, ask, environment, gated, healthy, running, wait_until
 from recsys_fed.logs import EventLog
 
 Say = Callable[[str], None]

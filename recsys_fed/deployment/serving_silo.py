@@ -9,13 +9,13 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
-from recsys_fed.deployment.federation import gated, printed, supernode_command
+from recsys_fed.deployment.federation import printed, supernode_command
 from recsys_fed.deployment.keys import plain_node_key
 from recsys_fed.deployment.serving import START_SECONDS, Say, only_server, wait_for_end
 from recsys_fed.deployment.standing import standing_of
 from recsys_fed.deployment.warm_clientapp import SOCKET, write_program
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.flower import Process, environment, free_port, running, wait_until
+from recsys_fed.flower import Process, environment, free_port, gated, running, wait_until
 from recsys_fed.silo.on_disk import clear_blocks
 from recsys_fed.silo.settings import DataSettings, SiloSettings
 
@@ -89,7 +89,8 @@ def _keep_connected(
             if not said:
                 say(f"silo {settings.name} turns to {settings.address}")
             wait_for_end([process, warm])
-        pause = _FIRST_PAUSE if time.monotonic() - started > _STEADY else min(2 * pause, _LONGEST_PAUSE)
+        steady = time.monotonic() - started > _STEADY
+        pause, said = (_FIRST_PAUSE, "") if steady else (min(2 * pause, _LONGEST_PAUSE), said)
         if warm.poll() is None:
             reason = standing_of(settings, passphrase=passphrase).reason or "The SuperNode has ended."
             if reason != said:

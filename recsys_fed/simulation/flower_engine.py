@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from recsys_fed.errors import EngineError
-from recsys_fed.flower import Process, environment, free_port, healthy, running, tool, wait_until
+from recsys_fed.flower import Process, environment, free_port, gated, healthy, running, tool, wait_until
 from recsys_fed.settings_file import Value, to_toml
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -119,7 +119,8 @@ def _superlink(folder: Path, port: int) -> Iterator[None]:
     command = [tool("flower-superlink"), "--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--disable-runtime-dependency-installation"]
     log, there = folder / "superlink.log", partial(healthy, "127.0.0.1", port, authority=None, timeout=1.0)
-    with log.open("wb") as output, running(command, environment=_environment(folder), output=output) as process:
+    around = _environment(folder)
+    with log.open("wb") as output, running(gated(command), environment=around, output=output) as process:
         try:
             wait_until(there, process, seconds=START_TIMEOUT, what=f"a SuperLink on port {port}")
         except EngineError as error:
