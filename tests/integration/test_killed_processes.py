@@ -49,7 +49,7 @@ class Killer:
 
     def undisturbed(self) -> float:
         """A training that nobody disturbs; seconds of its rounds."""
-        self._federation.finish(self._federation.train("--epsilon", EPSILON, "--rounds", ROUNDS))
+        self._federation.finish(self._federation.train("--epsilon", EPSILON))
         times = [datetime.fromisoformat(e["time"]) for e in round_events(last_training(self._there.federation))]
         return (times[-1] - times[0]).total_seconds()
 
@@ -86,7 +86,7 @@ class Killer:
         if not complete(before):
             self._running = self._federation.train("--resume")
             return self._running
-        flags = ["--epsilon", EPSILON, "--rounds", ROUNDS, "--minimum-silos", 2]
+        flags = ["--epsilon", EPSILON, "--minimum-silos", 2]
         self._running = running = self._federation.train(*flags)
         wait_for(lambda: last_training(self._there.federation) != before, running)
         self._training, self._since = last_training(self._there.federation), 0
@@ -114,7 +114,7 @@ def over(running: "subprocess.Popen[bytes]") -> bool:
 @pytest.mark.soak
 @pytest.mark.parametrize(("mode", "kinds"), CASES)
 def test_training_completes_and_ledgers_hold(mode, kinds, request, tmp_path):
-    there = deployed(tmp_path, config=replace(CONFIG, secure_aggregation=mode), port=free_port())
+    there = deployed(tmp_path, config=replace(CONFIG, secure_aggregation=mode, rounds=ROUNDS), port=free_port())
     federation = RealFederation(there, tmp_path / "logs")
     killer = Killer(federation, random.Random(request.node.name))
     try:
