@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from own_package import EXAMPLES, install_own_trainer, path_with
 
 from recsys_fed import Auto, Dataset, Federation, PopularItems, Spectral, Trainer
 from recsys_fed.config import FederationConfig, parse
@@ -18,9 +18,8 @@ from recsys_fed.extensions import register
 from recsys_fed.testing import ConformanceError, check_trainer
 from recsys_fed.trainers.registry import configured_trainer, make_trainer
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
-from own_trainer import Bestsellers  # noqa: E402
+from own_trainer import Bestsellers
 
 DATA = "generated:users=60,items=30,interactions=8"
 
@@ -28,13 +27,8 @@ DATA = "generated:users=60,items=30,interactions=8"
 @pytest.fixture
 def package(tmp_path):
     """An environment in which a package with the trainer of the example is installed."""
-    shutil.copyfile(EXAMPLES / "own_trainer.py", tmp_path / "own_trainer.py")
-    info = tmp_path / "own_trainer-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-trainer\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[recsys_fed.trainers]\nbestsellers = own_trainer:Bestsellers\n")
-    paths = [str(tmp_path), str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    install_own_trainer(tmp_path)
+    return os.environ | {"PYTHONPATH": path_with(tmp_path, EXAMPLES.parent)}
 
 
 def simulate(package, *arguments):

@@ -11,6 +11,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import pytest
+from own_package import install_own_trainer, path_with
 
 from recsys_fed.models.items import load_item_embeddings
 
@@ -26,9 +27,13 @@ pytestmark = [
 
 @pytest.fixture
 def environment(tmp_path):
-    """Flower's settings: a home of its own, no reports, no installation at run time."""
+    """Flower's settings: a home of its own, no reports, no installation at run time; and somebody's own trainer."""
+    installed = tmp_path / "installed"
+    installed.mkdir()
+    install_own_trainer(installed)
     return {
         **os.environ,
+        "PYTHONPATH": path_with(installed, ROOT),
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "FLWR_HOME": str(tmp_path / "home"),
         "FLWR_TELEMETRY_ENABLED": "0",
@@ -79,9 +84,9 @@ def wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
     pytest.fail("the SuperLink did not start")
 
 
-def test_flwr_run_trains_a_model(superlink, environment, tmp_path):
-    output = tmp_path / "out"
-    run_config = f'data="generated:users=200,items=60" output="{output}" silos=3 declared-users=200 threads=1'
+def flwr_run(superlink, environment, output, *, more=""):
+    """`flwr run .` in the checkout; the folder that the run leaves."""
+    run_config = f'data="generated:users=200,items=60" output="{output}" silos=3 declared-users=200 threads=1 {more}'
     done = subprocess.run(
         [
             BIN / "flwr", "run", ".", superlink, "--stream", "--run-config", run_config,
@@ -97,8 +102,24 @@ def test_flwr_run_trains_a_model(superlink, environment, tmp_path):
     log = done.stdout + done.stderr
     assert done.returncode == 0, log
     assert (output / "item_embeddings.safetensors").is_file(), log
+    return json.loads((output / "federation.json").read_text())
+
+
+def test_flwr_run_trains_a_model(superlink, environment, tmp_path):
+    output = tmp_path / "out"
+    federation = flwr_run(superlink, environment, output)
     assert load_item_embeddings(output / "item_embeddings.safetensors").n_items == 60
-    federation = json.loads((output / "federation.json").read_text())
     assert federation["refused"] == []
     assert len((output / "events.jsonl").read_text().splitlines()) == 3 * federation["rounds"]
     assert not list(ROOT.glob("*.fab"))
+
+
+def test_flwr_run_trains_with_a_trainer_of_another_package(superlink, environment, tmp_path):
+    """Its settings travel as the one text that Flower's run config has a key for."""
+    output = tmp_path / "out"
+    own = "trainer='bestsellers' trainer-settings='power = 0.75'"
+    assert flwr_run(superlink, environment, output, more=own)["refused"] == []
+    (first, *_) = map(json.loads, (output / "events.jsonl").read_text().splitlines())
+    assert first["trainer"] == "bestsellers"
+    model = load_item_embeddings(output / "item_embeddings.safetensors")
+    assert model.n_items == 60 and not model.vectors.any() and model.bias.any()

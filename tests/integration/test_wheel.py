@@ -11,6 +11,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+TEN_LINES = """\
+from recsys_fed import Dataset, Federation, Spectral
+
+federation = Federation(Dataset.from_frame(df, user="customer", item="sku"), silos=5, secure_aggregation=True)
+run = federation.train(Spectral(), epsilon=2, delta=1e-6, seed=0)
+run.metrics["recall@20"]; run.guarantee.epsilon; run.model.recommend(["sku-17"], k=10); run.save("runs/mine")
+"""
 ALLOWED = ("pyproject.toml", "server", "client", "simulations")
 
 
@@ -85,6 +92,19 @@ def test_the_package_comes_from_the_wheel(run, installed):
     assert Path(where).resolve().is_relative_to(installed.resolve())
     code = "import importlib.util as u; print([n for n in ('server', 'client', 'simulations') if u.find_spec(n)])"
     assert run("python", "-c", code).strip() == "[]"
+
+
+def test_the_ten_lines_run_from_the_wheel_as_they_stand(run, tmp_path):
+    frame = """import pandas as pd
+bought = [(c, f"sku-{(5 * c + 7 * i) % 40}") for c in range(120) for i in range(6)]
+df = pd.DataFrame(bought, columns=["customer", "sku"])
+"""
+    shown = (
+        """print(run.metrics["recall@20"] > 0, run.guarantee.epsilon, len(run.model.recommend(["sku-17"], k=10)))"""
+    )
+    (tmp_path / "mine.py").write_text(frame + TEN_LINES + shown)
+    assert run("python", "mine.py").split() == ["True", "2.0", "10"]
+    assert (tmp_path / "runs" / "mine" / "item_embeddings.safetensors").is_file()
 
 
 def test_a_simulation_runs_from_the_wheel(run, tmp_path):
