@@ -2,8 +2,9 @@
 
 The checkpoint is what a server needs to go on after a crash: the trainer's state between two rounds, and where the
 run is. One file, replaced after each round: a safetensors container of the state's tensors whose metadata holds the
-rest as JSON. It holds nothing that was not released: public facts, noised sums and what follows from them. Its size
-does not grow with the number of rounds. A state is a frozen dataclass of tensors, numbers, texts and further such
+rest as JSON. It holds nothing that was not released: public facts, noisy sums and what follows from them. Its size
+does not grow with the number of rounds but by what a trainer's state keeps of each: spectral, of few rounds, keeps
+each round's table. A state is a frozen dataclass of tensors, numbers, texts and further such
 dataclasses; what follows from the configuration and the public catalogue is not written but made again.
 """
 
@@ -166,7 +167,7 @@ def save_checkpoint(schedule: Schedule, path: Path, *, begun: Schedule) -> None:
         "noise_multiplier": schedule.noise_multiplier,
         "catalogue_hash": schedule.facts.catalogue_hash,
         "silos": schedule.config.silos,
-        "config": canonical(_compared(schedule.config)).decode(),
+        "config": canonical(_fixed_settings(schedule.config)).decode(),
         "metrics": {name: dict(values) for name, values in schedule.metrics.items()},
         "state": record,
     }
@@ -184,7 +185,7 @@ def resume_schedule(begun: Schedule, path: Path) -> Schedule:
         ConfigurationError: it is of another run: other settings, catalogue, plan or noise. It names what differs.
     """
     if not path.is_file():
-        raise DataNotFoundError(f"Expected a checkpoint at {path}, there is no such file. Start anew.")
+        raise DataNotFoundError(f"Cannot find a checkpoint at {path}. Start anew.")
     try:
         with safe_open(path, framework="pt") as file:
             facts: Mapping[str, Any] = json.loads((file.metadata() or {})[_METADATA])
@@ -217,16 +218,16 @@ def checkpointed_silos(path: Path) -> int:
         raise DataFormatError(f"Expected a checkpoint in {path}, got another file: {error}.") from error
 
 
-def _compared(config: FederationConfig) -> dict[str, str]:
+def _fixed_settings(config: FederationConfig) -> dict[str, str]:
     """The settings that must be the same."""
     return {name: str(value) for name, value in flat(config).items() if name not in _FREE}
 
 
 def _check_settings(kept: str, config: FederationConfig, *, path: Path) -> None:
     """Refuse a checkpoint of other settings; one that an older version wrote may lack some, and use older words."""
-    stored = _compared(FederationConfig()) | json.loads(kept)
+    stored = _fixed_settings(FederationConfig()) | json.loads(kept)
     stored["noise"] = current_noise(stored["noise"])
-    asked = _compared(config)
+    asked = _fixed_settings(config)
     for name in sorted(stored.keys() | asked.keys()):
         if stored.get(name) != asked.get(name):
             raise ConfigurationError(

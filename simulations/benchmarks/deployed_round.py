@@ -26,7 +26,7 @@ from simulations.benchmarks.line import Line
 from simulations.benchmarks.made_federation import SILOS, made_federation
 from simulations.benchmarks.round_work import BAR
 from simulations.benchmarks.server_memory import BAR as MEMORY_BAR
-from simulations.benchmarks.server_memory import growth_of, resident_kilobytes
+from simulations.benchmarks.server_memory import growth_of, own_kilobytes
 
 N_ITEMS, DIM, ROUNDS = 2_000, 32, 30
 _PATIENCE = 600.0
@@ -55,12 +55,12 @@ def deployed(folder: Path) -> tuple[list[float], list[float]]:
     with ExitStack() as stack:
         link = stack.enter_context(served_federation(federation, insecure=False, say=_nothing))
         for silo in silos:
-            stack.enter_context(_started([*_COMMAND, "silo", "serve", str(silo)], silo / "serve.log"))
+            stack.enter_context(_start([*_COMMAND, "silo", "serve", str(silo)], silo / "serve.log"))
         wait_until(lambda: missing_silos(federation), link, seconds=_PATIENCE, what="silos")
         training = new_training(federation, overrides={"rounds": ROUNDS})
 
         def look(_: object) -> None:
-            kilobytes[len(_begun(training))] = resident_kilobytes(link.pid)
+            kilobytes[len(_begun(training))] = own_kilobytes(link.pid)
 
         run_training(federation, training, timeout=_PATIENCE, say=_nothing, on_poll=look)
     return np.diff(_begun(training))[1:].tolist(), [kilobytes[number] for number in sorted(kilobytes) if number]
@@ -80,15 +80,15 @@ def idle_seconds(folder: Path) -> list[float]:
     link = [tool("flower-superlink"), "--insecure", "--host", "127.0.0.1", "--port", str(port)]
     link += ["--disable-runtime-dependency-installation"]
     with ExitStack() as stack:
-        served = stack.enter_context(_started(link, folder / "superlink.log", around=around))
+        served = stack.enter_context(_start(link, folder / "superlink.log", around=around))
         there = partial(healthy, "127.0.0.1", port, authority=None)
         wait_until(there, served, seconds=_PATIENCE, what="a SuperLink")
         for index in range(SILOS):
             node = [tool("flower-supernode"), "--insecure", "--superlink", f"127.0.0.1:{port}"]
             node += ["--host", "127.0.0.1", "--port", str(free_port())]
-            stack.enter_context(_started(node, folder / f"{index}.log", around=around))
+            stack.enter_context(_start(node, folder / f"{index}.log", around=around))
         run = [tool("flwr"), "run", str(write_app(folder / "app")), "idle", "--run-config", str(folder / "run.toml")]
-        stack.enter_context(_started([*run, "--stream"], folder / "run.log", around=around))
+        stack.enter_context(_start([*run, "--stream"], folder / "run.log", around=around))
         wait_until(
             lambda: "" if output.is_file() else "it goes on",
             served,
@@ -107,7 +107,7 @@ def _begun(training: Path) -> list[float]:
 
 
 @contextmanager
-def _started(command: list[str], log: Path, *, around: Mapping[str, str] | None = None) -> Iterator[Process]:
+def _start(command: list[str], log: Path, *, around: Mapping[str, str] | None = None) -> Iterator[Process]:
     around = {**(around or environment(log.parent)), "OMP_NUM_THREADS": "1"}
     with log.open("wb") as output, running(command, environment=around, output=output) as process:
         yield process

@@ -1,12 +1,12 @@
 """Memory of the server over many rounds, with silos that answer at once and remember nothing.
 
 A round's messages hold a table of 256 kB to and from each of three silos: a server that kept one of them would grow
-by as much with every round.
+by as much with every round. The trainer is dp-sgd, whose state is of one size; spectral keeps the table of
+each of its few rounds.
 """
 
 import json
 import logging
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,13 +51,13 @@ def measured(rounds: int) -> list[float]:
 
 
 def kilobytes_by_round(rounds: int) -> list[float]:
-    """Resident memory of this process at the beginning of each round of a training."""
+    """Memory of this process at the beginning of each round of a training."""
     logging.getLogger("flwr").setLevel(logging.WARNING)
     found: list[float] = []
     with TemporaryDirectory(prefix="recsys-fed-bench-") as folder:
         config = FederationConfig(
-            silos=SILOS, rounds=rounds, embedding_dim=DIM, declared_users=10_000, metrics_epsilon=0.0, threads=1,
-            output=folder,
+            trainer="dp-sgd", silos=SILOS, rounds=rounds, embedding_dim=DIM, declared_users=10_000,
+            metrics_epsilon=0.0, threads=1, output=folder,
         )  # fmt: skip
         run_in_process(load_apps()[0], _silos(found), run_config=flat(config), n_silos=SILOS)
     return found
@@ -84,7 +84,7 @@ def _silos(found: list[float]) -> ClientApp:
     def train(message: Message, context: Context) -> Message:
         index = int(context.node_config["partition-id"])
         if index == 0:
-            found.append(resident_kilobytes())
+            found.append(own_kilobytes())
         update = _update(request_from_records(message.content), index)
         return Message(update_to_records(update), reply_to=message)
 
@@ -98,10 +98,13 @@ def _update(asked: Request, index: int) -> Update:
     return Update(silo=f"silo-{index}", total=total, event=event, catalogue_hash=asked.catalogue_hash, nonce=nonce)
 
 
-def resident_kilobytes(pid: str | int = "self") -> float:
-    """Resident memory of a process, from Linux."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1024
+def own_kilobytes(pid: str | int = "self") -> float:
+    """Memory of a process that no file backs, in RAM or swapped, from Linux.
+
+    Pages of libraries come and go with what else the machine needs its memory for.
+    """
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return float(sum(int(line.split()[1]) for line in status if line.startswith(("RssAnon:", "VmSwap:"))))
 
 
 if __name__ == "__main__":
