@@ -196,7 +196,7 @@ class Silo(ABC):
             BudgetExceededError: it would exceed the ledger's limit or the allowance; the ledger is unchanged.
         """
         if request.masked:
-            raise ProtocolError("Expected the keys and shares of a masked round before its request, got none.")
+            raise ProtocolError("The request of a masked round came before its keys and shares. Ask for those first.")
         self.check_request(request)
         digest = request_digest(request)
         kept = self.ledger.kept_payload(run=run, request=digest)

@@ -22,7 +22,7 @@ client, server = ClientApp(), ServerApp()
 
 @client.train()
 def train(message: Message, context: Context) -> Message:
-    """Answer with a noised sum over users, each clipped to length 1; without a charge there is no answer."""
+    """Answer with a noisy sum over users, each clipped to length 1; without a charge there is no answer."""
     folder, number = Path(str(context.run_config["folder"])), int(message.metadata.group_id)
     event = ReleaseEvent(
         noise_multiplier=4.0, l2_clip_norm=1.0, released="gradient", round=number, stage="training",

@@ -92,7 +92,7 @@ class Federation:
             ConfigurationError: a setting that nothing reads or that is not allowed.
             DataError: nothing to train on or to test with.
         """
-        given: dict[str, Value] = {"epsilon": epsilon, "delta": delta, "seed": seed, **_dashed(settings)}
+        given: dict[str, Value] = {"epsilon": epsilon, "delta": delta, "seed": seed, **_dash_keys(settings)}
         if named := name_metrics(metrics):
             given["metrics"] = named
         folder = TemporaryDirectory(prefix="recsys-fed-")
@@ -116,7 +116,7 @@ class Federation:
             progress: is told how far it is.
             settings: further keys of a run.
         """
-        simulation = self._simulation(trainer, _dashed(settings))
+        simulation = self._simulation(trainer, _dash_keys(settings))
         compared = compare(
             Comparison(simulation=simulation, epsilons=tuple(epsilons), n_seeds=seeds), progress=progress
         )
@@ -129,7 +129,7 @@ class Federation:
             "data": data,
             "silos": self.silos,
             "secure-aggregation": "on" if self.secure_aggregation else "off",
-            **_dashed(self.settings),
+            **_dash_keys(self.settings),
             **named,
             **given,
         }
@@ -163,7 +163,7 @@ class Run:
         """
         path = Path(folder).expanduser()
         if not (path / METRICS).is_file():
-            raise DataNotFoundError(f"Expected the folder of a run at {path}, found no {METRICS}.")
+            raise DataNotFoundError(f"There is no run at {path}: it has no {METRICS}.")
         return cls(folder=path)
 
     @cached_property
@@ -205,10 +205,10 @@ class Run:
         """
         path = Path(folder).expanduser()
         if path.exists():
-            raise ConfigurationError(f"Expected no file or folder at {path} yet, there is one.")
+            raise ConfigurationError(f"There is a file or folder at {path} already.")
         shutil.copytree(self.folder, path)
         return path
 
 
-def _dashed(settings: Mapping[str, Value]) -> dict[str, Value]:
+def _dash_keys(settings: Mapping[str, Value]) -> dict[str, Value]:
     return {name.replace("_", "-"): value for name, value in settings.items()}

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from recsys_fed import checks, extensions
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.settings_file import Value, check_keys, flattened, keys_of, read_tables, typed_fields
+from recsys_fed.settings_file import Value, check_keys, flattened, keys_of, read_fields, read_tables
 
 NOISE = ("per-silo", "distributed")
 # Earlier words, which runs, federations and silos on disk may hold.
@@ -59,7 +59,7 @@ class FederationConfig:
         secure_aggregation_threshold: silos that must stay to the end of a round; 0 takes the rule.
         secure_aggregation_colluders: silos whose noise counts for nothing, because they tell the server what they
             know, or listen: a silo knows its own share of a noise that is split. Also with noise = "distributed".
-        metrics_epsilon: part of epsilon that pays for the metrics which the silos report as a noised sum at the end;
+        metrics_epsilon: part of epsilon that pays for the metrics which the silos report as a noisy sum at the end;
             0 means that no metric leaves a silo, -1 takes a twentieth of epsilon, or 0 where the target is a rating.
         silos: how many silos take part; 0 takes all that are connected at the start.
         max_silos_per_user: in how many silos a user may be; every release then counts so many times.
@@ -94,7 +94,7 @@ class FederationConfig:
 
     trainer: str = _key("spectral", "auto, spectral, dp-sgd, popularity or ratings.")
     epsilon: float = _key(8.0, "Privacy budget of every user; inf trains without noise.")
-    delta: float = _key(1e-6, "Below 1 / declared users.")
+    delta: float = _key(1e-6, "Delta of the guarantee, below 1 / declared users.")
     rounds: int = _key(0, "Exchanges of messages; 0 takes the trainer's rule.")
     embedding_dim: int = _key(0, "Length of the vectors; 0 takes the rule.")
     noise: str = _key("per-silo", "per-silo: each silo adds all noise; distributed: once on the sum.")
@@ -113,7 +113,7 @@ class FederationConfig:
     feature_kinds: str = _key("categories,decades,words", "Of categories,decades,words,vectors; with commas.")
     catalogue: str = ""
     seed: int = _key(0, "Seed of splits, silos, start and simulated noise.")
-    device: str = _key("auto", "auto, cpu, cuda, ...")
+    device: str = _key("auto", "Device of torch: auto, cpu, cuda or cuda:N.")
     threads: int = _key(0, "Threads of torch and BLAS; 0: one a processor.")
     output: str = ""
     training: str = ""
@@ -129,7 +129,7 @@ class FederationConfig:
         if self.trainer not in BUILT_IN_TRAINERS:
             checks.one_of((*BUILT_IN_TRAINERS, *extensions.extension_names(_TRAINERS)), trainer=self.trainer)
         object.__setattr__(self, "trainer_settings", _as_json(self.trainer_settings))
-        object.__setattr__(self, "noise", _noted_noise(self.noise))
+        object.__setattr__(self, "noise", _rename_noise(self.noise))
         checks.one_of(NOISE, noise=self.noise)
         checks.one_of(TARGETS, target=self.target)
         object.__setattr__(self, "trainer", _trainer_for(self.target, self.trainer))
@@ -336,7 +336,7 @@ def current_noise(word: str) -> str:
     return _OLD_NOISE.get(word, word)
 
 
-def _noted_noise(word: str) -> str:
+def _rename_noise(word: str) -> str:
     """The present word, with a note to whoever gave the old one."""
     current = current_noise(word)
     if current != word:
@@ -364,7 +364,7 @@ def parse(kind: type[T], record: Mapping[str, object]) -> T:
     Raises:
         ConfigurationError: a value of the wrong type or out of range.
     """
-    values: dict[str, Any] = typed_fields(kind, record)
+    values: dict[str, Any] = read_fields(kind, record)
     if kind is FederationConfig:
         inner = {key.removeprefix("dp-sgd."): value for key, value in record.items() if key.startswith("dp-sgd.")}
         values["dp_sgd"] = {key.replace("-", "_"): value for key, value in inner.items()}

@@ -24,7 +24,7 @@ def parse_address(text: str, *, error: type[RecsysFedError]) -> sa.URL:
     except SQLAlchemyError as cause:
         raise error("Expected a path or a URL such as postgresql://user@host/name.") from cause
     if "password" in url.query:
-        raise error("Expected no password among a URL's options, where messages would show it. Use ~/.pgpass.")
+        raise error("The URL has a password among its options, where messages would show it. Use ~/.pgpass.")
     return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
 
 
@@ -69,7 +69,7 @@ def build_engine(
             url, connect_args=dict(connect or {}), hide_parameters=True, execution_options=options, **pool
         )
     except (SQLAlchemyError, ImportError) as cause:
-        raise error(f"Expected a database that is supported (SQLite, PostgreSQL): {cause}. {_EXTRA}") from cause
+        raise error(f"Cannot use this database, SQLite and PostgreSQL are supported: {cause}. {_EXTRA}") from cause
     if sqlite:
 
         @sa.event.listens_for(engine, "connect")

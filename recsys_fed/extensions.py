@@ -30,7 +30,7 @@ def register(group: str, name: str, extension: object) -> None:
 
 def extension_names(group: str) -> tuple[str, ...]:
     """Names of what this process knows and of what is installed, in the order of the alphabet."""
-    return tuple(sorted({*_registered[group], *(point.name for point in _installed(group))}))
+    return tuple(sorted({*_registered[group], *(point.name for point in _entry_points(group))}))
 
 
 def load_extension(group: str, name: str) -> object:
@@ -41,9 +41,11 @@ def load_extension(group: str, name: str) -> object:
     """
     if name in _registered[group]:
         return _registered[group][name]
-    point = next((point for point in _installed(group) if point.name == name), None)
+    point = next((point for point in _entry_points(group) if point.name == name), None)
     if point is None:
-        raise ConfigurationError(f"Expected {name!r} among the entry points {group}, found none of that name.")
+        raise ConfigurationError(
+            f"There is no entry point {name!r} among {group}. Install the package that brings it."
+        )
     try:
         return point.load()
     except (ImportError, AttributeError) as error:
@@ -51,5 +53,5 @@ def load_extension(group: str, name: str) -> object:
 
 
 @cache
-def _installed(group: str) -> tuple[EntryPoint, ...]:
+def _entry_points(group: str) -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=group))

@@ -49,7 +49,7 @@ def tool(name: str) -> str:
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.is_file() else shutil.which(name)
     if found is None:
-        raise EngineError(f"Expected the command {name}, it is not installed: pip install flwr.")
+        raise EngineError(f"The command {name} is not installed: pip install flwr.")
     return found
 
 
@@ -107,7 +107,7 @@ def end(process: Process) -> None:
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[None]:
+def end_on_signals() -> Iterator[None]:
     """SIGTERM ends the block as Ctrl-C does, so that what it has started is ended as well."""
     before = signal.getsignal(signal.SIGTERM)
 
@@ -142,7 +142,7 @@ def wait_until(missing: Callable[[], str], process: Process, *, seconds: float, 
     begun = time.monotonic()
     while True:
         if process.poll() is not None:
-            raise EngineError(f"Expected {what}, it ended with code {process.returncode}. See its output.")
+            raise EngineError(f"The process ended with code {process.returncode} while waiting for {what}.")
         reason = missing()
         if not reason:
             return
@@ -164,14 +164,14 @@ def ask_flower(command: Sequence[str], home: Path, *, seconds: float = 120.0) ->
             command, env=dict(environment(home)), capture_output=True, text=True, timeout=limit, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise EngineError(f"Expected `{name}` to answer within {limit:.0f} s. Is the machine overloaded?") from error
+        raise EngineError(f"`{name}` did not answer within {limit:.0f} s. Is the machine overloaded?") from error
     try:
         record: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
     except ValueError as error:
         said = (done.stderr or done.stdout).strip()[-400:]
-        raise EngineError(f"Expected `{name}` to answer, got: {said}") from error
+        raise EngineError(f"`{name}` gave no answer: {said}") from error
     if not record.get("success", True):
-        raise EngineError(f"Expected `{name}` to do it, got: {record.get('error-message', record)}")
+        raise EngineError(f"`{name}` failed: {record.get('error-message', record)}")
     return record
 
 

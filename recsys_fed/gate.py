@@ -30,7 +30,7 @@ class Gate:
             return
         try:
             self.admit(scope)
-            await self._application(scope, self._bounded(scope, receive), send)
+            await self._application(scope, self._read_bounded(scope, receive), send)
         except Refusal as refusal:
             await self.refuse(refusal, send)
 
@@ -46,7 +46,7 @@ class Gate:
         await send({"type": "http.response.start", "status": refusal.status_code, "headers": encoded})
         await send({"type": "http.response.body", "body": body})
 
-    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
+    def _read_bounded(self, scope: Scope, receive: Receive) -> Receive:
         """The body, refused when it grows beyond the limit, whatever its header said."""
         too_long = Refusal(413, f"Expected a body of at most {self._most} bytes.", {"connection": "close"})
         said = header_of(scope, b"content-length")

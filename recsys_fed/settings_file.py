@@ -25,7 +25,7 @@ def read_tables(path: Path, *, what: str) -> dict[str, Any]:
         DataFormatError: it is not TOML.
     """
     if not path.is_file():
-        raise DataNotFoundError(f"Expected {what} at {path}, there is no such file.")
+        raise DataNotFoundError(f"Cannot find {what} at {path}.")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -83,16 +83,18 @@ def parse_table(kind: type[T], table: Mapping[str, object], *, place: str, **giv
     """
     known = keys_of(kind)
     check_keys(table, known.keys() - {name.replace("_", "-") for name in given}, place=place)
-    return kind(**typed_fields(kind, table, place=f" in {place}"), **given)
+    return kind(**read_fields(kind, table, place=f" in {place}"), **given)
 
 
-def typed_fields(kind: type, table: Mapping[str, object], *, place: str = "") -> dict[str, object]:
+def read_fields(kind: type, table: Mapping[str, object], *, place: str = "") -> dict[str, object]:
     """The values of a table for the fields of a dataclass; other keys are left to others."""
     hints, known = get_type_hints(kind), keys_of(kind)
-    return {known[key]: _typed(key, hints[known[key]], value, place) for key, value in table.items() if key in known}
+    return {
+        known[key]: _check_type(key, hints[known[key]], value, place) for key, value in table.items() if key in known
+    }
 
 
-def _typed(key: str, expected: type, value: object, place: str) -> object:
+def _check_type(key: str, expected: type, value: object, place: str) -> object:
     """Return a value of the expected type; whole numbers are fine where a float is expected."""
     if expected is float and type(value) is int and abs(value) < 2**53:
         return float(value)

@@ -122,11 +122,11 @@ def save_key(
     content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8 if passphrase else plain, encryption)
     try:
         if os.path.lexists(path):
-            raise ConfigurationError(f"Expected no key at {path} yet, there is one. Use it, or move it away.")
+            raise ConfigurationError(f"There is a key at {path} already. Use it, or move it away.")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content, mode=OWNER_ONLY, new=True)
     except OSError as error:
-        raise KeyFileError(f"Expected to write a key to {path}: {error}.") from error
+        raise KeyFileError(f"Cannot write a key to {path}: {error}.") from error
 
 
 def load_key(path: Path, kind: type[_Key], *, what: str, passphrase: str | None = None) -> _Key:
@@ -142,7 +142,7 @@ def load_key(path: Path, kind: type[_Key], *, what: str, passphrase: str | None 
         KeyFileError: it cannot be read, is of another kind, or the passphrase does not open it.
     """
     if not path.is_file():
-        raise DataNotFoundError(f"Expected {what} at {path}, there is no such file.")
+        raise DataNotFoundError(f"Cannot find {what} at {path}.")
     try:
         content = path.read_bytes()
         read = load_ssh_private_key if b"BEGIN OPENSSH" in content else load_pem_private_key

@@ -136,11 +136,11 @@ def check_trainer(trainer: Trainer, *, n_items: int = 30, seed: int = 0) -> None
             next_item=next_item,
         )
         rng = np.random.default_rng(seed)
-        users = _made_users(n_items, rng)
+        users = _make_users(n_items, rng)
         _check_training(_Checked(trainer=trainer, facts=facts, rng=rng, users=users))
 
 
-def _made_users(n_items: int, rng: np.random.Generator) -> list[list[int]]:
+def _make_users(n_items: int, rng: np.random.Generator) -> list[list[int]]:
     common = [sorted(rng.choice(n_items, int(rng.integers(1, 12)), replace=False).tolist()) for _ in range(25)]
     return [*common, list(range(n_items)), [0], [n_items - 1], [], [0, n_items - 1], list(range(n_items))]
 
@@ -185,8 +185,8 @@ def _check_training(checked: _Checked) -> None:
             for hostile in _hostile(tables, checked.rng):
                 _check_sensitivity(checked, stage, hostile, what="a lying server's tables", refusals=True)
         noise = float(facts.noise_level) * stage.l2_clip_norm
-        noised = total + noise * torch.from_numpy(checked.rng.standard_normal(tuple(layout.shape)))
-        state = trainer.step(state, stage, noised, noise_std=noise, n_silos=facts.silos)
+        noisy = total + noise * torch.from_numpy(checked.rng.standard_normal(tuple(layout.shape)))
+        state = trainer.step(state, stage, noisy, noise_std=noise, n_silos=facts.silos)
     model = trainer.item_embeddings(state)
     _expect(model.n_items == facts.n_items, "the model has a row for each item of the catalogue")
     _expect(model.catalogue_hash == facts.catalogue_hash, "the model names its catalogue")
@@ -347,4 +347,4 @@ def check_source(
 
 def _expect(holds: bool, what: str) -> None:
     if not holds:
-        raise ConformanceError(f"Expected that {what}. It does not hold.")
+        raise ConformanceError(f"This does not hold: {what}.")

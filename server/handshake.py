@@ -101,7 +101,7 @@ def _wait_for_silos(grid: Grid, config: FederationConfig) -> list[int]:
 
 def _read_greeting(reply: Message, *, run: str) -> Greeting:
     if reply.has_error():
-        raise ProtocolError(f"Expected a greeting of a silo, got an error: {reply.error.reason}")
+        raise ProtocolError(f"A silo did not greet: {reply.error.reason}")
     greeting = greeting_from_records(reply.content)
     check_greeting(greeting, run=run, node=reply.metadata.src_node_id)
     if greeting.plan != PLAN:

@@ -121,7 +121,7 @@ class _Attempt:
             SecureAggregationError: the attempt is over; nothing is unmasked. What was sent stays charged.
         """
         if self._shares is None:
-            raise ProtocolError("Expected the shares of a masked round before its inputs.")
+            raise ProtocolError("The shares of a masked round must come before its inputs.")
         inputs = self._read_answers(self._shares.sharers, replies, self._input)
         with self._objecting():
             summed, survivors = protocol.collect_inputs(self._shares, inputs.values())
@@ -242,7 +242,7 @@ class MaskedRounds:
         """
         while True:
             if self._begun is None:
-                raise ProtocolError("Expected the requests of a masked round before their replies.")
+                raise ProtocolError("The requests of a masked round must come before their replies.")
             grid, attempt = self._begun
             try:
                 return attempt.total(replies)

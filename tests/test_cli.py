@@ -151,7 +151,7 @@ ERRORS = {
     "NaN": (["--epsilon", "nan"], "ConfigurationError: Expected epsilon > 0"),
     "impossible plan": (["--rounds", "1"], "ConfigurationError: Expected rounds >= 2"),
     "out of reach": (["--epsilon", "1e-9"], "CalibrationError: "),
-    "brackets": (["--data", "[red]gone[/].csv"], "DataNotFoundError: Expected a data set at '[red]gone[/].csv'"),
+    "brackets": (["--data", "[red]gone[/].csv"], "DataNotFoundError: There is no data set at '[red]gone[/].csv'"),
 }
 
 
@@ -191,7 +191,7 @@ def test_scenarios_with_mistakes_are_refused(command, tmp_path, text, message):
 def test_a_scenario_that_does_not_exist_is_refused(command):
     code, _, err = command("simulate", "no-such-scenario")
     assert code == 2
-    assert "Expected a scenario file at no-such-scenario" in err
+    assert "Cannot find a scenario file at no-such-scenario" in err
 
 
 def test_recommend_prints_titles_and_json(command, run_folder):

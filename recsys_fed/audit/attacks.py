@@ -230,7 +230,7 @@ def _from_lists(model: ItemEmbeddings, histories: sparse.csr_matrix, *, k: int) 
     return np.asarray(guesses)
 
 
-def _recovered(guesses: Rows, histories: sparse.csr_matrix) -> _Recovered:
+def _compare_with_histories(guesses: Rows, histories: sparse.csr_matrix) -> _Recovered:
     """Compare scores [n_users, n_items] with the histories; as many items are named as the history has."""
     shares, areas = [], []
     for row in range(histories.shape[0]):
@@ -281,7 +281,7 @@ def attacks_on(
     found = _membership(models, groups)
     updates = _from_updates(run.rounds[0].request, mechanism, victims)
     lists = {
-        name: _recovered(_from_lists(model, victims.histories, k=list_length), victims.histories)
+        name: _compare_with_histories(_from_lists(model, victims.histories, k=list_length), victims.histories)
         for name, model in models.items()
     }
     return {
@@ -303,45 +303,45 @@ def _from_updates(request: Request, mechanism: Mechanism, victims: _Victims) -> 
     known = _KnownSilo(others=victims.silos[0])
     mixed = replace(known, mixed_silos=len(victims.silos) - 1)
     elsewhere = sum(
-        mechanism.release(quiet(asked), _counted(users), silo=index).astype(np.float64)
+        mechanism.release(quiet(asked), _count_items(users), silo=index).astype(np.float64)
         for index, users in enumerate(victims.silos[1:], start=1)
     )
     found = {}
-    for name, silo, noised in (
+    for name, silo, noisy in (
         ("one silo's update, without noise", known, False),
         ("one silo's update, with noise", known, True),
         ("the sum over silos, without noise", mixed, False),
         ("the sum over silos, with noise", mixed, True),
     ):
-        guesses = _guesses(asked, mechanism, victims, silo=silo, elsewhere=elsewhere, noised=noised)
-        found[name] = _recovered(guesses, victims.histories)
+        guesses = _guesses(asked, mechanism, victims, silo=silo, elsewhere=elsewhere, noisy=noisy)
+        found[name] = _compare_with_histories(guesses, victims.histories)
     return found
 
 
 def _guesses(
-    request: Request, mechanism: Mechanism, victims: _Victims, *, silo: _KnownSilo, elsewhere: Any, noised: bool
+    request: Request, mechanism: Mechanism, victims: _Victims, *, silo: _KnownSilo, elsewhere: Any, noisy: bool
 ) -> Any:
     """Scores [n_people, n_items]; each person joins the silo in a release of its own."""
-    base = _counted(silo.others)
+    base = _count_items(silo.others)
     known = mechanism.release(quiet(request), base)[:, 0] * request.grid_step
-    asked = request if noised else quiet(request)
-    noise = request.mechanism.standard_deviation * request.grid_step if noised else request.grid_step
+    asked = request if noisy else quiet(request)
+    noise = request.mechanism.standard_deviation * request.grid_step if noisy else request.grid_step
     mixed = np.asarray(elsewhere)[:, 0] * request.grid_step if silo.mixed_silos else 0.0
     rows = []
     for person in range(victims.histories.shape[0]):
         history = victims.histories[person]
-        joined = _counted(sparse.vstack([silo.others, history], format="csr"))
+        joined = _count_items(sparse.vstack([silo.others, history], format="csr"))
         seen = mechanism.release(asked, joined, release=_RELEASE + person)[:, 0] * request.grid_step
         left = silo.left_over(np.asarray(seen + mixed, dtype=np.float64), known=np.asarray(known, dtype=np.float64))
         rows.append(_from_counts(silo, left, length=history.nnz, noise=noise))
     return np.array(rows)
 
 
-def _counted(matrix: sparse.csr_matrix) -> SiloUsers:
+def _count_items(matrix: sparse.csr_matrix) -> SiloUsers:
     return SiloUsers(histories=histories_of(matrix))
 
 
 def _popularity_guessing(victims: _Victims) -> _Recovered:
     """The items that most users of the silo have, for everybody."""
     prior = _KnownSilo(others=victims.silos[0]).prior
-    return _recovered(np.tile(prior, (victims.histories.shape[0], 1)), victims.histories)
+    return _compare_with_histories(np.tile(prior, (victims.histories.shape[0], 1)), victims.histories)

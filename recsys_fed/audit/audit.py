@@ -21,14 +21,14 @@ import numpy.typing as npt
 from recsys_fed import checks
 from recsys_fed.audit.attacks import attacks_on
 from recsys_fed.audit.audited_run import AuditedRun, canary_data, deployed, run_with_canaries
-from recsys_fed.audit.bounds import bounds_of, ceiling, planned_guesses
+from recsys_fed.audit.bounds import bounds_of, ceiling, plan_guesses
 from recsys_fed.audit.broken_mechanisms import BREAKAGES, ORDERED_BREAKAGES
 from recsys_fed.audit.checks.conformance import SILO_USERS, Stand, conformance
 from recsys_fed.audit.checks.noise import FAMILY_ERROR, residuals_of_run, run_findings
 from recsys_fed.audit.hostile_requests import broken_copies_caught, hostile_requests
 from recsys_fed.audit.mechanism import Mechanism, promised_deviation
 from recsys_fed.audit.neighbouring_files import neighbouring_files, read_by_column
-from recsys_fed.audit.replays import Outcome, Replay, attackable, directions, known_sums, replays, round_scores
+from recsys_fed.audit.replays import Outcome, Replay, attackable, compute_sums, directions, replays, round_scores
 from recsys_fed.config import FederationConfig, SimulationConfig, flat
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.federation.run_files import EVENTS
@@ -273,7 +273,7 @@ def _score(run: AuditedRun, mechanism: Mechanism, *, power: bool) -> _Scored:
         scores += round_scores(
             found,
             played.seen,
-            known_sums(mechanism, played.request, others),
+            compute_sums(mechanism, played.request, others),
             silo_of_canary=placed.silo_of_canary,
             deviation=promised_deviation(played.request),
         )
@@ -294,11 +294,11 @@ def _outcomes(
 ) -> tuple[Outcome, list[Outcome]]:
     """The verdict on the run, and those on the null, the replayed mechanism and its broken copies."""
     included, config = run.placed.canaries.included, run.config
-    made = planned_guesses(len(included), epsilon=config.epsilon, delta=config.delta)
+    made = plan_guesses(len(included), epsilon=config.epsilon, delta=config.delta)
     where = _stand(run, settings)
     users = run.users(canaries=True)
     residuals = residuals_of_run(
-        (one.request, one.seen, known_sums(mechanism, one.request, users)) for one in run.rounds
+        (one.request, one.seen, compute_sums(mechanism, one.request, users)) for one in run.rounds
     )
     bounds = bounds_of(scored.scores, included, made=made, delta=config.delta)
     found = conformance(mechanism, where)

@@ -6,7 +6,7 @@ part along popularity). Histories of few items, disjoint as far as the head has 
 in every release, of either trainer. Clipping scales every contribution to the same norm, so a small history has the
 whole sensitivity: a worst case for the mechanism, at whichever rows.
 
-The items must get into the head, which follows from noised counts: canaries take the items that the head will
+The items must get into the head, which follows from noisy counts: canaries take the items that the head will
 probably hold, the rarer ones first, as fewer users share them.
 
 The federation with canaries in it is written as data files that the ordinary run reads: nothing of it is special.
@@ -169,7 +169,7 @@ def _place(
     folder.mkdir(parents=True, exist_ok=True)
     _write_lists(folder / _TRAIN, train)
     _write_lists(folder / _TEST, test)
-    _numbered(federation.catalogue).save(folder / _CATALOGUE)
+    _number_items(federation.catalogue).save(folder / _CATALOGUE)
     where = replace(
         data,
         data=str(folder),
@@ -200,7 +200,7 @@ def _place(
     )
 
 
-def _numbered(catalogue: Catalogue) -> Catalogue:
+def _number_items(catalogue: Catalogue) -> Catalogue:
     """The same public items with their row as their id."""
     ids = np.array([str(row) for row in range(catalogue.n_items)], dtype=object)
     return replace(catalogue, item_ids=ids)
@@ -208,11 +208,11 @@ def _numbered(catalogue: Catalogue) -> Catalogue:
 
 def _write_lists(path: Path, matrix: sparse.csr_matrix) -> None:
     starts, items = matrix.indptr, matrix.indices
-    lines = (f"{row} {_joined(items[starts[row] : starts[row + 1]])}\n" for row in range(matrix.shape[0]))
+    lines = (f"{row} {_join_texts(items[starts[row] : starts[row + 1]])}\n" for row in range(matrix.shape[0]))
     path.write_text("".join(lines), encoding="ascii")
 
 
-def _joined(items: Iterable[int]) -> str:
+def _join_texts(items: Iterable[int]) -> str:
     return " ".join(str(item) for item in items)
 
 
@@ -220,7 +220,7 @@ def _positions(found: SimulatedFederation, lines: int) -> npt.NDArray[np.int64]:
     """Row of the user of every line of the files; -1 for one who has no interaction at all."""
     ids = np.array([int(name) for name in found.dataset.interactions.user_ids], dtype=np.int64)
     if len(ids) and (ids.max() >= lines or len(np.unique(ids)) != len(ids)):
-        raise DataError("Expected the users of the written federation to be found again, got others.")
+        raise DataError("The users of the written federation are not those that were read again.")
     position = np.full(lines, -1)
     position[ids] = np.arange(len(ids))
     return position

@@ -177,7 +177,7 @@ def one_run_epsilon(guesses: Guesses, *, delta: float, confidence: float) -> flo
     return float(brentq(excess, high - 0.5, high, xtol=1e-6)) if high < _LARGEST_EPSILON else _LARGEST_EPSILON
 
 
-def refuted(guesses: Guesses, mu: npt.NDArray[np.float64], *, confidence: float) -> npt.NDArray[np.bool_]:
+def find_refuted(guesses: Guesses, mu: npt.NDArray[np.float64], *, confidence: float) -> npt.NDArray[np.bool_]:
     """Which of the parameters mu >= 0 the guesses refute at this confidence, bool [len(mu)]."""
     checks.fraction(confidence=confidence)
     alpha, total = 1 - confidence, guesses.canaries
@@ -196,12 +196,12 @@ def refuted(guesses: Guesses, mu: npt.NDArray[np.float64], *, confidence: float)
     return found
 
 
-def refuted_mu(guesses: Guesses, *, confidence: float) -> float:
+def largest_refuted_mu(guesses: Guesses, *, confidence: float) -> float:
     """The largest mu that the guesses refute, to 1e-3 from below; 0 if they refute none."""
     low, high = 0.0, _LARGEST_MU
     for _ in range(_REFINEMENTS):
         candidates = np.linspace(low, high, _CANDIDATES)
-        kept = refuted(guesses, candidates, confidence=confidence)
+        kept = find_refuted(guesses, candidates, confidence=confidence)
         # The first that stands: refutation is monotone in mu.
         first = int(np.argmin(kept)) if not kept.all() else len(kept) - 1
         if not first:
@@ -217,7 +217,7 @@ def _one_run_fdp_epsilon(guesses: Guesses, *, delta: float, confidence: float) -
     sampling are, exactly), the result exceeds their epsilon(delta) with probability at most 1 - confidence. Of other
     mechanisms it refutes the Gaussian claim, not (epsilon, delta) as such.
     """
-    return epsilon_of_mu(refuted_mu(guesses, confidence=confidence), delta=delta)
+    return epsilon_of_mu(largest_refuted_mu(guesses, confidence=confidence), delta=delta)
 
 
 def binomial_limits(successes: Counts, trials: int, *, confidence: float) -> tuple[Rates, Rates]:
@@ -250,14 +250,17 @@ def many_run_epsilon(with_user: Rates, without_user: Rates, *, delta: float, con
     level = (1 + confidence) / 2
     candidates = np.unique(np.concatenate([chosen_in, chosen_out]))
     found = [
-        _refuted(chosen_in, chosen_out, candidates, above=above, delta=delta, level=level) for above in (True, False)
+        _refute_epsilons(chosen_in, chosen_out, candidates, above=above, delta=delta, level=level)
+        for above in (True, False)
     ]
     above = bool(found[0].max() >= found[1].max())
     best = candidates[[int(np.argmax(found[0 if above else 1]))]]
-    return float(_refuted(test_in, test_out, best, above=above, delta=delta, level=level)[0])
+    return float(_refute_epsilons(test_in, test_out, best, above=above, delta=delta, level=level)[0])
 
 
-def _refuted(inside: Rates, outside: Rates, thresholds: Rates, *, above: bool, delta: float, level: float) -> Rates:
+def _refute_epsilons(
+    inside: Rates, outside: Rates, thresholds: Rates, *, above: bool, delta: float, level: float
+) -> Rates:
     """max(0, log((p - delta) / q)) by threshold: p the rate of the side's own group on it, q that of the other."""
     likely, other = (inside, outside) if above else (outside, inside)
     hits = []
@@ -306,7 +309,7 @@ def bounds_of(
     delta: float,
     confidences: Sequence[float] = CONFIDENCES,
 ) -> tuple[Bounds, ...]:
-    """Bounds at each confidence; `made`, how many guesses, must not depend on the scores (see `planned_guesses`)."""
+    """Bounds at each confidence; `made`, how many guesses, must not depend on the scores (see `plan_guesses`)."""
     guesses = extreme_guesses(scores, included, made=made)
     return tuple(
         Bounds(
@@ -321,7 +324,7 @@ def bounds_of(
 
 
 @lru_cache(maxsize=256)
-def planned_guesses(canaries: int, *, epsilon: float, delta: float) -> int:
+def plan_guesses(canaries: int, *, epsilon: float, delta: float) -> int:
     """How many guesses to make about `canaries` of a mechanism that claims epsilon: public numbers decide.
 
     It is the share with which canaries that nothing blurs would give the best f-DP bound at 95%.
@@ -334,7 +337,7 @@ def planned_guesses(canaries: int, *, epsilon: float, delta: float) -> int:
 def ceiling(canaries: int, *, epsilon: float, delta: float) -> float:
     """The f-DP bound at 95% that ideal canaries of a Gaussian mechanism give in the middle."""
     mu = largest_mu(epsilon=min(epsilon, 64.0), delta=delta)
-    made = planned_guesses(canaries, epsilon=epsilon, delta=delta)
+    made = plan_guesses(canaries, epsilon=epsilon, delta=delta)
     return _expected_bound(canaries, made, mu=mu, delta=delta)
 
 

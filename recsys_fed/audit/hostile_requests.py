@@ -219,12 +219,12 @@ def _run(rng: np.random.Generator) -> str:
     return str(rng.choice([f"training-{rng.integers(1000)}", "training", "../x"], p=[0.6, 0.35, 0.05]))
 
 
-def _chosen(rng: np.random.Generator, requests: Sequence[Request]) -> Request:
+def _choose(rng: np.random.Generator, requests: Sequence[Request]) -> Request:
     return requests[int(rng.integers(len(requests)))]
 
 
 def _honest(rng: np.random.Generator, requests: Sequence[Request]) -> RecordDict:
-    return request_to_records(_chosen(rng, requests))
+    return request_to_records(_choose(rng, requests))
 
 
 def _scalar(rng: np.random.Generator, requests: Sequence[Request]) -> RecordDict:
@@ -280,7 +280,7 @@ def _sampling(rng: np.random.Generator, requests: Sequence[Request]) -> RecordDi
 
 def _order(rng: np.random.Generator, requests: Sequence[Request]) -> RecordDict:
     """The tables and the stage of one round under the number of another."""
-    return request_to_records(replace(_chosen(rng, requests), round=int(rng.integers(0, len(requests) + 2))))
+    return request_to_records(replace(_choose(rng, requests), round=int(rng.integers(0, len(requests) + 2))))
 
 
 def _price(rng: np.random.Generator, requests: Sequence[Request]) -> RecordDict:

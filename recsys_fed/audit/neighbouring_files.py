@@ -85,7 +85,7 @@ def _any_notation(rng: np.random.Generator) -> Notation:
 def _neighbouring_tables(rng: np.random.Generator) -> tuple[tuple[Notation, Rows], tuple[Notation, Rows]]:
     """What two neighbouring tables say, and how they are written: the second has a newcomer's rows as well."""
     rows = ordinary_rows(rng)
-    more = _mixed(rng, rows, rows_of_newcomer(rng, len(rows)))
+    more = _mix(rng, rows, rows_of_newcomer(rng, len(rows)))
     notation = _any_notation(rng)
     # At times by another writer, who means the same.
     return (notation, rows), (_any_notation(rng) if rng.random() < 0.3 else notation, more)
@@ -100,7 +100,7 @@ def _any_settings(rng: np.random.Generator) -> dict[str, Any]:
     return found | {"minimum_history": int(rng.integers(1, 3))}
 
 
-def _mixed(rng: np.random.Generator, rows: Rows, more: Rows) -> Rows:
+def _mix(rng: np.random.Generator, rows: Rows, more: Rows) -> Rows:
     """The newcomer's rows at random places among the others, whose order stays."""
     places = np.sort(rng.integers(0, len(rows) + 1, len(more)))
     return [row for _, row in sorted([*enumerate(rows, start=0), *zip(places - 0.5, more, strict=True)], key=_place)]

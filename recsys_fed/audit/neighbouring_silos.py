@@ -95,7 +95,7 @@ class NeighbouringSilos:
             reading[1] = _unreadable
         masked = masking_of(self.config)
         self._helpers = [SigningKey.generate() for _ in range(masked.threshold - 1)] if masked else []
-        self._pair = [self._opened(number, read) for number, read in enumerate(reading)]
+        self._pair = [self._open(number, read) for number, read in enumerate(reading)]
         self._contexts: dict[tuple[int, str], Context] = {}
 
     def ask(self, kind: str, records: RecordDict, *, run: str = "training", masked: bool = False) -> bool:
@@ -113,13 +113,13 @@ class NeighbouringSilos:
         good = len(replies) == len(self._pair) and not replies[0].has_error()
         self.answered, self.refused = self.answered + good, self.refused + (not good)
         if len(replies) == len(self._pair):
-            self._note(f"answer to {kind}", *map(_seen, replies))
-        self._note("ledger", *(_charged(silo.ledger) for silo in self._pair))
+            self._note(f"answer to {kind}", *map(_visible_parts, replies))
+        self._note("ledger", *(_charges(silo.ledger) for silo in self._pair))
         if good and request is not None and self.more.readable:
             self._compare_sums(request)
         return good
 
-    def _opened(self, number: int, read: Callable[[], SiloUsers]) -> "SimulatedSilo":
+    def _open(self, number: int, read: Callable[[], SiloUsers]) -> "SimulatedSilo":
         key = SigningKey.generate()
         guarantee = replace(guarantee_of(self.config), epsilon=_TRAININGS * self.config.epsilon)
         terms = LedgerTerms(
@@ -164,7 +164,8 @@ class NeighbouringSilos:
             with np.errstate(over="ignore", invalid="ignore"):
                 self._distance("sum", float(np.linalg.norm((sums[1] - sums[0]) / request.l2_clip_norm)))
         integers = [
-            noisy_integers(asked, trainer, read, randomness=_fixed(), on_failure=lambda _: None) for read in users
+            noisy_integers(asked, trainer, read, randomness=_fix_streams(), on_failure=lambda _: None)
+            for read in users
         ]
         moved = float(np.linalg.norm((integers[1] - integers[0]).astype(np.float64)))
         self._distance("rounded sum", moved / asked.mechanism.sensitivity)
@@ -214,18 +215,18 @@ def _unreadable() -> SiloUsers:
 def _sum_of(request: Request, trainer: Any, read: Callable[[], SiloUsers]) -> Any:
     """As a silo forms it: where it fails, that of nobody."""
     try:
-        total = bounded_sum(request, trainer, read(), randomness=_fixed())
+        total = bounded_sum(request, trainer, read(), randomness=_fix_streams())
         return np.asarray(total.double().cpu())
     except Exception:  # noqa: BLE001  (a silo does the same, whatever it is)
         return np.zeros(request.shape)
 
 
-def _fixed() -> Randomness:
+def _fix_streams() -> Randomness:
     """The same streams for both silos: what differs then comes from the user."""
     return Randomness(noise=SeededNoise(103), sampling=SeededNoise(104))
 
 
-def _seen(reply: Message) -> Mapping[str, object]:
+def _visible_parts(reply: Message) -> Mapping[str, object]:
     """All of a reply that noise does not hide: whether it came, a refusal's text, what there is and how large."""
     if reply.has_error():
         return {"error": reply.error.code, "reason": reply.error.reason}
@@ -243,7 +244,7 @@ def _seen(reply: Message) -> Mapping[str, object]:
     return {"names": sorted(records), "arrays": arrays, "values": values, "bytes": payload_bytes(records)}
 
 
-def _charged(ledger: Ledger) -> list[object]:
+def _charges(ledger: Ledger) -> list[object]:
     return [entry.body for entry in ledger.entries() if entry.kind == "release"]
 
 

@@ -135,7 +135,7 @@ class Replay:
         if self.loses_silos and not (request.noise_inside or request.masked):
             request = replace(request, noise_share=min(request.noise_share, 1 / len(self.users)))
         seen = self.mechanism.observed(played.schedule, request, self.users, release=request.round, lost=lost)
-        known = known_sums(self.mechanism, request, self.others, lost=lost)
+        known = compute_sums(self.mechanism, request, self.others, lost=lost)
         silos = np.where(np.isin(self.silo_of_canary, list(lost)), -1, self.silo_of_canary)
         more = round_scores(
             found,
@@ -210,7 +210,7 @@ def _without_known_noise(
     """
     found = {}
     for view, released in seen.items():
-        predicted = _predicted(view, request, silos=silos, seed=seed)
+        predicted = _predict(view, request, silos=silos, seed=seed)
         residual = (released - known[view]).astype(np.float64)
         length = float(np.linalg.norm(residual) * np.linalg.norm(predicted))
         fits = length > 0 and float(np.vdot(residual, predicted)) / length > _PREDICTED
@@ -218,7 +218,7 @@ def _without_known_noise(
     return found
 
 
-def _predicted(view: str, request: Request, *, silos: int, seed: int) -> Integers:
+def _predict(view: str, request: Request, *, silos: int, seed: int) -> Integers:
     """Of one silo, or summed over those that may be in the sum."""
     if request.noise_inside or not request.noise_multiplier:
         return np.zeros(request.shape, dtype=np.int64)
@@ -231,7 +231,7 @@ def _predicted(view: str, request: Request, *, silos: int, seed: int) -> Integer
     return total
 
 
-def known_sums(
+def compute_sums(
     mechanism: Mechanism, request: Request, silos: Sequence[SiloUsers], *, lost: Collection[int] = ()
 ) -> Mapping[str, Integers]:
     """What the server would see of these users without noise, by view."""

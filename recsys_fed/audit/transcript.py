@@ -81,12 +81,12 @@ class _MaskedTap:
     def rounds(self) -> Iterable[_UnmaskedRound]:
         """The rounds that came to a sum, in order; attempts that were given up are left out."""
         for attempt in self._attempts:
-            found = _unmasked(attempt)
+            found = _unmask(attempt)
             if found is not None:
                 yield found
 
 
-def _unmasked(heard: _Overheard) -> _UnmaskedRound | None:
+def _unmask(heard: _Overheard) -> _UnmaskedRound | None:
     """The server's half once more."""
     if heard.request is None:
         return None
@@ -149,7 +149,7 @@ class Wiretap:
         for number, request in sorted(self._requests.items()):
             _check(request, schedule)
             updates = self._updates[number]
-            found.append(Round(schedule=schedule, request=request, seen=_seen(request, updates)))
+            found.append(Round(schedule=schedule, request=request, seen=_visible_tables(request, updates)))
             schedule = advance(schedule, request, updates)
         for masked in self._masked.rounds():
             _check(masked.request, schedule)
@@ -166,7 +166,7 @@ def _check(request: Request, schedule: Schedule) -> None:
         raise ProtocolError(f"Expected round {expected.round} to be asked as its schedule says, it was not.")
 
 
-def _seen(request: Request, updates: Sequence[Update]) -> Mapping[str, npt.NDArray[np.int64]]:
+def _visible_tables(request: Request, updates: Sequence[Update]) -> Mapping[str, npt.NDArray[np.int64]]:
     if not only_the_sum(request):
         return {update.silo: update.total.astype(np.int64) for update in updates}
     total = np.zeros(request.shape, dtype=np.int64)

@@ -131,7 +131,7 @@ class Catalogue:
                 raise DataError(f"Expected {name} of {self.n_items} items, got {len(column)}.")
             _check_text(name, _flat(column) if name == "categories" else column)
         if self.text_vectors is not None:
-            object.__setattr__(self, "text_vectors", _checked_vectors(self.text_vectors, self.n_items))
+            object.__setattr__(self, "text_vectors", _check_vectors(self.text_vectors, self.n_items))
 
     @property
     def n_items(self) -> int:
@@ -195,7 +195,7 @@ class Catalogue:
         return catalogue
 
 
-def _checked_vectors(vectors: npt.NDArray[np.float32], n_items: int) -> npt.NDArray[np.float32]:
+def _check_vectors(vectors: npt.NDArray[np.float32], n_items: int) -> npt.NDArray[np.float32]:
     found = np.array(vectors, dtype=np.float32)
     if found.ndim != 2 or len(found) != n_items or not np.isfinite(found).all():
         raise DataError(

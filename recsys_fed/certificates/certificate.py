@@ -121,9 +121,7 @@ def read_certificate(text: bytes) -> Certificate:
     certificate = Certificate.from_record(record["certificate"])
     content = canonical(record["certificate"])
     if not verify_signature(certificate.terms.public_key, _PURPOSE, content, text_of(record, "signature")):
-        raise LedgerIntegrityError(
-            f"Expected the certificate of {certificate.terms.silo} to be signed by its key, it is not."
-        )
+        raise LedgerIntegrityError(f"The certificate of {certificate.terms.silo} is not signed by its key.")
     return certificate
 
 

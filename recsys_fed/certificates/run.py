@@ -136,7 +136,7 @@ def _too_few_masked(lines: Mapping[str, _Counted]) -> Iterator[str]:
             yield f"the events have masked releases of {count} silos in round {number}, its sum needs {threshold}."
 
 
-def _uncounted(certificates: Mapping[str, Certificate], lines: Mapping[str, _Counted]) -> Iterator[str]:
+def _missing_releases(certificates: Mapping[str, Certificate], lines: Mapping[str, _Counted]) -> Iterator[str]:
     """The silos of `certificates` have signed exactly the releases of the lines; both are by silo."""
     for silo, counted in sorted(lines.items()):
         if silo not in certificates:
@@ -251,18 +251,18 @@ def verify_run(certificates: Path, *, events: Path, model: Path) -> VerifiedRun:
         if certificate.model != digest:
             problems.append(f"{name}: it is about another model than {model.name}.")
     by_silo = {certificate.terms.silo: certificate for certificate in found.values()}
-    problems += _uncounted(by_silo, lines)
+    problems += _missing_releases(by_silo, lines)
     problems += _too_few_masked(lines)
-    return _verified(by_silo, problems)
+    return _summarise(by_silo, problems)
 
 
 def _content(path: Path) -> bytes:
     if not path.is_file():
-        raise DataNotFoundError(f"Expected {path.name} of a finished run in {path.parent}, there is no such file.")
+        raise DataNotFoundError(f"Cannot find {path.name} of a finished run in {path.parent}.")
     try:
         return path.read_bytes()
     except OSError as error:
-        raise LedgerError(f"Expected to read {path}: {error}.") from error
+        raise LedgerError(f"Cannot read {path}: {error}.") from error
 
 
 def _lines(content: bytes) -> tuple[dict[str, _Counted], list[str]]:
@@ -281,7 +281,7 @@ def _lines(content: bytes) -> tuple[dict[str, _Counted], list[str]]:
     return by_silo, problems
 
 
-def _verified(by_silo: Mapping[str, Certificate], problems: list[str]) -> VerifiedRun:
+def _summarise(by_silo: Mapping[str, Certificate], problems: list[str]) -> VerifiedRun:
     certificates = list(by_silo.values())
     terms, of_run, in_all = None, float("inf"), float("inf")
     if certificates:

@@ -47,7 +47,7 @@ def catalogue(
     """
     one_of_two(table=table, data=data, catalogue=source)
     if output.exists():
-        raise ConfigurationError(f"Expected no file at {output} yet, there is one.")
+        raise ConfigurationError(f"There is a file at {output} already.")
     if table is None and (columns is not None or given):
         raise ConfigurationError("Expected --columns and --format beside --table only. Leave them out.")
     items = _read_table(table, columns or "", given.get("format", "")) if table is not None else _items(data, source)

@@ -35,7 +35,7 @@ def init(  # noqa: PLR0913  (one argument a flag)
     address: Annotated[str, typer.Option(help="HOST:PORT that silos connect to.")] = "127.0.0.1:9092",
     listen: Annotated[str, typer.Option(help="Interface to listen on, such as 0.0.0.0.")] = "127.0.0.1",
     host: Annotated[list[str] | None, typer.Option(help="Another name for the certificate; may be repeated.")] = None,
-    name: Annotated[str, typer.Option(help="Public name.")] = "federation",
+    name: Annotated[str, typer.Option(help="Public name of the federation.")] = "federation",
     settings: Setting = None,
     insecure: Insecure = False,
 ) -> None:
@@ -97,11 +97,11 @@ def serve(folder: Folder, *, metrics_port: MetricsPort = 0, insecure: Insecure =
 
     from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
     from recsys_fed.deployment.serving import served_federation, wait_for_end  # noqa: PLC0415
-    from recsys_fed.flower import ended_by_signals  # noqa: PLC0415
+    from recsys_fed.flower import end_on_signals  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
 
     own, code = FederationFolder(folder), 0
-    with ended_by_signals(), ExitStack() as stack:
+    with end_on_signals(), ExitStack() as stack:
         if metrics_port:
             from recsys_fed.deployment.status import federation_metrics, served_metrics  # noqa: PLC0415
 
@@ -119,7 +119,7 @@ def train(
     given: dict[str, Any],
     settings: Setting = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest training.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds for all of it.")] = 86_400.0,
+    timeout: Annotated[float, typer.Option(help="Seconds in which the training has to end.")] = 86_400.0,
     as_json: AsJson = False,
 ) -> None:
     """Train a global model with the connected silos."""
@@ -131,12 +131,12 @@ def train(
         resumed_training,
         run_training,
     )
-    from recsys_fed.report.console import told_line  # noqa: PLC0415
+    from recsys_fed.report.console import show_line  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
 
     own = FederationFolder(folder)
     keys = settings_of(settings or []) | given
-    with only_training(own), told_line(new_console(stderr=True)) as tell, _interrupted_by_sigterm():
+    with only_training(own), show_line(new_console(stderr=True)) as tell, _interrupted_by_sigterm():
         training = resumed_training(own) if resume else new_training(own, overrides=keys)  # type: ignore[arg-type]
         tell(f"{training.name}: waiting for silos")
 

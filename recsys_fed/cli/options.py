@@ -71,7 +71,7 @@ def _unbroken(text: str) -> str:
 PASSPHRASE = "RECSYS_FED_PASSPHRASE"  # noqa: S105  (the name of a variable)
 DEFAULT_ITEMS = 3_000
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 LedgerAddress = Annotated[
     str,
     typer.Argument(metavar="LEDGER", help="Path of an SQLite file, or a URL such as postgresql://user@host/name."),
@@ -83,7 +83,7 @@ WitnessFile = Annotated[
 NoiseMultiplier = Annotated[
     float | None, typer.Option(help="The reverse: the base noise multiplier; epsilon follows.")
 ]
-Items = Annotated[int, typer.Option("--n-items", help="Rows of the catalogue.")]
+Items = Annotated[int, typer.Option("--n-items", help="Number of items in the catalogue.")]
 CatalogueFile = Annotated[
     Path | None, typer.Option("--catalogue", help="The public catalogue; its features may change the rounds.")
 ]

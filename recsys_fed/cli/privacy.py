@@ -124,7 +124,7 @@ def create(  # noqa: PLR0913  (one argument a flag)
     silo: Annotated[str, typer.Option(help="Public name of the silo.")],
     epsilon: Annotated[float, typer.Option(help="Limit over the silo's lifetime.")],
     declared_users: Annotated[int, typer.Option(help="Public order of magnitude of users of all silos.")],
-    delta: Annotated[float, typer.Option(help="Below 1 / declared users.")] = 1e-6,
+    delta: Annotated[float, typer.Option(help="Delta of the guarantee, below 1 / declared users.")] = 1e-6,
     max_silos_per_user: Annotated[int, typer.Option(help="In how many silos a user may be.")] = 1,
     simulated: Annotated[bool, typer.Option("--simulated", help="Take noise from a seed: protects nobody.")] = False,
     witness: WitnessFile = None,
@@ -196,7 +196,7 @@ def log(
     epsilon: Annotated[bool, typer.Option("--epsilon", help="Also what was spent until each entry.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """The last entries."""
+    """Show the last entries of a ledger."""
     from recsys_fed.ledger.ledger import Ledger  # noqa: PLC0415
     from recsys_fed.ledger.records import log_record  # noqa: PLC0415
     from recsys_fed.report.privacy import print_entries  # noqa: PLC0415

@@ -13,7 +13,7 @@ import typer
 from recsys_fed.cli import options
 from recsys_fed.config import FederationConfig, SimulationConfig, parse, read_toml
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.report.console import new_console, told_progress
+from recsys_fed.report.console import new_console, show_progress
 
 if TYPE_CHECKING:
     from recsys_fed.simulation.runner import Simulation
@@ -37,7 +37,7 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     scenario: Scenario = None,
     *,
     given: dict[str, Any],
-    engine: Annotated[str | None, typer.Option(help="in-process or flower.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Engine that runs the federation: in-process or flower.")] = None,
     sampled_negatives: SampledNegatives = 0,
     evaluate_users: Annotated[int, typer.Option(help="Measure on so many random users; 0: on all.")] = 0,
     parallel_silos: Annotated[int, typer.Option(help="Silos that compute at once (in-process).")] = 1,
@@ -77,7 +77,7 @@ def _run(simulation: "Simulation", output: Path | None) -> dict[str, Any]:
     console = new_console(stderr=True)
     if math.isinf(simulation.federation.epsilon):
         console.print(NO_PRIVACY, style="bold red")
-    with told_progress(console) as progress:
+    with show_progress(console) as progress:
         return runner.simulate(simulation, output=output, progress=progress)
 
 
@@ -126,7 +126,7 @@ def compare(  # noqa: PLR0913  (one argument a flag)
     rating = simulation.federation.target == "rating"
     if rating and (plot is not None or new_items):
         raise ConfigurationError("Expected neither --plot nor --new-items with target = rating.")
-    with told_progress(new_console(stderr=True)) as progress:
+    with show_progress(new_console(stderr=True)) as progress:
         if rating:
             record = compare_ratings(comparison, output=output, progress=progress)
         else:
@@ -161,12 +161,12 @@ def recommend(
             help="Item ids with commas between them, the newest last; one with a comma as in CSV: '\"a,b\",c'."
         ),
     ],
-    k: Annotated[int, typer.Option("-k", help="Length of the list.")] = 10,
+    k: Annotated[int, typer.Option("-k", help="How many items to recommend.")] = 10,
     new_items: Annotated[
         Path | None,
         typer.Option(help="Items to rank, too, by their features: a catalogue, or CSV: item,title,categories,text."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Fold a user in from a history and recommend; nothing leaves this machine."""
     from recsys_fed.report.run import print_recommendations  # noqa: PLC0415
@@ -221,14 +221,15 @@ def _ids(texts: list[str], option: str) -> list[str]:
 
 @options.run_options(
     "data", "columns", "kinds", "format", "epsilon", "silos", "trainer", "threads", "seed",
-    epsilon="Claimed epsilon of every user.", trainer="spectral or dp-sgd.", seed="Seed of the run.",
+    epsilon="Claimed epsilon of every user.", trainer="Trainer to audit: spectral or dp-sgd.",
+    seed="Seed of the run.",
 )  # fmt: skip
 def audit(  # noqa: PLR0913  (one argument a flag)
     scenario: Annotated[str | None, typer.Argument(help="Scenario TOML, as of `simulate`.")] = None,
     *,
     output: Annotated[Path, typer.Option(help="Folder for audit.json and the run with canaries.")],
     given: dict[str, Any],
-    secure_aggregation: Annotated[str | None, typer.Option(help="auto, on or off.")] = None,
+    secure_aggregation: Annotated[str | None, typer.Option(help="Secure aggregation: auto, on or off.")] = None,
     canaries: Annotated[int, typer.Option(min=10, help="Crafted users; a coin lets half of them in.")] = 1_000,
     audit_seed: Annotated[int, typer.Option(min=0, help="Seed of canaries, coins and the auditor's keys.")] = 0,
     power: Annotated[bool, typer.Option(help="Also audit a null and broken copies of the mechanism.")] = True,
@@ -248,7 +249,7 @@ def audit(  # noqa: PLR0913  (one argument a flag)
     keys |= {} if secure_aggregation is None else {"secure-aggregation": secure_aggregation}
     wanted = AuditSettings(canaries=canaries, seed=audit_seed, power=power, attacks=attacks)
     config, where = parse(FederationConfig, keys), parse(SimulationConfig, keys)
-    with told_progress(new_console(stderr=True)) as progress:
+    with show_progress(new_console(stderr=True)) as progress:
         record = audited(config, where, wanted, folder=output, progress=progress)
     options.emit(record) if as_json else print_audit_of_run(record, output=output)
     raise typer.Exit(1 if record["flagged"] else 0)

@@ -53,7 +53,7 @@ def api(  # noqa: PLR0913  (one argument a flag)
         str | None, typer.Option(help="The silo's ledger: its budget is on the operators' page.")
     ] = None,
     host: Annotated[str | None, typer.Option(help="Loopback unless TLS files are set.")] = None,
-    port: Annotated[int | None, typer.Option(help="0 takes a free one.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of BLAS.")] = 1,
 ) -> None:
     """Serve recommendations. The first start needs --model; tokens come from `recsys-fed silo token create`."""
@@ -90,7 +90,7 @@ def api(  # noqa: PLR0913  (one argument a flag)
 
 @tokens.command("create")
 def create_token(
-    name: Annotated[str, typer.Argument(help="Who holds it.")],
+    name: Annotated[str, typer.Argument(help="Name of the token and of who holds it.")],
     *,
     scopes: Annotated[str, typer.Option(help="Of recommend, feedback, admin; separated by commas.")],
     state: StateFolder = DEFAULT_STATE,
@@ -104,7 +104,9 @@ def create_token(
 
 @tokens.command("revoke")
 def revoke_token(
-    name: Annotated[str, typer.Argument(help="Who holds it.")], *, state: StateFolder = DEFAULT_STATE
+    name: Annotated[str, typer.Argument(help="Name of the token and of who holds it.")],
+    *,
+    state: StateFolder = DEFAULT_STATE,
 ) -> None:
     """Remove a token; a running service refuses it within a second."""
     from recsys_fed.serving.paths import TokenFile  # noqa: PLC0415
@@ -157,7 +159,7 @@ def report(
     ledger: Annotated[
         str | None, typer.Option(help="A ledger of the service's own (recsys-fed privacy create).")
     ] = None,
-    key: Annotated[Path | None, typer.Option(help="The key of that ledger.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Key file of that ledger.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Which variant is better, so far: valid at every look, however often one looks.
@@ -194,7 +196,7 @@ def _store(state: Path, store: str) -> Any:
 
     place = ServicePaths(folder=state, store=store)
     if not store and not Path(place.address).is_file():
-        raise ConfigurationError(f"Expected a service's folder at {state}, there is no log of events. Start it once.")
+        raise ConfigurationError(f"There is no log of events in {state}. Start the service once.")
     return open_store(place)
 
 
@@ -223,7 +225,7 @@ def _of_silo(folder: Path, residual: Path | None) -> tuple[Path, Path, str, Path
         wanted = ModelSource(place=state, catalogue=state, weights=state).residual
         if wanted is None or not wanted.is_file():
             raise ConfigurationError(
-                f"Expected the silo's own model of its newest training at {wanted}. "
+                f"Cannot find the silo's own model of its newest training at {wanted}. "
                 f"Run recsys-fed silo residual {folder}."
             )
     return state, Path(settings.catalogue), settings.ledger, residual, level
@@ -251,7 +253,7 @@ def _import(path: Path, place: Any) -> None:
     known = store.imported_from()
     store.close()
     if not path.exists():
-        raise ConfigurationError(f"Expected interactions at {path}, there is nothing.")
+        raise ConfigurationError(f"There is nothing at {path}.")
     if known != fingerprint_of(path):
         arguments = [str(path), str(place.folder), *(["--store", place.store] if place.store else [])]
         typer.echo(f"imported {_apart('recsys_fed.serving.importing', arguments)} interactions")

@@ -54,7 +54,7 @@ def init(  # noqa: PLR0913  (one argument a flag)
     data: dict[str, Any] = {"source": source or (source_of(path) if path else ""), **named}
     data |= {"format": form} if form else {}
     if path is not None and path.exists() and not named:
-        data |= _found_columns(path, data["source"], kinds=counted, form=form or "")
+        data |= _find_columns(path, data["source"], kinds=counted, form=form or "")
     # A path on the command line is relative to here, one in silo.toml to that file.
     place = str(Path(url).expanduser().resolve()) if url and "://" not in url else url
     machine = {"device": given.get("device", "auto"), "threads": given.get("threads", 0)}
@@ -75,7 +75,7 @@ def init(  # noqa: PLR0913  (one argument a flag)
     say("then: recsys-fed silo check")
 
 
-def _found_columns(path: Path, source: str, *, kinds: dict[str, float], form: str) -> dict[str, Any]:
+def _find_columns(path: Path, source: str, *, kinds: dict[str, float], form: str) -> dict[str, Any]:
     """Keys of [data] for the columns of a file that have usual names."""
     from recsys_fed.data.readers.blocks import usual_columns  # noqa: PLC0415
     from recsys_fed.data.readers.reading import (  # noqa: PLC0415
@@ -155,13 +155,13 @@ def serve(folder: Folder, *, metrics_port: MetricsPort = 0, insecure: Insecure =
 
     from recsys_fed.deployment.serving_silo import serve_silo  # noqa: PLC0415
     from recsys_fed.deployment.status import served_metrics, silo_metrics  # noqa: PLC0415
-    from recsys_fed.flower import ended_by_signals  # noqa: PLC0415
+    from recsys_fed.flower import end_on_signals  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
     from recsys_fed.silo.secret import passphrase  # noqa: PLC0415
     from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415
 
     settings, code = read_silo_settings(folder), 0
-    with ended_by_signals(), ExitStack() as stack:
+    with end_on_signals(), ExitStack() as stack:
         if metrics_port:
             stack.enter_context(served_metrics(metrics_port, lambda: silo_metrics(settings)))
         code = serve_silo(settings, insecure=insecure, passphrase=passphrase(), say=say)
@@ -173,7 +173,7 @@ def recommend(
     folder: Folder,
     user: Annotated[str, typer.Argument(help="A user's id as in the silo's data.")],
     *,
-    k: Annotated[int, typer.Option("-k", help="Length of the list.")] = 10,
+    k: Annotated[int, typer.Option("-k", help="How many items to recommend.")] = 10,
     as_json: AsJson = False,
 ) -> None:
     """Recommend from the silo's own state; nothing leaves this machine."""
@@ -189,7 +189,7 @@ def export(
     folder: Folder,
     output: Annotated[Path, typer.Argument(help="A new Parquet file: user, rank, item, score.")],
     *,
-    k: Annotated[int, typer.Option("-k", help="Items a user.")] = 10,
+    k: Annotated[int, typer.Option("-k", help="Length of each user's list.")] = 10,
     users: Annotated[
         Path | None, typer.Option(help="Text file with a user id a line: export these, under their ids.")
     ] = None,

@@ -254,7 +254,7 @@ class Dataset:
         roles = {"user": user, "item": item, "value": value, "time": time}
         named = {role: column for role, column in roles.items() if column is not None}
         if missing := [column for column in named.values() if column not in table.column_names]:
-            raise DataError(f"Expected the columns {', '.join(missing)} in the table, it lacks them.")
+            raise DataError(f"The table lacks the columns {', '.join(missing)}.")
         cells = {role: table.column(column).combine_chunks() for role, column in named.items()}
         return cls._read(cells, kinds={}, catalogue=catalogue, name=name)
 

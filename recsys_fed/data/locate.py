@@ -319,6 +319,6 @@ def _settings(text: str) -> dict[str, int]:
 
 def _not_found(spec: str, tried: list[str]) -> DataNotFoundError:
     return DataNotFoundError(
-        f"Expected a data set at {spec!r}, found none. Tried: {'; '.join(tried)}. "
+        f"There is no data set at {spec!r}. Tried: {'; '.join(tried)}. "
         f"Names: {', '.join(NAMES)}; or give the path of a file or folder."
     )

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
 def _demonstrate(arguments: list[str]) -> None:
     root = Path(arguments[0] if arguments else "runs/deployment").resolve()
     if root.exists():
-        raise EngineError(f"Expected no folder {root} yet, there is one. Name another, or remove it.")
+        raise EngineError(f"There is a folder {root} already. Name another, or remove it.")
     with _timed("data is generated"):
         sources = _made_data(root)
     port = free_port()
@@ -107,7 +107,7 @@ def _run(*arguments: object) -> None:
         except subprocess.TimeoutExpired as error:
             raise EngineError(f"Expected `{typed}` to end within {limit:.0f} s, it did not.") from error
     if done.returncode:
-        raise EngineError(f"Expected `{typed}` to succeed, it ended with {done.returncode}.")
+        raise EngineError(f"The command `{typed}` ended with code {done.returncode}.")
 
 
 @contextmanager

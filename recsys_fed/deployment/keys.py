@@ -217,7 +217,7 @@ def read_admission(path: Path) -> Admission:
         DataFormatError: it is something else.
     """
     if not path.is_file():
-        raise DataNotFoundError(f"Expected a silo's public key at {path}, there is no such file.")
+        raise DataNotFoundError(f"Cannot find a silo's public key at {path}.")
     try:
         text = path.read_text(encoding="utf-8").strip()
         kind, node_key, ledger_key, name = text.split(" ", 3)

@@ -58,7 +58,7 @@ def init_federation(
     """
     folder = FederationFolder(path)
     if folder.settings_file.exists():
-        raise ConfigurationError(f"Expected no federation in {path} yet, there is one.")
+        raise ConfigurationError(f"There is a federation in {path} already.")
     items = Catalogue.load(catalogue)
     for part in (folder.public, folder.admitted, folder.revoked, folder.trainings):
         part.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def init_silo(
         ConfigurationError: the folder holds a silo already, or a setting is not allowed.
     """
     if (path / SILO_FILE).exists():
-        raise ConfigurationError(f"Expected no silo in {path} yet, there is one.")
+        raise ConfigurationError(f"There is a silo in {path} already.")
     _check_name(name)
     _check_no_password(str(data.get("url", "")))
     terms = read_federation(federation / TERMS)

@@ -74,7 +74,7 @@ def last_training(folder: FederationFolder) -> Path:
     """The newest training's folder; raises ConfigurationError if there is none."""
     found = sorted(path for path in folder.trainings.glob("*") if (path / RUN_CONFIG).is_file())
     if not found:
-        raise ConfigurationError(f"Expected a training in {folder.trainings}, there is none. Start one.")
+        raise ConfigurationError(f"There is no training in {folder.trainings}. Start one.")
     return found[-1]
 
 
@@ -95,9 +95,7 @@ def _expect_served(folder: FederationFolder) -> None:
     port = split_address(settings.address)[1]
     reason = healthy("127.0.0.1", port, authority=None if settings.insecure else folder.public / AUTHORITY)
     if reason:
-        raise EngineError(
-            f"Expected the federation to serve on port {port}: {reason}. Start `federation serve` first."
-        )
+        raise EngineError(f"The federation does not serve on port {port}: {reason}. Start `federation serve` first.")
 
 
 @contextmanager
@@ -178,7 +176,7 @@ def run_training(
             deadline = time.monotonic() + timeout
             while process.poll() is None and not (training / EMBEDDINGS).is_file():
                 if time.monotonic() > deadline:
-                    raise EngineError(f"Expected the training to end within {timeout:.0f} s, it did not.")
+                    raise EngineError(f"The training did not end within {timeout:.0f} s.")
                 on_poll(training)
                 time.sleep(_POLL)
         except BaseException as error:

@@ -225,7 +225,7 @@ def _implicit_module(name: str) -> ModuleType:
             return import_module(f"implicit.{name}")
     except ImportError as error:
         raise ConfigurationError(
-            "Expected the library implicit for this baseline, it is not installed. "
+            "The library implicit, which this baseline needs, is not installed. "
             'Run pip install "recsys-fed[baselines]".'
         ) from error
 

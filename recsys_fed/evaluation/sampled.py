@@ -64,14 +64,14 @@ def draw_negatives(
     at_least(1, n=n)
     held_out = hold_out(train, test)
     users, positives = held_out.test_pairs()
-    excluded = _excluded(held_out)
+    excluded = _exclude(held_out)
     n_candidates = held_out.n_items - np.diff(excluded.indptr)
     ranks = _distinct_ranks(n_candidates, n, rng)
     negatives = _candidates_at(ranks, excluded)
     return SampledTrials(users=users, positives=positives, negatives=negatives)
 
 
-def _excluded(held_out: HeldOut) -> csr_array:
+def _exclude(held_out: HeldOut) -> csr_array:
     """Pattern [n_trials, n_items] of what a trial may not draw: train row and positive."""
     users, positives = held_out.test_pairs()
     own = csr_array(

@@ -32,7 +32,7 @@ def read_roster(path: Path) -> dict[str, str]:
         DataFormatError: it is no roster.
     """
     if not path.is_file():
-        raise DataNotFoundError(f"Expected the roster of admitted silos at {path}, there is no such file.")
+        raise DataNotFoundError(f"Cannot find the roster of admitted silos at {path}.")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {str(name): parse_public_key(str(key)) for name, key in found.items()}

@@ -46,7 +46,7 @@ def total_of(updates: Sequence[Update], request: Request) -> torch.Tensor:
         ProtocolError: there is no update.
     """
     if not updates:
-        raise ProtocolError("Expected an update of at least one silo, got none. See the silos' errors.")
+        raise ProtocolError("No silo sent an update. See the silos' errors.")
     total = np.zeros(request.shape, dtype=np.int64)
     for update in updates:
         total += update.total
@@ -74,9 +74,11 @@ def robust_total(updates: Sequence[Update], request: Request, *, kind: str, trim
         ProtocolError: there is no update. ConfigurationError: noise is split over the silos.
     """
     if not updates:
-        raise ProtocolError("Expected an update of at least one silo, got none. See the silos' errors.")
+        raise ProtocolError("No silo sent an update. See the silos' errors.")
     if request.noise_share < 1:
-        raise ConfigurationError("Expected the whole noise in each message for a robust step, it is split.")
+        raise ConfigurationError(
+            "A robust step needs the whole noise in each message, here it is split over the silos."
+        )
     values = np.stack([update.total for update in updates]).astype(np.float64)
     middle = np.median(values, axis=0) if kind == "median" else stats.trim_mean(values, trim, axis=0)
     return torch.from_numpy(np.asarray(middle)) * (len(updates) * request.grid_step)
@@ -115,7 +117,7 @@ def check_norm(update: Update, request: Request, *, declared_users: int) -> None
     """Refuse a release that no honest silo could have sent.
 
     Raises:
-        ProtocolError: it says how large it may be. The norm itself is that of a noised release, hence public.
+        ProtocolError: it says how large it may be. The norm itself is that of a noisy release, hence public.
     """
     bound = _largest_norm(request, declared_users=declared_users)
     norm = float(np.linalg.norm(update.total.astype(np.float64)))

@@ -81,7 +81,7 @@ class _SharedTrainer(DelegatingTrainer):
         on_cpu = {name: table.cpu() for name, table in tables.items()}
         job = {"silo": self.silo, "stage": stage, "tables": on_cpu, "settings": dict(settings)}
         distributed.broadcast_object_list([job | {"chosen": histories.chosen}], src=0)
-        return _summed(lambda: self.trainer.contribution(stage, tables, histories, settings=settings))
+        return _sum_over_ranks(lambda: self.trainer.contribution(stage, tables, histories, settings=settings))
 
     def local_update(
         self, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float], noise: LocalNoise
@@ -89,7 +89,7 @@ class _SharedTrainer(DelegatingTrainer):
         """Refuse on several ranks: local steps depend on each other."""
         if isinstance(histories, _Share):
             raise ConfigurationError(
-                "Expected a silo of one process for local steps, got several ranks. "
+                "Local steps need a silo of one process, this one has several ranks. "
                 "Use dp-sgd.schedule = synchronous."
             )
         return self.trainer.local_update(tables, histories, settings=settings, noise=noise)
@@ -108,7 +108,7 @@ def check_ranks(request: Request) -> None:
     """
     if request.noise_inside and several_ranks():
         raise ProtocolError(
-            "Expected a silo of one process for local steps, got several ranks. Use dp-sgd.schedule = synchronous."
+            "Local steps need a silo of one process, this one has several ranks. Use dp-sgd.schedule = synchronous."
         )
 
 
@@ -177,13 +177,13 @@ def _serve(open_share: Callable[[str], tuple[Trainer, UserHistories]]) -> None:
             return trainer.contribution(job["stage"], tables, share, settings=job["settings"])
 
         try:
-            _summed(compute)
+            _sum_over_ranks(compute)
         except EngineError:
             # Rank 0 has the same error, and it is the one that answers.
             continue
 
 
-def _summed(compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+def _sum_over_ranks(compute: Callable[[], torch.Tensor]) -> torch.Tensor:
     """The sum of a result over all ranks, float64. If one fails none waits for it.
 
     Raises:

@@ -60,7 +60,7 @@ class Request:
         shape: of the contribution, (rows, columns).
         noise_multiplier: of this release, per step.
         l2_clip_norm: sensitivity of the contribution.
-        sampling_probability, steps: Poisson sampling of users, and how many noised steps.
+        sampling_probability, steps: Poisson sampling of users, and how many noisy steps.
         noise_share: share of the noise's variance that one silo adds: 1, or less if the noise is split.
         noise_inside: the trainer's silo half adds the noise itself.
         grid_step: width of the integer grid of the answer.
@@ -101,7 +101,7 @@ class Request:
         checks.positive(l2_clip_norm=self.l2_clip_norm, grid_step=self.grid_step)
         checks.probability(sampling_probability=self.sampling_probability, noise_share=self.noise_share)
         if self.noise_inside and (self.noise_share != 1 or self.masked):
-            raise ProtocolError("Expected the whole noise for local steps: it cannot be split over silos.")
+            raise ProtocolError("Local steps need the whole noise in each silo: it cannot be split over silos.")
 
     @property
     def masked(self) -> bool:
@@ -122,7 +122,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Update:
-    """What a silo releases in one round: a noised sum on the integer grid, and the event that pays for it.
+    """What a silo releases in one round: a noisy sum on the integer grid, and the event that pays for it.
 
     `nonce` names the draw: it is the one in the silo's ledger, under which one answer leaves and never two.
     """

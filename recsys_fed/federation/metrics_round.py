@@ -1,6 +1,6 @@
-"""The last round of a run: the silos measure the released model on what they have held out, as a noised sum.
+"""The last round of a run: the silos measure the released model on what they have held out, as a noisy sum.
 
-It is a stage like any other, so it is calibrated, charged, noised and summed like any other.
+It is a stage like any other, so it is calibrated, charged, made noisy and summed like any other.
 """
 
 from collections.abc import Mapping

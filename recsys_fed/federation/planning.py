@@ -102,7 +102,7 @@ def schedule_with_noise(config: FederationConfig, catalogue: PublicCatalogue, *,
         known, at = (at, found), at + (goal - found) / slope
     else:
         raise CalibrationError(
-            f"Expected an epsilon with the noise multiplier {noise_multiplier:g}, found none. Say the rounds."
+            f"No epsilon has a plan with the noise multiplier {noise_multiplier:g}. Say the rounds."
         )
     exact = replace(schedule, noise_multiplier=noise_multiplier)
     spent = epsilon_of_history(guarantee.over_silos_kinds(planned_events(exact)), delta=config.delta)
@@ -135,9 +135,7 @@ def schedule_of_equal_runs(config: FederationConfig, catalogue: PublicCatalogue,
             return schedule
         # Towards the middle of what is accepted: the cost grows a little faster than each run's epsilon.
         epsilon *= 0.996 * config.epsilon / cost
-    raise CalibrationError(
-        f"Expected {runs} equal runs at epsilon {config.epsilon:g}, found none. Plan other rounds."
-    )
+    raise CalibrationError(f"No plan fits {runs} equal runs into epsilon {config.epsilon:g}. Plan other rounds.")
 
 
 def stages_of(schedule: Schedule) -> list[PlannedStage]:
@@ -147,11 +145,11 @@ def stages_of(schedule: Schedule) -> list[PlannedStage]:
     for _, group in groupby(numbered, key=lambda pair: (pair[1].name, pair[1].release, pair[1].l2_clip_norm)):
         rounds = list(group)
         asked = planned_request(schedule, rounds[0][0])
-        stages.append(_planned(asked, schedule.config, rounds=len(rounds), declared=schedule.facts.declared_users))
+        stages.append(_plan(asked, schedule.config, rounds=len(rounds), declared=schedule.facts.declared_users))
     return stages
 
 
-def _planned(asked: Request, config: FederationConfig, *, rounds: int, declared: int) -> PlannedStage:
+def _plan(asked: Request, config: FederationConfig, *, rounds: int, declared: int) -> PlannedStage:
     sums = asked.steps if asked.noise_inside else 1
     whole = replace(asked.mechanism, noise_share=1.0)
     once = whole.standard_deviation * asked.grid_step * math.sqrt(sums)

@@ -54,7 +54,7 @@ class Schedule:
         state: of the trainer.
         fold_in: how the model folds in users; the trainer's settings decide it, not what is released.
         round: the next one, from 0.
-        metrics: what the silos measured on the model, as noised means over all silos' users.
+        metrics: what the silos measured on the model, as noisy means over all silos' users.
     """
 
     config: FederationConfig

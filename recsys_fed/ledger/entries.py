@@ -163,9 +163,7 @@ class Entry:
     def check_signature(self, public_key: str) -> None:
         """Raise LedgerIntegrityError unless the owner of the key signed exactly this content."""
         if not verify_signature(public_key, _PURPOSE, self.content, self.signature):
-            raise LedgerIntegrityError(
-                f"Expected entry {self.number} to be signed by the key {public_key[:16]}..., it is not."
-            )
+            raise LedgerIntegrityError(f"The signature of entry {self.number} is not by key {public_key[:16]}....")
 
     def line(self) -> bytes:
         """The entry as one line of an export, without the line's end."""

@@ -118,7 +118,7 @@ class RollbackGuard:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise LedgerError(f"Expected to read the ledger's witness {self.path}: {error}.") from error
+            raise LedgerError(f"Cannot read the ledger's witness {self.path}: {error}.") from error
         try:
             record = parse_canonical(text)
             return _NotedEntry(number=int(record["number"]), hash=str(record["hash"]))
@@ -131,7 +131,7 @@ class RollbackGuard:
             write_whole(self.path, canonical({"number": number, "hash": hash}))
         except OSError as error:
             raise LedgerError(
-                f"Expected to note the ledger's head in {self.path}: {error}. The entry itself is in the ledger."
+                f"Cannot note the ledger's head in {self.path}: {error}. The entry itself is in the ledger."
             ) from error
 
 
@@ -182,7 +182,7 @@ class Ledger:
             raise ConfigurationError("Expected the terms to name the public half of the key that signs.")
         storage = Storage(url, durable=durable)
         if storage.exists():
-            raise ConfigurationError(f"Expected no ledger at {storage.place} yet, there is one. Open it.")
+            raise ConfigurationError(f"There is a ledger at {storage.place} already. Open it.")
         ledger = cls(storage, key=key, clock=clock, witness=witness)
         with storage.creating() as connection:
             entry = ledger._append(connection, "genesis", terms, last=None, time=ledger._time(None))
@@ -211,7 +211,7 @@ class Ledger:
         storage.check()
         ledger = cls(storage, key=key, clock=clock, witness=witness)
         # Before the ledger: what another process has noted by now is in what is read next.
-        noted = ledger._noted()
+        noted = ledger._read_note()
         with storage.reading() as connection:
             terms, last = terms_now(connection), last_entry(connection)
             if key is not None and key.public_key != terms.public_key:
@@ -303,7 +303,7 @@ class Ledger:
                 text says so. After any other error the ledger is unchanged.
         """
         with self._storage.writing() as connection:
-            self._check_rollback(connection, self._noted())
+            self._check_rollback(connection, self._read_note())
             terms, newest = terms_now(connection), newest_of_run(connection, run)
             _check_noise_source(event, terms)
             if newest is not None and keep and charged_already(connection, newest, event, request):
@@ -359,7 +359,7 @@ class Ledger:
         """
         limit = Limit(epsilon=epsilon, reason=reason)
         with self._storage.writing() as connection:
-            self._check_rollback(connection, self._noted())
+            self._check_rollback(connection, self._read_note())
             spent = account_spending(kinds_charged(connection), terms_now(connection).guarantee).epsilon
             if spent > epsilon * (1 + ROUNDING):
                 raise ConfigurationError(
@@ -404,7 +404,9 @@ class Ledger:
 
     def _append(self, connection: Connection, kind: str, body: Body, *, last: Entry | None, time: str) -> Entry:
         if self._key is None:
-            raise KeyFileError("Expected the ledger to be opened with its key in order to write.")
+            raise KeyFileError(
+                "This ledger was opened without its key, for reading only. Open it with the key to write."
+            )
         entry = Entry(
             number=last.number + 1 if last else 0,
             time=time,
@@ -426,7 +428,7 @@ class Ledger:
             "Set the clock right; nothing was released and nothing was charged."
         )
 
-    def _noted(self) -> _NotedEntry | None:
+    def _read_note(self) -> _NotedEntry | None:
         return None if self._guard is None else self._guard.read()
 
     def _check_rollback(self, connection: Connection, noted: _NotedEntry | None) -> None:
@@ -442,6 +444,6 @@ class Ledger:
 
     def _note(self, entry: Entry) -> None:
         """Note an entry, unless another process has noted a later one meanwhile."""
-        noted = self._noted()
+        noted = self._read_note()
         if self._guard is not None and (noted is None or entry.number == 0 or noted.number < entry.number):
             self._guard.write(entry.number, entry.hash)

@@ -92,12 +92,12 @@ def export_ledger(ledger: Ledger, path: Path) -> int:
         LedgerError: it cannot be written.
     """
     if path.exists():
-        raise ConfigurationError(f"Expected no file at {path} yet, there is one. Choose another name.")
+        raise ConfigurationError(f"There is a file at {path} already. Choose another name.")
     try:
         with whole_file(path) as file:
             count = sum(1 for line in export_lines(ledger) if file.write(line))
     except OSError as error:
-        raise LedgerError(f"Expected to write the export {path}: {error}. The ledger is as it was.") from error
+        raise LedgerError(f"Cannot write the export {path}: {error}. The ledger is as it was.") from error
     return count
 
 
@@ -119,7 +119,7 @@ def certify_run(ledger: Ledger, key: SigningKey, *, run: str, model: str) -> byt
         time=utc_text(now()),
         genesis=ledger.entry(0).hash,
         head=Head(number=head.number, hash=head.hash),
-        releases=tuple(_certified(entry, entry.body) for entry in entries if isinstance(entry.body, Release)),
+        releases=tuple(_certify(entry, entry.body) for entry in entries if isinstance(entry.body, Release)),
         epsilon_of_run=_figures(ledger.spending(run=run, until=head.number).by_accountant),
         epsilon_in_all=_figures(ledger.spending(until=head.number).by_accountant),
         model=model,
@@ -128,7 +128,7 @@ def certify_run(ledger: Ledger, key: SigningKey, *, run: str, model: str) -> byt
     return sign_certificate(certificate, key)
 
 
-def _certified(entry: Entry, release: Release) -> CertifiedRelease:
+def _certify(entry: Entry, release: Release) -> CertifiedRelease:
     return CertifiedRelease(number=entry.number, hash=entry.hash, payload=release.payload, event=release.event)
 
 

@@ -112,7 +112,7 @@ class Storage:
 
     def exists(self) -> bool:
         """Whether there is a ledger at this address."""
-        with self._translated():
+        with self._translate_errors("open"):
             if self._missing_file():
                 return False
             with self._engine.connect() as connection:
@@ -121,7 +121,7 @@ class Storage:
     @contextmanager
     def creating(self) -> Iterator[Connection]:
         """A transaction that makes the tables; what is written in it is there with them, or nothing is."""
-        with self._translated(), self._engine.connect() as connection:
+        with self._translate_errors("open"), self._engine.connect() as connection:
             if connection.dialect.name == "sqlite":
                 # Kept in the file; must not be inside a transaction.
                 connection.connection.driver_connection.execute("PRAGMA journal_mode = WAL")  # type: ignore[union-attr]
@@ -141,19 +141,19 @@ class Storage:
             LedgerError: it cannot be read, or is of a newer version; nothing was changed.
         """
         if not self.exists():
-            raise DataNotFoundError(f"Expected a ledger at {self.place}, there is none. Create it first.")
+            raise DataNotFoundError(f"There is no ledger at {self.place}. Create it first.")
         with self.reading() as connection:
             found = connection.execute(sa.select(ledger_table.c.schema_version)).scalar()
         if found != _SCHEMA:
             raise LedgerError(
-                f"Expected a ledger of schema {_SCHEMA} at {self.place}, got {found}. "
+                f"Ledger {self.place} has schema {found}, this version reads schema {_SCHEMA}. "
                 "Install the version that wrote it."
             )
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that reads one state of the ledger."""
-        with self._translated(), self._engine.connect() as connection:
+        with self._translate_errors("open"), self._engine.connect() as connection:
             if connection.dialect.name != "sqlite":
                 connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
@@ -168,7 +168,7 @@ class Storage:
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        with self._translated(), self._engine.connect() as connection:
+        with self._translate_errors("write to"), self._engine.connect() as connection:
             connection.execution_options(write=True)
             if connection.dialect.name != "sqlite":
                 # Whatever the server's defaults are: after the lock, see what others have committed, and wait for
@@ -188,13 +188,13 @@ class Storage:
         return self.url.get_backend_name() == "sqlite" and not (name and Path(name).is_file())
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translate_errors(self, action: str) -> Iterator[None]:
         try:
             yield
         except (SQLAlchemyError, OSError) as error:
             reason = str(getattr(error, "orig", None) or error).strip()
             raise LedgerError(
-                f"Expected to read and write the ledger {self.place}: {reason}. Nothing was released; "
+                f"Cannot {action} ledger {self.place}: {reason}. Nothing was released; "
                 "what the ledger held is still there."
             ) from error
 

@@ -31,7 +31,7 @@ def entry_at(connection: Connection, number: int) -> Entry:
     query = sa.select(_entries.content, _entries.signature).where(_entries.number == number)
     row = connection.execute(query).one_or_none()
     if row is None:
-        raise LedgerIntegrityError(f"Expected entry {number} in the ledger, it is missing.")
+        raise LedgerIntegrityError(f"The ledger lacks entry {number}.")
     return read_entry(bytes(row.content), row.signature)
 
 

@@ -165,7 +165,7 @@ class _Chain:
             raise LedgerIntegrityError(f"Expected entry {number} not to be older than the one before it, it is.")
         self._take(entry)
         if self.named_hashes.pop(number, entry.hash) != entry.hash:
-            raise LedgerIntegrityError(f"Expected entry {number} to be the one that a certificate names, it is not.")
+            raise LedgerIntegrityError(f"The hash of entry {number} is not the one that a certificate names.")
         self.head, self.last = Head(number=number, hash=entry.hash), entry.time
         self.first = self.first or entry.time
 
@@ -364,12 +364,12 @@ def _entries(address: str, *, json_lines: bool) -> Iterator[Iterator[Entry]]:
     if json_lines or ("://" not in address and address.endswith(JSON_LINES)):
         path = Path(address).expanduser()
         if not path.is_file():
-            raise DataNotFoundError(f"Expected an exported ledger at {path}, there is no such file.")
+            raise DataNotFoundError(f"Cannot find an exported ledger at {path}.")
         try:
             with path.open("rb") as file:
                 yield entries_of_export(file)
         except OSError as error:
-            raise LedgerError(f"Expected to read the exported ledger {path}: {error}.") from error
+            raise LedgerError(f"Cannot read the exported ledger {path}: {error}.") from error
         return
     # Not `Ledger.open`, which looks at the last entry: the first bad one is to be named.
     storage = Storage(address)

@@ -62,7 +62,7 @@ def items_on_grid(vectors: torch.Tensor) -> OnGrid:
     """Item vectors on one grid, 2^-24 of the table's largest entry; what is not finite is zero. `scales` is [1]."""
     table = torch.nan_to_num(vectors.double(), nan=0.0, posinf=0.0, neginf=0.0)
     largest = table.abs().max() if table.numel() else table.sum()
-    return _rounded(table, largest.reshape(1), digits=_DIGITS)
+    return _round(table, largest.reshape(1), digits=_DIGITS)
 
 
 def users_on_grid(users: torch.Tensor) -> OnGrid:
@@ -71,10 +71,10 @@ def users_on_grid(users: torch.Tensor) -> OnGrid:
     dim = table.shape[1]
     digits = min(_DIGITS, _MANTISSA - _DIGITS - max(dim - 1, 0).bit_length())
     largest = table.abs().amax(1) if dim else table.new_zeros(len(table))
-    return _rounded(table, largest, digits=digits)
+    return _round(table, largest, digits=digits)
 
 
-def _rounded(table: torch.Tensor, largest: torch.Tensor, *, digits: int) -> OnGrid:
+def _round(table: torch.Tensor, largest: torch.Tensor, *, digits: int) -> OnGrid:
     """Every entry a whole number of at most 2^digits; `largest` [1] or [n_rows] are finite."""
     _, exponents = torch.frexp(largest)
     steps = _power_of_two(digits - exponents.long())

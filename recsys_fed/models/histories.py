@@ -63,7 +63,7 @@ class Signals:
         return Signals(**{name: change(column) for name, column in self.columns().items()})
 
 
-def joined_signals(parts: Sequence[Signals | None]) -> Signals | None:
+def join_signals(parts: Sequence[Signals | None]) -> Signals | None:
     """The signals of histories one after the other; those that all of them have."""
     columns = [part.columns() if part is not None else {} for part in parts]
     names = set.intersection(*(set(part) for part in columns)) if columns else set()
@@ -128,7 +128,7 @@ def for_each_block(histories: UserHistories, work: Callable[[int, "Histories"], 
     in any order. No more blocks than threads are held.
     """
     threads = torch.get_num_threads()
-    blocks = _placed(histories)
+    blocks = _enumerate_blocks(histories)
     some = list(islice(blocks, 2))
     if threads == 1 or len(some) < 2 or histories.device.type != "cpu":
         for first, block in chain(some, blocks):
@@ -150,7 +150,7 @@ def for_each_block(histories: UserHistories, work: Callable[[int, "Histories"], 
         torch.set_num_threads(threads)
 
 
-def _placed(histories: UserHistories) -> Iterator[tuple[int, "Histories"]]:
+def _enumerate_blocks(histories: UserHistories) -> Iterator[tuple[int, "Histories"]]:
     first = 0
     for block in histories.blocks():
         yield first, block
@@ -284,7 +284,7 @@ class Histories:
         starts = _cumulative(self.starts.diff()[chosen])
         signals = None if self.signals is None else self.signals.each(lambda column: column[kept])
         part = Histories(items=self.items[kept], starts=starts, n_items=self.n_items, signals=signals)
-        return self._kept(kept, part)
+        return self._keep_order(kept, part)
 
     def rows(self, chosen: torch.Tensor) -> "Histories":
         """The histories of the users `chosen`, int64 [n_chosen], in that order."""
@@ -311,7 +311,7 @@ class Histories:
         starts = _cumulative(kept)[self.starts]
         signals = self._signals_of(kept, starts)
         part = Histories(items=self.items[kept], starts=starts, n_items=self.n_items, signals=signals)
-        return self._kept(kept, part)
+        return self._keep_order(kept, part)
 
     def matrix(self) -> sparse.csr_matrix:
         """A csr float32 [n_users, n_items] of ones."""
@@ -334,7 +334,7 @@ class Histories:
         part = Histories(
             items=columns[kept], starts=starts, n_items=len(rows), signals=self._signals_of(kept, starts)
         )
-        return self._kept(kept, part)
+        return self._keep_order(kept, part)
 
     def _signals_of(self, kept: torch.Tensor, starts: torch.Tensor) -> Signals | None:
         """Those of the kept interactions, which start at `starts` [n_users + 1] for each user, ranked anew."""
@@ -349,7 +349,7 @@ class Histories:
         rank[_cumulative(kept)[ordered]] = (torch.arange(len(ordered), device=self.device) - first).to(rank.dtype)
         return replace(signals, rank=rank)
 
-    def _kept(self, kept: torch.Tensor, part: "Histories") -> "Histories":
+    def _keep_order(self, kept: torch.Tensor, part: "Histories") -> "Histories":
         """Give `part` its order by item from this one's: dropping interactions keeps the order of the others."""
         if "order" in self.__dict__:
             order = self.order[kept.index_select(0, self.order)]
@@ -383,7 +383,7 @@ def histories_of(
     return Histories(items=items, starts=starts, n_items=csr.shape[1], signals=signals).to(device)
 
 
-def joined_histories(first: Histories, then: Histories) -> Histories:
+def join_histories(first: Histories, then: Histories) -> Histories:
     """Each user's interactions of `first` and, all of them later, those of `then`; they share no cell.
 
     Signals are those that both have; the ranks of `then` follow those of `first`.

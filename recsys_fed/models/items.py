@@ -148,7 +148,7 @@ def load_item_embeddings(path: Path) -> ItemEmbeddings:
         DataFormatError: it is not such a file.
     """
     if not path.is_file():
-        raise DataNotFoundError(f"Expected item embeddings at {path}, there is no such file. Train first.")
+        raise DataNotFoundError(f"Cannot find item embeddings at {path}. Train first.")
     try:
         with safe_open(path, framework="pt") as file:
             record: Mapping[str, Any] = json.loads((file.metadata() or {})[_METADATA])
@@ -228,29 +228,29 @@ def ridge(
         per_interaction = per_interaction * recency(histories, how).to(per_interaction.dtype)
     aims = per_interaction if targets is None else per_interaction * targets.to(per_interaction.dtype)
     projected = histories.times(aims, vectors)
-    vectors, projected = _widened(vectors, wide), _widened(projected, wide)
-    shared = _widened(_widened(shared, wide).T, wide)
+    vectors, projected = _widen(vectors, wide), _widen(projected, wide)
+    shared = _widen(_widen(shared, wide).T, wide)
     shared.diagonal()[dim:] = 1.0
-    lengths = _padded(histories.starts.diff())
+    lengths = _pad(histories.starts.diff())
     for length in torch.unique(lengths).tolist():
         if not length:
             continue
         same = (lengths == length).nonzero()[:, 0]
         for some in same.split(max(1, _BATCH_FLOATS // ((length + dim) * dim))):
-            rows = _gathered(vectors, histories, per_interaction, users=some, length=length)
+            rows = _gather(vectors, histories, per_interaction, users=some, length=length)
             normal = torch.baddbmm(shared, rows.mT, rows)
             # solve_ex does not raise: whether a user's equations overflow must not decide whether a silo answers.
             users[some] = torch.linalg.solve_ex(normal, projected[some]).result[:, :dim]
     return users.masked_fill_(~users.isfinite().all(1, keepdim=True), 0.0)
 
 
-def _widened(table: torch.Tensor, columns: int) -> torch.Tensor:
+def _widen(table: torch.Tensor, columns: int) -> torch.Tensor:
     """Columns of zeros beside those of a table."""
     extra = columns - table.shape[1]
     return torch.nn.functional.pad(table, (0, extra)) if extra else table
 
 
-def _gathered(
+def _gather(
     vectors: torch.Tensor, histories: Histories, weights: torch.Tensor, *, users: torch.Tensor, length: int
 ) -> torch.Tensor:
     """sqrt(w) v_i of the users' interactions, w [n_interactions], zeros after the last: [n_users, length, dim]."""
@@ -262,7 +262,7 @@ def _gathered(
     return rows.view(len(users), length, -1)
 
 
-def _padded(lengths: torch.Tensor) -> torch.Tensor:
+def _pad(lengths: torch.Tensor) -> torch.Tensor:
     """The next length that is a power of two or 5, 6 or 7 quarters of one: at most a quarter more; 0 stays 0."""
     quarter = torch.ones_like(lengths)
     while bool((lengths > 8 * quarter).any()):

@@ -47,7 +47,7 @@ def with_new_items(
     Raises:
         DataError: the lengths differ, or no item of the model is in the larger catalogue.
     """
-    known = _checked(model, features, old_rows)
+    known = _check_rows(model, features, old_rows)
     targets = torch.cat([model.vectors, model.bias[:, None], model.history_weights[:, None]], dim=1).double().cpu()
     values = targets.numpy()[old_rows[known]]
     frequency = np.asarray((features[known] != 0).sum(axis=0)).ravel()
@@ -64,7 +64,7 @@ def with_new_items(
     )
 
 
-def _checked(
+def _check_rows(
     model: ItemEmbeddings, features: sparse.csr_matrix, old_rows: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
     """Rows of the larger catalogue that the model knows."""

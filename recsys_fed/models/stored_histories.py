@@ -171,10 +171,12 @@ def stored_histories(folder: Path, *, n_items: int, device: torch.device | str =
         DataFormatError: the files do not fit together.
     """
     if not (folder / STARTS).is_file():
-        raise DataNotFoundError(f"Expected histories in {folder}, found none or a part. Group them anew.")
+        raise DataNotFoundError(f"The histories in {folder} are missing or incomplete. Group them anew.")
     starts = np.fromfile(folder / STARTS, dtype=_LITTLE64).astype(np.int64)
     if not len(starts) or (np.diff(starts) < 0).any():
-        raise DataFormatError(f"Expected the users' first interactions in {folder / STARTS}. Group them anew.")
+        raise DataFormatError(
+            f"The users' first interactions in {folder / STARTS} are missing or broken. Group them anew."
+        )
     there = tuple(name for name, (file, _) in SIGNALS.items() if (folder / file).is_file())
     for file, dtype in ((ITEMS, _LITTLE32), *(SIGNALS[name] for name in there)):
         if (folder / file).stat().st_size != starts[-1] * dtype.itemsize:

@@ -62,7 +62,7 @@ def calibrate_noise_multiplier(
         if goal <= 0:
             break
     raise CalibrationError(
-        f"Expected the accountants to agree near epsilon = {epsilon:g} at delta = {delta:g}; they do not."
+        f"The accountants do not agree near epsilon = {epsilon:g} at delta = {delta:g}."
         " Use a larger epsilon or delta, or fewer steps."
     )
 

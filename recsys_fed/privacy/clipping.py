@@ -9,7 +9,7 @@ r of the sensitivity L,
 
 so that a user's whole row has norm at most L and nothing else has to be charged. The count is a whole number times
 r L, which float64 rounds by less than the margin of `clip_factors` leaves of the body, while n users have
-n r^2 <= 2^31. From the noised count follows the share of users within C, and the next clip norm
+n r^2 <= 2^31. From the noisy count follows the share of users within C, and the next clip norm
 C exp(-rate (share - quantile)): post-processing.
 """
 
@@ -89,7 +89,7 @@ class JointRelease:
         return torch.cat([total * (self.body / clip_norm), count])
 
     def split(self, table: torch.Tensor, *, clip_norm: float, declared_users: int) -> tuple[torch.Tensor, float]:
-        """The noised sum [rows, columns] in its own unit, without the last row of `table`, and the next clip norm."""
+        """The noisy sum [rows, columns] in its own unit, without the last row of `table`, and the next clip norm."""
         excess = float(table[-1, 0]) / (self.count_share * self.l2_clip_norm * declared_users)
         share = min(max((1 + excess) / 2, 0.0), 1.0)
         return table[:-1] * (clip_norm / self.body), clip_norm * math.exp(-RATE * (share - QUANTILE))

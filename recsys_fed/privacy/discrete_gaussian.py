@@ -137,10 +137,10 @@ class _InversionTable:
         values = np.take(self.cells, first, mode="wrap")
         unsettled = np.flatnonzero(values == _UNSETTLED)
         if len(unsettled):
-            values[unsettled] = self._settled(first[unsettled], bits)
+            values[unsettled] = self._settle(first[unsettled], bits)
         return values
 
-    def _settled(self, first: npt.NDArray[np.uint16], bits: RandomBits) -> npt.NDArray[np.int16]:
+    def _settle(self, first: npt.NDArray[np.uint16], bits: RandomBits) -> npt.NDArray[np.int16]:
         """X for draws whose first 16 bits do not settle it."""
         rest = bits.uint32(len(first))
         lower, bounds = np.take(self.lower, first, mode="clip"), np.take(self.bounds, first, mode="clip")

@@ -105,7 +105,7 @@ class ReleaseEvent(PrivacyEvent):
                 f"Expected the keys of a release event, got unknown {unknown} and missing {missing}."
                 " Write records with ReleaseEvent.to_dict of the same version."
             )
-        values: dict[str, Any] = {name: _typed(name, types[name], record[name]) for name in types}
+        values: dict[str, Any] = {name: _check_type(name, types[name], record[name]) for name in types}
         try:
             return cls(**values)
         except ConfigurationError as error:
@@ -158,7 +158,7 @@ def delta_left(events: Iterable[PrivacyEvent], *, delta: float) -> float:
 _FIELD_TYPES: dict[str, object] = {field.name: field.type for field in fields(ReleaseEvent)}
 
 
-def _typed(name: str, expected: object, value: object) -> object:
+def _check_type(name: str, expected: object, value: object) -> object:
     """Return `value` if it is of the field's type; JSON knows 1 and 1.0 as the same number."""
     if expected is float and type(value) is int and abs(value) < 2**53:
         return float(value)

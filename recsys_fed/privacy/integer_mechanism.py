@@ -27,7 +27,7 @@ of L2 sensitivity C (one user added or removed). What is done, all figures in gr
    multiplier z, in any number of dimensions and with sampling of users, and whatever is composed from such releases
    costs what the accountants say of continuous Gaussians, but for e^-55 a released entry in epsilon.
 
-*Many steps* (`NoisySums`): a table of noised sums whose noise is drawn when a row is read, and at the end.
+*Many steps* (`NoisySums`): a table of noisy sums whose noise is drawn when a row is read, and at the end.
 After step t the table is G_t = sum_{s <= t} (rounded sum_s + N_s) with independent integer noise N_s on every
 entry at every step. Nobody sees a row of G_t before it is read, so the noise of the steps since the row's last
 reading may be drawn then, in one draw of their summed variance. A step costs what its rows cost; the others cost
@@ -85,7 +85,7 @@ def grid_step(
             to one entry and eight standard deviations of noise fit into 32 bits; where that leaves too coarse a
             grid for `entries`, it stays so, and the noise grows by what rounding adds to the sensitivity.
         entries: of the table, rows times columns.
-        steps: noised sums that are added up on the grid before they are released.
+        steps: noisy sums that are added up on the grid before they are released.
     """
     checks.positive(l2_clip_norm=l2_clip_norm)
     checks.non_negative(noise_multiplier=noise_multiplier)
@@ -131,7 +131,7 @@ def to_int32(integers: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
 
 @dataclass(frozen=True, kw_only=True)
 class IntegerMechanism:
-    """One noised sum, described by public numbers; see the module.
+    """One noisy sum, described by public numbers; see the module.
 
     Attributes:
         noise_multiplier: z, of the continuous Gaussian mechanism that the sum over silos amounts to; 0 for none.

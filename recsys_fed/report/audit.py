@@ -232,10 +232,10 @@ def _attacks(attacks: Mapping[str, Any]) -> Section:
             "What a list shows of the person it was made for is not covered by the guarantee: the list follows from "
             "that person's own history, inside the silo. Whoever sees the list learns about its owner.",
         ],
-        charts=[_membership(attacks["membership"]), _recovered("Reconstruction from one update", updates)],
+        charts=[_membership(attacks["membership"]), _recovery_chart("Reconstruction from one update", updates)],
         tables=[
-            _recovered_table("Reconstruction from one update", updates),
-            _recovered_table("Reconstruction from a served list, by model", attacks["reconstruction_from_lists"]),
+            _recovery_table("Reconstruction from one update", updates),
+            _recovery_table("Reconstruction from a served list, by model", attacks["reconstruction_from_lists"]),
         ],
     )
 
@@ -261,17 +261,17 @@ def _membership(by_model: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Char
     )
 
 
-def _recovered(title: str, found: Mapping[str, Mapping[str, Any]]) -> Chart:
+def _recovery_chart(title: str, found: Mapping[str, Mapping[str, Any]]) -> Chart:
     rows = [
         (name.replace(", ", "\n"), one["share"]["value"], one["share"]["low"], one["share"]["high"])
         for name, one in found.items()
     ]
     said = "; ".join(f"{name}: {one['share']['value']:.0%} of the history" for name, one in found.items())
-    figures = _recovered_table(title, found)
+    figures = _recovery_table(title, found)
     return interval_chart(title, said, rows, x_label="share of the history that is named", figures=figures)
 
 
-def _recovered_table(caption: str, found: Mapping[str, Mapping[str, Any]]) -> Table:
+def _recovery_table(caption: str, found: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table(
         caption=caption,
         header=["what the attacker sees", "share of the history named", "AUC over items", "people"],

@@ -217,7 +217,7 @@ class PlainLines:
 
 
 @contextmanager
-def told_line(console: Console) -> Iterator[Callable[[str], None]]:
+def show_line(console: Console) -> Iterator[Callable[[str], None]]:
     """Take lines that replace each other: behind a spinner in a terminal, else as `PlainLines`."""
     if console.is_terminal:
         with console.status("", spinner=_SPINNER) as status:
@@ -231,7 +231,7 @@ def told_line(console: Console) -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
-def told_progress(console: Console) -> Iterator["Progress"]:
+def show_progress(console: Console) -> Iterator["Progress"]:
     """Take the progress of a command: bars of rounds and silos in a terminal, else lines, "step 3 of 12: ..."."""
     from recsys_fed.simulation.runner import Progress  # noqa: PLC0415  (slow to import, and most commands need none)
 
@@ -240,7 +240,7 @@ def told_progress(console: Console) -> Iterator["Progress"]:
             yield progress
         return
     say = partial(console.print, markup=False, highlight=False)
-    with told_line(console) as tell:
+    with show_line(console) as tell:
         current = [""]
 
         def step(number: int, planned: int, name: str) -> None:

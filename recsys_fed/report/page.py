@@ -154,7 +154,7 @@ def write_picture(figure: "Figure", path: Path, *, kind: str | None = "png") -> 
     try:
         figure.savefig(path, format=kind)
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"Expected to write a picture to {path}: {error}.") from error
+        raise ConfigurationError(f"Cannot write a picture to {path}: {error}.") from error
 
 
 # Stand-ins, none of which matplotlib uses by itself.
@@ -286,10 +286,10 @@ def _svg(draw: Callable[[Any], None], title: str, alternative: str) -> Markup:
         draw(axes)
         written = io.StringIO()
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _themed(written.getvalue(), title, alternative)
+    return _apply_theme(written.getvalue(), title, alternative)
 
 
-def _themed(svg: str, title: str, alternative: str) -> Markup:
+def _apply_theme(svg: str, title: str, alternative: str) -> Markup:
     """The svg element alone: variables for colours, ids of its own, a title and a description."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

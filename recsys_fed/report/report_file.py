@@ -34,7 +34,7 @@ def write_report(place: str, *, output: Path | None = None) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(render(page), encoding="utf-8")
     except OSError as error:
-        raise ConfigurationError(f"Expected to write the report to {target}: {error}.") from error
+        raise ConfigurationError(f"Cannot write the report to {target}: {error}.") from error
     return target
 
 
@@ -45,9 +45,7 @@ def _page_of(place: str) -> Page:
         return _page_of_folder(path)
     if "://" in place or (path.is_file() and path.suffix in _LEDGERS):
         return _page("Privacy ledger", tuple(ledger_sections(place)))
-    raise DataNotFoundError(
-        f"Expected the folder of a run, of several runs or of an audit, or a ledger, at {place}: found none."
-    )
+    raise DataNotFoundError(f"Cannot find a run, several runs, an audit or a ledger at {place}.")
 
 
 def _page_of_folder(folder: Path) -> Page:
@@ -68,8 +66,7 @@ def _page_of_folder(folder: Path) -> Page:
         named.append("comparison")
     if not named:
         raise DataNotFoundError(
-            f"Expected {METRICS} or {AUDIT} in {folder}, or folders of runs, found none. Give --output to `simulate` "
-            "or `audit`."
+            f"Cannot find {METRICS}, {AUDIT} or folders of runs in {folder}. Give --output to `simulate` or `audit`."
         )
     return _page(f"Privacy report: {' and '.join(named)}", tuple(sections))
 

@@ -42,7 +42,7 @@ def print_simulation(record: Mapping[str, Any], *, output: Path | None) -> None:
     if record["protocol"]["name"]:
         console.print(_protocol(record["protocol"]))
     if record["private_metrics"]:
-        console.print(f"as the silos report it, a noised sum: {_private_metrics(record)}")
+        console.print(f"as the silos report it, a noisy sum: {_private_metrics(record)}")
     console.print(f"[yellow]{record['note']}[/]; {record['noise_note']}")
     if record["epsilon"] == "inf":
         console.print(f"[bold red]{NO_PRIVACY}[/]")
@@ -118,7 +118,7 @@ def metrics_of(folder: Path) -> dict[str, Any]:
 def run_sections(folder: Path) -> Iterator[Section]:
     """All sections of a finished run."""
     record = metrics_of(folder)
-    checked = _checked(folder)
+    checked = _verify_certificates(folder)
     yield _guarantee(record, checked)
     yield budget_section(_spent(folder, record))
     yield _quality(record)
@@ -213,7 +213,7 @@ def _quality_chart(record: Mapping[str, Any], *, figures: Table) -> Chart:
     )
 
 
-def _checked(folder: Path) -> dict[str, Any] | None:
+def _verify_certificates(folder: Path) -> dict[str, Any] | None:
     """The run's certificates, verified now; None where there are none."""
     try:
         return run_record(verify_run(folder / CERTIFICATES, events=folder / EVENTS, model=folder / EMBEDDINGS))

@@ -61,7 +61,7 @@ def experiment_report(
         ConfigurationError: no experiment is configured.
     """
     if not settings.name:
-        raise ConfigurationError("Expected an [experiment] with a name in the service's settings, there is none.")
+        raise ConfigurationError("There is no [experiment] with a name in the service's settings.")
     now = time.time() if now is None else now
     users = _outcomes(store, settings, until=now - settings.window_hours * _HOUR)
     control, treatments = settings.variants[0], settings.variants[1:]

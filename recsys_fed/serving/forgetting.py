@@ -32,7 +32,9 @@ async def in_time(work: Awaitable[T]) -> T:
         async with asyncio.timeout(_STORE_SECONDS):
             return await work
     except TimeoutError as error:
-        raise StoreBusyError(f"Expected an answer of the store within {_STORE_SECONDS:g} s.") from error
+        raise StoreBusyError(
+            f"The store did not answer within {_STORE_SECONDS:g} s. Send the request again."
+        ) from error
 
 
 class Forgetting:

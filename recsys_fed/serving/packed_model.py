@@ -109,7 +109,7 @@ def read_packed_model(folder: Path) -> PackedModel:
         DataNotFoundError: there is none. DataFormatError: it is damaged.
     """
     if not (folder / RECORD).is_file():
-        raise DataNotFoundError(f"Expected a model version in {folder}, there is none.")
+        raise DataNotFoundError(f"There is no model version in {folder}.")
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         arrays = {name: np.load(folder / f"{name}.npy") for name in _ARRAYS}

@@ -154,7 +154,7 @@ class TokenFile:
             self._tokens, self._stamp = (), None
         except OSError as error:
             self._tokens, self._stamp = (), None
-            raise DataFormatError(f"Expected to read the tokens in {self._path}: {error.strerror}.") from error
+            raise DataFormatError(f"Cannot read the tokens in {self._path}: {error.strerror}.") from error
         return self._tokens
 
     def holder(self, presented: str) -> _Token | None:

@@ -82,7 +82,7 @@ class ModelReloader:
             ConfigurationError: there is no source. DataFormatError: its model was refused; nothing changed.
         """
         if self._source is None:
-            raise ConfigurationError("Expected a model to take over from, the service was started without --model.")
+            raise ConfigurationError("There is no model to take over from: the service was started without --model.")
         async with self._lock:
             self._stamp = self._source.stamp()
             version = await pack_in_subprocess(self._source, self._folder)
@@ -152,7 +152,7 @@ async def pack_in_subprocess(source: ModelSource, folder: Path) -> str:
         output, errors = await asyncio.wait_for(process.communicate(), timeout=_PACK_SECONDS)
     except TimeoutError as error:
         process.kill()
-        raise DataFormatError(f"Expected a model to be packed within {_PACK_SECONDS:g} s.") from error
+        raise DataFormatError(f"A model was not packed within {_PACK_SECONDS:g} s.") from error
     if process.returncode:
         lines = errors.decode(errors="replace").strip().splitlines() or ["no reason given"]
         raise DataFormatError(f"The model was refused, nothing changed. {lines[-1]}")

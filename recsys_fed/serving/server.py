@@ -111,7 +111,7 @@ def _socket(settings: ApiSettings) -> socket.socket:
         listening.listen(_BACKLOG)
     except OSError as error:
         raise ConfigurationError(
-            f"Expected to listen on {settings.host}:{settings.port}: {error.strerror}. Choose another port."
+            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}. Choose another port."
         ) from error
     return listening
 

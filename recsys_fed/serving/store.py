@@ -368,7 +368,7 @@ class FeedbackStore:
             reason = type(getattr(error, "orig", None) or error).__name__
             busy = isinstance(error, OperationalError | TimeoutError)
             raise (StoreBusyError if busy else DataError)(
-                f"Expected to read and write {self._engine.url.render_as_string(hide_password=True)}: {reason}. "
+                f"Cannot read or write {self._engine.url.render_as_string(hide_password=True)}: {reason}. "
                 "What was acknowledged is still there."
             ) from error
 

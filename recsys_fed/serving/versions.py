@@ -47,7 +47,7 @@ class Versions:
         self._loaded: dict[str, Served] = {}
         names = self._pointers()
         if not names:
-            raise DataNotFoundError(f"Expected a model version in {folder}, there is none. Give --model once.")
+            raise DataNotFoundError(f"There is no model version in {folder}. Give --model once.")
         self.current = self.load(names[0])
         self.previous = self.load(names[1]) if len(names) > 1 and self._there(names[1]) else None
 
@@ -88,7 +88,7 @@ class Versions:
     def before(self) -> Served:
         """The version to roll back to; raises ConfigurationError where there is none."""
         if self.previous is None:
-            raise ConfigurationError("Expected a version before this one to go back to, there is none.")
+            raise ConfigurationError("There is no version before this one to go back to.")
         return self.previous
 
     def _pointers(self) -> list[str]:

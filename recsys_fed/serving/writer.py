@@ -155,4 +155,4 @@ def _begin(task: _Task) -> bool:
 def _as_data_error(error: Exception) -> RecsysFedError:
     if isinstance(error, RecsysFedError):
         return error
-    return DataError(f"Expected to write to the store, got {type(error).__name__}.")
+    return DataError(f"Cannot write to the store: {type(error).__name__}.")

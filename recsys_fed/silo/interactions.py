@@ -25,7 +25,7 @@ from recsys_fed.data.readers.interactions import (
 from recsys_fed.data.readers.reading import Block
 from recsys_fed.data.silo import signals_of, silo_dataset, ties_of
 from recsys_fed.data.split import leave_last_out
-from recsys_fed.models.histories import NOTHING, Histories, Signal, Signals, histories_of, joined_histories
+from recsys_fed.models.histories import NOTHING, Histories, Signal, Signals, histories_of, join_histories
 from recsys_fed.silo.secret import Pseudonyms
 from recsys_fed.silo.settings import DataSettings
 
@@ -76,7 +76,7 @@ class SiloData(_Users):
     def parts(self) -> Iterator[Part]:
         """Users with all their interactions, held-out ones included: all at once."""
         # What is held out is each user's latest.
-        yield self.users, joined_histories(self.histories(), histories_of(self.test, signals=self.test_signals))
+        yield self.users, join_histories(self.histories(), histories_of(self.test, signals=self.test_signals))
 
 
 def read_silo_data(

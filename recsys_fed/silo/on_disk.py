@@ -28,7 +28,7 @@ from recsys_fed.data.readers.blocks import blocks_of
 from recsys_fed.data.readers.interactions import DROPPED, Codes, Columns
 from recsys_fed.data.readers.reading import are_positions
 from recsys_fed.data.readers.rows import Account, Rows, rows_of
-from recsys_fed.models.histories import NOTHING, Signal, Signals, histories_of, joined_histories, joined_signals
+from recsys_fed.models.histories import NOTHING, Signal, Signals, histories_of, join_histories, join_signals
 from recsys_fed.models.stored_histories import HistoryWriter, StoredHistories, stored_histories
 from recsys_fed.silo.interactions import Part, SiloData, SiloPart, read_silo_data, silo_part
 from recsys_fed.silo.secret import Pseudonyms
@@ -76,7 +76,7 @@ class StoredSiloData:
         first = 0
         for block in self.histories().blocks():
             last = first + block.n_users
-            yield self.users[first:last], joined_histories(block, held.block(first, last))
+            yield self.users[first:last], join_histories(block, held.block(first, last))
             first = last
 
 
@@ -143,11 +143,11 @@ def read_stored_data(
         n_items=catalogue.n_items,
         test=sparse.vstack([empty, *(part.test for part in parts)], format="csr"),
         users=np.concatenate([np.empty(0, dtype=object), *(part.users for part in parts)]),
-        report=account.report(data.source, _sorted_rules(repeated), kept=kept),
+        report=account.report(data.source, _sort_rules(repeated), kept=kept),
         unknown_items=sum(part.unknown_items for part in parts),
         short=sum(part.short for part in parts),
         ties=sum(part.ties or 0 for part in parts) if data.time else None,
-        test_signals=joined_signals([part.test_signals for part in parts]),
+        test_signals=join_signals([part.test_signals for part in parts]),
     )
 
 
@@ -216,6 +216,6 @@ def _columns(bucket: Path, item_ids: npt.NDArray[np.object_], row_type: np.dtype
     )
 
 
-def _sorted_rules(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+def _sort_rules(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
     """In the order of the rules; rows of a bucket have no place in the source, so that no examples are named."""
     return tuple(sorted(findings, key=lambda finding: list(DROPPED).index(finding.rule)))

@@ -108,15 +108,15 @@ def export_recommendations(
     """
     checks.at_least(1, k=k)
     if path.exists():
-        raise ConfigurationError(f"Expected no file at {path} yet, there is one.")
-    chosen = list(_chosen(recommender, users))
+        raise ConfigurationError(f"There is a file at {path} already.")
+    chosen = list(_choose_users(recommender, users))
     with pq.ParquetWriter(path, _SCHEMA) as writer:
         for start in range(0, len(chosen), _USERS_AT_ONCE):
             writer.write_table(_table(recommender, chosen[start : start + _USERS_AT_ONCE], k))
     return len(chosen)
 
 
-def _chosen(recommender: Recommender, users: Sequence[str] | None) -> Iterator[tuple[str, int]]:
+def _choose_users(recommender: Recommender, users: Sequence[str] | None) -> Iterator[tuple[str, int]]:
     if users is None:
         yield from ((str(name), row) for row, name in enumerate(recommender.state.users))
         return

@@ -68,7 +68,7 @@ class SiloSecret:
         """Write a new file; raises as `save_key`."""
         save_key(path, self._private, passphrase=passphrase)
 
-    def derived(self, purpose: str) -> bytes:
+    def derive_key(self, purpose: str) -> bytes:
         """The 32-byte key of one purpose."""
         kdf = HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=f"recsys-fed {purpose}".encode())
         return kdf.derive(self._private.private_bytes_raw())
@@ -82,7 +82,7 @@ class Pseudonyms:
     """The silo's pseudonyms; the same secret gives the same ones for ever."""
 
     def __init__(self, secret: SiloSecret) -> None:
-        self._key = secret.derived(_PSEUDONYMS)
+        self._key = secret.derive_key(_PSEUDONYMS)
 
     def of(self, user: str) -> str:
         """The pseudonym of one raw id, 32 hexadecimal digits."""
@@ -115,7 +115,7 @@ def read_sealed(path: Path, *, key: bytes, label: str) -> bytes:
         KeyFileError: another key or label sealed it, or it was changed; which of them cannot be told.
     """
     if not path.is_file():
-        raise DataNotFoundError(f"Expected the silo's state at {path}, there is no such file. Train first.")
+        raise DataNotFoundError(f"Cannot find the silo's state at {path}. Train first.")
     sealed = path.read_bytes()
     start = len(_MAGIC) + _NONCE_BYTES
     try:

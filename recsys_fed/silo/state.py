@@ -31,7 +31,7 @@ from scipy import sparse
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 from recsys_fed.files import OWNER_ONLY, whole_file, write_whole
-from recsys_fed.models.histories import Histories, Signals, joined_signals
+from recsys_fed.models.histories import Histories, Signals, join_signals
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings, user_vectors
 from recsys_fed.models.stored_histories import SIGNALS
 from recsys_fed.models.transitions import Following, Transitions
@@ -170,7 +170,7 @@ class StateFolder:
     """The folder of a silo's state."""
 
     def __init__(self, folder: Path, secret: SiloSecret) -> None:
-        self._folder, self._key = folder, secret.derived(_PURPOSE)
+        self._folder, self._key = folder, secret.derive_key(_PURPOSE)
 
     def check(self, content: bytes, catalogue: Catalogue) -> None:
         """Refuse what is no released model of this catalogue; nothing private is read.
@@ -231,16 +231,14 @@ class StateFolder:
         if model.n_items != histories.n_items:
             raise DataFormatError(f"Expected a model of {histories.n_items} items, got {model.n_items}.")
         vectors = user_vectors(model, histories)
-        sealed = _packed(UserState(users=users, vectors=vectors, histories=histories))
+        sealed = _pack(UserState(users=users, vectors=vectors, histories=histories))
         write_sealed(self._users(model_hash, number), sealed, key=self._key, label=_label(model_hash, number))
 
     def current(self) -> str:
         """Hash of the model in use; raises DataNotFoundError where there is none yet."""
         path = self._folder / _CURRENT
         if not path.is_file():
-            raise DataNotFoundError(
-                f"Expected a trained model in {self._folder}, there is none. Take part in training."
-            )
+            raise DataNotFoundError(f"There is no trained model in {self._folder}. Take part in training.")
         return str(json.loads(path.read_text())["model"])
 
     def model(self) -> ItemEmbeddings:
@@ -248,20 +246,18 @@ class StateFolder:
         model_hash = self.current()
         path = self._model(model_hash)
         if not path.is_file() or sha256(path.read_bytes()) != model_hash:
-            raise DataFormatError(
-                f"Expected the model {model_hash[:_DIGITS]} at {path}, it is missing or was changed."
-            )
+            raise DataFormatError(f"The model {model_hash[:_DIGITS]} at {path} is missing or was changed.")
         return load_item_embeddings(path)
 
     def users(self) -> UserState:
         """All users under the model in use; see `read_sealed` for what it refuses."""
         model_hash = self.current()
         count = int(json.loads((self._folder / _CURRENT).read_text())["parts"])
-        return _joined([self._opened(model_hash, number) for number in range(count)])
+        return _join([self._open(model_hash, number) for number in range(count)])
 
-    def _opened(self, model_hash: str, number: int) -> UserState:
+    def _open(self, model_hash: str, number: int) -> UserState:
         sealed = read_sealed(self._users(model_hash, number), key=self._key, label=_label(model_hash, number))
-        return _unpacked(sealed)
+        return _unpack(sealed)
 
     def personal(self) -> OwnModel:
         """The silo's own model beside the one in use, fitted to all users when it is first asked for, and sealed.
@@ -321,7 +317,7 @@ def _label(model_hash: str, number: int) -> str:
     return f"{model_hash} part {number}" if number else model_hash
 
 
-def _joined(parts: list[UserState]) -> UserState:
+def _join(parts: list[UserState]) -> UserState:
     if len(parts) == 1:
         return parts[0]
     histories = [part.histories for part in parts]
@@ -333,12 +329,12 @@ def _joined(parts: list[UserState]) -> UserState:
             items=torch.cat([part.items for part in histories]),
             starts=starts,
             n_items=histories[0].n_items,
-            signals=joined_signals([part.signals for part in histories]),
+            signals=join_signals([part.signals for part in histories]),
         ),
     )
 
 
-def _packed(state: UserState) -> bytes:
+def _pack(state: UserState) -> bytes:
     histories = state.histories
     signals = {} if histories.signals is None else histories.signals.columns()
     return save(
@@ -353,7 +349,7 @@ def _packed(state: UserState) -> bytes:
     )
 
 
-def _unpacked(content: bytes) -> UserState:
+def _unpack(content: bytes) -> UserState:
     tensors = load(content)
     text = tensors["users"].tobytes().decode()
     names = text.split("\n") if text else []

@@ -33,7 +33,7 @@ def app_folder() -> Path:
     for folder in (_PACKAGE.parent, _PACKAGE / "flower-app"):
         if (folder / "server" / "app.py").is_file() and (folder / "pyproject.toml").is_file():
             return folder
-    raise EngineError(f"Expected the Flower apps beside or in {_PACKAGE}, found none. Install the package again.")
+    raise EngineError(f"There are no Flower apps beside or in {_PACKAGE}. Install the package again.")
 
 
 def load_apps() -> tuple[Any, Any]:
@@ -111,7 +111,7 @@ def run_with_flower(
         with log.open("wb") as output, running(command, environment=_environment(folder), output=output) as process:
             _wait(process, timeout=timeout, on_poll=on_poll)
         if not done.is_file():
-            raise EngineError(f"Expected Flower to finish the run, it did not. The end of its log:\n{_tail(log)}")
+            raise EngineError(f"Flower did not finish the run. The end of its log:\n{_tail(log)}")
 
 
 @contextmanager
@@ -132,7 +132,7 @@ def _wait(process: Process, *, timeout: float, on_poll: Callable[[], None]) -> N
     deadline = time.monotonic() + timeout
     while process.poll() is None:
         if time.monotonic() > deadline:
-            raise EngineError(f"Expected the run to end within {timeout:.0f} s, it did not.")
+            raise EngineError(f"The run did not end within {timeout:.0f} s.")
         on_poll()
         time.sleep(_POLL)
 

@@ -110,7 +110,7 @@ class Recommender:
         seen = self._rows(list(history))
         ranked = scores(self.embeddings, self._vector(history))
         ranked[0, torch.from_numpy(seen)] = -torch.inf
-        return self._listed(ranked[0], min(k, self.catalogue.n_items - len(seen)))
+        return self._list_items(ranked[0], min(k, self.catalogue.n_items - len(seen)))
 
     def predict(self, ratings: Mapping[str, float], items: Sequence[str]) -> list[float]:
         """The rating to expect of a user for each of some items, from the user's ratings by item id.
@@ -134,7 +134,7 @@ class Recommender:
         directions = torch.nn.functional.normalize(self.embeddings.vectors, dim=1)
         cosines = directions @ directions[row]
         cosines[row] = -torch.inf
-        return self._listed(cosines, min(k, self.catalogue.n_items - 1))
+        return self._list_items(cosines, min(k, self.catalogue.n_items - 1))
 
     def to_numpy(self) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Item ids [n_items], vectors [n_items, embedding_dim] and biases [n_items]."""
@@ -160,7 +160,7 @@ class Recommender:
         )
         return user_vectors(self.embeddings, folded)
 
-    def _listed(self, ranked: torch.Tensor, k: int) -> list[Recommendation]:
+    def _list_items(self, ranked: torch.Tensor, k: int) -> list[Recommendation]:
         best = top_items(ranked[None], k)[0].tolist() if k else []
         titles = self.catalogue.titles
         return [

@@ -119,7 +119,7 @@ class ReleaseCounter:
 _NEGATIVES, _USERS = 21, 22
 
 
-def evaluated(federation: SimulatedFederation, *, n_users: int = 0, seed: int = 0) -> SimulatedFederation:
+def pick_test_users(federation: SimulatedFederation, *, n_users: int = 0, seed: int = 0) -> SimulatedFederation:
     """The federation with the rows of `n_users` random users who have a test item; of all, for 0 or too many.
 
     Only for measuring: silos are those of the whole federation and do not fit these rows.
@@ -266,7 +266,7 @@ def simulate(
     steps = Steps(3, progress)
     with ExitStack() as stack:
         scratch = output or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recsys-fed-")))
-        folder = _made(scratch)
+        folder = _make_folder(scratch)
         with timed("load", seconds, steps):
             if simulation.engine == "in-process":
                 logging.getLogger("flwr").setLevel(logging.WARNING)
@@ -278,7 +278,7 @@ def simulate(
             _train(simulation, federation, folder=folder, progress=progress)
         with timed("evaluate", seconds, steps):
             model = load_item_embeddings(folder / EMBEDDINGS)
-            some = evaluated(federation, n_users=simulation.evaluate_users, seed=simulation.federation.seed)
+            some = pick_test_users(federation, n_users=simulation.evaluate_users, seed=simulation.federation.seed)
             protocol = protocol_of(simulation.data)
             negatives = simulation.sampled_negatives or (protocol.sampled_negatives if protocol else 0)
             how: dict[str, Any] = {
@@ -318,7 +318,7 @@ def interactions_a_user(federation: SimulatedFederation) -> int:
     return max(1, round(int(federation.train.nnz) / int(federation.train.shape[0])))
 
 
-def _made(folder: Path) -> Path:
+def _make_folder(folder: Path) -> Path:
     path = folder.expanduser().resolve()
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -334,7 +334,7 @@ def prepared(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
     given = simulation.data
     data = replace(given, data=_absolute(given.data), item_catalogue=_absolute(given.item_catalogue))
     if given.ledgers:
-        data = replace(data, ledgers=str(_made(Path(given.ledgers))))
+        data = replace(data, ledgers=str(_make_folder(Path(given.ledgers))))
     config = resolve_masking(simulation.federation, simulated=True)
     if config.target == AUTO:
         config = replace(config, target="next" if apply_protocol(data).split in BY_TIME else "any")

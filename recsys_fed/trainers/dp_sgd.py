@@ -245,7 +245,7 @@ class DPSGD(Trainer):
             vectors[:, 0] = (known.counts[known.head] / known.counts.max()).float()
             return replace(state, popularity=known, vectors=vectors, momentum=torch.zeros_like(vectors))
         if state.vectors is None or state.momentum is None:
-            raise ConfigurationError("Expected the counts before a gradient round. Run the plan in order.")
+            raise ConfigurationError("The counts are not there yet. Run the plan in order.")
         done = state.steps_done + 1
         if stage.noise_inside:
             rate = stage.settings["learning_rate"] / stage.settings["expected_batch_size"]

@@ -328,7 +328,7 @@ class OrderedSubspace(Trainer):
 
 def _known(state: OrderedState) -> NoisedPopularity:
     if state.popularity is None:
-        raise ConfigurationError("Expected the counts before a subspace round. Run the plan in order.")
+        raise ConfigurationError("The counts are not there yet. Run the plan in order.")
     return state.popularity
 
 
@@ -358,5 +358,5 @@ def _with_start(state: OrderedState) -> OrderedState:
 
 def _asked(state: OrderedState) -> torch.Tensor:
     if state.subspace is None:
-        raise ConfigurationError("Expected the counts before a subspace round. Run the plan in order.")
+        raise ConfigurationError("The counts are not there yet. Run the plan in order.")
     return state.subspace if state.scales is None else state.subspace * state.scales

@@ -335,7 +335,7 @@ def _known(state: SpectralState) -> tuple[NoisedPopularity, torch.Tensor]:
         ConfigurationError: the counts are not released yet.
     """
     if state.popularity is None or state.start_rows is None:
-        raise ConfigurationError("Expected the counts before what follows from them. Run the plan in order.")
+        raise ConfigurationError("The counts are not there yet. Run the plan in order.")
     return state.popularity, state.start_rows
 
 

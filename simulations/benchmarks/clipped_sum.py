@@ -122,15 +122,15 @@ def _seconds(case: Case) -> dict[str, float]:
     expected = ways["ours"](problem).float()
     for name, way in ways.items():
         if name != "unclipped" and not torch.allclose(expected, way(problem).float(), rtol=1e-3, atol=1e-4):
-            raise ArithmeticError(f"Expected the sum by rank one to equal that by {_LABELS[name]} ({case.label}).")
+            raise ArithmeticError(f"The sum by rank one differs from that by {_LABELS[name]} ({case.label}).")
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(case.turns):
         for name, way in ways.items():
-            seconds[name].append(_timed(way, problem, steps=_STEPS[name]))
+            seconds[name].append(_time(way, problem, steps=_STEPS[name]))
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def _timed(way: Way, problem: Problem, *, steps: int) -> float:
+def _time(way: Way, problem: Problem, *, steps: int) -> float:
     """Processor seconds a call: on one thread they hardly depend on what else the machine does."""
     start = time.process_time()
     for _ in range(steps):

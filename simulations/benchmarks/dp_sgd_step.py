@@ -84,7 +84,7 @@ def _case_lines(case: Case) -> list[Line]:
     seconds: dict[str, list[float]] = {"private": [], "plain": []}
     for repetition in range(case.rounds):
         for name, measured in seconds.items():
-            measured.append(_timed(ROUNDS[name], problem, seed=repetition))
+            measured.append(_time(ROUNDS[name], problem, seed=repetition))
     private, plain = (statistics.median(values) / STEPS for values in seconds.values())
     ratio = statistics.median(a / b for a, b in zip(seconds["private"], seconds["plain"], strict=True))
     peaks = [{name: _megabytes(case, name) for name in ROUNDS} for _ in range(case.processes)]
@@ -114,12 +114,12 @@ def problem_of(case: Case) -> Problem:
     generator = torch.Generator().manual_seed(0)
     return Problem(
         case=case,
-        histories=histories_of(_shortened(matrix)),
+        histories=histories_of(_shorten(matrix)),
         vectors=torch.randn(case.n_items, DIM, generator=generator) / DIM,
     )
 
 
-def _shortened(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+def _shorten(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
     """At most HISTORY items a user, whichever."""
     place = np.arange(matrix.nnz) - np.repeat(matrix.indptr[:-1], np.diff(matrix.indptr))
     kept = np.random.default_rng(1).permuted(place) < HISTORY
@@ -187,7 +187,7 @@ def _child(record: str) -> None:
     print_peak(work, warm=partial(ROUNDS[name], problem_of(Case(n_items=500, batch=50, loss=loss)), seed=0))
 
 
-def _timed(way: Callable[..., torch.Tensor], problem: Problem, *, seed: int) -> float:
+def _time(way: Callable[..., torch.Tensor], problem: Problem, *, seed: int) -> float:
     start = time.process_time()
     way(problem, seed=seed)
     return time.process_time() - start

@@ -60,10 +60,10 @@ def growth_lines() -> list[Line]:
         torch.set_num_threads(threads)
 
 
-def fitted_exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
+def fit_exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
     """Slope of log seconds over log size by least squares.
 
-    >>> round(fitted_exponent([1, 2, 4], [3, 6, 12]), 6)
+    >>> round(fit_exponent([1, 2, 4], [3, 6, 12]), 6)
     1.0
     """
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
@@ -75,10 +75,10 @@ def _exponent(series: Sequence[Size]) -> float:
     for way in times:
         way()
     seconds = alternating(times, repetitions=REPETITIONS)
-    return fitted_exponent([_grown(size, series) for size in series], seconds)
+    return fit_exponent([_factors(size, series) for size in series], seconds)
 
 
-def _grown(size: Size, series: Sequence[Size]) -> float:
+def _factors(size: Size, series: Sequence[Size]) -> float:
     """What grows along a series; where histories get shorter to keep the interactions, they do not count."""
     names = [name for name in ("users", "items", "dim", "history") if len({getattr(s, name) for s in series}) > 1]
     return float(math.prod(getattr(size, name) for name in names if len(names) == 1 or name != "history"))
@@ -108,7 +108,7 @@ def _round(tables: Tables, histories: Histories) -> None:
 
 
 def _silo_lines() -> list[Line]:
-    """Whole runs of one federation cut into more and more silos, whose noised tables are what grows."""
+    """Whole runs of one federation cut into more and more silos, whose noisy tables are what grows."""
     runs = [Federation(n_users=20_000, n_items=5_000, mean_interactions=50, silos=n) for n in _SILOS]
     for federation in runs:
         federation.train()
@@ -116,6 +116,6 @@ def _silo_lines() -> list[Line]:
     seconds = alternating(times, repetitions=REPETITIONS)
     slope = float(np.polyfit(_SILOS, seconds, 1)[0])
     return [
-        Line(name="time of a whole run: exponent in silos", value=fitted_exponent(_SILOS, seconds), unit=""),
+        Line(name="time of a whole run: exponent in silos", value=fit_exponent(_SILOS, seconds), unit=""),
         Line(name="the same: of one more silo, three rounds, 5,000 items", value=1e3 * slope, unit="ms"),
     ]

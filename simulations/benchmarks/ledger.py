@@ -58,7 +58,7 @@ print(json.dumps({"releases": found, "seconds": seconds, "peak_mb": peak}))
 def ledger_lines() -> list[Line]:
     """Seconds of status and verify, and what ten times as many entries add to the peak memory of verify."""
     with tempfile.TemporaryDirectory(prefix="recsys-fed-") as folder:
-        few, many = (made_ledger(Path(folder) / f"{entries}.sqlite", entries) for entries in (FEW, MANY))
+        few, many = (make_ledger(Path(folder) / f"{entries}.sqlite", entries) for entries in (FEW, MANY))
         status, verify = measured(many, "status"), measured(many, "verify")
         growth = verify["peak_mb"] - measured(few, "verify")["peak_mb"]
     named = f"ledger of {MANY:,} entries"
@@ -69,7 +69,7 @@ def ledger_lines() -> list[Line]:
     ]
 
 
-def made_ledger(path: Path, entries: int) -> Path:
+def make_ledger(path: Path, entries: int) -> Path:
     """A ledger of so many entries with signatures that hold, written a page at a time."""
     key = SigningKey.generate()
     terms = LedgerTerms(

@@ -1,7 +1,7 @@
 """What this project adds to a round of a deployment, measured without Flower's processes.
 
 The whole work of a round of the server and of a silo: messages checked and summed, a contribution computed and
-noised, a ledger that is charged and synced to the disk, checkpoint, logs. Silos work at the same time: one counts.
+noisy, a ledger that is charged and synced to the disk, checkpoint, logs. Silos work at the same time: one counts.
 """
 
 import time

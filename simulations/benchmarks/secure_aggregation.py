@@ -56,7 +56,7 @@ class Cost:
 
 def secure_aggregation_lines() -> list[Line]:
     """The round that the bars are for, growth with silos, items and dropouts, and Flower's primitives."""
-    pairs = [(measured_cost(silos=SILOS, entries=ITEMS * DIM), flower_silo_seconds()) for _ in range(REPETITIONS)]
+    pairs = [(measure_cost(silos=SILOS, entries=ITEMS * DIM), flower_silo_seconds()) for _ in range(REPETITIONS)]
     base = median_of([cost for cost, _ in pairs])
     flower = statistics.median(seconds for _, seconds in pairs)
     lines = [
@@ -68,7 +68,7 @@ def secure_aggregation_lines() -> list[Line]:
         cost = median_cost(silos=SILOS, entries=ITEMS * DIM, dropouts=dropouts)
         lines += _both(f"{dropouts} of {SILOS} silos drop out after sharing", cost)
     for silos in (5, 20, 50, 100):
-        lines += _both(f"{silos} silos", measured_cost(silos=silos, entries=ITEMS * DIM))
+        lines += _both(f"{silos} silos", measure_cost(silos=silos, entries=ITEMS * DIM))
     for items in (3_706, 100_000):
         lines += _both(f"{items:,} items", median_cost(silos=SILOS, entries=items * DIM))
     return [
@@ -84,7 +84,7 @@ def secure_aggregation_lines() -> list[Line]:
 
 def median_cost(**size: int) -> Cost:
     """Medians of some rounds."""
-    return median_of([measured_cost(**size) for _ in range(REPETITIONS)])
+    return median_of([measure_cost(**size) for _ in range(REPETITIONS)])
 
 
 def median_of(costs: list[Cost]) -> Cost:
@@ -96,7 +96,7 @@ def median_of(costs: list[Cost]) -> Cost:
     )
 
 
-def measured_cost(*, silos: int, entries: int, dropouts: int = 0) -> Cost:
+def measure_cost(*, silos: int, entries: int, dropouts: int = 0) -> Cost:
     """One round, in which the last silos drop out after they sent their shares.
 
     Raises:
@@ -117,7 +117,7 @@ def measured_cost(*, silos: int, entries: int, dropouts: int = 0) -> Cost:
     watch, alive = Stopwatch(), range(silos - dropouts)
     total, size = _round(terms, keys, inputs, alive, watch)
     if not np.array_equal(total, inputs[: len(alive)].sum(0)):
-        raise ArithmeticError("Expected the unmasked sum to be the plain sum of the survivors' integers.")
+        raise ArithmeticError("The unmasked sum is not the plain sum of the survivors' integers.")
     slowest = max(watch.seconds[f"silo {i}"] for i in alive)
     return Cost(silo=slowest, server=watch.seconds["server"], bytes_ratio=size / (4 * entries))
 

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.redraw:
         if not _data_is_there(console):
             return 2
-        record = _measured(options, console)
+        record = _measure(options, console)
         if record is None:
             return 3
         (DOCS / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -54,7 +54,7 @@ def publish(docs: Path) -> None:
     replace_between_markers(docs / PAGE, tables(record), start_marker=START)
 
 
-def _measured(options: argparse.Namespace, console: Console) -> Json | None:
+def _measure(options: argparse.Namespace, console: Console) -> Json | None:
     """The whole record, or None where some of it is still missing."""
     folder = kept_folder(options.kept)
     encoded = Job(work="catalogue", arguments={"protocol": "random90", "output": str(folder / "catalogue.parquet")})

@@ -51,7 +51,7 @@ def planned(
     return begin(config, greeting, catalogue, trainer=trainer)
 
 
-def trained(schedule: Schedule, data: SimulationConfig, *, seed: int) -> ItemEmbeddings:
+def train_alone(schedule: Schedule, data: SimulationConfig, *, seed: int) -> ItemEmbeddings:
     """Run the plan with noise from the seed; the metrics of silos are paid for, and not asked for."""
     _, histories = federation_of(data, seed)
     torch.set_num_threads(1)

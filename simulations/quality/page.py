@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from simulations.quality.points import BASELINES, DEFAULT_KINDS, EPSILONS, ML_100K_DELTA, Point
-from simulations.results.page import spread
+from simulations.results.page import NOISE_WORDS, spread
 
 START = "<!-- measured: begin, written by `make quality` -->"
 TITLES = {
@@ -62,7 +62,7 @@ def _silos(record: Record) -> Iterator[str]:
                 point = Point(table="silos", protocol=protocol, silos=silos, noise=noise)
                 found = means_of(record, metric, table="silos", protocol=protocol, silos=silos, noise=noise)
                 runs = max(map(len, found.values()), default=0)
-                yield f"| {silos} | {noise} | {_cells(found)} | {runs} | `{point.command()}` |"
+                yield f"| {silos} | {NOISE_WORDS[noise]} | {_cells(found)} | {runs} | `{point.command()}` |"
             (without,) = means_of(record, metric, table="silos", protocol=protocol, noise="none").values()
             best = record["baselines"][protocol]
             yield ""
@@ -74,7 +74,7 @@ def _silos(record: Record) -> Iterator[str]:
 
 
 def _kinds(record: Record) -> Iterator[str]:
-    yield from ("", "### Kinds of public item features: random90, 10 silos, masked", "")
+    yield from ("", "### Kinds of public item features: random90, 10 silos, noise distributed", "")
     yield (
         "| features | "
         + " | ".join(f"epsilon {epsilon:g}" for epsilon in EPSILONS)
@@ -92,18 +92,18 @@ def _kinds(record: Record) -> Iterator[str]:
 
 
 def _small(record: Record) -> Iterator[str]:
-    yield from ("", f"### NDCG@10: {TITLES['ml-100k']}, 10 silos, masked, delta {ML_100K_DELTA:g}", "")
+    yield from ("", f"### NDCG@10: {TITLES['ml-100k']}, 10 silos, noise distributed, delta {ML_100K_DELTA:g}", "")
     yield "| model | " + " | ".join(f"epsilon {epsilon:g}" for epsilon in EPSILONS) + " |"
     yield "|---|" + "--:|" * len(EPSILONS)
     by_trainer = {name: means_of(record, "ndcg@10", table="ml-100k", trainer=name) for name in ("auto", "popularity")}
-    for name, label in (("auto", "private global model"), ("popularity", "noised popularity")):
+    for name, label in (("auto", "private global model"), ("popularity", "noisy popularity")):
         yield f"| {label} (`--trainer {name}`) | {_cells(by_trainer[name], digits=4)} |"
     ratios = [
         statistics.fmean(by_trainer["auto"][e]) / statistics.fmean(by_trainer["popularity"][e]) for e in EPSILONS
     ]
     yield "| ratio of the means | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |"
     yield "| DP-FedAvg as published, on such a split | | | | .0523 |"
-    yield "| noised popularity as published beside it | | | | .0495 |"
+    yield "| noisy popularity as published beside it | | | | .0495 |"
     best = record["baselines"]["ml-100k"]
     yield ""
     names = ", ".join(f"{best[name]['ndcg@10']:.4f} {name}" for name in best)

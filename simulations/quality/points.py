@@ -87,7 +87,7 @@ class Point:
 class Grid:
     """Sizes set by hand beside those of the rule: dimensions and head items times what it says, subspace rounds.
 
-    Rounds -1 are those of the rule; 0 is noised popularity alone.
+    Rounds -1 are those of the rule; 0 is noisy popularity alone.
     """
 
     data: str

@@ -17,7 +17,7 @@ from recsys_fed.trainers.popularity import PopularItems
 from recsys_fed.trainers.registry import Auto
 from recsys_fed.trainers.spectral import Size, Spectral, size
 from recsys_fed.trainers.trainer import PublicFacts, Trainer
-from simulations.quality.alone import federation_of, planned, trained
+from simulations.quality.alone import federation_of, planned, train_alone
 from simulations.quality.points import VARIANTS, Point
 
 METRICS = ("recall@20", "ndcg@20", "ndcg@10", "hr@10")
@@ -60,7 +60,7 @@ def tuned(*, data: str, epsilon: float, delta: float, seed: int, by_hand: tuple[
     if by_hand is not None:
         trainer = PopularItems() if by_hand[2] == 0 else Spectral(fixed=_size_by_hand(facts, *by_hand))
         schedule = planned(config, epsilon=epsilon, delta=delta, seed=seed, trainer=trainer)
-    model = trained(schedule, config, seed=seed)
+    model = train_alone(schedule, config, seed=seed)
     return {"metrics": _shown(evaluate(fold_in_scorer(model, federation, device="cpu"), federation)),
             "signal": round(facts.signal_to_noise, 1)}  # fmt: skip
 
@@ -76,7 +76,7 @@ def swept(*, data: str, epsilon: float, delta: float, seed: int, features: bool,
     if how is not None:
         fixed = replace(size(facts), counts_share=how[0], prior=how[1])
         trainer = Spectral(fixed=fixed)
-    model = trained(plan(trainer=trainer), config, seed=seed)
+    model = train_alone(plan(trainer=trainer), config, seed=seed)
     metrics = evaluate(fold_in_scorer(model, federation, device="cpu"), federation)
     return {"metrics": _shown(metrics), "signal": round(facts.signal_to_noise, 1)}
 

@@ -1,4 +1,4 @@
-"""`python -m simulations.quality.worlds`: the rule of auto against noised popularity on generated worlds.
+"""`python -m simulations.quality.worlds`: the rule of auto against noisy popularity on generated worlds.
 
 Constants of the rule (`trainers/registry.py`, `trainers/spectral.py`) were chosen on `MADE`, and on four earlier
 draws of `held_worlds`, from the seeds 2026 to 2029. In each of them one world was below: by 0.9% and 2.2% at a signal
@@ -20,7 +20,7 @@ from recsys_fed.evaluation.protocol import evaluate_ranking
 from recsys_fed.simulation.runner import fold_in_scorer
 from recsys_fed.trainers.popularity import PopularItems
 from recsys_fed.trainers.registry import Auto, chosen
-from simulations.quality.alone import federation_of, planned, trained
+from simulations.quality.alone import federation_of, planned, train_alone
 
 _N_HELD, _DRAWN = 20, 2030
 METRIC = "ndcg@20"
@@ -70,7 +70,7 @@ def held_worlds() -> tuple[World, ...]:
 
 
 def rows(worlds: Sequence[World], *, held_out: str) -> Iterator[dict[str, object]]:
-    """What auto and noised popularity give, without item features, all users in one place, mean of the seeds."""
+    """What auto and noisy popularity give, without item features, all users in one place, mean of the seeds."""
     for world in worlds:
         data = SimulationConfig(data=world.data, held_out=held_out)
         for epsilon in _EPSILONS:
@@ -86,7 +86,7 @@ def rows(worlds: Sequence[World], *, held_out: str) -> Iterator[dict[str, object
                         found[name].append(found["popularity"][-1])
                         continue
                     federation, _ = federation_of(data, seed)
-                    score = fold_in_scorer(trained(schedule, data, seed=seed), federation, device="cpu")
+                    score = fold_in_scorer(train_alone(schedule, data, seed=seed), federation, device="cpu")
                     metrics = evaluate_ranking(score, train=federation.excluded, test=federation.test).means()
                     found[name].append(float(metrics[METRIC]))
             facts = plans["auto"].facts

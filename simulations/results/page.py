@@ -14,6 +14,8 @@ END = "<!-- measured: end -->"
 # The data set of the short table.
 HEADLINE = "ml-1m#random90"
 _PACKAGES = ("recsys-fed", "python", "torch", "flwr", "opacus", "dp-accounting", "numpy")
+# What a record says, and what a run's settings say now.
+NOISE_WORDS = {"own": "per-silo", "masked": "distributed"}
 
 
 def replace_between_markers(path: Path, lines: Sequence[str], *, start_marker: str = START) -> None:
@@ -75,7 +77,7 @@ def _provenance(record: Mapping[str, Any]) -> Iterator[str]:
 
 def _row(point: Mapping[str, Any]) -> str:
     name = f"{point['trainer']} ({point['schedule']})" if point["schedule"] else point["trainer"]
-    noise = point["noise"] if point["epsilon"] != "inf" else "none"
+    noise = NOISE_WORDS[point["noise"]] if point["epsilon"] != "inf" else "none"
     metrics = " | ".join(spread(point["metrics"][metric]) for metric in SHOWN)
     epsilon = point["epsilon"] if point["epsilon"] == "inf" else f"{point['epsilon']:g}"
     return (

@@ -95,11 +95,11 @@ async def _load(
         lag[number] = time.perf_counter() - due
         reader, writer = await free.get()
         path, record = body(number)
-        status = await _asked(reader, writer, path, record, token)
+        status = await _ask(reader, writer, path, record, token)
         while status is None:
             reopened += 1
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            status = await _asked(reader, writer, path, record, token)
+            status = await _ask(reader, writer, path, record, token)
         taken[number] = time.perf_counter() - due
         failed += status != 200
         free.put_nowait((reader, writer))
@@ -110,7 +110,7 @@ async def _load(
     return Load(milliseconds=1e3 * taken, errors=failed, lag=1e3 * lag, reopened=reopened)
 
 
-async def _asked(
+async def _ask(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str, record: dict[str, object], token: str
 ) -> int | None:
     """Send one request on an open connection and read its answer; the status, None if it was closed before."""

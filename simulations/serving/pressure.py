@@ -46,12 +46,12 @@ def pressure() -> dict[str, dict[str, float]]:
         arguments = ("--settings", str(folder / "serving.toml"))
         with running_service(folder, *arguments, core=(os.cpu_count() or 1) - 1) as (port, _):
             load(port, _body, token=token, rate=RATE / 4, seconds=2.0)
-            found["alone"] = _record(_loaded(port, token))
+            found["alone"] = _record(_load_model(port, token))
             with _batches(port, others) as served:
-                found["beside two clients of batches"] = _record(_loaded(port, token))
+                found["beside two clients of batches"] = _record(_load_model(port, token))
             found["beside two clients of batches"]["batches answered"] = len(served)
             with _slow(port):
-                found["beside 2,000 slow connections"] = _record(_loaded(port, token))
+                found["beside 2,000 slow connections"] = _record(_load_model(port, token))
                 found["beside 2,000 slow connections"]["health, slowest of 20 (ms)"] = _health(port)
     return found
 
@@ -73,7 +73,7 @@ def erasure() -> dict[str, float]:
                 "done": float(done)}  # fmt: skip
 
 
-def _loaded(port: int, token: str) -> Load:
+def _load_model(port: int, token: str) -> Load:
     return load(port, _body, token=token, rate=RATE, seconds=SECONDS)
 
 

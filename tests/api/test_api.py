@@ -47,7 +47,7 @@ def test_a_frame_becomes_a_model_that_recommends(run, tmp_path):
     again = Run.load(saved)
     assert again.metrics == run.metrics
     assert again.model.recommend(["sku-3"], k=10) == listed
-    with pytest.raises(ConfigurationError, match="there is one"):
+    with pytest.raises(ConfigurationError, match="There is a file or folder"):
         run.save(saved)
 
 

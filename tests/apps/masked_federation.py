@@ -31,7 +31,7 @@ Between = Callable[[int, int, Message, Callable[..., Message]], Message]
 
 @dataclass
 class Outcome:
-    """What a run left: the silos' own noised integers by round, and the sums that the server stepped with."""
+    """What a run left: the silos' own noisy integers by round, and the sums that the server stepped with."""
 
     folder: Path
     ledgers: Path

@@ -11,7 +11,7 @@ from scipy import sparse
 
 from recsys_fed.audit.audit import AuditSettings, _stand
 from recsys_fed.audit.audited_run import canary_data, deployed, run_with_canaries
-from recsys_fed.audit.bounds import bounds_of, planned_guesses
+from recsys_fed.audit.bounds import bounds_of, plan_guesses
 from recsys_fed.audit.checks.conformance import conformance
 from recsys_fed.audit.replays import Outcome, Replay, attackable, directions
 from recsys_fed.config import FederationConfig, SimulationConfig
@@ -67,7 +67,7 @@ class SmallAudit:
         attacked = [one for one in self.run.rounds if attackable(one.request)]
         for found, played in zip(self.directions, attacked, strict=True):
             audit = audit.then(found, played)
-        made = planned_guesses(len(included), epsilon=config.epsilon, delta=config.delta)
+        made = plan_guesses(len(included), epsilon=config.epsilon, delta=config.delta)
         return bounds_of(audit.scores, included, made=made, delta=config.delta)
 
     def outcome(self, number, breakage=None):

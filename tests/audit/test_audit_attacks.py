@@ -5,7 +5,14 @@ import pytest
 from scipy import sparse
 from small_audit import small_audit
 
-from recsys_fed.audit.attacks import _from_updates, _KnownSilo, _mean_figure, _recovered, _separation, _Victims
+from recsys_fed.audit.attacks import (
+    _compare_with_histories,
+    _from_updates,
+    _KnownSilo,
+    _mean_figure,
+    _separation,
+    _Victims,
+)
 from recsys_fed.errors import ConfigurationError
 
 
@@ -34,7 +41,7 @@ def test_a_history_is_recovered_without_protection_and_not_with_either_kind():
     victims = _Victims(histories=placed.withheld[:40], silos=[train[rows] for rows in placed.others])
     found = _from_updates(audit.run.rounds[0].request, audit.mechanism, victims)
     prior = np.tile(_KnownSilo(others=victims.silos[0]).prior, (40, 1))
-    guessing = _recovered(prior, victims.histories).share.value
+    guessing = _compare_with_histories(prior, victims.histories).share.value
     shares = {name: one.share.value for name, one in found.items()}
     assert shares.pop("one silo's update, without noise") > 0.95
     assert guessing < 0.35
@@ -44,8 +51,8 @@ def test_a_history_is_recovered_without_protection_and_not_with_either_kind():
 
 def test_perfect_and_useless_guesses_have_the_figures_that_they_should():
     histories = sparse.csr_matrix(np.array([[1, 1, 0, 0], [0, 0, 0, 1]], dtype=np.float32))
-    perfect = _recovered(histories.toarray(), histories)
+    perfect = _compare_with_histories(histories.toarray(), histories)
     assert (perfect.share.value, perfect.auc.value) == (1.0, 1.0)
-    worst = _recovered(-histories.toarray(), histories)
+    worst = _compare_with_histories(-histories.toarray(), histories)
     assert (worst.share.value, worst.auc.value) == (0.0, 0.0)
     assert _mean_figure(np.array([1.0])).low == 1.0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from small_audit import small_audit
 
-from recsys_fed.audit.bounds import bounds_of, many_run_epsilon, planned_guesses
+from recsys_fed.audit.bounds import bounds_of, many_run_epsilon, plan_guesses
 from recsys_fed.audit.broken_mechanisms import BREAKAGES
 from recsys_fed.privacy.accounting.closed_forms import largest_mu
 
@@ -26,7 +26,7 @@ def pure_noise(number, *, canaries=1_000):
     """Bounds at 95% on scores that know nothing of the coins; the last one is that of many runs."""
     rng = np.random.default_rng([23, number])
     scores, included = rng.normal(size=canaries), rng.random(canaries) < 0.5
-    made = planned_guesses(canaries, epsilon=8.0, delta=DELTA)
+    made = plan_guesses(canaries, epsilon=8.0, delta=DELTA)
     found = bounds_of(scores, included, made=made, delta=DELTA, confidences=(0.95,))[0]
     many = many_run_epsilon(scores[included], scores[~included], delta=DELTA, confidence=0.95)
     return found.one_run, found.one_run_fdp, found.gaussian.epsilon_low, many

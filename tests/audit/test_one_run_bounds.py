@@ -12,12 +12,12 @@ from recsys_fed.audit.bounds import (
     ceiling,
     epsilon_of_mu,
     extreme_guesses,
+    find_refuted,
     gaussian_estimate,
+    largest_refuted_mu,
     one_run_epsilon,
     one_run_p_value,
-    planned_guesses,
-    refuted,
-    refuted_mu,
+    plan_guesses,
 )
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.privacy.accounting.closed_forms import largest_mu
@@ -60,12 +60,12 @@ def test_p_values_are_those_of_the_paper(game, delta):
 @pytest.mark.parametrize("game", GAMES[:3], ids=str)
 def test_the_fdp_recursion_is_that_of_the_paper(game):
     candidates = np.linspace(0, 4, 41)
-    found = refuted(game, candidates, confidence=0.95)
+    found = find_refuted(game, candidates, confidence=0.95)
     expected = [plain_refuted(game.canaries, game.made, game.correct, mu, 0.95) for mu in candidates]
     assert found.tolist() == expected
     assert found[:-1].tolist() >= found[1:].tolist(), "a larger mu explains what a smaller one does"
-    edge = refuted_mu(game, confidence=0.95)
-    assert not refuted(game, np.array([edge + 2e-3]), confidence=0.95)[0]
+    edge = largest_refuted_mu(game, confidence=0.95)
+    assert not find_refuted(game, np.array([edge + 2e-3]), confidence=0.95)[0]
 
 
 def test_all_right_of_m_has_the_bound_that_can_be_done_by_hand():
@@ -78,14 +78,14 @@ def test_all_right_of_m_has_the_bound_that_can_be_done_by_hand():
 def test_coin_tossing_and_no_guesses_refute_nothing():
     for game in (Guesses(canaries=100, made=100, correct=55), Guesses(canaries=10, made=0, correct=0)):
         assert one_run_epsilon(game, delta=1e-6, confidence=0.95) == 0
-        assert refuted_mu(game, confidence=0.95) == 0
+        assert largest_refuted_mu(game, confidence=0.95) == 0
 
 
 def test_a_stricter_confidence_and_a_larger_delta_give_less():
     game = Guesses(canaries=1000, made=100, correct=93)
     assert one_run_epsilon(game, delta=1e-6, confidence=0.99) < one_run_epsilon(game, delta=1e-6, confidence=0.95)
     assert one_run_epsilon(game, delta=1e-3, confidence=0.95) < one_run_epsilon(game, delta=0.0, confidence=0.95)
-    assert refuted_mu(game, confidence=0.99) < refuted_mu(game, confidence=0.95)
+    assert largest_refuted_mu(game, confidence=0.99) < largest_refuted_mu(game, confidence=0.95)
 
 
 def test_guesses_take_both_ends_and_count_what_is_right():
@@ -103,7 +103,7 @@ def test_guesses_take_both_ends_and_count_what_is_right():
 @pytest.mark.parametrize("epsilon", [1.0, 4.0, 8.0])
 def test_ideal_canaries_reach_what_is_announced_and_never_the_truth(epsilon):
     mu, rng = largest_mu(epsilon=epsilon, delta=1e-6), np.random.default_rng(5)
-    made = planned_guesses(1_000, epsilon=epsilon, delta=1e-6)
+    made = plan_guesses(1_000, epsilon=epsilon, delta=1e-6)
     found, estimates = [], []
     for _ in range(20):
         included = rng.random(1_000) < 0.5

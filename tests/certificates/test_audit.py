@@ -50,9 +50,9 @@ def test_lines_are_those_of_the_entries(silo):
 
 
 def test_an_export_never_overwrites(silo, exported):
-    with pytest.raises(ValueError, match="Expected no file"):
+    with pytest.raises(ValueError, match="There is a file"):
         export_ledger(silo.ledger, exported[0])
-    with pytest.raises(LedgerError, match="Expected to write the export"):
+    with pytest.raises(LedgerError, match="Cannot write the export"):
         export_ledger(silo.ledger, exported[0].parent / "nowhere" / "x.jsonl")
     assert not list(exported[0].parent.glob("*.part"))
 
@@ -117,7 +117,7 @@ def test_certificates_of_others_are_left_alone_but_not_if_there_is_no_own_one(si
 def test_an_unsigned_certificate_is_refused(silo, tmp_path):
     path = tmp_path / "certificates" / "1.json"
     path.write_bytes(path.read_bytes().replace(b'"run":"1"', b'"run":"8"'))
-    assert "to be signed by its key" in audited(silo.path, tmp_path)["problem"]
+    assert "is not signed by its key" in audited(silo.path, tmp_path)["problem"]
 
 
 def test_the_key_that_is_expected_must_be_the_ledgers(silo, tmp_path):

@@ -164,7 +164,7 @@ def twice(run, _):
 
 TAMPERINGS = {
     "swapped certificate": (swap, ["another certificate has the same silo", "south: 2 releases"]),
-    "edited certificate": (flip, ["0001-south.json: Expected the certificate of south to be signed"]),
+    "edited certificate": (flip, ["0001-south.json: The certificate of south is not signed"]),
     "missing certificate": (lambda run, _: certificate_of(run, "west").unlink(), ["west: 2 releases in the events"]),
     "certificate of another run": (another_run, ["its run is 6, others say 7", "it is about another model|round 0"]),
     "edited noise": (

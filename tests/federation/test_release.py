@@ -88,7 +88,7 @@ def test_a_contribution_of_another_shape_is_refused():
 
 @pytest.mark.parametrize("n_users", [0, 30])
 def test_local_steps_add_their_own_noise(n_users):
-    """The sum of the steps' noised sums has the noise of all of them, and at most a clip norm of each user a step."""
+    """The sum of the steps' noisy sums has the noise of all of them, and at most a clip norm of each user a step."""
     steps, rate, batch = 4, 0.5, 10.0
     request = replace(
         COUNTS,

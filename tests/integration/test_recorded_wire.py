@@ -72,7 +72,7 @@ def test_nothing_private_is_on_the_wire(tmp_path):
         state = StateFolder(silo / "state", secret).users()
         private = [USER.encode(), str(silo).encode(), b"interactions.csv", settings.data.path.encode()]
         private += [name.encode() for name in state.users.tolist()]
-        private += [Pseudonyms(secret).of(f"{USER}{0:04}").encode(), secret.derived("user pseudonyms")]
+        private += [Pseudonyms(secret).of(f"{USER}{0:04}").encode(), secret.derive_key("user pseudonyms")]
         # The vector of a user with one item is that item's, which is public.
         several = np.diff(state.histories.starts) > 1
         private += [row.tobytes() for row in state.vectors.numpy()[several] if row.any()]

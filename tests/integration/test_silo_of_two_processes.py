@@ -59,4 +59,4 @@ def test_one_and_two_processes_give_the_same_item_embeddings(trainer, tmp_path):
 def test_local_steps_are_refused_and_nobody_waits_for_ever(tmp_path):
     done = in_two_processes(KEYS | {"trainer": "dp-sgd", "dp-sgd.schedule": "local"}, tmp_path)
     assert done.returncode != 0
-    assert "Expected a silo of one process for local steps, got several ranks" in done.stderr
+    assert "Local steps need a silo of one process, this one has several ranks" in done.stderr

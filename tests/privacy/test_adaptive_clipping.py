@@ -1,4 +1,4 @@
-"""A clip norm that follows a noised quantile, and one release of bounded norm for the sum and the count together."""
+"""A clip norm that follows a noisy quantile, and one release of bounded norm for the sum and the count together."""
 
 import numpy as np
 import pytest

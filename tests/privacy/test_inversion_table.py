@@ -120,10 +120,10 @@ def test_ties_in_bulk_go_the_same_way():
     first = int(np.flatnonzero((table.cells == -(2**15)) & (table.lower != -(2**15)))[0])
     value, bound = int(table.lower[first]), int(table.bounds[first])
     cells = np.array([first], dtype=np.uint16)
-    assert table._settled(cells, GivenBits(bound - 1)).tolist() == [value]
-    assert table._settled(cells, GivenBits(bound + 1)).tolist() == [value + 1]
-    assert table._settled(cells, GivenBits(bound, 0)).tolist() == [value]
-    assert table._settled(cells, GivenBits(bound, 2**32 - 1)).tolist() == [value + 1]
+    assert table._settle(cells, GivenBits(bound - 1)).tolist() == [value]
+    assert table._settle(cells, GivenBits(bound + 1)).tolist() == [value + 1]
+    assert table._settle(cells, GivenBits(bound, 0)).tolist() == [value]
+    assert table._settle(cells, GivenBits(bound, 2**32 - 1)).tolist() == [value + 1]
 
 
 def test_a_table_is_made_once():

@@ -3,7 +3,7 @@
 import io
 import time
 
-from recsys_fed.report.console import PlainLines, new_console, told_progress
+from recsys_fed.report.console import PlainLines, new_console, show_progress
 
 
 def test_a_line_a_pause_and_the_newest_of_those_within_it():
@@ -31,7 +31,7 @@ def test_what_waits_when_the_command_ends_is_not_said_after_it():
 def test_steps_and_rounds_are_plain_lines_and_notes_all_come_through(monkeypatch):
     monkeypatch.setattr("recsys_fed.report.console.PAUSE", 0.0)
     out = io.StringIO()
-    with told_progress(new_console(file=out, width=40)) as progress:
+    with show_progress(new_console(file=out, width=40)) as progress:
         progress.step(2, 12, "training [red]: a name that is longer than the console is wide")
         time.sleep(0.01)
         progress.say("one")
@@ -44,7 +44,7 @@ def test_steps_and_rounds_are_plain_lines_and_notes_all_come_through(monkeypatch
 def test_rounds_count_once_all_silos_have_begun_to_answer():
     told = []
     out = io.StringIO()
-    with told_progress(new_console(file=out)) as progress:
+    with show_progress(new_console(file=out)) as progress:
         progress.releases(4, 12, 3)
         told = out.getvalue()
     assert told.strip().endswith("round 2 of 4")

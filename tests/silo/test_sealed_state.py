@@ -80,7 +80,7 @@ def test_an_export_has_every_user_or_those_that_are_named(folder, tmp_path):
     some = pq.read_table(tmp_path / "some.parquet").to_pandas()
     assert some.user.tolist() == ["bob"] * 3
     assert some.item.tolist() == [item["item"] for item in recommend_user(recommender, "bob", k=3)]
-    with pytest.raises(ConfigurationError, match="Expected no file"):
+    with pytest.raises(ConfigurationError, match="There is a key"):
         export_recommendations(recommender, tmp_path / "all.parquet")
 
 
@@ -163,17 +163,17 @@ def test_a_secret_is_kept_private_and_under_its_passphrase(tmp_path):
     SECRET.save(path, passphrase="long enough")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert b"ENCRYPTED" in path.read_bytes()
-    assert SiloSecret.load(path, passphrase="long enough").derived("x") == SECRET.derived("x")
+    assert SiloSecret.load(path, passphrase="long enough").derive_key("x") == SECRET.derive_key("x")
     for wrong in ("other", None):
         with pytest.raises(KeyFileError):
             SiloSecret.load(path, passphrase=wrong)
-    with pytest.raises(ConfigurationError, match="there is one"):
+    with pytest.raises(ConfigurationError, match="There is a file"):
         SECRET.save(path)
-    assert len({SECRET.derived(purpose) for purpose in ("x", "y", "z")}) == 3
+    assert len({SECRET.derive_key(purpose) for purpose in ("x", "y", "z")}) == 3
 
 
 def test_a_file_for_one_purpose_does_not_open_for_another(tmp_path):
-    key = SECRET.derived("x")
+    key = SECRET.derive_key("x")
     write_sealed(tmp_path / "f", b"content", key=key, label="one")
     assert read_sealed(tmp_path / "f", key=key, label="one") == b"content"
     with pytest.raises(KeyFileError):

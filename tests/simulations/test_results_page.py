@@ -93,7 +93,7 @@ def test_without_data_the_command_says_so_and_exits_with_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def nothing(spec: str) -> None:
-        raise DataNotFoundError(f"Expected a data set at {spec!r}, found none.")
+        raise DataNotFoundError(f"There is no data set at {spec!r}.")
 
     monkeypatch.setattr(command, "open_dataset", nothing)
     assert command.main([]) == 2

@@ -49,11 +49,11 @@ def test_medians_are_of_each_way_and_ways_take_turns():
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 1.5])
 def test_the_exponent_is_the_slope_in_logarithms(exponent):
     sizes = [10, 20, 80]
-    assert growth.fitted_exponent(sizes, [0.3 * size**exponent for size in sizes]) == pytest.approx(exponent)
+    assert growth.fit_exponent(sizes, [0.3 * size**exponent for size in sizes]) == pytest.approx(exponent)
 
 
 def test_what_grows_along_each_series():
-    grown = {name: [growth._grown(size, sizes) for size in sizes] for name, sizes in growth.SERIES.items()}
+    grown = {name: [growth._factors(size, sizes) for size in sizes] for name, sizes in growth.SERIES.items()}
     assert grown["dimensions"] == [8, 16, 32, 64]
     assert grown["users x items (interactions fixed)"][-1] == 160_000 * 80_000
     fixed = growth.SERIES["users x items (interactions fixed)"]

@@ -1,4 +1,4 @@
-"""Post-processing of a noised release: each estimate against the dense formula, and against the truth it is of."""
+"""Post-processing of a noisy release: each estimate against the dense formula, and against the truth it is of."""
 
 import numpy as np
 import pytest
@@ -64,8 +64,8 @@ def plain_smoothed(table, features, noise_std):
     fits = []
     for share in (0.1, 0.2, 0.35, 0.5, 0.7, 0.9):
         covariances = [level * ((1 - share) * outer + share * np.eye(n)) for level in levels]
-        noised = [c + noise_std**2 * np.eye(n) for c in covariances]
-        pairs = list(zip(covariances, noised, columns.T, strict=True))
+        noisy = [c + noise_std**2 * np.eye(n) for c in covariances]
+        pairs = list(zip(covariances, noisy, columns.T, strict=True))
         likelihood = sum(stats.multivariate_normal.logpdf(a, cov=total) for _, total, a in pairs)
         fits.append((likelihood, np.array([c @ np.linalg.solve(total, a) for c, total, a in pairs]).T))
     estimate = max(fits, key=lambda fit: fit[0])[1]
@@ -83,12 +83,12 @@ def test_smoothing_is_the_posterior_mean_of_the_most_likely_prior(noise_std):
 def test_smoothing_by_what_the_rows_depend_on_comes_nearer_to_the_truth():
     features = normal(300, 5, seed=10)
     truth = features @ normal(5, 4, seed=11) + 0.3 * normal(300, 4, seed=12)
-    noised = truth + 2 * normal(300, 4, seed=13)
-    error = float((smoothed(noised, features=features, noise_std=2.0) - truth).norm())
-    assert error < 0.4 * float((noised - truth).norm())
+    noisy = truth + 2 * normal(300, 4, seed=13)
+    error = float((smoothed(noisy, features=features, noise_std=2.0) - truth).norm())
+    assert error < 0.4 * float((noisy - truth).norm())
     # Features that say nothing must not do harm: the prior's scales are fitted.
-    foreign = smoothed(noised, features=normal(300, 5, seed=14), noise_std=2.0)
-    assert float((foreign - truth).norm()) < float((noised - truth).norm())
+    foreign = smoothed(noisy, features=normal(300, 5, seed=14), noise_std=2.0)
+    assert float((foreign - truth).norm()) < float((noisy - truth).norm())
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The counts: what a silo adds up, and what the server concludes from the noised sum."""
+"""The counts: what a silo adds up, and what the server concludes from the noisy sum."""
 
 import numpy as np
 import pytest

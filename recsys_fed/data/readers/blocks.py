@@ -216,7 +216,7 @@ def _files(path: Path, source: str) -> list[Path]:
         return [path]
     files = [file for file in _parts(path) if source_of(file) == source]
     if not files:
-        raise DataNotFoundError(f"Expected {source} files in {path}, there is none.")
+        raise DataNotFoundError(f"There are no {source} files in {path}.")
     return files
 
 
@@ -235,5 +235,5 @@ def _parts(folder: Path) -> list[Path]:
 
 def _there(path: Path) -> Path:
     if not path.exists():
-        raise DataNotFoundError(f"Expected data at {path}, there is nothing.")
+        raise DataNotFoundError(f"There is nothing at {path}.")
     return path

@@ -64,7 +64,7 @@ def ids_of(column: Column) -> IdColumn:
 
 def values_of(column: Column) -> ValueColumn:
     """The numbers of a column, each cell by `value_of`."""
-    column = _typed(column)
+    column = _to_array(column)
     if isinstance(column, pa.Array) and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         filled = column.fill_null(0).to_numpy(zero_copy_only=False)
         values = np.where(_gaps(column), np.nan, filled.astype(np.float64))
@@ -79,7 +79,7 @@ def values_of(column: Column) -> ValueColumn:
 
 def times_of(column: Column, unit: str = "") -> npt.NDArray[np.int64]:
     """Nanoseconds since 1970, MISSING or UNREADABLE, int64 [n], each cell by `time_of`."""
-    column = _typed(column)
+    column = _to_array(column)
     if not isinstance(column, pa.Array):
         return np.array([time_of(cell, unit) for cell in column], dtype=np.int64)
     kind = column.type
@@ -106,7 +106,7 @@ def _by_distinct(column: Column, rule: Callable[[object], int], missing: int) ->
     return np.array([*(rule(cell) for cell in cells), missing], dtype=np.int64)[codes]
 
 
-def _typed(column: Column) -> Column:
+def _to_array(column: Column) -> Column:
     """A list of cells of one kind as an array, which is quicker and means the same; text and views as bytes."""
     if not isinstance(column, pa.Array):
         kinds = set(map(type, column)) - {type(None)}
@@ -141,7 +141,7 @@ def plain(array: pa.Array) -> pa.Array:
 
 def _distinct(column: Column) -> tuple[list[object], npt.NDArray[np.int64]]:
     """The distinct cells as Python's objects, and each row's position among them, -1 where there is none."""
-    column = _typed(column)
+    column = _to_array(column)
     if not isinstance(column, pa.Array):
         return _distinct_objects(column)
     kind = column.type

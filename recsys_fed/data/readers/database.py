@@ -103,7 +103,7 @@ def check_database(data: Reading) -> None:
     """Raise DataNotFoundError where an SQLite file is not there; a server is not asked."""
     path = Path(_url(data).database or "")
     if data.source == "sqlite" and not path.is_file():
-        raise DataNotFoundError(f"Expected an SQLite database at {path}, there is no such file.")
+        raise DataNotFoundError(f"Cannot find an SQLite database at {path}.")
 
 
 def _engine(data: Reading) -> sa.Engine:

@@ -93,8 +93,8 @@ class Columns:
 
     def renumbered(self, order: Callable[["npt.NDArray[np.object_]"], npt.NDArray[np.int64]]) -> "Columns":
         """The same rows with the ids in another order: `order` gives positions of ids, int64 [n_ids]."""
-        user, user_ids = _renumbered(self.user, self.user_ids, order)
-        item, item_ids = _renumbered(self.item, self.item_ids, order)
+        user, user_ids = _renumber(self.user, self.user_ids, order)
+        item, item_ids = _renumber(self.item, self.item_ids, order)
         return replace(self, user=user, user_ids=user_ids, item=item, item_ids=item_ids)
 
 
@@ -147,29 +147,29 @@ def collect(blocks: Iterable[Block], reading: Reading, *, rename: Callable[[str]
             column = getattr(rows, name)
             if column is not None:
                 parts.setdefault(name, []).append(column)
-    kept = _joined(parts.pop("kept"), "kept")
+    kept = _join(parts.pop("kept"), "kept")
     return _Collected(
         columns=Columns(
-            user=_joined(parts.pop("user"), "user"),
-            item=_joined(parts.pop("item"), "item"),
+            user=_join(parts.pop("user"), "user"),
+            item=_join(parts.pop("item"), "item"),
             user_ids=users.ids(),
             item_ids=items.ids(),
             positions=positions,
-            **{name: _joined(parts.pop(name), name) for name in list(parts)},
+            **{name: _join(parts.pop(name), name) for name in list(parts)},
         ),
         kept=kept,
         account=account,
     )
 
 
-def _joined(parts: list[npt.NDArray[Any]], name: str) -> npt.NDArray[Any]:
+def _join(parts: list[npt.NDArray[Any]], name: str) -> npt.NDArray[Any]:
     """One array of all, [n]; the parts are let go."""
     found = np.concatenate(parts) if parts else np.empty(0, dtype=_TYPES[name])
     parts.clear()
     return found
 
 
-def _renumbered(
+def _renumber(
     codes: npt.NDArray[np.int32],
     ids: npt.NDArray[np.object_],
     order: Callable[["npt.NDArray[np.object_]"], npt.NDArray[np.int64]],

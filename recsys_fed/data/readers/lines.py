@@ -34,7 +34,7 @@ from recsys_fed.data.readers.reading import (
     TextFormat,
     are_numbers,
     find_roles,
-    numbered_roles,
+    parse_numbered_roles,
 )
 from recsys_fed.errors import ConfigurationError, DataFormatError
 
@@ -103,7 +103,7 @@ def text_table(
             roles = find_roles(names, columns, place=str(path), usual=usual, needed=needed, public=False)
         else:
             separator = form.separator or _BY_SUFFIX.get(suffix_of(path), "")
-            roles = numbered_roles(columns, place=str(path), needed=needed)
+            roles = parse_numbered_roles(columns, place=str(path), needed=needed)
     if not separator:
         raise ConfigurationError(
             f"Expected a separator for {path}, which has no header to show it: --format separator=tab (or comma, "
@@ -224,7 +224,7 @@ def fields_of(line: bytes, separator: bytes = b",") -> list[bytes] | None:
         place = -1 if found is None else found.end()
         if found is None or (place < len(line) and not line.startswith(separator, place)):
             return None
-        fields.append(_unquoted(found[0]))
+        fields.append(_unquote(found[0]))
     return fields
 
 
@@ -243,7 +243,7 @@ def _field(separator: bytes) -> bytes:
     return rb'(?:%b"(?:[^"]|"")*+"%b|(?!%b")%b*+)' % (blank, blank, blank, letter)
 
 
-def _unquoted(field: bytes) -> bytes:
+def _unquote(field: bytes) -> bytes:
     bare = field.strip(b" ")
     return bare[1:-1].replace(b'""', b'"') if bare[:1] == b'"' else field
 
@@ -307,7 +307,7 @@ def _block(lines: pa.Array, numbers: Numbers, table: TextTable) -> Block:
     well_formed[well_formed] = good
     if odd.any():
         rows = np.flatnonzero(odd)
-        good, others = _quoted_cells(lines.take(pa.array(rows)), table)
+        good, others = _parse_quoted(lines.take(pa.array(rows)), table)
         order = pa.array(np.argsort(np.concatenate([np.flatnonzero(well_formed), rows[good]]), kind="stable"))
         well_formed[rows[good]] = True
         columns = {role: pa.concat_arrays([columns[role], others[role]]).take(order) for role in columns}
@@ -354,7 +354,7 @@ def _split_fields(lines: pa.Array, table: TextTable) -> tuple[npt.NDArray[np.boo
     return good, {role: cells.take(pa.array(starts + place)) for role, place in table.roles.at.items()}
 
 
-def _quoted_cells(lines: pa.Array, table: TextTable) -> tuple[npt.NDArray[np.bool_], dict[str, pa.Array]]:
+def _parse_quoted(lines: pa.Array, table: TextTable) -> tuple[npt.NDArray[np.bool_], dict[str, pa.Array]]:
     """Which of the lines are well formed, bool [n], and the cells of these."""
     rows = [row_of(line, table) for line in lines.to_pylist()]
     good = [row for row in rows if row is not None]

@@ -86,7 +86,7 @@ def read_products(path: Path, columns: Mapping[str, str], form: TextFormat) -> P
     """
     check_roles(columns, PRODUCT_ROLES)
     if not path.is_file():
-        raise DataNotFoundError(f"Expected a table of items at {path}, there is no such file.")
+        raise DataNotFoundError(f"Cannot find a table of items at {path}.")
     places, cells = _cells(path, columns, form)
     ids = [spell_id(cell) or "" for cell in cells["item"]]
     if "" in ids:

@@ -122,11 +122,11 @@ def find_roles(
             if at is not None:
                 found[role] = at
         elif name:
-            found[role] = _named(name, names, place=place, public=public)
+            found[role] = _find_column(name, names, place=place, public=public)
     missing = [role for role in needed if role not in found]
     if missing:
         raise MissingColumnError(
-            f"Expected a column for {' and '.join(missing)} in {place}, got {_listed(names, public)}. Name it: "
+            f"Expected a column for {' and '.join(missing)} in {place}, got {_list_columns(names, public)}. Name it: "
             f"{_example(needed)}; by number (from 0) if the first line is no header."
         )
     time = found.get("time")
@@ -138,7 +138,7 @@ def are_positions(name: str) -> bool:
     return _plain(name) in _POSITIONS
 
 
-def numbered_roles(asked: Mapping[str, str], *, place: str, needed: Sequence[str] = ("user", "item")) -> Roles:
+def parse_numbered_roles(asked: Mapping[str, str], *, place: str, needed: Sequence[str] = ("user", "item")) -> Roles:
     """Roles of columns that are given by their positions.
 
     Raises:
@@ -158,14 +158,14 @@ def are_numbers(asked: Mapping[str, str]) -> bool:
     return bool(given) and all(text.isdecimal() for text in given)
 
 
-def _named(name: str, names: Sequence[str], *, place: str, public: bool) -> int:
+def _find_column(name: str, names: Sequence[str], *, place: str, public: bool) -> int:
     same = [at for at, there in enumerate(names) if there == name]
     if not same and name.isdecimal() and int(name) < len(names):
         return int(name)
     if not same:
         near = get_close_matches(name, names, n=1, cutoff=0.8)
         hint = f" Did you mean {near[0]}?" if near and public else ""
-        raise MissingColumnError(f"Expected the column {name} in {place}, got {_listed(names, public)}.{hint}")
+        raise MissingColumnError(f"Expected the column {name} in {place}, got {_list_columns(names, public)}.{hint}")
     if len(same) > 1:
         raise MissingColumnError(
             f"Expected the column {name} once in {place}, it stands there {len(same)} times: give its position."
@@ -177,7 +177,7 @@ def _plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter not in "_- ")
 
 
-def _listed(names: Sequence[str], public: bool) -> str:
+def _list_columns(names: Sequence[str], public: bool) -> str:
     """The names; of those that may be a row of data only how many they are, and which are usual."""
     if public:
         return ", ".join(names)

@@ -105,11 +105,11 @@ def rows_of(block: Block, reading: Reading) -> Rows:
         broken["outside since and until"] = ~_in_span(time, read, reading)
         time = np.where(read, time, MISSING)
     if "test" in cells:
-        test = _marked(ids_of(cells["test"]))
-    return _kept(block, (user, item), broken=broken, notes=notes, columns=(value, time, weight, test))
+        test = _parse_marks(ids_of(cells["test"]))
+    return _keep(block, (user, item), broken=broken, notes=notes, columns=(value, time, weight, test))
 
 
-def _kept(
+def _keep(
     block: Block,
     ids: tuple[IdColumn, IdColumn],
     *,
@@ -154,7 +154,7 @@ def _weights(kinds: IdColumn, weights: Mapping[str, float]) -> npt.NDArray[np.fl
     return np.array([*of_id, 0.0], dtype=np.float32)[kinds.codes]
 
 
-def _marked(column: IdColumn) -> Mask:
+def _parse_marks(column: IdColumn) -> Mask:
     return np.array([*(text.casefold() in _TRUE for text in column.ids), False], dtype=bool)[column.codes]
 
 
@@ -183,9 +183,9 @@ def _spread(block: Block, *, lists: str) -> Block:
             return block
         # A cell that is no list is a list of one.
         items = [list(cell) if isinstance(cell, list | tuple) else [cell] for cell in items]
-    lengths, flat = _flattened(items)
+    lengths, flat = _flatten(items)
     parent = np.repeat(np.arange(len(lengths)), lengths)
-    cells = {role: flat if role == "item" else _taken(column, parent) for role, column in block.cells.items()}
+    cells = {role: flat if role == "item" else _take(column, parent) for role, column in block.cells.items()}
     copies = np.ones(len(block), dtype=np.int64)
     copies[block.well_formed] = lengths
     return replace(
@@ -215,7 +215,7 @@ def _split_cell(cell: object, lists: str) -> object:
     return cell
 
 
-def _flattened(items: "pa.Array | list[list[object]]") -> tuple[npt.NDArray[np.int64], "pa.Array | list[object]"]:
+def _flatten(items: "pa.Array | list[list[object]]") -> tuple[npt.NDArray[np.int64], "pa.Array | list[object]"]:
     """Items of each list (at least 1, an empty cell for an empty list), and all of them."""
     if not isinstance(items, pa.Array):
         full = [cell or [None] for cell in items]
@@ -230,7 +230,7 @@ def _flattened(items: "pa.Array | list[list[object]]") -> tuple[npt.NDArray[np.i
     return lengths, items.values.take(pa.array(np.where(empty, 0, places), mask=empty))
 
 
-def _taken(column: object, rows: npt.NDArray[np.int64]) -> "pa.Array | list[object]":
+def _take(column: object, rows: npt.NDArray[np.int64]) -> "pa.Array | list[object]":
     if isinstance(column, pa.Array):
         return column.take(pa.array(rows))
     assert isinstance(column, list | tuple)  # noqa: S101

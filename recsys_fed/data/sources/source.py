@@ -23,7 +23,7 @@ def read_lines(path: Path) -> list[str]:
         DataFormatError: it is empty or binary.
     """
     if not path.is_file():
-        raise DataNotFoundError(f"Expected a file at {path}, there is none.")
+        raise DataNotFoundError(f"There is no file at {path}.")
     with open_text(path, "") as (file, _):
         text = b"".join(iter(lambda: file.read(1 << 20), b""))
     if not text.strip() or b"\0" in text:

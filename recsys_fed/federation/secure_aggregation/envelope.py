@@ -43,7 +43,7 @@ class _Signed:
 
 def seal_envelope(key: SigningKey, terms: RoundTerms, phase: Phase, body: bytes) -> bytes:
     """Sign a body for one phase of one round."""
-    signature = key.sign(_purpose(phase), _signed(terms.digest, body))
+    signature = key.sign(_purpose(phase), _content_to_sign(terms.digest, body))
     head = _MAGIC + bytes([phase]) + bytes.fromhex(key.public_key) + terms.digest + uint32(len(body))
     return head + body + bytes.fromhex(signature)
 
@@ -73,7 +73,7 @@ def open_envelope(content: bytes, terms: RoundTerms, phase: Phase, *, most: int)
         claimed = Phase(got_phase)
     except ValueError as error:
         raise MalformedMessageError(f"Expected {what}, got phase {got_phase}.", culprit=silo) from error
-    if not _genuine(silo, _purpose(claimed), _signed(digest, body), signature):
+    if not _genuine(silo, _purpose(claimed), _content_to_sign(digest, body), signature):
         raise ForgedSignatureError(
             f"Expected {what} signed by silo {silo[:12]}, got a signature that is not its own: somebody on the way, "
             "or the silo itself, changed the message.",
@@ -121,5 +121,5 @@ def _purpose(phase: Phase) -> str:
     return f"secure aggregation {phase.name.lower()}"
 
 
-def _signed(digest: bytes, body: bytes) -> bytes:
+def _content_to_sign(digest: bytes, body: bytes) -> bytes:
     return digest + hashlib.sha256(body).digest()

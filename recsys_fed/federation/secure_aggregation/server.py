@@ -258,7 +258,7 @@ def _wrong_share(
                 culprit=left_out,
             )
     return WrongShareError(
-        f"Expected the shares of silo {silo[:12]}'s secret to give what it advertised, they give something else: the "
+        f"The shares of silo {silo[:12]}'s secret do not give what it advertised: the "
         f"silo sent wrong shares, or one of {len(shares)} holders revealed a wrong one.",
         culprit=silo,
     )

@@ -119,7 +119,7 @@ def receive(state: Shared, key: SigningKey, delivery_message: bytes) -> Received
 
 
 def mask(state: Received, key: SigningKey, integers: npt.NDArray[np.integer]) -> tuple[Masked, bytes]:
-    """Hide this silo's noised integers of any shape: y = x + own mask + sum of the pairwise masks, modulo 2^b.
+    """Hide this silo's noisy integers of any shape: y = x + own mask + sum of the pairwise masks, modulo 2^b.
 
     Guarantees:
         - The bytes are indistinguishable from uniform ones to everybody who lacks this silo's self mask, or the
