@@ -133,7 +133,7 @@ def test_another_key_is_refused(url):
     ledger = created(url)
     with pytest.raises(KeyFileError, match="silo's own key"):
         Ledger.open(url, key=OTHER_KEY)
-    with pytest.raises(KeyFileError, match="opened with its key"):
+    with pytest.raises(KeyFileError, match="opened without its key"):
         charged(Ledger.open(url), "payload")
     with pytest.raises(ConfigurationError, match="public half"):
         Ledger.create(url, key=OTHER_KEY, terms=terms())

@@ -80,7 +80,7 @@ def test_an_export_has_every_user_or_those_that_are_named(folder, tmp_path):
     some = pq.read_table(tmp_path / "some.parquet").to_pandas()
     assert some.user.tolist() == ["bob"] * 3
     assert some.item.tolist() == [item["item"] for item in recommend_user(recommender, "bob", k=3)]
-    with pytest.raises(ConfigurationError, match="There is a key"):
+    with pytest.raises(ConfigurationError, match="There is a file"):
         export_recommendations(recommender, tmp_path / "all.parquet")
 
 
@@ -167,7 +167,7 @@ def test_a_secret_is_kept_private_and_under_its_passphrase(tmp_path):
     for wrong in ("other", None):
         with pytest.raises(KeyFileError):
             SiloSecret.load(path, passphrase=wrong)
-    with pytest.raises(ConfigurationError, match="There is a file"):
+    with pytest.raises(ConfigurationError, match="There is a key"):
         SECRET.save(path)
     assert len({SECRET.derive_key(purpose) for purpose in ("x", "y", "z")}) == 3
 

@@ -111,7 +111,7 @@ def test_a_gradient_before_the_counts_is_refused():
     trainer, facts = DPSGD(), facts_of(6, embedding_dim=2)
     stages, state = trainer.plan(facts), trainer.start(facts, np.random.default_rng(0))
     assert trainer.tables(state, stages[1]) == {}
-    with pytest.raises(ConfigurationError, match="counts before"):
+    with pytest.raises(ConfigurationError, match="counts are not there"):
         trainer.step(state, stages[1], torch.zeros(6, 2), noise_std=0.0, n_silos=1)
     assert not trainer.item_embeddings(state).vectors.any()
     assert trainer.layout(facts, popularity.counts_stage()).shape == (6, 1)

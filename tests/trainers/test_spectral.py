@@ -133,7 +133,7 @@ def test_what_comes_in_the_wrong_order_is_refused():
     trainer, facts = Spectral(), facts_of(6, embedding_dim=2)
     stages, state = trainer.plan(facts), trainer.start(facts, np.random.default_rng(0))
     assert trainer.tables(state, stages[1]) == {}
-    with pytest.raises(ConfigurationError, match="counts before"):
+    with pytest.raises(ConfigurationError, match="counts are not there"):
         trainer.step(state, stages[1], torch.zeros(6, 1), noise_std=0.0, n_silos=1)
     with pytest.raises(ConfigurationError, match="local steps"):
         trainer.local_update({}, from_dense(np.eye(6)), settings={}, noise=None)
