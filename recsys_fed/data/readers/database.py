@@ -53,9 +53,12 @@ def query_blocks(
 
 
 def _reason(error: SQLAlchemyError) -> str:
-    """What the database says of a connection or of the query's own words; of a row only the kind of the error."""
+    """What the database says of a connection or of the query's own words; of a row only the kind of the error.
+
+    Only its first line: those after it may repeat the query, which may hold values.
+    """
     cause = getattr(error, "orig", None) or error
-    kind, text = type(cause).__name__, " ".join(str(cause).split())
+    kind, text = type(cause).__name__, str(cause).partition("\n")[0].strip()
     of_the_query = isinstance(error, ProgrammingError) or text.startswith("no such ")
     of_the_connection = isinstance(error, OperationalError) and text.startswith(("connection ", "unable to open"))
     return f"{kind}: {text}" if of_the_query or of_the_connection else kind
