@@ -5,6 +5,9 @@ import pytest
 from command_line import json_of, run_command
 
 from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.deployment.federation import FederationFolder
+from recsys_fed.deployment.training import new_training
+from recsys_fed.errors import ConfigurationError
 from recsys_fed.silo.settings import read_silo_settings
 
 
@@ -92,8 +95,8 @@ def test_a_training_is_within_the_terms_or_is_none(folders):
     # Nobody serves: a training that cannot begin leaves no folder for --resume to take up.
     code, _, err = run_command("federation", "train", federation)
     assert (code, "federation serve" in err) == (2, True)
-    for wrong in (("--epsilon", 3), ("--set", "delta=1e-7"), ("--set", "noise=distributed"), ("--minimum-silos", 2)):
-        code, _, err = run_command("federation", "train", federation, *wrong)
-        assert code == 2
-        assert "Expected" in err
+    wrong = ({"epsilon": 3.0}, {"delta": 1e-7}, {"noise": "distributed"}, {"minimum-silos": 2})
+    for overrides in wrong:
+        with pytest.raises(ConfigurationError, match="Expected"):
+            new_training(FederationFolder(federation), overrides=overrides)
     assert not list((federation / "trainings").iterdir())

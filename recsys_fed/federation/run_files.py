@@ -164,6 +164,7 @@ def save_checkpoint(schedule: Schedule, path: Path, *, begun: Schedule) -> None:
         "version": _VERSION,
         "round": schedule.round,
         "rounds": len(schedule.stages),
+        "stages": _names(schedule),
         "noise_multiplier": schedule.noise_multiplier,
         "catalogue_hash": schedule.facts.catalogue_hash,
         "silos": schedule.config.silos,
@@ -192,8 +193,6 @@ def resume_schedule(begun: Schedule, path: Path) -> Schedule:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
         expected = {
             "version": _VERSION,
-            "rounds": len(begun.stages),
-            "noise_multiplier": begun.noise_multiplier,
             "catalogue_hash": begun.facts.catalogue_hash,
             "silos": begun.config.silos,
         }
@@ -201,12 +200,23 @@ def resume_schedule(begun: Schedule, path: Path) -> Schedule:
             if facts[name] != value:
                 raise ConfigurationError(f"Expected a checkpoint of {name} {value!r}, {path} has {facts[name]!r}.")
         _check_settings(facts["config"], begun.config, path=path)
+        stages = facts.get("stages", _names(begun))
+        planned = (facts["rounds"], facts["noise_multiplier"], stages)
+        if planned != (len(begun.stages), begun.noise_multiplier, _names(begun)):
+            raise ConfigurationError(
+                f"The checkpoint {path} is of another plan: an earlier version planned the rounds of this trainer "
+                "otherwise. What its rounds have cost stays in the silos' ledgers. Start anew."
+            )
         state = _put_together(begun.state, facts["state"], tensors)
         return replace(begun, state=state, round=facts["round"], metrics=facts["metrics"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, ConfigurationError):
             raise
         raise DataFormatError(f"Expected a checkpoint in {path}, got another file: {error}.") from error
+
+
+def _names(schedule: Schedule) -> list[str]:
+    return [stage.name for stage in schedule.stages]
 
 
 def checkpointed_silos(path: Path) -> int:

@@ -63,4 +63,6 @@ def test_reciprocal_rank_and_coverage():
 
 
 def test_the_names_that_tables_show_follow_from_the_list():
-    assert SHOWN_NAMES == ("recall@20", "ndcg@20", "recall@10", "ndcg@10", "hr@10")
+    assert SHOWN_NAMES == (
+        "recall@20", "ndcg@20", "precision@20", "f1@20", "map@20", "recall@10", "ndcg@10", "hr@10",
+    )  # fmt: skip

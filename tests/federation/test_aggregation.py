@@ -32,7 +32,7 @@ def test_sum_is_not_weighted_or_averaged():
 
 
 def test_no_update_is_an_error():
-    with pytest.raises(ProtocolError, match="at least one silo"):
+    with pytest.raises(ProtocolError, match="No silo sent an update"):
         total_of([], REQUEST)
 
 

@@ -77,7 +77,7 @@ def test_another_run_is_refused_by_what_differs(silos, tmp_path):
     first = begun(SPECTRAL, N_ITEMS)
     save_checkpoint(first, tmp_path / "c", begun=first)
     for other, what in (
-        (replace(SPECTRAL, epsilon=3.0), "noise_multiplier"),
+        (replace(SPECTRAL, epsilon=3.0), "epsilon = 3.0"),
         (replace(SPECTRAL, rounds=4), "rounds"),
         (replace(SPECTRAL, seed=9), "seed = 9"),
         (replace(SPECTRAL, silos=4), "silos"),
