@@ -2,28 +2,14 @@
 
 import csv
 import json
-import sys
 
 import numpy as np
 import pytest
-
-from recsys_fed import cli
+from command_line import run_command
 
 SMALL = ("--silos", "2", "--threads", "1")
 # Zeros are ratings: the best two dimensions leave a mean squared error of .026.
 CELLS = {"a": (0, 1, 1), "b": (0, 1, 0), "c": (1, 0, 1), "d": (1, 1, 1)}
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["recsys-fed", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
-
-    return run
 
 
 def write(path, rows, columns=("user", "item", "rating")):
@@ -45,11 +31,11 @@ def stars(tmp_path):
     return write(tmp_path / "stars.csv", rows)
 
 
-def test_a_small_table_is_fitted_at_rank_two_without_biases(command, tmp_path):
+def test_a_small_table_is_fitted_at_rank_two_without_biases(tmp_path):
     table = write(tmp_path / "cells.csv", [(u, f"i{i}", x) for u, row in CELLS.items() for i, x in enumerate(row)])
     run = tmp_path / "run"
     settings = ("lowest=0", "highest=1", "biases=false", "regularization=1e-6")
-    code, out, err = command(
+    code, out, err = run_command(
         "simulate", "--data", table, "--target", "rating", "--epsilon", "inf", "--silos", "1", "--threads", "1",
         "--embedding-dim", "2", "--split", "none", "--output", run, "--json",
         *(part for setting in settings for part in ("--set", f"ratings.{setting}")),
@@ -60,15 +46,15 @@ def test_a_small_table_is_fitted_at_rank_two_without_biases(command, tmp_path):
     squares = []
     for row in CELLS.values():
         given = ",".join(f"i{i}={x}" for i, x in enumerate(row))
-        code, out, err = command("predict", "--run", run, "--user-ratings", given, "i0", "i1", "i2", "--json")
+        code, out, err = run_command("predict", "--run", run, "--user-ratings", given, "i0", "i1", "i2", "--json")
         assert code == 0, err
         squares += [(found["rating"] - x) ** 2 for found, x in zip(json.loads(out)["predictions"], row, strict=True)]
     assert np.mean(squares) <= 0.03
 
 
-def test_held_out_ratings_are_predicted_better_than_by_the_users_own_means(command, stars, tmp_path):
+def test_held_out_ratings_are_predicted_better_than_by_the_users_own_means(stars, tmp_path):
     arguments = ("simulate", "--data", stars, "--target", "rating", "--epsilon", "8", *SMALL)
-    code, out, err = command(*arguments, "--metrics", "precision,f1,map,auc,rmse", "--output", tmp_path, "--json")
+    code, out, err = run_command(*arguments, "--metrics", "precision,f1,map,auc,rmse", "--output", tmp_path, "--json")
     assert code == 0, err
     record = json.loads(out)
     assert {"rmse", "mae", "precision@20", "f1@20", "map@20", "auc"} <= set(record["metrics"])
@@ -76,17 +62,17 @@ def test_held_out_ratings_are_predicted_better_than_by_the_users_own_means(comma
     assert record["trainer"] == "ratings"
     # Nothing is spent on metrics of rankings.
     assert record["private_metrics"] == {}
-    code, out, _ = command(*arguments)
+    code, out, _ = run_command(*arguments)
     assert code == 0
     assert "RMSE, own mean" in out
-    code, out, _ = command("report", tmp_path)
+    code, out, _ = run_command("report", tmp_path)
     assert code == 0
     assert "Errors of predicted ratings" in (tmp_path / "report.html").read_text()
 
 
-def test_a_comparison_shows_what_joining_brings(command, stars, tmp_path):
+def test_a_comparison_shows_what_joining_brings(stars, tmp_path):
     arguments = ("--data", stars, "--target", "rating", "--epsilons", "1,100", "--seeds", "2", *SMALL)
-    code, out, err = command("compare", *arguments, "--json", "--output", tmp_path)
+    code, out, err = run_command("compare", *arguments, "--json", "--output", tmp_path)
     assert code == 0, err
     lines = {
         (line["method"], line["epsilon"]): line["errors"]["overall"]["rmse"] for line in json.loads(out)["lines"]
@@ -96,7 +82,7 @@ def test_a_comparison_shows_what_joining_brings(command, stars, tmp_path):
     assert lines["global, user-only", 100.0]["mean"] < lines["global, user-only", 1.0]["mean"] < own
     assert lines["ratings, pooled, no privacy", "inf"]["mean"] < own
     assert lines["biased MF, pooled", "inf"]["mean"] < own
-    assert command("report", tmp_path)[0] == 0
+    assert run_command("report", tmp_path)[0] == 0
     assert "RMSE by groups of users and items" in (tmp_path / "report.html").read_text()
 
 
@@ -111,22 +97,22 @@ def test_a_comparison_shows_what_joining_brings(command, stars, tmp_path):
         (("--split", "none", "--held-out", "validation", "--metrics", "nothing"), "Expected metrics to be one of"),
     ],
 )
-def test_what_cannot_be_is_refused(command, stars, arguments, message):
-    code, out, err = command("simulate", "--data", stars, *SMALL, *arguments)
+def test_what_cannot_be_is_refused(stars, arguments, message):
+    code, out, err = run_command("simulate", "--data", stars, *SMALL, *arguments)
     assert (code, out) == (2, "")
     assert message in err
 
 
 @pytest.mark.parametrize("given", ["i0", "i0=", "i0=much", "=3", "i0=nan"])
-def test_ratings_that_are_none_are_refused(command, stars, tmp_path, given):
-    code, _, err = command("predict", "--run", tmp_path, "--user-ratings", given, "i1")
+def test_ratings_that_are_none_are_refused(stars, tmp_path, given):
+    code, _, err = run_command("predict", "--run", tmp_path, "--user-ratings", given, "i1")
     assert code == 2
     assert "Expected --user-ratings as ITEM=VALUE" in err
 
 
-def test_a_model_that_orders_items_predicts_no_ratings(command, stars, tmp_path):
+def test_a_model_that_orders_items_predicts_no_ratings(stars, tmp_path):
     run = tmp_path / "ranks"
-    assert command("simulate", "--data", stars, "--trainer", "popularity", *SMALL, "--output", run)[0] == 0
-    code, _, err = command("predict", "--run", run, "--user-ratings", "i0=3", "i1")
+    assert run_command("simulate", "--data", stars, "--trainer", "popularity", *SMALL, "--output", run)[0] == 0
+    code, _, err = run_command("predict", "--run", run, "--user-ratings", "i0=3", "i1")
     assert code == 2
     assert "Expected a model of ratings" in err

@@ -310,6 +310,15 @@ class Compared:
     new_items: Mapping[str, Any] | None = None
 
 
+def prepare_comparison(comparison: Comparison) -> tuple[Comparison, SimulatedFederation]:
+    """Load the data once for all runs: their seeds change start and noise, not who is in which silo."""
+    given = comparison.simulation
+    if given.data.data_seed < 0:
+        given = replace(given, data=replace(given.data, data_seed=given.federation.seed))
+    simulation, federation = prepared(given)
+    return replace(comparison, simulation=simulation), federation
+
+
 def compare(comparison: Comparison, *, output: Path | None = None, progress: Progress | None = None) -> Compared:
     """Train, fit and measure everything.
 
@@ -324,13 +333,10 @@ def compare(comparison: Comparison, *, output: Path | None = None, progress: Pro
         RecsysFedError: see `simulate`.
     """
     progress = progress or Progress()
-    given = comparison.simulation
-    if given.data.data_seed < 0:
-        given = replace(given, data=replace(given.data, data_seed=given.federation.seed))
-    simulation, federation = prepared(given)
+    ready, federation = prepare_comparison(comparison)
+    simulation = ready.simulation
     with ExitStack() as stack:
         folder = output or Path(stack.enter_context(TemporaryDirectory(prefix="recsys-fed-compare-")))
-        ready = replace(comparison, simulation=simulation)
         popularity = _with_popularity(ready)
         steps = Steps(_count_steps(ready) + len(_planned_runs(popularity)), progress)
         models = dict(train_runs(ready, folder, steps, progress))

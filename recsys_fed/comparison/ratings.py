@@ -8,7 +8,6 @@ the reference without privacy; its size and strength are chosen on a tenth of tr
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from tempfile import TemporaryDirectory
@@ -19,14 +18,14 @@ import numpy.typing as npt
 import torch
 
 from recsys_fed.catalogue.features import public_features
-from recsys_fed.comparison.compare import GLOBAL, LOCAL, Comparison, train_runs
+from recsys_fed.comparison.compare import GLOBAL, LOCAL, Comparison, prepare_comparison, train_runs
 from recsys_fed.comparison.record import KIND
 from recsys_fed.data.simulated import SimulatedFederation, silo_histories
 from recsys_fed.evaluation.metrics import ERRORS
-from recsys_fed.evaluation.rating_errors import rating_errors, user_means
+from recsys_fed.evaluation.rating_errors import rating_errors, ratings_of, user_means
 from recsys_fed.models.histories import Histories
 from recsys_fed.models.items import FoldIn, ItemEmbeddings, predicted_ratings, ridge, user_vectors
-from recsys_fed.simulation.runner import Progress, Steps, prepared
+from recsys_fed.simulation.runner import Progress, Steps
 from recsys_fed.trainers.registry import configured_trainer
 from recsys_fed.trainers.trainer import PublicFacts, Trainer
 
@@ -48,11 +47,8 @@ def compare_ratings(
         RecsysFedError: see `simulate`.
     """
     progress = progress or Progress()
-    given = comparison.simulation
-    if given.data.data_seed < 0:
-        given = replace(given, data=replace(given.data, data_seed=given.federation.seed))
-    simulation, federation = prepared(given)
-    ready = replace(comparison, simulation=simulation)
+    ready, federation = prepare_comparison(comparison)
+    simulation = ready.simulation
     runs = len(comparison.epsilons) * comparison.n_seeds + 1
     steps = Steps(runs + simulation.federation.silos + 1, progress)
     with ExitStack() as stack:
@@ -153,7 +149,7 @@ def _choose(train: Histories, *, rng: np.random.Generator) -> tuple[int, float]:
     """Size and strength of the factorisation with the least squared error on a random tenth of train."""
     held = torch.from_numpy(rng.random(len(train.items)) < 0.1)
     kept, part = train.where(~held), train.where(held)
-    wanted = _values(part)
+    wanted = ratings_of(part)
 
     def error(setting: tuple[int, float]) -> float:
         found = _factorised(kept, part, size=setting[0], strength=setting[1])
@@ -162,17 +158,10 @@ def _choose(train: Histories, *, rng: np.random.Generator) -> tuple[int, float]:
     return min(((size, strength) for size in _SIZES for strength in _STRENGTHS), key=error)
 
 
-def _values(histories: Histories) -> npt.NDArray[np.float64]:
-    signals = histories.signals
-    if signals is None or signals.value is None:
-        return np.full(len(histories.items), np.nan)
-    return np.asarray(signals.value.double().numpy())
-
-
 def _factorised(train: Histories, test: Histories, *, size: int, strength: float) -> npt.NDArray[np.float64]:
     """Predictions of r = mu + b_u + b_i + u v at the interactions of `test`, by alternating least squares."""
-    rated = train.where(torch.from_numpy(~np.isnan(_values(train))))
-    ratings = torch.from_numpy(_values(rated))
+    rated = train.where(torch.from_numpy(~np.isnan(ratings_of(train))))
+    ratings = torch.from_numpy(ratings_of(rated))
     middle = float(ratings.mean())
     by_item = Histories(items=rated.users_by_item, starts=rated.item_starts, n_items=rated.n_users)
     users_of = by_item.items.long()

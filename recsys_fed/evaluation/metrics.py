@@ -167,6 +167,7 @@ ON_REQUEST = (
     Metric("map", average_precision_at, (20,)),
 )
 """What it is measured by where that is asked for; a further metric is a function above and one entry here."""
+_OURS = {metric.name: metric for metric in (*METRICS, *ON_REQUEST)}
 AUC = "auc"
 ERRORS = ("rmse", "mae")
 """Of predicted ratings, where the model predicts some: see `evaluation.rating_errors`."""
@@ -183,15 +184,14 @@ def choose_metrics(names: str = "") -> tuple[Metric, ...]:
     Raises:
         ConfigurationError: there is none of that name, or what stands under it is none of that name.
     """
-    own = {metric.name: metric for metric in (*METRICS, *ON_REQUEST)}
     chosen = {metric.name: metric for metric in METRICS}
     for name in filter(None, names.split(",")):
         if name in (AUC, *ERRORS):
             continue
-        if name in own:
-            chosen[name] = own[name]
+        if name in _OURS:
+            chosen[name] = _OURS[name]
             continue
-        one_of((*own, AUC, *ERRORS, *extensions.extension_names(GROUP)), metrics=name)
+        one_of((*_OURS, AUC, *ERRORS, *extensions.extension_names(GROUP)), metrics=name)
         found = extensions.load_extension(GROUP, name)
         if not isinstance(found, Metric) or found.name != name:
             raise ConfigurationError(f"Expected a Metric of the name {name!r}, got {found!r}.")
@@ -205,11 +205,10 @@ def name_metrics(metrics: Iterable[Metric | str]) -> str:
     Raises:
         ConfigurationError: an object has no name of its own.
     """
-    own = {metric.name: metric for metric in (*METRICS, *ON_REQUEST)}
     names = []
     for metric in metrics:
         if isinstance(metric, Metric):
-            if not metric.name.isidentifier() or own.get(metric.name, metric) is not metric:
+            if not metric.name.isidentifier() or _OURS.get(metric.name, metric) is not metric:
                 raise ConfigurationError(f"Expected a metric's own name, such as my_metric, got {metric.name!r}.")
             extensions.register(GROUP, metric.name, metric)
         names.append(metric.name if isinstance(metric, Metric) else metric)
@@ -228,14 +227,14 @@ MRR = "mrr"
 NEXT_NAMES = (*(metric.at(NEXT_CUTOFF) for metric in NEXT), MRR)
 """What comparisons show besides where the next item is asked for."""
 SHOWN_NAMES = tuple(
-    metric.at(k) for k in sorted(CUTOFFS, reverse=True) for metric in (*METRICS, *ON_REQUEST) if k in metric.shown_at
+    metric.at(k) for k in sorted(CUTOFFS, reverse=True) for metric in _OURS.values() if k in metric.shown_at
 )
 """Per user, as the tables of a run order them."""
 
 
 def shown_names(measured: Collection[str]) -> list[str]:
     """Of the names that a run has measured, those per user that its tables show: ours, then those brought."""
-    ours = {"coverage", *(metric.name for metric in (*METRICS, *ON_REQUEST))}
+    ours = {"coverage", *_OURS}
     brought = [name for name in measured if "@" in name and name.partition("@")[0] not in ours]
     return [
         *(name for name in SHOWN_NAMES if name in measured),

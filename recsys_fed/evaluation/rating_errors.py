@@ -30,7 +30,7 @@ def rating_errors(
     Raises:
         DataError: nothing that is held out has a rating.
     """
-    ratings = _ratings_of(test)
+    ratings = ratings_of(test)
     there = ~np.isnan(ratings)
     if not there.any():
         raise DataError("Expected held-out ratings, got none. Name the column that holds them.")
@@ -48,7 +48,7 @@ def user_means(train: Histories, *, lowest: float, highest: float) -> npt.NDArra
     Returns:
         float64 [n_users].
     """
-    ratings = _ratings_of(train)
+    ratings = ratings_of(train)
     there = ~np.isnan(ratings)
     users = train.users.cpu().numpy()[there]
     sums = np.bincount(users, weights=ratings[there], minlength=train.n_users)
@@ -56,7 +56,8 @@ def user_means(train: Histories, *, lowest: float, highest: float) -> npt.NDArra
     return np.asarray((sums + _SHRINKAGE * (lowest + highest) / 2) / (counts + _SHRINKAGE))
 
 
-def _ratings_of(histories: Histories) -> npt.NDArray[np.float64]:
+def ratings_of(histories: Histories) -> npt.NDArray[np.float64]:
+    """The rating of each interaction, NaN where it has none, float64 [n_interactions]."""
     values = histories.signals.value if histories.signals is not None else None
     if values is None:
         return np.full(len(histories.items), np.nan)

@@ -33,8 +33,9 @@ from recsys_fed.models.histories import Histories, Signal, UserHistories
 from recsys_fed.models.items import FoldIn, ItemEmbeddings, ridge
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers.exact_sum import UNIT, in_units
+from recsys_fed.trainers.popularity import most_frequent
 from recsys_fed.trainers.rank_one import RankOneContributions, clipped_sum
-from recsys_fed.trainers.subspace import principal_features
+from recsys_fed.trainers.subspace import evened_scales, principal_features
 from recsys_fed.trainers.trainer import Layout, PublicFacts, Stage, TableLayout, Tables, Trainer
 
 MEANS, RESIDUALS = "item means", "residuals"
@@ -52,8 +53,6 @@ _ITERATIONS, _ITERATIONS_WITHOUT_NOISE = 2, 5
 _DIM, _DIM_WITHOUT_NOISE, _OVERSAMPLED = 12, 32, 8
 # Rows a signal of one pays for, and how rows are damped: count^-DAMPING.
 _ROWS, _LEAST_ROWS, _DAMPING = 0.05, 50, 0.5
-# A round asks with columns scaled by (singular value / largest)^-EVENING, as `spectral` does.
-EVENING, _LEAST_SINGULAR = 0.25, 0.05
 _ROUNDING = 1e-15
 
 
@@ -230,7 +229,7 @@ class Ratings(Trainer):
         # Without noise the last round alone is the furthest on.
         releases = (*state.releases, table) if noise_std else (table,)
         basis, singular, _ = torch.linalg.svd(torch.cat(releases, dim=1), full_matrices=False)
-        basis, relative = basis[:, :columns], singular[:columns] / singular[0].clamp_min(1e-300)
+        basis = basis[:, :columns]
         if noise_std:
             strength = singular[:dim] * (1 - len(total) / singular[:dim].square().clamp_min(1e-300)).clamp_min(0)
         else:
@@ -240,8 +239,7 @@ class Ratings(Trainer):
             counts=state.items.counts[state.items.head],
             spread=_FACTORS if self.biases else _RATING_SPREAD,
         )
-        asked = basis * relative.clamp_min(_LEAST_SINGULAR) ** -EVENING
-        return replace(state, asked=asked, releases=releases, factors=factors)
+        return replace(state, asked=basis * evened_scales(singular[:columns]), releases=releases, factors=factors)
 
     def item_embeddings(self, state: RatingsState) -> ItemEmbeddings:
         """Rows z with the scale of their prior, the mean of each item as its bias; ratings on their own scale."""
@@ -274,7 +272,7 @@ class Ratings(Trainer):
 
     def _means(self, facts: PublicFacts, total: torch.Tensor, *, noise_std: float) -> ItemMeans:
         counts = total[:, 0].clamp_min(max(noise_std / 3, 1e-9))
-        head = torch.argsort(counts, descending=True, stable=True)[: self._size(facts)[0]].sort().values
+        head = most_frequent(counts, self._size(facts)[0])
         known = torch.zeros(facts.n_items, self._known_dim(facts), dtype=torch.float64)
         if not self.biases:
             return ItemMeans(counts=counts, means=torch.zeros_like(counts), known=known, head=head)
