@@ -1,8 +1,8 @@
 """Structured logs: one JSON line an event, with fields from a fixed list, so that no user data can slip in.
 
->>> line_of("round finished", {"round": 1, "silos": 3}, time="2026-01-31T12:00:00Z")
+>>> _line_of("round finished", {"round": 1, "silos": 3}, time="2026-01-31T12:00:00Z")
 '{"event": "round finished", "round": 1, "silos": 3, "time": "2026-01-31T12:00:00Z"}'
->>> line_of("oops", {"user": "910005"}, time="2026-01-31T12:00:00Z")
+>>> _line_of("oops", {"user": "910005"}, time="2026-01-31T12:00:00Z")
 Traceback (most recent call last):
 ...
 recsys_fed.errors.ConfigurationError: Expected a known field of a log, got 'user'. Logs hold no user data.
@@ -31,7 +31,7 @@ class EventLog:
 
     def write(self, event: str, **fields: Field) -> None:
         """Append a line; a log that cannot be written never stops what is logged."""
-        line = line_of(event, fields, time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+        line = _line_of(event, fields, time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
         if self._path is None:
             return
         try:
@@ -45,7 +45,7 @@ class EventLog:
             self._path = None
 
 
-def line_of(event: str, fields: dict[str, Field], *, time: str) -> str:
+def _line_of(event: str, fields: dict[str, Field], *, time: str) -> str:
     """The line of an event.
 
     Raises:

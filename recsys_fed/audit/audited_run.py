@@ -68,7 +68,7 @@ class _Canaries:
         return len(self.included)
 
 
-def crafted_canaries(
+def _crafted_canaries(
     popularity: npt.NDArray[np.float64], *, count: int, n_head: int, rng: np.random.Generator
 ) -> _Canaries:
     """`count` canaries over the `n_head` items that are expected in the head, and their coins.
@@ -274,7 +274,7 @@ def canary_data(
     withheld = np.sort(rng.choice(n_users, size=min(withhold, n_users // 4), replace=False))
     kept = plain.train[np.setdiff1d(np.arange(n_users), withheld)]
     popularity = contribute_counts(histories_of(kept), l2_clip_norm=1.0)[:, 0].numpy()
-    canaries = crafted_canaries(popularity, count=count, n_head=_expected_head(config, plain.catalogue), rng=rng)
+    canaries = _crafted_canaries(popularity, count=count, n_head=_expected_head(config, plain.catalogue), rng=rng)
     placed = _place(
         plain, data, canaries, folder=folder / _DATA, silos=config.silos, seed=config.seed, withheld=withheld, rng=rng
     )

@@ -78,7 +78,7 @@ class Guesses:
             )
 
 
-def extreme_guesses(scores: npt.NDArray[np.float64], included: npt.NDArray[np.bool_], *, made: int) -> Guesses:
+def _extreme_guesses(scores: npt.NDArray[np.float64], included: npt.NDArray[np.bool_], *, made: int) -> Guesses:
     """Guess "in" for the highest scores and "out" for the lowest, half of `made` each (the odd one is "in").
 
     The number must be fixed before the scores are seen. Ties go by position, which the coins do not know. A score
@@ -177,7 +177,7 @@ def one_run_epsilon(guesses: Guesses, *, delta: float, confidence: float) -> flo
     return float(brentq(excess, high - 0.5, high, xtol=1e-6)) if high < _LARGEST_EPSILON else _LARGEST_EPSILON
 
 
-def find_refuted(guesses: Guesses, mu: npt.NDArray[np.float64], *, confidence: float) -> npt.NDArray[np.bool_]:
+def _find_refuted(guesses: Guesses, mu: npt.NDArray[np.float64], *, confidence: float) -> npt.NDArray[np.bool_]:
     """Which of the parameters mu >= 0 the guesses refute at this confidence, bool [len(mu)]."""
     checks.fraction(confidence=confidence)
     alpha, total = 1 - confidence, guesses.canaries
@@ -196,12 +196,12 @@ def find_refuted(guesses: Guesses, mu: npt.NDArray[np.float64], *, confidence: f
     return found
 
 
-def largest_refuted_mu(guesses: Guesses, *, confidence: float) -> float:
+def _largest_refuted_mu(guesses: Guesses, *, confidence: float) -> float:
     """The largest mu that the guesses refute, to 1e-3 from below; 0 if they refute none."""
     low, high = 0.0, _LARGEST_MU
     for _ in range(_REFINEMENTS):
         candidates = np.linspace(low, high, _CANDIDATES)
-        kept = find_refuted(guesses, candidates, confidence=confidence)
+        kept = _find_refuted(guesses, candidates, confidence=confidence)
         # The first that stands: refutation is monotone in mu.
         first = int(np.argmin(kept)) if not kept.all() else len(kept) - 1
         if not first:
@@ -217,7 +217,7 @@ def _one_run_fdp_epsilon(guesses: Guesses, *, delta: float, confidence: float) -
     sampling are, exactly), the result exceeds their epsilon(delta) with probability at most 1 - confidence. Of other
     mechanisms it refutes the Gaussian claim, not (epsilon, delta) as such.
     """
-    return epsilon_of_mu(largest_refuted_mu(guesses, confidence=confidence), delta=delta)
+    return epsilon_of_mu(_largest_refuted_mu(guesses, confidence=confidence), delta=delta)
 
 
 def binomial_limits(successes: Counts, trials: int, *, confidence: float) -> tuple[Rates, Rates]:
@@ -310,7 +310,7 @@ def bounds_of(
     confidences: Sequence[float] = CONFIDENCES,
 ) -> tuple[Bounds, ...]:
     """Bounds at each confidence; `made`, how many guesses, must not depend on the scores (see `plan_guesses`)."""
-    guesses = extreme_guesses(scores, included, made=made)
+    guesses = _extreme_guesses(scores, included, made=made)
     return tuple(
         Bounds(
             confidence=confidence,

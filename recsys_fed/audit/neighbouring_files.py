@@ -63,7 +63,7 @@ class _Pair:
     with_one_more: DataSettings
 
 
-def write_pair(rng: np.random.Generator, source: str, folder: Path) -> _Pair:
+def _write_pair(rng: np.random.Generator, source: str, folder: Path) -> _Pair:
     """Generate two neighbouring files or tables of a kind in a folder."""
     data = _any_settings(rng)
     settings = []
@@ -110,12 +110,12 @@ def _place(pair: tuple[float, Row]) -> float:
     return pair[0]
 
 
-def breach_of(rng: np.random.Generator, pair: _Pair, read: Read | None = None) -> str | None:
+def _breach_of(rng: np.random.Generator, pair: _Pair, read: Read | None = None) -> str | None:
     """Read both sources of a pair; what is wrong, in words without contents, or None.
 
     Args:
         rng: chooses the sizes of blocks, and for each source whether it is read in memory or on disk.
-        pair: see `write_pair`.
+        pair: see `_write_pair`.
         read: another reader, such as a broken copy.
     """
     pseudonyms = Pseudonyms(SiloSecret.generate())
@@ -186,7 +186,7 @@ def neighbouring_files(
         source = sources[number % len(sources)]
         rng = np.random.default_rng([seed, number])
         with TemporaryDirectory() as folder:
-            what = breach_of(rng, write_pair(rng, source, Path(folder)), read)
+            what = _breach_of(rng, _write_pair(rng, source, Path(folder)), read)
         tried[source] += 1
         breaches += [] if what is None else [{"source": source, "pair": number, "what": what}]
     return {

@@ -29,7 +29,7 @@ from recsys_fed.privacy.guarantee import Guarantee
 from recsys_fed.signing import sha256
 
 
-def worst_composition(histories: Iterable[Iterable[PrivacyEvent]], silos_per_user: int) -> Kinds:
+def _worst_composition(histories: Iterable[Iterable[PrivacyEvent]], silos_per_user: int) -> Kinds:
     """Return events that cost at least as much as any `silos_per_user` of the histories together.
 
     Guarantees: an upper bound. Of every sampled kind it takes the steps of the histories that have most of it,
@@ -291,7 +291,7 @@ def _summarise(by_silo: Mapping[str, Certificate], problems: list[str]) -> Verif
         if terms.max_silos_per_user == 1:
             of_run = max(epsilon_of_history(history, delta=terms.delta) for history in histories)
         else:
-            worst = worst_composition(histories, terms.max_silos_per_user)
+            worst = _worst_composition(histories, terms.max_silos_per_user)
             of_run = epsilon_of_history(worst, delta=terms.delta)
         in_all = max(epsilon_that_counts(certificate.epsilon_in_all) for certificate in certificates)
     return VerifiedRun(

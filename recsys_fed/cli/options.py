@@ -27,7 +27,7 @@ _NAMES = 26  # A column that leaves room for the longest word of an explanation.
 _HYPHEN = "\u2011"  # Lines are not broken behind it: dp-sgd.local-steps is one word.
 
 
-class PlainHelp(click.HelpFormatter):
+class _PlainHelp(click.HelpFormatter):
     """Click's formatter, but words with hyphens stay whole, and brackets are no markup that has to be escaped."""
 
     def write_text(self, text: str) -> None:
@@ -43,16 +43,16 @@ class PlainHelp(click.HelpFormatter):
         return super().getvalue().replace(_HYPHEN, "-")
 
 
-class HelpContext(click.Context):
+class _HelpContext(click.Context):
     """Where a command finds its formatter."""
 
-    formatter_class = PlainHelp
+    formatter_class = _PlainHelp
 
 
 def with_plain_help(command: click.Command) -> click.Command:
     """Give a command and all below it this help; groups list commands with their whole first paragraph."""
     for one in _tree(command):
-        one.context_class = HelpContext
+        one.context_class = _HelpContext
         one.short_help = " ".join((one.help or "").split("\n\n")[0].split())
     return command
 
@@ -127,7 +127,7 @@ def run_options(*names: str, **texts: str) -> Callable[[Callable[..., None]], Ca
         def run(**arguments: Any) -> None:
             values = {name: arguments.pop(name) for name in names}
             given = {_DP_SGD.get(n, (n.replace("_", "-"),))[0]: v for n, v in values.items() if v is not None}
-            command(**arguments, given=with_words(given))
+            command(**arguments, given=_with_words(given))
 
         vars(run)["__signature__"] = inspect.Signature(parameters)
         run.__annotations__ = {one.name: one.annotation for one in parameters}
@@ -204,7 +204,7 @@ def federation_of(
     return parse(FederationConfig, promised | settings_of(settings or []) | dict(given))
 
 
-def with_words(keys: Mapping[str, Any]) -> dict[str, Any]:
+def _with_words(keys: Mapping[str, Any]) -> dict[str, Any]:
     """Keys of a run from flags: --secure-aggregation is the word "on"."""
     words = {True: "on", False: "off"}
     return {key: words[value] if key == "secure-aggregation" else value for key, value in keys.items()}

@@ -29,7 +29,7 @@ experiment = typer.Typer(help="Experiments that the service runs.", no_args_is_h
 def register(silo: typer.Typer) -> None:
     """Add these commands to `recsys-fed silo`."""
     silo.command("api")(api)
-    silo.command("feedback-export")(feedback_export)
+    silo.command("feedback-export")(_feedback_export)
     silo.command("quarantine")(quarantine)
     silo.add_typer(tokens, name="token")
     silo.add_typer(experiment, name="experiment")
@@ -123,7 +123,7 @@ def list_tokens(*, state: StateFolder = DEFAULT_STATE) -> None:
         typer.echo(f"{token.name}: {', '.join(token.scopes)}")
 
 
-def feedback_export(
+def _feedback_export(
     output: Annotated[Path, typer.Argument(help="A .csv or .parquet file that training reads.")],
     *,
     state: StateFolder = DEFAULT_STATE,

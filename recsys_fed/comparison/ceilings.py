@@ -27,7 +27,7 @@ _T = TypeVar("_T", float, int)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Ceiling:
+class _Ceiling:
     """A method, its scorer, and what the table says of it; no scorer where it could not be fitted, and why."""
 
     method: str
@@ -35,37 +35,37 @@ class Ceiling:
     score: Scorer | None
 
 
-def pooled_ceilings(train: sparse.csr_matrix, *, rng: np.random.Generator) -> Iterator[Ceiling]:
+def pooled_ceilings(train: sparse.csr_matrix, *, rng: np.random.Generator) -> Iterator[_Ceiling]:
     """EASE and implicit ALS of the train matrix [n_users, n_items], each tuned on a tenth of its interactions."""
     kept, held = hold_out_items(train, share=_VALIDATION_SHARE, rng=rng)
     yield _ease(train, kept, held)
     try:
         yield _als(train, kept, held)
     except ConfigurationError as error:
-        yield Ceiling(method="pooled implicit ALS", note=f"not fitted: {error}", score=None)
+        yield _Ceiling(method="pooled implicit ALS", note=f"not fitted: {error}", score=None)
 
 
-def _ease(train: sparse.csr_matrix, kept: sparse.csr_matrix, held: sparse.csr_matrix) -> Ceiling:
+def _ease(train: sparse.csr_matrix, kept: sparse.csr_matrix, held: sparse.csr_matrix) -> _Ceiling:
     """One decomposition for all strengths, and one of all of train."""
     tried = ease_spectrum(kept)
-    strength = choose_setting(lambda value: tried.scorer(_ease_strength(value, kept)), _OF_EASE, kept, held)
+    strength = _choose_setting(lambda value: tried.scorer(_ease_strength(value, kept)), _OF_EASE, kept, held)
     whole = ease_spectrum(train)
     note = NOT_PRIVATE if whole.exact else f"{NOT_PRIVATE}; approximate, by {DIRECTIONS} directions"
-    return Ceiling(method="pooled EASE", note=note, score=whole.scorer(_ease_strength(strength, train)))
+    return _Ceiling(method="pooled EASE", note=note, score=whole.scorer(_ease_strength(strength, train)))
 
 
-def _als(train: sparse.csr_matrix, kept: sparse.csr_matrix, held: sparse.csr_matrix) -> Ceiling:
+def _als(train: sparse.csr_matrix, kept: sparse.csr_matrix, held: sparse.csr_matrix) -> _Ceiling:
     """The strength at the first size, then the size at that strength."""
     first = partial(implicit_als, kept, embedding_dim=_ALS_DIMS[0])
-    strength = choose_setting(lambda value: first(regularization=value), _OF_ALS, kept, held)
+    strength = _choose_setting(lambda value: first(regularization=value), _OF_ALS, kept, held)
     sized = partial(implicit_als, kept, regularization=strength)
     dims = [dim for dim in _ALS_DIMS if dim < min(train.shape)] or _ALS_DIMS[:1]
-    dim = choose_setting(lambda value: sized(embedding_dim=value), dims, kept, held)
+    dim = _choose_setting(lambda value: sized(embedding_dim=value), dims, kept, held)
     score = implicit_als(train, embedding_dim=dim, regularization=strength)
-    return Ceiling(method="pooled implicit ALS", note=f"{NOT_PRIVATE}; {dim} dimensions", score=score)
+    return _Ceiling(method="pooled implicit ALS", note=f"{NOT_PRIVATE}; {dim} dimensions", score=score)
 
 
-def choose_setting(
+def _choose_setting(
     fit: Callable[[_T], Scorer], settings: Sequence[_T], kept: sparse.csr_matrix, held: sparse.csr_matrix
 ) -> _T:
     """The setting under which most of `held` is found from `kept`, by ndcg@20; the first where nothing is held."""

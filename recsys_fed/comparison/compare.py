@@ -60,7 +60,7 @@ LISTS = "lists"
 _BLOCK_SCORES = 1 << 21
 
 
-def measure_users(
+def _measure_users(
     score: Scorer, excluded: sparse.csr_matrix, test: sparse.csr_matrix, groups: Groups
 ) -> dict[str, Floats]:
     """Metric or group -> float64 [n_users]; NaN where a user has no test item (of the group).
@@ -138,7 +138,7 @@ class Line:
 def _make_line(
     method: str, of_seeds: Sequence[Mapping[str, Floats]], *, epsilon: float = math.inf, note: str = ""
 ) -> Line:
-    """A line from what `measure_users` gave under each seed."""
+    """A line from what `_measure_users` gave under each seed."""
     stacked = {name: np.stack([found[name] for found in of_seeds]) for name in of_seeds[0]}
     return Line(method=method, epsilon=epsilon, per_user=stacked, note=note)
 
@@ -147,21 +147,21 @@ LOCAL, GLOBAL, BOTH = "local-only", "global, user-only", "global, silo-trusted"
 _CHOICE = 31
 
 
-def fold_in_lines(
+def _fold_in_lines(
     federation: SimulatedFederation, models: Models, groups: Groups, *, method: str = GLOBAL
 ) -> Iterator[Line]:
     """Users folded in from the released model: the same in whichever silo they are."""
     excluded, test = federation.excluded, federation.test
     for epsilon, _ in _by_budget(models):
         found = [
-            measure_users(fold_in_scorer(model, federation, device="cpu"), excluded, test, groups)
+            _measure_users(fold_in_scorer(model, federation, device="cpu"), excluded, test, groups)
             for (of, _), model in models.items()
             if of == epsilon
         ]
         yield _make_line(method, found, epsilon=epsilon, note="" if math.isfinite(epsilon) else "no privacy")
 
 
-def silo_lines(
+def _silo_lines(
     federation: SimulatedFederation,
     models: Models,
     groups: Groups,
@@ -207,12 +207,12 @@ def _of_silo(
             # A recipe without pull and with all weight on the silo reads nothing of the model: any will do.
             yield (
                 None,
-                measure_users(scorer_of(fit_silo_model(train, model, own.recipe), train), excluded, test, groups),
+                _measure_users(scorer_of(fit_silo_model(train, model, own.recipe), train), excluded, test, groups),
             )
         choice = choose_on(folds, own, model)
         yield (
             key,
-            measure_users(scorer_of(fit_silo_model(train, model, choice.recipe), train), excluded, test, groups),
+            _measure_users(scorer_of(fit_silo_model(train, model, choice.recipe), train), excluded, test, groups),
         )
 
 
@@ -234,13 +234,13 @@ def _next_of_silo(
         # What the silo takes alone is the same whichever model it was chosen beside.
         for of, recipe in [(None, choice.alone)] * (not number) + [(key, choice.recipe)]:
             score = scorer_of_next(fit_next_item_model(histories, model, recipe, own=own), histories)
-            yield of, measure_users(score, excluded, test, groups)
+            yield of, _measure_users(score, excluded, test, groups)
 
 
-def sequential_lines(federation: SimulatedFederation, groups: Groups) -> Iterator[Line]:
+def _sequential_lines(federation: SimulatedFederation, groups: Groups) -> Iterator[Line]:
     """What others know of the next item from all users in one place."""
     for name, fit in SEQUENTIAL_BASELINES.items():
-        found = measure_users(fit(federation.histories), federation.excluded, federation.test, groups)
+        found = _measure_users(fit(federation.histories), federation.excluded, federation.test, groups)
         yield _make_line(f"pooled {name}", [found], note=NOT_PRIVATE)
 
 
@@ -249,20 +249,20 @@ def _by_budget(models: Models) -> list[tuple[float, list[Key]]]:
     return [(epsilon, [key for key in models if key[0] == epsilon]) for epsilon in budgets]
 
 
-def popularity_line(federation: SimulatedFederation, groups: Groups) -> Line:
+def _popularity_line(federation: SimulatedFederation, groups: Groups) -> Line:
     """Exact counts of all silos: not private."""
     score = popularity(federation.train)
     return _make_line(
-        "popularity", [measure_users(score, federation.excluded, federation.test, groups)], note="not private"
+        "popularity", [_measure_users(score, federation.excluded, federation.test, groups)], note="not private"
     )
 
 
-def pooled_lines(federation: SimulatedFederation, groups: Groups, *, rng: np.random.Generator) -> Iterator[Line]:
+def _pooled_lines(federation: SimulatedFederation, groups: Groups, *, rng: np.random.Generator) -> Iterator[Line]:
     """The ceilings; one that could not be fitted is a line without figures that says why."""
     for ceiling in pooled_ceilings(federation.train, rng=rng):
         score = ceiling.score
         test = federation.test if score is not None else sparse.csr_matrix(federation.test.shape)
-        found = measure_users(score or popularity(federation.train), federation.excluded, test, groups)
+        found = _measure_users(score or popularity(federation.train), federation.excluded, test, groups)
         yield _make_line(ceiling.method, [found], note=ceiling.note)
 
 
@@ -400,15 +400,15 @@ def _all_lines(
     """All lines; what is held out to choose follows from `seed`, as the silos do."""
     groups = items_by_popularity(federation.train)
     private = {key: model for key, model in models.items() if math.isfinite(key[0])}
-    yield popularity_line(federation, groups)
-    yield from fold_in_lines(federation, popular, groups, method="private popularity")
-    local, *personal = silo_lines(federation, private, groups, seed=seed, say=step, next_item=next_item)
+    yield _popularity_line(federation, groups)
+    yield from _fold_in_lines(federation, popular, groups, method="private popularity")
+    local, *personal = _silo_lines(federation, private, groups, seed=seed, say=step, next_item=next_item)
     yield local
-    yield from fold_in_lines(federation, private, groups)
+    yield from _fold_in_lines(federation, private, groups)
     yield from personal
-    yield from fold_in_lines(federation, {k: m for k, m in models.items() if k not in private}, groups)
+    yield from _fold_in_lines(federation, {k: m for k, m in models.items() if k not in private}, groups)
     step("pooled baselines")
     rng = np.random.default_rng([seed, _POOLED])
-    yield from pooled_lines(federation, groups, rng=rng)
+    yield from _pooled_lines(federation, groups, rng=rng)
     if next_item:
-        yield from sequential_lines(federation, groups)
+        yield from _sequential_lines(federation, groups)

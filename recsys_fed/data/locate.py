@@ -67,7 +67,7 @@ MOVIELENS_1M = Archive(
 )
 
 
-def fetch(archive: Archive, cache: Path, *, say: Callable[[str], None]) -> Path:
+def _fetch(archive: Archive, cache: Path, *, say: Callable[[str], None]) -> Path:
     """Download an archive into the cache, `cache / archive.name`, and return that folder.
 
     Raises:
@@ -289,7 +289,7 @@ def _find_named(name: str, split_name: str | None, search: _Search) -> Path:
 def _download(search: _Search) -> Path:
     if os.environ.get("RECSYS_FED_OFFLINE") == "1":
         raise DataNotFoundError("RECSYS_FED_OFFLINE=1, no download was tried.")
-    return fetch(MOVIELENS_1M, search.cache, say=search.say)
+    return _fetch(MOVIELENS_1M, search.cache, say=search.say)
 
 
 def _open_default(search: _Search, asked: Request) -> Dataset:

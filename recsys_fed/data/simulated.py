@@ -37,7 +37,7 @@ _DIRECTIONS = 4
 Groups = npt.NDArray[np.int64]
 
 
-def group_items(histories: sparse.csr_matrix, catalogue: Catalogue | None, *, rng: np.random.Generator) -> Groups:
+def _group_items(histories: sparse.csr_matrix, catalogue: Catalogue | None, *, rng: np.random.Generator) -> Groups:
     """A group for each item, int64 [n_items]: its first category, or without them its main direction.
 
     Directions are the right singular vectors, scaled by their singular values, of the users' shares less
@@ -70,7 +70,7 @@ def _centred_shares(histories: sparse.csr_matrix) -> LinearOperator:
     )
 
 
-def group_users(histories: sparse.csr_matrix, groups: Groups) -> Groups:
+def _group_users(histories: sparse.csr_matrix, groups: Groups) -> Groups:
     """The item group that each user favours most beyond its general share, int64 [n_users].
 
     With c[u, g] interactions of user u in group g, that is the argmax over g of
@@ -138,7 +138,7 @@ METHODS: dict[str, _Method] = {
         users.shape[0], n_silos=n, rng=rng, exponent=exponent
     ),
     "dirichlet": lambda users, n, rng, catalogue, _exponent, alpha: dirichlet(
-        group_users(users, group_items(users, catalogue, rng=rng)), n_silos=n, rng=rng, alpha=alpha
+        _group_users(users, _group_items(users, catalogue, rng=rng)), n_silos=n, rng=rng, alpha=alpha
     ),
 }
 

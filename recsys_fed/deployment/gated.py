@@ -50,7 +50,7 @@ _SELDOM = 60.0
 _START_SECONDS, _SIGN_SECONDS = 600.0, 60.0
 
 
-class LocalGate(Gate):
+class _LocalGate(Gate):
     """In front of a SuperNode's Runtime API: for processes of its own account."""
 
     def admit(self, scope: Scope) -> None:
@@ -58,10 +58,10 @@ class LocalGate(Gate):
         path = str(scope.get("path", ""))
         if not (path.startswith(_OWN) or path in _FOR_ALL):
             raise Refusal(403, "There is nothing here.", _CLOSE)
-        expect_own_account(scope)
+        _expect_own_account(scope)
 
 
-class SuperLinkGate(Gate):
+class _SuperLinkGate(Gate):
     """In front of a SuperLink: 401, 403 or 413, and a line of the log, for what is refused.
 
     Args of its making:
@@ -84,7 +84,7 @@ class SuperLinkGate(Gate):
         if path.startswith(_FLEET) and self._keys is not None:
             self._keys.expect_signature(scope)
         elif path.startswith((_FLEET, *_OWN)):
-            expect_own_account(scope)
+            _expect_own_account(scope)
         else:
             raise Refusal(403, "There is nothing here.", _CLOSE)
 
@@ -98,7 +98,7 @@ class SuperLinkGate(Gate):
         await super().refuse(refusal, send)
 
 
-def expect_own_account(scope: Scope) -> None:
+def _expect_own_account(scope: Scope) -> None:
     """Raise Refusal unless the caller is a process of this account on this machine."""
     caller, here = scope.get("client"), scope.get("server")
     if not caller or not here or not is_own_account(tuple(caller), tuple(here)):
@@ -159,7 +159,7 @@ def _decoded(text: str) -> bytes:
         return b""
 
 
-def put_gate(gate: Callable[[Application], Gate], *, before: Callable[[Any], None] = lambda _: None) -> None:
+def _put_gate(gate: Callable[[Application], Gate], *, before: Callable[[Any], None] = lambda _: None) -> None:
     """Put the gate in front of whatever this process serves over HTTP, and let it listen to nothing else.
 
     uvicorn is what listens. Whatever a later Flower does instead: a port that is opened while no gate stands ends
@@ -193,14 +193,14 @@ def put_gate(gate: Callable[[Application], Gate], *, before: Callable[[Any], Non
     sys.addaudithook(refuse_to_bind)
 
 
-def stop_unfinished_runs(application: Any) -> None:
+def _stop_unfinished_runs(application: Any) -> None:
     """A run does not outlive its SuperLink: its ServerApp is gone, and one that waits must not start unasked."""
     state = application.state.linkstate_factory.state()
     for run in state.get_run_info(statuses=["pending", "starting", "running"]):
         state.stop_run(run.run_id)
 
 
-def wait_longer_for_programs() -> None:
+def _wait_longer_for_programs() -> None:
     """Let a program that Flower launches take its time to start, also on a machine that is busy."""
     for module in (sql_corestate, in_memory_corestate):
         # One is the time to start, their product the time between two signs of life.
@@ -215,24 +215,24 @@ def main(arguments: list[str]) -> None:
     # Flower's older APIs are not behind the gate.
     for name in [name for name in os.environ if name.startswith("FLWR_INTERNAL_")]:
         del os.environ[name]
-    wait_longer_for_programs()
+    _wait_longer_for_programs()
     if which == "superlink":
         from flwr.superlink.cli.flower_superlink import flower_superlink as command  # noqa: PLC0415
 
         admitted = os.environ.get(ADMITTED)
-        put_gate(
+        _put_gate(
             partial(
-                SuperLinkGate,
+                _SuperLinkGate,
                 most_bytes=int(os.environ.get(MOST_BYTES, _DEFAULT_MOST)),
                 log=EventLog(Path(os.environ[LOG]) if os.environ.get(LOG) else None),
                 admitted=Path(admitted) if admitted else None,
             ),
-            before=stop_unfinished_runs,
+            before=_stop_unfinished_runs,
         )
     else:
         from flwr.supernode.cli.flower_supernode import flower_supernode as command  # noqa: PLC0415
 
-        put_gate(partial(LocalGate, most_bytes=_MOST_LOCAL))
+        _put_gate(partial(_LocalGate, most_bytes=_MOST_LOCAL))
     command()
 
 

@@ -21,10 +21,10 @@ def is_own_account(caller: Address, here: Address) -> bool:
     Args:
         caller: host and port of the caller. here: host and port that it reached.
     """
-    return _is_loopback(caller[0]) and account_of(caller, here) == os.geteuid()
+    return _is_loopback(caller[0]) and _account_of(caller, here) == os.geteuid()
 
 
-def account_of(caller: Address, here: Address) -> int | None:
+def _account_of(caller: Address, here: Address) -> int | None:
     """User id of the process that holds the caller's socket; None if no process of this machine holds it.
 
     A socket that its process has closed belongs to nobody, and the kernel shows it as root's: only an established

@@ -70,7 +70,7 @@ def new_training(folder: FederationFolder, *, overrides: Mapping[str, Value]) ->
     return training
 
 
-def last_training(folder: FederationFolder) -> Path:
+def _last_training(folder: FederationFolder) -> Path:
     """The newest training's folder; raises ConfigurationError if there is none."""
     found = sorted(path for path in folder.trainings.glob("*") if (path / RUN_CONFIG).is_file())
     if not found:
@@ -80,7 +80,7 @@ def last_training(folder: FederationFolder) -> Path:
 
 def resumed_training(folder: FederationFolder) -> Path:
     """The newest training, made ready to go on; raises ConfigurationError if it is complete or there is none."""
-    training = last_training(folder)
+    training = _last_training(folder)
     if (training / EMBEDDINGS).is_file():
         raise ConfigurationError(f"Expected an interrupted training, {training.name} is complete. Start a new one.")
     text = (training / RUN_CONFIG).read_text(encoding="utf-8")
@@ -110,7 +110,7 @@ def only_training(folder: FederationFolder) -> Iterator[None]:
     with held(folder.flower_home / "training.lock") as other:
         if other:
             raise EngineError(f"Process {other} trains with this federation. Wait for it, or end it: {_stop(folder)}")
-        found = unfinished_runs(folder)
+        found = _unfinished_runs(folder)
         if found:
             raise EngineError(f"A training goes on that nobody follows. Wait for it, or end it: {_stop(folder)}")
         yield
@@ -120,7 +120,7 @@ def _stop(folder: FederationFolder) -> str:
     return f"recsys-fed federation stop {folder.path}"
 
 
-def unfinished_runs(folder: FederationFolder) -> list[str]:
+def _unfinished_runs(folder: FederationFolder) -> list[str]:
     """Flower's numbers of the runs that go on or wait; raises EngineError if the SuperLink does not answer."""
     runs = ask_flower(runs_command(), folder.flower_home).get("runs", [])
     return [str(run["run-id"]) for run in runs if not str(run["status"]).startswith("finished")]
@@ -133,7 +133,7 @@ def stop_trainings(folder: FederationFolder, *, say: Callable[[str], None]) -> i
     """
     _expect_served(folder)
     prepare_flower(folder, folder.settings())
-    runs = unfinished_runs(folder)
+    runs = _unfinished_runs(folder)
     for run in runs:
         command = stop_command(run)
         say(printed(command, folder.flower_home))

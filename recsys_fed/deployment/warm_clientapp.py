@@ -97,7 +97,7 @@ def load(silo: Path) -> None:
         )
 
 
-def run_installed_app(arguments: list[str]) -> None:
+def _run_installed_app(arguments: list[str]) -> None:
     """Flower's flwr-clientapp, with the installed ClientApp instead of the one that was sent."""
     from flwr.supernode.cli.flwr_clientapp import flwr_clientapp  # noqa: PLC0415
     from flwr.supernode.runtime import run_clientapp as flower  # noqa: PLC0415
@@ -136,7 +136,7 @@ def _serve(channel: socket.socket, server: socket.socket) -> None:
         channel.close()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        run_installed_app(call)
+        _run_installed_app(call)
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1

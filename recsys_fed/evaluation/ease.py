@@ -29,7 +29,7 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class EaseSpectrum:
+class _EaseSpectrum:
     """The decomposed train matrix.
 
     Attributes:
@@ -60,7 +60,7 @@ class EaseSpectrum:
         return score
 
 
-def ease_spectrum(train: sparse.csr_matrix | sparse.csr_array) -> EaseSpectrum:
+def ease_spectrum(train: sparse.csr_matrix | sparse.csr_array) -> _EaseSpectrum:
     """Decompose a train matrix [n_users, n_items]; its values are not read, an entry is an interaction."""
     pattern = pattern_of(train)
     side, other = min(pattern.shape), max(pattern.shape)
@@ -73,7 +73,7 @@ def ease_spectrum(train: sparse.csr_matrix | sparse.csr_array) -> EaseSpectrum:
         squares, vectors = _spectrum(pattern @ pattern.T) if exact else _leading(pattern)
         left, right = vectors, pattern.T @ vectors
         covered = right**2
-    return EaseSpectrum(
+    return _EaseSpectrum(
         pattern=pattern,
         left=left.astype(np.float32),
         right=right.astype(np.float32),

@@ -95,7 +95,7 @@ class _SharedTrainer(DelegatingTrainer):
         return self.trainer.local_update(tables, histories, settings=settings, noise=noise)
 
 
-def several_ranks() -> bool:
+def _several_ranks() -> bool:
     """Whether this process is one of several ranks."""
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
@@ -106,7 +106,7 @@ def check_ranks(request: Request) -> None:
     Raises:
         ProtocolError: this silo cannot answer the request, whatever its users have.
     """
-    if request.noise_inside and several_ranks():
+    if request.noise_inside and _several_ranks():
         raise ProtocolError(
             "Local steps need a silo of one process, this one has several ranks. Use dp-sgd.schedule = synchronous."
         )
@@ -114,12 +114,12 @@ def check_ranks(request: Request) -> None:
 
 def over_ranks(trainer: Trainer, *, silo: str) -> Trainer:
     """The trainer, summing over the ranks of this silo where there are several."""
-    return _SharedTrainer(trainer, silo=silo) if several_ranks() else trainer
+    return _SharedTrainer(trainer, silo=silo) if _several_ranks() else trainer
 
 
 def share_of(histories: Histories | StoredHistories) -> UserHistories:
     """This rank's share of a silo's histories; all of them where there is one process only."""
-    if not several_ranks():
+    if not _several_ranks():
         return histories
     of_all, mine = histories.n_users, rows_of_share(histories.n_users)
     first, last = mine.start, mine.stop
@@ -130,7 +130,7 @@ def share_of(histories: Histories | StoredHistories) -> UserHistories:
 
 def rows_of_share(n_users: int) -> slice:
     """Which of a silo's users are in this rank's share; all of them where there is one process only."""
-    if not several_ranks():
+    if not _several_ranks():
         return slice(0, n_users)
     rank, ranks = distributed.get_rank(), distributed.get_world_size()
     return slice(rank * n_users // ranks, (rank + 1) * n_users // ranks)

@@ -38,7 +38,7 @@ class AttentionSettings:
     seed: int = 0
 
 
-class SelfAttention(nn.Module):
+class _SelfAttention(nn.Module):
     """The transformer; item `n_items` stands for nothing."""
 
     def __init__(self, n_items: int, settings: AttentionSettings) -> None:
@@ -68,7 +68,7 @@ class SelfAttention(nn.Module):
         return states @ self.items.weight[:-1].T
 
 
-def newest_items(histories: Histories, *, length: int, skipped: torch.Tensor | None = None) -> torch.Tensor:
+def _newest_items(histories: Histories, *, length: int, skipped: torch.Tensor | None = None) -> torch.Tensor:
     """The newest items of each user in order, without the `skipped` [n_users] newest: int64 [n_users, length]."""
     ordered = histories.items[histories.by_order].long()
     ends = histories.starts[1:] if skipped is None else histories.starts[1:] - skipped
@@ -79,7 +79,7 @@ def newest_items(histories: Histories, *, length: int, skipped: torch.Tensor | N
     return torch.where(inside, ordered[places.clamp_min(0)], histories.n_items)
 
 
-def fit_self_attention(histories: Histories, settings: AttentionSettings | None = None) -> SelfAttention:
+def fit_self_attention(histories: Histories, settings: AttentionSettings | None = None) -> _SelfAttention:
     """Train on users in order, on the device of the histories.
 
     Guarantees: none; the result depends on the users without noise.
@@ -88,21 +88,21 @@ def fit_self_attention(histories: Histories, settings: AttentionSettings | None 
     generator = torch.Generator().manual_seed(how.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(how.seed)
-        model = SelfAttention(histories.n_items, how).to(histories.device)
+        model = _SelfAttention(histories.n_items, how).to(histories.device)
         optimizer = torch.optim.Adam(model.parameters(), lr=how.learning_rate, betas=(0.9, 0.98))
         sizes = histories.starts.diff().cpu()
         several = torch.nonzero(sizes > 1)[:, 0]
         for _ in range(how.epochs):
             slack = (sizes - how.length - 1).clamp_min(0)
             skipped = (torch.rand(len(sizes), generator=generator) * (slack + 1)).long().clamp_max(slack)
-            sequences = newest_items(histories, length=how.length + 1, skipped=skipped.to(histories.device))
+            sequences = _newest_items(histories, length=how.length + 1, skipped=skipped.to(histories.device))
             drawn = several[torch.randperm(len(several), generator=generator)]
             for batch in torch.split(drawn, how.batch_users):
                 _step(model, optimizer, sequences[batch.to(histories.device)])
     return model.eval()
 
 
-def _step(model: SelfAttention, optimizer: torch.optim.Optimizer, sequences: torch.Tensor) -> None:
+def _step(model: _SelfAttention, optimizer: torch.optim.Optimizer, sequences: torch.Tensor) -> None:
     known, following = sequences[:, :-1], sequences[:, 1:]
     asked = known < model.items.num_embeddings - 1
     optimizer.zero_grad()
@@ -113,8 +113,8 @@ def _step(model: SelfAttention, optimizer: torch.optim.Optimizer, sequences: tor
 
 
 @torch.no_grad()
-def attention_scores(model: SelfAttention, histories: Histories) -> torch.Tensor:
+def attention_scores(model: _SelfAttention, histories: Histories) -> torch.Tensor:
     """float32 [n_users, n_items] for users in order."""
     length = model.places.num_embeddings
-    found: torch.Tensor = model.scores(model(newest_items(histories, length=length))[:, -1])
+    found: torch.Tensor = model.scores(model(_newest_items(histories, length=length))[:, -1])
     return found

@@ -87,7 +87,7 @@ class NextItemModel:
         total = np.zeros((histories.n_users, histories.n_items))
         weight = self.recipe.own_weight
         if not math.isinf(weight):
-            total += released_next_scores(self.released, histories) / self.spreads[0]
+            total += _released_next_scores(self.released, histories) / self.spreads[0]
         own = 1.0 if math.isinf(weight) else weight
         if self.transitions is not None:
             total += self.transitions.scores(histories) * (own / self.spreads[1])
@@ -96,7 +96,7 @@ class NextItemModel:
         return total
 
 
-def released_next_scores(model: ItemEmbeddings, histories: Histories) -> Floats:
+def _released_next_scores(model: ItemEmbeddings, histories: Histories) -> Floats:
     """Scores of folded-in users, float64 [n_users, n_items]."""
     users = user_vectors(model, histories.to(model.vectors.device))
     return np.asarray(scores(model, users).double().cpu().numpy())
@@ -128,7 +128,7 @@ class OwnParts:
 
     def spreads(self, released: ItemEmbeddings, how: Following) -> tuple[float, float, float]:
         """See `NextItemModel`."""
-        return score_spread(released_next_scores(released, self.some)), self._spreads[how], self._ease_spread
+        return score_spread(_released_next_scores(released, self.some)), self._spreads[how], self._ease_spread
 
     def scores(self, histories: Histories) -> Mapping[NextRecipe, Singles]:
         """Scores [n_users, n_items] of every recipe without the released model."""
@@ -227,7 +227,7 @@ def choose_next(held: NextValidation, released: ItemEmbeddings) -> NextChoice:
     if held.own is None:
         return NextChoice(recipe=user_only, alone=alone, validation={})
     alone = max(held.per_user, key=lambda recipe: float(held.per_user[recipe].mean()))
-    whole = released_next_scores(released, held.known)
+    whole = _released_next_scores(released, held.known)
     # Of equal ones the first: the released model as it is.
     per_user = {user_only: _ndcg(whole, held.known, held.wanted)}
     whole /= held.own.spreads(released, alone.following)[0]

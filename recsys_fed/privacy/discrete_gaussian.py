@@ -167,7 +167,7 @@ class _InversionTable:
 
 
 @lru_cache(maxsize=128)
-def inversion_table(scale: float) -> _InversionTable:
+def _inversion_table(scale: float) -> _InversionTable:
     """The table of a scale, kept for the next call."""
     floors = np.array(_cumulative_floors(scale, _WORD_BITS), dtype=np.uint64)
     reach = len(floors) // 2
@@ -229,7 +229,7 @@ def discrete_gaussian(
 @lru_cache(maxsize=256)
 def _recipe(standard_deviation: float) -> _Recipe:
     if standard_deviation <= _LARGEST_LOOKED_UP:
-        return _Recipe(first=inversion_table(standard_deviation), multipliers=())
+        return _Recipe(first=_inversion_table(standard_deviation), multipliers=())
     rest = standard_deviation**2 - _BASE**2
     # t^2 = s1^2 s2^2 / sigma^2 with s1^2 = rest / k^2; rest > 0.97 sigma^2, so k is 145 or more.
     multiplier = math.floor(_BASE / standard_deviation * math.sqrt(rest / _LEAST_SQUARED_T))
@@ -241,5 +241,5 @@ def _draw(recipe: _Recipe, count: int, bits: RandomBits, *, kind: str) -> npt.ND
     total: npt.NDArray[Any] = recipe.first.draw(count, bits).astype(kind)
     for multiplier in recipe.multipliers:
         total *= multiplier
-        total += inversion_table(_BASE).draw(count, bits)
+        total += _inversion_table(_BASE).draw(count, bits)
     return total

@@ -67,7 +67,7 @@ class _Staircase:
 
 
 @lru_cache(maxsize=32)
-def staircase(scale: float) -> _Staircase:
+def _staircase(scale: float) -> _Staircase:
     """The staircase of a scale, kept for the next call.
 
     Raises:
@@ -130,7 +130,7 @@ def add_gaussian(table: npt.NDArray[np.int32], *, standard_deviation: float, bit
     Raises:
         ConfigurationError: a scale that `staircase` refuses.
     """
-    stairs = staircase(float(standard_deviation))
+    stairs = _staircase(float(standard_deviation))
     for start in range(0, len(table), _BATCH):
         batch = table[start : start + _BATCH]
         blocks = range(0, len(batch), _BLOCK)

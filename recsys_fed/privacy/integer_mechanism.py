@@ -95,7 +95,9 @@ def grid_step(
     return 2.0 ** (math.floor(math.log2(fine)) if fine > 2 * fits else math.ceil(math.log2(fits)))
 
 
-def to_grid(values: npt.NDArray[np.float64], *, step: float, dither: npt.NDArray[np.uint16]) -> npt.NDArray[np.int32]:
+def _to_grid(
+    values: npt.NDArray[np.float64], *, step: float, dither: npt.NDArray[np.uint16]
+) -> npt.NDArray[np.int32]:
     """floor(value / step + r) with r = dither / 2^16, as integers within int32.
 
     Guarantees, for a dither that is uniform and independent of `values`:
@@ -194,7 +196,7 @@ def add_noise(
         - Every entry gets noise, also those that no user touched, also in a silo without users.
         - No floating-point number is computed from the noise, and none after rounding.
     """
-    rounded = to_grid(total, step=mechanism.grid_step, dither=noise.dither(total.shape))
+    rounded = _to_grid(total, step=mechanism.grid_step, dither=noise.dither(total.shape))
     drawn = noise.integers(total.shape, standard_deviation=mechanism.standard_deviation)
     drawn += rounded
     return drawn
@@ -237,7 +239,7 @@ class NoisySums:
         self._steps += 1
         for start, block in blocks:
             exact = block.cpu().numpy()
-            grid = to_grid(exact, step=self._mechanism.grid_step, dither=self._noise.dither(exact.shape))
+            grid = _to_grid(exact, step=self._mechanism.grid_step, dither=self._noise.dither(exact.shape))
             part = slice(start, start + len(grid))
             self._sums[part if chosen is None else chosen[part]] += grid
         if chosen is None:

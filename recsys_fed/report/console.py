@@ -175,7 +175,7 @@ PAUSE = 3.0
 _SPINNER = "line"  # ASCII, as not every terminal has more.
 
 
-class PlainLines:
+class _PlainLines:
     """Prints what is new, at most a line every `pause` seconds; of several within a pause, the last, at its end."""
 
     def __init__(self, write: Callable[[str], None], *, pause: float = PAUSE) -> None:
@@ -218,12 +218,12 @@ class PlainLines:
 
 @contextmanager
 def show_line(console: Console) -> Iterator[Callable[[str], None]]:
-    """Take lines that replace each other: behind a spinner in a terminal, else as `PlainLines`."""
+    """Take lines that replace each other: behind a spinner in a terminal, else as `_PlainLines`."""
     if console.is_terminal:
         with console.status("", spinner=_SPINNER) as status:
             yield status.update
         return
-    lines = PlainLines(partial(console.print, markup=False, highlight=False))
+    lines = _PlainLines(partial(console.print, markup=False, highlight=False))
     try:
         yield lines.tell
     finally:

@@ -55,8 +55,8 @@ class NormalEquations:
         if row is None:
             return
         self.newest = history.newest
-        old = aged_level(self.release, change.before, change.place_before)
-        new = aged_level(self.release, change.after, change.place_after)
+        old = _aged_level(self.release, change.before, change.place_before)
+        new = _aged_level(self.release, change.after, change.place_after)
         if old == new:
             return
         self.changes += 1
@@ -80,7 +80,7 @@ class NormalEquations:
         if self.release.kind == "projection":
             return self.right / math.sqrt(max(self.squares, _TINY))
         scale = math.exp2(self.base - aged_now(self.release, now, self.newest))
-        return _solve_spd(scale * self.gram + shared_part(self.release), scale * self.right)
+        return _solve_spd(scale * self.gram + _shared_part(self.release), scale * self.right)
 
     def _weight(self, level: float | None) -> float:
         return 0.0 if level is None else math.exp2(level - self.base)
@@ -109,7 +109,7 @@ def fold_in(release: PackedModel, rows: npt.NDArray[np.int64], strengths: _Vecto
     gram, right, squares = _sums(release, rows, strengths)
     if release.kind == "projection":
         return right / math.sqrt(max(squares, _TINY))
-    return _solve_spd(gram + shared_part(release), right)
+    return _solve_spd(gram + _shared_part(release), right)
 
 
 def taste_precision(release: PackedModel, history: UserHistory) -> _Vector:
@@ -119,7 +119,7 @@ def taste_precision(release: PackedModel, history: UserHistory) -> _Vector:
     """
     rows = np.union1d(history.consumed_rows(release), release.rows(set(history.levels)))
     gram, _, _ = _sums(release, rows, np.ones(len(rows)))
-    return gram + shared_part(release)
+    return gram + _shared_part(release)
 
 
 def known_levels(release: PackedModel, history: UserHistory) -> tuple[npt.NDArray[np.int64], _Vector]:
@@ -132,7 +132,7 @@ def known_levels(release: PackedModel, history: UserHistory) -> tuple[npt.NDArra
     return rows, levels
 
 
-def aged_level(release: PackedModel, level: float | None, place: int) -> float | None:
+def _aged_level(release: PackedModel, level: float | None, place: int) -> float | None:
     """A level as `known_levels` has it."""
     return level if level is None or not release.half_life else level + place / release.half_life
 
@@ -142,7 +142,7 @@ def aged_now(release: PackedModel, now: float, newest: int) -> float:
     return now + newest / release.half_life if release.half_life else now
 
 
-def shared_part(release: PackedModel) -> _Vector:
+def _shared_part(release: PackedModel) -> _Vector:
     """unobserved_weight V^T V + regularization I, [dim, dim]."""
     identity = np.eye(release.dim)
     if release.kind == "projection":
@@ -190,7 +190,7 @@ def explain(release: PackedModel, history: UserHistory, row: int, *, now: float)
         parts = weights * (vectors @ target)
         parts /= max(float(np.linalg.norm(weights)), np.finfo(np.float32).tiny)
     else:
-        normal = (vectors * weights[:, None]).T @ vectors + shared_part(release)
+        normal = (vectors * weights[:, None]).T @ vectors + _shared_part(release)
         parts = weights * (vectors @ _solve_spd(normal, target))
     if release.residual is not None:
         parts = parts + strengths * release.residual[rows, row]

@@ -53,12 +53,12 @@ def _is_dislike(event: Event, settings: FeedbackSettings) -> bool:
     return event.kind == "dislike" or rated_low
 
 
-def level_of(event: Event, settings: FeedbackSettings) -> float:
+def _level_of(event: Event, settings: FeedbackSettings) -> float:
     """log2 of what the event weighs, seen from time 0: all events age alike, so their order never changes.
 
         weight at time t = 2^(level - t / half life)
 
-    >>> level_of(Event(user="u", item="i", kind="view", time=0.0), FeedbackSettings(view=0.25))
+    >>> _level_of(Event(user="u", item="i", kind="view", time=0.0), FeedbackSettings(view=0.25))
     -2.0
     """
     age = half_lives(event_time(event), settings)
@@ -109,7 +109,7 @@ class UserHistory:
     """What one user did.
 
     Attributes:
-        levels: by item id, log2 of its weight seen from time 0 (see `level_of`).
+        levels: by item id, log2 of its weight seen from time 0 (see `_level_of`).
         places: by item id, which event of the history was its last, counted from 1; newest: of the newest one. A
             model with a half-life in positions weighs by them (`fold_in.known_levels`).
         consumed: items that are not to be recommended.
@@ -152,7 +152,7 @@ class UserHistory:
             self.levels.pop(event.item, None)
             self.places.pop(event.item, None)
             return None if before is None else Change(item=event.item, before=before, after=None, place_before=place)
-        new = level_of(event, settings)
+        new = _level_of(event, settings)
         after = new if before is None else max(before, new)
         self.newest += 1
         self.levels[event.item], self.places[event.item] = after, self.newest
@@ -167,7 +167,7 @@ def build_history(events: Sequence[Event], settings: FeedbackSettings) -> UserHi
         first = next((n for n, e in enumerate(events) if e.kind != IMPORTED or not e.accepted), len(events))
     if first:
         items = [event.item for event in events[:first]]
-        history.levels = dict.fromkeys(items, level_of(events[0], settings))
+        history.levels = dict.fromkeys(items, _level_of(events[0], settings))
         history.places, history.newest = {item: place for place, item in enumerate(items, start=1)}, len(items)
         history.consumed.update(items)
         history.last_number = max(event.number for event in events[:first])

@@ -62,7 +62,7 @@ def export_training(store: FeedbackStore, path: Path, *, items: Collection[str] 
     kept, report, _ = interactions_of([block], log, may_be_empty=True)
     users, names = kept.user_ids, kept.item_ids
     if path.suffix != ".parquet":
-        users, names = (np.array([disarm(name) for name in ids], dtype=object) for ids in (users, names))
+        users, names = (np.array([_disarm(name) for name in ids], dtype=object) for ids in (users, names))
     table = pd.DataFrame({"user": users[kept.user], "item": names[kept.item], "value": kept.value})
     time: Any = frame["time"][report.kept].to_numpy()
     if (np.isnan(time) | (time == np.floor(time))).all():
@@ -82,7 +82,7 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _NUMBER = re.compile(r"[+-]?[0-9]+([.][0-9]+)?")
 
 
-def disarm(cell: str) -> str:
+def _disarm(cell: str) -> str:
     """A cell that no spreadsheet executes; `rearm` gives the cell again.
 
     >>> disarm("=HYPERLINK(A1)"), disarm("-5"), disarm("anna")
@@ -91,7 +91,7 @@ def disarm(cell: str) -> str:
     return f"'{cell}" if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
 
 
-def rearm(cell: str) -> str:
+def _rearm(cell: str) -> str:
     """The cell that `disarm` was given.
 
     >>> rearm("'=HYPERLINK(A1)"), rearm("'anna'")
@@ -106,7 +106,7 @@ def _events(found: Interactions) -> Iterator[Event]:
     order = np.arange(n) if found.time is None else np.argsort(found.time, kind="stable")
     times = _seconds(found)
     values = [None] * n if found.value is None else found.value.tolist()
-    users, items = ([rearm(str(name)) for name in ids] for ids in (found.user_ids, found.item_ids))
+    users, items = ([_rearm(str(name)) for name in ids] for ids in (found.user_ids, found.item_ids))
     for row in order.tolist():
         yield Event(
             user=users[found.user[row]],

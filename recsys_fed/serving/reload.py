@@ -85,7 +85,7 @@ class ModelReloader:
             raise ConfigurationError("There is no model to take over from: the service was started without --model.")
         async with self._lock:
             self._stamp = self._source.stamp()
-            version = await pack_in_subprocess(self._source, self._folder)
+            version = await _pack_in_subprocess(self._source, self._folder)
             return await self._serve(version)
 
     async def activate(self, version: str) -> Served:
@@ -139,7 +139,7 @@ class ModelReloader:
         return served
 
 
-async def pack_in_subprocess(source: ModelSource, folder: Path) -> str:
+async def _pack_in_subprocess(source: ModelSource, folder: Path) -> str:
     """Pack in a process of its own; returns the version. Raises DataFormatError with its reason."""
     arguments = [str(source.model), str(source.catalogue), str(folder)]
     if source.residual is not None:

@@ -66,7 +66,7 @@ def compare_arms(treated: npt.NDArray[np.bool_], outcomes: Floats64, *, share: S
     if len(outcomes) and not (outcomes.min() >= 0 and outcomes.max() <= 1):
         raise ConfigurationError("Expected outcomes in [0, 1], got one outside.")
     differences = np.round(np.arange(-1.0, 1.0 + _STEP / 2, _STEP), 6)
-    now, most = log_wealths(treated, outcomes, differences, share=share, level=level)
+    now, most = _log_wealths(treated, outcomes, differences, share=share, level=level)
     # log(1 + x) <= x: some difference has no wealth above 1, so that only a coarse grid could leave nothing.
     inside = differences[now <= max(math.log(1.0 / level), now.min())]
     means = [float(outcomes[arm].mean()) if arm.any() else None for arm in (~treated, treated)]
@@ -85,10 +85,10 @@ def largest_log_wealth(
     treated: npt.NDArray[np.bool_], outcomes: Floats64, differences: Floats64, *, share: Share, level: float
 ) -> Floats64:
     """log of the largest wealth so far against each candidate difference, [n_differences]."""
-    return log_wealths(treated, outcomes, differences, share=share, level=level)[1]
+    return _log_wealths(treated, outcomes, differences, share=share, level=level)[1]
 
 
-def log_wealths(
+def _log_wealths(
     treated: npt.NDArray[np.bool_], outcomes: Floats64, differences: Floats64, *, share: Share, level: float
 ) -> tuple[Floats64, Floats64]:
     """log of the wealth after the last user, and of the largest so far, [n_differences] each.

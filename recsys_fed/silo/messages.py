@@ -18,7 +18,7 @@ ANSWERED, REFUSED, FAILED = "message answered", "message refused", "message fail
 
 
 @dataclass(frozen=True, kw_only=True)
-class MessageCounts:
+class _MessageCounts:
     """Messages since the log was begun.
 
     Attributes:
@@ -56,7 +56,7 @@ class MessageLog:
             self._log.write(event, message=message, **facts)
 
 
-def message_counts(folder: Path) -> MessageCounts:
+def message_counts(folder: Path) -> _MessageCounts:
     """Count the lines of a silo's log; a line that a power failure cut short is passed over."""
     counted: dict[str, Counter[str]] = {ANSWERED: Counter(), REFUSED: Counter(), FAILED: Counter()}
     last = ""
@@ -65,7 +65,7 @@ def message_counts(folder: Path) -> MessageCounts:
         if event in counted:
             counted[event][str(line.get("message" if event == ANSWERED else "error", ""))] += 1
             last = str(line.get("time", ""))
-    return MessageCounts(answered=counted[ANSWERED], refused=counted[REFUSED], failed=counted[FAILED], last=last)
+    return _MessageCounts(answered=counted[ANSWERED], refused=counted[REFUSED], failed=counted[FAILED], last=last)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

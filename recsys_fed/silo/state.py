@@ -58,7 +58,7 @@ _ALMOST_ALONE = 1e5
 OwnModel = SiloModel | NextItemModel
 
 
-def fit_personal_model(histories: Histories, released: ItemEmbeddings, *, purpose: str) -> OwnModel:
+def _fit_personal_model(histories: Histories, released: ItemEmbeddings, *, purpose: str) -> OwnModel:
     """Choose a recipe on the silo's users and fit it to all of them: of the next item, where that is asked for.
 
     Args:
@@ -75,8 +75,8 @@ def fit_personal_model(histories: Histories, released: ItemEmbeddings, *, purpos
     return fit_silo_model(matrix, released, choose(matrix, released, rng=rng).recipe)
 
 
-def pack_model(model: OwnModel) -> bytes:
-    """Everything but the released model; `unpack_model` gives it back."""
+def _pack_model(model: OwnModel) -> bytes:
+    """Everything but the released model; `_unpack_model` gives it back."""
     tensors = {"spreads": np.array(model.spreads)}
     if isinstance(model, SiloModel):
         recipe = model.recipe
@@ -97,8 +97,8 @@ def _numbers(recipe: NextRecipe) -> list[float]:
     return [float(getattr(recipe.following, one.name)) for one in fields(Following)]
 
 
-def unpack_model(content: bytes, released: ItemEmbeddings) -> OwnModel:
-    """What `pack_model` wrote, with the released model that it was fitted beside."""
+def _unpack_model(content: bytes, released: ItemEmbeddings) -> OwnModel:
+    """What `_pack_model` wrote, with the released model that it was fitted beside."""
     tensors = load(content)
     item_model = ItemModel(left=tensors["left"], right=tensors.get("right")) if "left" in tensors else None
     if "next" in tensors:
@@ -126,7 +126,7 @@ def unpack_model(content: bytes, released: ItemEmbeddings) -> OwnModel:
     )
 
 
-def residual_of(model: SiloModel) -> Singles:
+def _residual_of(model: SiloModel) -> Singles:
     """B [n_items, n_items]: scores of the released model + sum of B's rows of a history rank as `model` does.
 
     B = own_weight * spreads[0] / spreads[1] * (item model), 0 on the diagonal. Where the recipe leaves the released
@@ -267,9 +267,9 @@ class StateFolder:
         model_hash, released = self.current(), self.model()
         path, label = self._personal(model_hash), f"personal {model_hash}"
         if path.is_file():
-            return unpack_model(read_sealed(path, key=self._key, label=label), released)
-        model = fit_personal_model(self.users().histories, released, purpose=label)
-        write_sealed(path, pack_model(model), key=self._key, label=label)
+            return _unpack_model(read_sealed(path, key=self._key, label=label), released)
+        model = _fit_personal_model(self.users().histories, released, purpose=label)
+        write_sealed(path, _pack_model(model), key=self._key, label=label)
         return model
 
     def write_residual(self) -> Path:
@@ -285,7 +285,7 @@ class StateFolder:
                 "export` use it; the service serves the released model."
             )
         with whole_file(path, mode=OWNER_ONLY) as file:
-            np.save(file, residual_of(model))
+            np.save(file, _residual_of(model))
         return path
 
     def _make_current(self, model_hash: str, *, parts: int) -> None:

@@ -145,7 +145,7 @@ class Recommender:
         if (rows < 0).any():
             unknown = ", ".join(np.asarray(history, dtype=object)[rows < 0][:5])
             raise ConfigurationError(f"Expected item ids of the catalogue, got unknown ones: {unknown}.")
-        return in_order(rows) if once else rows
+        return _in_order(rows) if once else rows
 
     def _vector(self, history: Sequence[str] | Mapping[str, float]) -> torch.Tensor:
         items, rank = torch.from_numpy(self._rows(list(history))).sort()
@@ -193,10 +193,10 @@ def predict_from_run(run: Path, ratings: Mapping[str, float], items: Sequence[st
     }
 
 
-def in_order(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _in_order(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Each of some rows once, where it is last.
 
-    >>> in_order(np.array([3, 1, 3, 2]))
+    >>> _in_order(np.array([3, 1, 3, 2]))
     array([1, 3, 2])
     """
     _, last = np.unique(rows[::-1], return_index=True)
@@ -225,7 +225,7 @@ def recommend_from_run(
         recommender = recommender.with_items(read_items(new_items))
     listed = recommender.recommend(history, k)
     catalogue = recommender.catalogue
-    seen = in_order(catalogue.rows(list(history))).tolist()
+    seen = _in_order(catalogue.rows(list(history))).tolist()
     titles = catalogue.titles or [""] * catalogue.n_items
     return {
         "history": [{"item": str(catalogue.item_ids[row]), "title": titles[row]} for row in seen],

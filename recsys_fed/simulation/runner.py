@@ -119,7 +119,7 @@ class ReleaseCounter:
 _NEGATIVES, _USERS = 21, 22
 
 
-def pick_test_users(federation: SimulatedFederation, *, n_users: int = 0, seed: int = 0) -> SimulatedFederation:
+def _pick_test_users(federation: SimulatedFederation, *, n_users: int = 0, seed: int = 0) -> SimulatedFederation:
     """The federation with the rows of `n_users` random users who have a test item; of all, for 0 or too many.
 
     Only for measuring: silos are those of the whole federation and do not fit these rows.
@@ -182,7 +182,7 @@ def evaluate(
     return found
 
 
-def evaluate_ratings(
+def _evaluate_ratings(
     model: ItemEmbeddings, federation: SimulatedFederation
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Errors of the model's predictions ("model") and of every user's own mean ("user_mean"); see `rating_errors`.
@@ -272,13 +272,13 @@ def simulate(
                 logging.getLogger("flwr").setLevel(logging.WARNING)
                 load_apps()
             simulation, federation = prepared(simulation)
-            for line in reading_notes(federation):
+            for line in _reading_notes(federation):
                 progress.say(line)
         with timed("train", seconds, steps):
             _train(simulation, federation, folder=folder, progress=progress)
         with timed("evaluate", seconds, steps):
             model = load_item_embeddings(folder / EMBEDDINGS)
-            some = pick_test_users(federation, n_users=simulation.evaluate_users, seed=simulation.federation.seed)
+            some = _pick_test_users(federation, n_users=simulation.evaluate_users, seed=simulation.federation.seed)
             protocol = protocol_of(simulation.data)
             negatives = simulation.sampled_negatives or (protocol.sampled_negatives if protocol else 0)
             how: dict[str, Any] = {
@@ -290,7 +290,7 @@ def simulate(
             measured = Measured(
                 metrics=evaluate(fold_in_scorer(model, some, device=simulation.federation.device), some, **how),
                 popularity=evaluate(popularity(federation.train), some, **how),
-                ratings=evaluate_ratings(model, some) if simulation.federation.target == "rating" else None,
+                ratings=_evaluate_ratings(model, some) if simulation.federation.target == "rating" else None,
                 totals=json.loads((folder / FEDERATION).read_text()),
                 events=(folder / EVENTS).read_text(),
                 seconds=seconds,
@@ -363,7 +363,7 @@ def prepared(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
     return replace(simulation, data=data, federation=config), federation
 
 
-def reading_notes(federation: SimulatedFederation) -> list[str]:
+def _reading_notes(federation: SimulatedFederation) -> list[str]:
     """What people should know of the data: its licence or origin, and every row that was not taken as it is."""
     dataset = federation.dataset
     findings = [] if dataset.report.is_clean else dataset.report.table()

@@ -47,7 +47,7 @@ class Step:
     rounds: int
 
 
-def stepped(
+def _stepped(
     vectors: torch.Tensor, direction: torch.Tensor, total: torch.Tensor, *, step: Step
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """V and the direction after a step against `total`, the noised sum of clipped gradients: both like `vectors`.
@@ -257,7 +257,7 @@ class DPSGD(Trainer):
         step = Step(
             rate=self._rate, momentum=self.momentum, done=state.steps_done, rounds=len(self.plan(state.facts)) - 1
         )
-        vectors, momentum = stepped(state.vectors, state.momentum, total, step=step)
+        vectors, momentum = _stepped(state.vectors, state.momentum, total, step=step)
         return replace(state, vectors=vectors, momentum=momentum, clip_norm=clip_norm, steps_done=done)
 
     def item_embeddings(self, state: DPSGDState) -> ItemEmbeddings:

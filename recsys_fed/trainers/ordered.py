@@ -96,7 +96,7 @@ def ordered_step(tables: Tables, histories: UserHistories, *, half_life: float, 
     def work(_: int, block: Histories) -> None:
         for first, last in block_bounds(block.starts.cpu().numpy(), interactions=max(_CHUNK, n_head)):
             part = over_head(block.block(first, last), places, n_head=n_head)
-            sums = add_repeated(part, neighbour_sums(part, table, half_life=half_life))
+            sums = _add_repeated(part, neighbour_sums(part, table, half_life=half_life))
             units = in_units(sums * lengths_of_terms(part, sums, weights)[part.users][:, None])
             added = sum_by_item(part, units)[:n_head].long()
             with adding:
@@ -146,7 +146,7 @@ def _sums_before(rows: torch.Tensor, rank: torch.Tensor, *, g: float, reach: int
     return before
 
 
-def add_repeated(part: Histories, sums: torch.Tensor) -> torch.Tensor:
+def _add_repeated(part: Histories, sums: torch.Tensor) -> torch.Tensor:
     """Rows of one user and item added at one of its interactions, zeros at the others."""
     order = part.order.long()
     items, users = part.items[order], part.users[order]
@@ -210,7 +210,7 @@ class OrderedSize:
     rounds: int
 
 
-def ordered_size(facts: PublicFacts) -> OrderedSize:
+def _ordered_size(facts: PublicFacts) -> OrderedSize:
     """The rule, from public facts only, chosen on validation items of MovieLens-1M and MovieLens-100K."""
     signal = min(facts.signal_to_noise, 1e12)
     featured = facts.features is not None
@@ -248,7 +248,7 @@ class OrderedSubspace(Trainer):
         """Counts, then subspace rounds that share what is left of the budget, the first with half a part."""
         if facts.rounds == 1:
             raise ConfigurationError("Expected rounds >= 2 for spectral (one of counts), got 1. Leave rounds at 0.")
-        later = ordered_size(facts).rounds - 2
+        later = _ordered_size(facts).rounds - 2
         shares = [(1 - popularity.BUDGET_SHARE) * part / (1 + 2 * later) for part in (1, *[2] * later)]
         settings = {HALF_LIFE: window_of(facts)}
         releases = [PlannedRelease(released="item embeddings", relative_noise=share**-0.5) for share in shares]
@@ -257,7 +257,7 @@ class OrderedSubspace(Trainer):
 
     def start(self, facts: PublicFacts, rng: np.random.Generator) -> OrderedState:
         """Draw a random start [n_items, dim]; public features give a better one."""
-        start = rng.standard_normal((facts.n_items, ordered_size(facts).embedding_dim))
+        start = rng.standard_normal((facts.n_items, _ordered_size(facts).embedding_dim))
         return OrderedState(facts=facts, start=torch.from_numpy(start))
 
     def tables(self, state: OrderedState, stage: Stage) -> Tables:
@@ -271,7 +271,7 @@ class OrderedSubspace(Trainer):
         """Counts [n_items, 1], then the subspace [n_head, dim]."""
         if stage.name == popularity.STAGE:
             return Layout(shape=(facts.n_items, 1))
-        chosen = ordered_size(facts)
+        chosen = _ordered_size(facts)
         shape = chosen.n_head, chosen.embedding_dim
         return Layout(
             shape=shape,
@@ -296,7 +296,7 @@ class OrderedSubspace(Trainer):
     ) -> OrderedState:
         """Popularity from the counts, or the basis of what was released, its rows smoothed by public features."""
         if stage.name == popularity.STAGE:
-            n_head = ordered_size(state.facts).n_head
+            n_head = _ordered_size(state.facts).n_head
             known = popularity.noised_popularity(total, noise_std=noise_std, n_head=n_head)
             return _with_start(replace(state, popularity=known))
         table, features = total.double(), _features_of_head(state)

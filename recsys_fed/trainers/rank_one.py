@@ -113,7 +113,7 @@ class ClippedSum:
             rows.addmm_(basis[: len(rows)].copy_(self.basis[start : start + len(rows)]), self.mixed)
 
 
-def contribution_norms(batch: RankOneContributions) -> torch.Tensor:
+def _contribution_norms(batch: RankOneContributions) -> torch.Tensor:
     """Frobenius norms ||r_u y_u^T||, float64 [n_users]; equal to those of the matrices to rounding."""
     squares, _ = _squares(batch)
     return squares.sqrt_().mul_(_lengths(batch.right))

@@ -120,7 +120,7 @@ def size(facts: PublicFacts) -> Size:
     )
 
 
-def check_rounds(facts: PublicFacts) -> None:
+def _check_rounds(facts: PublicFacts) -> None:
     """Refuse rounds that leave nothing after the counts.
 
     Raises:
@@ -183,7 +183,7 @@ class Spectral(Trainer):
         """Counts, then co-occurrence and the subspace rounds, which share equally what the counts leave."""
         if window_of(facts):
             return OrderedSubspace().plan(facts)
-        check_rounds(facts)
+        _check_rounds(facts)
         chosen = self._size(facts)
         noise = ((1 - chosen.counts_share) / (chosen.rounds - 1)) ** -0.5
         pairs = PlannedRelease(released="item co-occurrences", relative_noise=noise)

@@ -5,13 +5,13 @@ import pytest
 from scipy import sparse
 from small_audit import small_audit
 
-from recsys_fed.audit.audited_run import crafted_canaries
+from recsys_fed.audit.audited_run import _crafted_canaries
 
 
 @pytest.mark.parametrize(("count", "n_head"), [(100, 900), (300, 700), (500, 300), (40, 9), (5, 1)])
 def test_histories_spread_evenly_over_the_head_and_no_further(count, n_head):
     popularity = np.random.default_rng(0).permutation(1_000).astype(float)
-    canaries = crafted_canaries(popularity, count=count, n_head=n_head, rng=np.random.default_rng(1))
+    canaries = _crafted_canaries(popularity, count=count, n_head=n_head, rng=np.random.default_rng(1))
     head = np.argsort(-popularity)[:n_head]
     used = np.asarray(canaries.histories.sum(axis=0)).ravel()
     assert len(canaries) == canaries.histories.shape[0] == count
@@ -26,7 +26,7 @@ def test_histories_spread_evenly_over_the_head_and_no_further(count, n_head):
 def test_coins_are_fair_and_follow_the_generator_alone():
     popularity = np.arange(500.0)
     one, again, other = (
-        crafted_canaries(popularity, count=2_000, n_head=400, rng=np.random.default_rng(seed)) for seed in (1, 1, 2)
+        _crafted_canaries(popularity, count=2_000, n_head=400, rng=np.random.default_rng(seed)) for seed in (1, 1, 2)
     )
     assert abs(one.included.mean() - 0.5) < 0.05
     assert np.array_equal(one.included, again.included)

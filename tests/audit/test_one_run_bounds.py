@@ -8,13 +8,13 @@ from scipy.stats import binom, norm
 
 from recsys_fed.audit.bounds import (
     Guesses,
+    _extreme_guesses,
+    _find_refuted,
+    _largest_refuted_mu,
     bounds_of,
     ceiling,
     epsilon_of_mu,
-    extreme_guesses,
-    find_refuted,
     gaussian_estimate,
-    largest_refuted_mu,
     one_run_epsilon,
     one_run_p_value,
     plan_guesses,
@@ -60,12 +60,12 @@ def test_p_values_are_those_of_the_paper(game, delta):
 @pytest.mark.parametrize("game", GAMES[:3], ids=str)
 def test_the_fdp_recursion_is_that_of_the_paper(game):
     candidates = np.linspace(0, 4, 41)
-    found = find_refuted(game, candidates, confidence=0.95)
+    found = _find_refuted(game, candidates, confidence=0.95)
     expected = [plain_refuted(game.canaries, game.made, game.correct, mu, 0.95) for mu in candidates]
     assert found.tolist() == expected
     assert found[:-1].tolist() >= found[1:].tolist(), "a larger mu explains what a smaller one does"
-    edge = largest_refuted_mu(game, confidence=0.95)
-    assert not find_refuted(game, np.array([edge + 2e-3]), confidence=0.95)[0]
+    edge = _largest_refuted_mu(game, confidence=0.95)
+    assert not _find_refuted(game, np.array([edge + 2e-3]), confidence=0.95)[0]
 
 
 def test_all_right_of_m_has_the_bound_that_can_be_done_by_hand():
@@ -78,24 +78,24 @@ def test_all_right_of_m_has_the_bound_that_can_be_done_by_hand():
 def test_coin_tossing_and_no_guesses_refute_nothing():
     for game in (Guesses(canaries=100, made=100, correct=55), Guesses(canaries=10, made=0, correct=0)):
         assert one_run_epsilon(game, delta=1e-6, confidence=0.95) == 0
-        assert largest_refuted_mu(game, confidence=0.95) == 0
+        assert _largest_refuted_mu(game, confidence=0.95) == 0
 
 
 def test_a_stricter_confidence_and_a_larger_delta_give_less():
     game = Guesses(canaries=1000, made=100, correct=93)
     assert one_run_epsilon(game, delta=1e-6, confidence=0.99) < one_run_epsilon(game, delta=1e-6, confidence=0.95)
     assert one_run_epsilon(game, delta=1e-3, confidence=0.95) < one_run_epsilon(game, delta=0.0, confidence=0.95)
-    assert largest_refuted_mu(game, confidence=0.99) < largest_refuted_mu(game, confidence=0.95)
+    assert _largest_refuted_mu(game, confidence=0.99) < _largest_refuted_mu(game, confidence=0.95)
 
 
 def test_guesses_take_both_ends_and_count_what_is_right():
     scores = np.array([5.0, -3.0, 1.0, np.nan, 0.0, 2.0])
     included = np.array([True, False, True, False, True, False])
-    assert extreme_guesses(scores, included, made=4) == Guesses(canaries=6, made=4, correct=3)
-    assert extreme_guesses(scores, ~included, made=4).correct == 1
-    assert extreme_guesses(scores, included, made=99).made == 6
+    assert _extreme_guesses(scores, included, made=4) == Guesses(canaries=6, made=4, correct=3)
+    assert _extreme_guesses(scores, ~included, made=4).correct == 1
+    assert _extreme_guesses(scores, included, made=99).made == 6
     with pytest.raises(ConfigurationError, match="a score a canary"):
-        extreme_guesses(scores, included[:3], made=2)
+        _extreme_guesses(scores, included[:3], made=2)
     with pytest.raises(ConfigurationError, match="correct <= made"):
         Guesses(canaries=5, made=2, correct=3)
 

@@ -6,7 +6,7 @@ import torch
 from scipy import sparse
 
 from recsys_fed.comparison import compare
-from recsys_fed.comparison.compare import LISTS, Line, measure_users
+from recsys_fed.comparison.compare import LISTS, Line, _measure_users
 from recsys_fed.comparison.record import beyond_accuracy
 from recsys_fed.evaluation.metrics import HEADLINE_NAMES, gini, items_by_popularity
 from recsys_fed.evaluation.protocol import evaluate_ranking
@@ -25,7 +25,7 @@ def data(n_users=60, n_items=70, seed=0):
 def test_figures_are_those_of_the_headline_protocol(monkeypatch, cells):
     monkeypatch.setattr(compare, "_BLOCK_SCORES", cells)
     train, test, table = data()
-    found = measure_users(lambda rows: table[rows], train, test, {})
+    found = _measure_users(lambda rows: table[rows], train, test, {})
     expected = evaluate_ranking(lambda rows: table[rows], train=train, test=test, cutoffs=(20,))
     for name in HEADLINE_NAMES:
         np.testing.assert_allclose(found[name][expected.users], expected.per_user[name])
@@ -35,7 +35,7 @@ def test_figures_are_those_of_the_headline_protocol(monkeypatch, cells):
 def test_a_group_counts_its_own_test_items_only():
     train, test, table = data()
     groups = items_by_popularity(train)
-    found = measure_users(lambda rows: table[rows], train, test, groups)
+    found = _measure_users(lambda rows: table[rows], train, test, groups)
     for name, members in groups.items():
         some = sparse.csr_matrix(test.multiply(members[None, :].astype(np.float32)))
         some.eliminate_zeros()
@@ -56,7 +56,7 @@ def test_each_group_of_items_has_a_third_of_the_interactions():
 def test_scores_that_are_one_row_for_everybody_are_not_written_to():
     train, test, _ = data()
     row = torch.arange(70.0)
-    measure_users(lambda rows: row.expand(rows.stop - rows.start, -1), train, test, {})
+    _measure_users(lambda rows: row.expand(rows.stop - rows.start, -1), train, test, {})
     assert torch.equal(row, torch.arange(70.0))
 
 
@@ -64,7 +64,7 @@ def test_what_is_recommended_is_counted_beside_what_is_hit():
     train, test, table = data()
     groups = items_by_popularity(train)
     per_user = {
-        name: values[None] for name, values in measure_users(lambda rows: table[rows], train, test, groups).items()
+        name: values[None] for name, values in _measure_users(lambda rows: table[rows], train, test, groups).items()
     }
     found = beyond_accuracy(Line(method="m", per_user=per_user), groups)
     lists = per_user[LISTS][0]

@@ -5,7 +5,7 @@ import torch
 from scipy import sparse
 
 from recsys_fed.comparison import ceilings
-from recsys_fed.comparison.ceilings import choose_setting, pooled_ceilings
+from recsys_fed.comparison.ceilings import _choose_setting, pooled_ceilings
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.evaluation import ease
 from recsys_fed.evaluation.baselines import implicit_als
@@ -21,9 +21,9 @@ def test_the_strength_that_finds_most_is_taken():
         row = -(torch.arange(60.0) - (50 if strength == 3.0 else 0)).abs()
         return lambda rows: row.expand(rows.stop - rows.start, -1)
 
-    assert choose_setting(fit, (1.0, 3.0, 9.0), kept, held) == 3.0
+    assert _choose_setting(fit, (1.0, 3.0, 9.0), kept, held) == 3.0
     assert asked == [1.0, 3.0, 9.0]
-    assert choose_setting(fit, (1.0, 3.0), kept, sparse.csr_matrix((4, 60))) == 1.0
+    assert _choose_setting(fit, (1.0, 3.0), kept, sparse.csr_matrix((4, 60))) == 1.0
 
 
 def planted(n_users=90, n_items=60, seed=0):
@@ -35,7 +35,7 @@ def planted(n_users=90, n_items=60, seed=0):
 def test_planted_tastes_are_found_under_a_strength_that_fits():
     train, rng = planted()
     kept, held = hold_out_items(train, share=0.1, rng=rng)
-    assert choose_setting(lambda value: implicit_als(kept, regularization=value), (1e5, 1.0), kept, held) == 1.0
+    assert _choose_setting(lambda value: implicit_als(kept, regularization=value), (1e5, 1.0), kept, held) == 1.0
 
 
 def test_both_ceilings_say_how_they_were_fitted(monkeypatch):

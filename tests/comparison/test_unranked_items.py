@@ -9,7 +9,7 @@ from scipy import sparse
 
 from recsys_fed.catalogue.features import public_features
 from recsys_fed.comparison import new_items
-from recsys_fed.comparison.compare import fold_in_lines, pooled_lines, popularity_line, silo_lines
+from recsys_fed.comparison.compare import _fold_in_lines, _pooled_lines, _popularity_line, _silo_lines
 from recsys_fed.config import FederationConfig, SimulationConfig
 from recsys_fed.evaluation.metrics import items_by_popularity
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
@@ -39,10 +39,10 @@ def models(n_items):
 def test_no_line_ranks_them(narrowed):
     groups, some = items_by_popularity(narrowed.train), models(narrowed.train.shape[1])
     lines = [
-        popularity_line(narrowed, groups),
-        *fold_in_lines(narrowed, some, groups),
-        *silo_lines(narrowed, some, groups, seed=0, say=lambda _: None),
-        *pooled_lines(narrowed, groups, rng=np.random.default_rng(0)),
+        _popularity_line(narrowed, groups),
+        *_fold_in_lines(narrowed, some, groups),
+        *_silo_lines(narrowed, some, groups, seed=0, say=lambda _: None),
+        *_pooled_lines(narrowed, groups, rng=np.random.default_rng(0)),
     ]
     assert len(lines) >= 5
     for line in lines:

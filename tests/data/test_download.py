@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from recsys_fed.data.locate import Archive, fetch
+from recsys_fed.data.locate import Archive, _fetch
 from recsys_fed.errors import DataFormatError, DataNotFoundError
 
 RATINGS = "1::661::5::978300760\n2::661::4::978298413\n"
@@ -67,7 +67,7 @@ def serve(monkeypatch):
 
 def test_a_download_is_verified_and_unpacked(serve, tmp_path):
     said = []
-    folder = fetch(serve(BODY), tmp_path / "cache", say=said.append)
+    folder = _fetch(serve(BODY), tmp_path / "cache", say=said.append)
     assert folder == tmp_path / "cache" / "ml-1m"
     assert sorted(path.name for path in folder.iterdir()) == ["movies.dat", "ratings.dat"]
     assert (folder / "ratings.dat").read_text() == RATINGS
@@ -79,21 +79,21 @@ def test_a_download_is_verified_and_unpacked(serve, tmp_path):
 def test_a_wrong_checksum_keeps_nothing(serve, tmp_path):
     archive = replace(serve(BODY), md5="0" * 32)
     with pytest.raises(DataFormatError, match=f"MD5 {'0' * 32}, got .*; nothing was kept"):
-        fetch(archive, tmp_path / "cache", say=lambda _: None)
+        _fetch(archive, tmp_path / "cache", say=lambda _: None)
     assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("body", [b"no zip", _zip({"ml-1m/movies.dat": "x"})])
 def test_an_archive_without_the_files_leaves_no_folder(serve, tmp_path, body):
     with pytest.raises(DataFormatError, match=r"ratings.dat"):
-        fetch(serve(body), tmp_path, say=lambda _: None)
+        _fetch(serve(body), tmp_path, say=lambda _: None)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_another_process_wrote_meanwhile_stays(serve, tmp_path):
     (tmp_path / "ml-1m").mkdir()
     (tmp_path / "ml-1m" / "ratings.dat").write_text("theirs")
-    folder = fetch(serve(BODY), tmp_path, say=lambda _: None)
+    folder = _fetch(serve(BODY), tmp_path, say=lambda _: None)
     assert (folder / "ratings.dat").read_text() == "theirs"
     assert [path.name for path in tmp_path.iterdir()] == ["ml-1m"]
 
@@ -101,34 +101,34 @@ def test_a_folder_that_another_process_wrote_meanwhile_stays(serve, tmp_path):
 def test_no_network_is_said_at_once(serve, tmp_path):
     archive = replace(serve(BODY), url="http://127.0.0.1:9/ml-1m.zip")
     with pytest.raises(DataNotFoundError, match=r"download from http://127.0.0.1:9/ml-1m.zip, got none"):
-        fetch(archive, tmp_path, say=lambda _: None)
+        _fetch(archive, tmp_path, say=lambda _: None)
 
 
 def test_a_missing_file_is_not_found(serve, tmp_path):
     with pytest.raises(DataNotFoundError, match="404"):
-        fetch(serve(b"", status=404), tmp_path, say=lambda _: None)
+        _fetch(serve(b"", status=404), tmp_path, say=lambda _: None)
 
 
 def test_a_server_that_speaks_something_else_is_said(serve, tmp_path):
     with pytest.raises(DataNotFoundError, match="got none: hello"):
-        fetch(serve(b"hello there\r\n", protocol=False), tmp_path, say=lambda _: None)
+        _fetch(serve(b"hello there\r\n", protocol=False), tmp_path, say=lambda _: None)
 
 
 def test_a_cache_that_cannot_be_written_is_said(serve, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataNotFoundError, match=r"folder to write to at .*file"):
-        fetch(serve(BODY), tmp_path / "file" / "cache", say=lambda _: None)
+        _fetch(serve(BODY), tmp_path / "file" / "cache", say=lambda _: None)
 
 
 def test_a_silent_server_is_given_up(serve, tmp_path):
     archive = replace(serve(BODY, delay=20.0), connect_timeout=0.3)
     start = time.monotonic()
     with pytest.raises(DataNotFoundError, match="got none"):
-        fetch(archive, tmp_path, say=lambda _: None)
+        _fetch(archive, tmp_path, say=lambda _: None)
     # Given up, not waited for: the server would answer after 20 s.
     assert time.monotonic() - start < 15
 
 
 def test_too_many_bytes_are_refused(serve, tmp_path):
     with pytest.raises(DataNotFoundError, match="more than 10 bytes"):
-        fetch(replace(serve(BODY), max_bytes=10), tmp_path, say=lambda _: None)
+        _fetch(replace(serve(BODY), max_bytes=10), tmp_path, say=lambda _: None)

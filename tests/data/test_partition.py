@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from recsys_fed.catalogue import Catalogue
-from recsys_fed.data.simulated import METHODS, dirichlet, equal, group_items, group_users, partition, zipf
+from recsys_fed.data.simulated import METHODS, _group_items, _group_users, dirichlet, equal, partition, zipf
 from recsys_fed.errors import ConfigurationError
 
 
@@ -73,19 +73,19 @@ def test_a_small_alpha_parts_the_tastes_and_a_large_one_mixes_them():
 def test_tastes_come_from_the_first_category_where_there_are_any():
     ids = np.array(["a", "b", "c"], dtype=object)
     catalogue = Catalogue(item_ids=ids, categories=(("x", "y"), ("y",), ("x",)))
-    groups = group_items(_checkerboard(2, 3), catalogue, rng=_rng())
+    groups = _group_items(_checkerboard(2, 3), catalogue, rng=_rng())
     assert groups.tolist() == [0, 1, 0]
     histories = sparse.csr_matrix(np.array([[1, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 0]], dtype=np.float32))
     # Overall three of five interactions are in x: one of two in x is a taste for y.
-    assert group_users(histories, groups).tolist() == [0, 1, 1, 0]
+    assert _group_users(histories, groups).tolist() == [0, 1, 1, 0]
 
 
 def test_without_categories_the_interactions_tell_the_tastes_apart():
     matrix = _checkerboard()
-    groups = group_items(matrix, None, rng=_rng())
+    groups = _group_items(matrix, None, rng=_rng())
     assert len(set(groups[::2])) == len(set(groups[1::2])) == 1
     assert groups[0] != groups[1]
-    tastes = group_users(matrix, groups)
+    tastes = _group_users(matrix, groups)
     assert len(set(tastes[::2])) == len(set(tastes[1::2])) == 1
     assert tastes[0] != tastes[1]
 

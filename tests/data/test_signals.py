@@ -93,7 +93,7 @@ def test_over_a_head_ranks_are_those_among_what_is_left(some, head, data):
 @given(rows(), st.integers(1, 4))
 def test_ranks_of_a_silo_hold_all_users_once(some, processes):
     with on_disk(some) as stored, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed, "several_ranks", lambda: True)
+        patch.setattr(distributed, "_several_ranks", lambda: True)
         patch.setattr(distributed.distributed, "get_world_size", lambda: processes)
         for held in (stored, in_memory(some)):
             found = []

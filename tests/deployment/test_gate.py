@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from recsys_fed.deployment import gated
-from recsys_fed.deployment.gated import LocalGate, SuperLinkGate
+from recsys_fed.deployment.gated import _LocalGate, _SuperLinkGate
 from recsys_fed.deployment.keys import Admission, make_node_key, plain_node_key, signed_headers
 from recsys_fed.logs import EventLog
 from recsys_fed.signing import SigningKey
@@ -86,7 +86,7 @@ def asked(gate, path, *, caller=("10.0.0.9", 4), body=b"", length=None, headers=
 
 
 def superlink(folder, log=None):
-    return lambda app: SuperLinkGate(app, most_bytes=MOST, log=EventLog(log), admitted=folder)
+    return lambda app: _SuperLinkGate(app, most_bytes=MOST, log=EventLog(log), admitted=folder)
 
 
 OWN, OTHER, REMOTE = ("127.0.0.1", 2), ("127.0.0.1", 3), ("10.0.0.9", 4)
@@ -107,12 +107,12 @@ def test_only_the_account_that_serves_reaches_what_starts_runs_and_hands_out_mes
 )
 def test_there_is_nothing_else_for_anybody(path, admitted):
     assert asked(superlink(admitted[0]), path, caller=OWN)[0] == 403
-    assert asked(lambda app: LocalGate(app, most_bytes=MOST), path, caller=OWN)[0] == 403
+    assert asked(lambda app: _LocalGate(app, most_bytes=MOST), path, caller=OWN)[0] == 403
 
 
 def test_a_supernode_answers_its_own_account_only():
     def gate(app):
-        return LocalGate(app, most_bytes=MOST)
+        return _LocalGate(app, most_bytes=MOST)
 
     for path in ("/v1/runtime/acquire-task", "/v1/runtime/pull-messages", "/health"):
         assert asked(gate, path, caller=OWN)[0] == 200
@@ -140,7 +140,7 @@ def test_a_silo_that_is_revoked_is_refused_at_once(admitted):
 
     def gate(application):
         nonlocal app
-        app = app or SuperLinkGate(application, most_bytes=MOST, log=EventLog(None), admitted=folder)
+        app = app or _SuperLinkGate(application, most_bytes=MOST, log=EventLog(None), admitted=folder)
         return app
 
     assert asked(gate, "/v1/fleet/x", headers=silo.headers())[0] == 200
@@ -165,7 +165,7 @@ def test_a_federation_without_authentication_is_for_its_own_account():
 
 
 def test_refusals_do_not_grow_the_log(admitted, tmp_path):
-    gate = SuperLinkGate(None, most_bytes=MOST, log=EventLog(tmp_path / "log"), admitted=admitted[0])
+    gate = _SuperLinkGate(None, most_bytes=MOST, log=EventLog(tmp_path / "log"), admitted=admitted[0])
     for _ in range(200):
         assert asked(lambda _: gate, "/v1/fleet/x")[0] == 401
         assert asked(lambda _: gate, "/v1/control/x")[0] == 403
@@ -195,7 +195,7 @@ def test_a_program_has_ten_minutes_to_start_and_a_minute_between_signs_of_life(m
     for module in (in_memory_corestate, sql_corestate):
         for name in ("HEARTBEAT_DEFAULT_INTERVAL", "HEARTBEAT_PATIENCE"):
             monkeypatch.setattr(module, name, getattr(module, name))
-    gated.wait_longer_for_programs()
+    gated._wait_longer_for_programs()
     state, run = link_state(tmp_path)
     task = state.get_run_info(run_ids=[run])[0].primary_task_id
     assert state.claim_task(task)
@@ -212,7 +212,7 @@ def test_runs_of_an_earlier_superlink_are_stopped_before_anything_is_served(tmp_
     state, run = link_state(tmp_path)
     factory = SimpleNamespace(state=lambda: state)
     assert state.get_run_info(run_ids=[run])[0].status.status == "pending"
-    gated.stop_unfinished_runs(SimpleNamespace(state=SimpleNamespace(linkstate_factory=factory)))
+    gated._stop_unfinished_runs(SimpleNamespace(state=SimpleNamespace(linkstate_factory=factory)))
     status = state.get_run_info(run_ids=[run])[0].status
     assert (status.status, status.sub_status) == ("finished", "stopped")
 

@@ -13,7 +13,7 @@ import pytest
 from deployment_kit import deployed
 
 from recsys_fed.deployment import warm_clientapp
-from recsys_fed.deployment.warm_clientapp import SOCKET, run_installed_app, write_program
+from recsys_fed.deployment.warm_clientapp import SOCKET, _run_installed_app, write_program
 from recsys_fed.errors import EngineError
 from recsys_fed.simulation.flower_engine import load_apps
 
@@ -36,12 +36,12 @@ def test_flowers_program_runs_with_the_installed_app_and_unpacks_nothing(monkeyp
 
     monkeypatch.setattr(cli, "flwr_clientapp", instead_of_flower)
     monkeypatch.setattr("sys.argv", ["pytest"])
-    run_installed_app(["--token", "t"])
+    _run_installed_app(["--token", "t"])
     assert seen == {"arguments": ["flwr-clientapp", "--token", "t"], "unpacked": None, "app": load_apps()[1]}
 
     monkeypatch.delattr(runtime, "install_from_fab")
     with pytest.raises(EngineError, match="install_from_fab"):
-        run_installed_app([])
+        _run_installed_app([])
 
 
 def test_the_program_hands_its_arguments_over_and_says_whether_they_were_taken(tmp_path):

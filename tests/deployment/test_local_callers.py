@@ -10,7 +10,7 @@ import time
 import pytest
 from other_account import NOBODY, needs_other_account
 
-from recsys_fed.deployment.local_callers import account_of, is_own_account
+from recsys_fed.deployment.local_callers import _account_of, is_own_account
 
 _CONNECT = "import socket, sys; s = socket.create_connection((sys.argv[1], int(sys.argv[2]))); s.send(b'x'); input()"
 
@@ -50,14 +50,14 @@ def connection(*arguments, **how):
 )
 def test_a_process_of_this_account_is_known(host, family):
     with connection(host, family=family) as (_, caller, here, _child):
-        assert account_of(caller, here) == os.geteuid()
+        assert _account_of(caller, here) == os.geteuid()
         assert is_own_account(caller, here)
 
 
 @needs_other_account
 def test_a_process_of_another_account_is_told_apart():
     with connection("127.0.0.1", account=NOBODY) as (_, caller, here, _child):
-        assert account_of(caller, here) == NOBODY
+        assert _account_of(caller, here) == NOBODY
         assert not is_own_account(caller, here)
 
 
@@ -67,14 +67,14 @@ def test_a_socket_that_was_closed_belongs_to_nobody_though_the_kernel_shows_it_a
         child.kill()
         child.communicate()
         deadline = time.monotonic() + 60
-        while account_of(caller, here) is not None and time.monotonic() < deadline:
+        while _account_of(caller, here) is not None and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert account_of(caller, here) is None
+        assert _account_of(caller, here) is None
         assert not is_own_account(caller, here)
         channel.setblocking(False)
 
 
 def test_whoever_is_not_in_the_kernels_tables_is_nobody():
-    assert account_of(("127.0.0.1", 1), ("127.0.0.1", 2)) is None
+    assert _account_of(("127.0.0.1", 1), ("127.0.0.1", 2)) is None
     assert not is_own_account(("192.0.2.7", 1), ("127.0.0.1", 2))
     assert not is_own_account(("a name", 1), ("127.0.0.1", 2))

@@ -13,7 +13,7 @@ from deployment_kit import Deployed
 
 from recsys_fed.deployment.federation import AUTHORITY, split_address
 from recsys_fed.deployment.roster import admitted
-from recsys_fed.deployment.training import last_training
+from recsys_fed.deployment.training import _last_training
 from recsys_fed.flower import healthy
 
 COMMAND = [sys.executable, "-c", "from recsys_fed.cli import main; main()"]
@@ -93,7 +93,7 @@ class RealFederation:
     def finish(self, process: "subprocess.Popen[bytes]", *, timeout: float = PATIENCE) -> Path:
         """Wait for a training; returns its folder."""
         code = process.wait(timeout=timeout)
-        training = last_training(self.there.federation)
+        training = _last_training(self.there.federation)
         if code:
             raise AssertionError(f"the training ended with {code}\n{self.logs()}\n{tail(training / 'flower.log')}")
         return training

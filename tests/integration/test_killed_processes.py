@@ -16,7 +16,7 @@ from killing import MID_ROUND, charges, complete, events_of, round_events, under
 from real_federation import RealFederation, wait_for
 
 from recsys_fed.certificates.run import verify_run
-from recsys_fed.deployment.training import last_training
+from recsys_fed.deployment.training import _last_training
 from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
 from recsys_fed.flower import free_port
 from recsys_fed.ledger.ledger import Ledger
@@ -50,7 +50,7 @@ class Killer:
     def undisturbed(self) -> float:
         """A training that nobody disturbs; seconds of its rounds."""
         self._federation.finish(self._federation.train("--epsilon", EPSILON))
-        times = [datetime.fromisoformat(e["time"]) for e in round_events(last_training(self._there.federation))]
+        times = [datetime.fromisoformat(e["time"]) for e in round_events(_last_training(self._there.federation))]
         return (times[-1] - times[0]).total_seconds()
 
     def kill(self, victims: list[str], *, seconds: float, within: bool) -> None:
@@ -74,22 +74,22 @@ class Killer:
         """Let the last training come to its end."""
         if self._running is not None and not over(self._running):
             self._federation.finish(self._running, timeout=600)
-        if not complete(last_training(self._there.federation)):
+        if not complete(_last_training(self._there.federation)):
             self._federation.finish(self._federation.train("--resume"), timeout=600)
 
     def _going(self) -> "subprocess.Popen[bytes]":
         """A training under way: the one that is, the rest of the last one, or a new one."""
         if self._running is not None and not over(self._running):
             return self._running
-        before = last_training(self._there.federation)
+        before = _last_training(self._there.federation)
         self._training, self._since = before, len(events_of(before))
         if not complete(before):
             self._running = self._federation.train("--resume")
             return self._running
         flags = ["--epsilon", EPSILON, "--minimum-silos", 2]
         self._running = running = self._federation.train(*flags)
-        wait_for(lambda: last_training(self._there.federation) != before, running)
-        self._training, self._since = last_training(self._there.federation), 0
+        wait_for(lambda: _last_training(self._there.federation) != before, running)
+        self._training, self._since = _last_training(self._there.federation), 0
         return running
 
     def _kill_and_restart(self, victims: list[str], running: "subprocess.Popen[bytes]") -> None:
@@ -120,7 +120,7 @@ def test_training_completes_and_ledgers_hold(mode, kinds, request, tmp_path):
     try:
         federation.start_all()
         seconds = killer.undisturbed()
-        whole = last_training(there.federation).name
+        whole = _last_training(there.federation).name
         for number, victims in enumerate(kinds):
             killer.kill(victims, seconds=seconds, within=bool(number % 2))
         killer.finish()

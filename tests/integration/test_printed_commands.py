@@ -12,7 +12,7 @@ from real_federation import RealFederation, wait_for
 
 from recsys_fed.deployment.federation import FederationFolder
 from recsys_fed.deployment.roster import missing_silos
-from recsys_fed.deployment.training import last_training, progress_of
+from recsys_fed.deployment.training import _last_training, progress_of
 from recsys_fed.flower import free_port
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "deployment.md"
@@ -76,6 +76,6 @@ def test_they_lead_to_a_model(tmp_path, monkeypatch):
     try:
         for words in printed():
             run(federation, [at(word, root, port) for word in words[1:]])
-        assert progress_of(last_training(folder))["complete"]
+        assert progress_of(_last_training(folder))["complete"]
     finally:
         federation.stop()

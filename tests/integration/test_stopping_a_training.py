@@ -10,7 +10,7 @@ import pytest
 from deployment_kit import CONFIG, deployed
 from real_federation import RealFederation, log_lines, wait_for
 
-from recsys_fed.deployment.training import last_training, unfinished_runs
+from recsys_fed.deployment.training import _last_training, _unfinished_runs
 from recsys_fed.federation.run_files import LOG
 from recsys_fed.flower import free_port
 from recsys_fed.ledger.ledger import Ledger
@@ -64,14 +64,14 @@ def test_a_training_is_stopped_resumed_and_alone(tmp_path):
 def rounds_begun(folder) -> int:
     """Rounds that the newest training's server has begun."""
     with contextlib.suppress(Exception):
-        return sum(line["event"] == "round begun" for line in log_lines(last_training(folder) / LOG))
+        return sum(line["event"] == "round begun" for line in log_lines(_last_training(folder) / LOG))
     return 0
 
 
 def expect_nothing_goes_on(federation) -> None:
     """No run is left in Flower, and its program ends."""
     folder = federation.there.federation
-    assert unfinished_runs(folder) == []
+    assert _unfinished_runs(folder) == []
     wait_for(lambda: not serverapps(folder), federation.process("server"))
 
 

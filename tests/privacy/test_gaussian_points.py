@@ -17,8 +17,8 @@ from recsys_fed.privacy.gaussian_points import (
     STRETCH_BITS,
     UNSETTLED,
     _is_under,
+    _staircase,
     add_gaussian,
-    staircase,
 )
 from recsys_fed.privacy.random_bits import RandomBits, simulation_key
 
@@ -41,7 +41,7 @@ def exact_curve(stairs, value):
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_cells_of_a_bar_cover_the_curve_and_settled_ones_are_under_it(scale):
     """Then P[x] is 2^-16 2^-b G(x) for every integer of every bar, so in proportion to the Gaussian."""
-    stairs = staircase(scale)
+    stairs = _staircase(scale)
     assert len(stairs.bars) == len(stairs.floors) == len(stairs.settled) == 2**16
     # Every bar's cells lie on each other from 0 on; the tails have one cell.
     for bar in range(-stairs.reach, stairs.reach + 1):
@@ -63,7 +63,7 @@ def test_the_cells_of_a_bar_cover_the_curve_and_settled_ones_are_under_it(scale)
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_tails_heights_reach_above_the_curve_in_every_stretch(scale):
-    stairs = staircase(scale)
+    stairs = _staircase(scale)
     for stretch in range(40):
         first = (stairs.reach << stairs.place_bits) + (stretch << (stairs.place_bits + STRETCH_BITS))
         assert exact_curve(stairs, first) < Decimal(2) ** -(stretch + STRETCH_BITS + 2)
@@ -72,7 +72,7 @@ def test_the_tails_heights_reach_above_the_curve_in_every_stretch(scale):
 @pytest.mark.parametrize("scale", [6_500.0, 65_800.0, 3e8])
 def test_points_of_the_tails_have_the_law_of_the_tails(scale):
     """What `_tail` says, kept where it is under the curve, against the Gaussian beyond the bars."""
-    stairs, bits, kept = staircase(scale), RandomBits(simulation_key(3)), []
+    stairs, bits, kept = _staircase(scale), RandomBits(simulation_key(3)), []
     for _ in range(30_000):
         value, length = gaussian_points._tail(stairs, bits)
         if int(bits.uint32(1)[0]) * 2.0**-length < stairs.peak * math.exp(-0.5 * (value / scale) ** 2):
@@ -136,7 +136,7 @@ def test_integers_settle_comparisons_as_floating_point_does(monkeypatch):
 
 @pytest.mark.parametrize("value", [0, 1, -77, 300])
 def test_is_under_is_right_next_to_the_curve(value):
-    stairs, bits = staircase(100.0), RandomBits(simulation_key(0))
+    stairs, bits = _staircase(100.0), RandomBits(simulation_key(0))
     for length in (8, 32, 90):
         with localcontext() as context:
             context.prec = 80
@@ -189,14 +189,14 @@ def test_neighbours_and_calls_are_independent(scale):
 @pytest.mark.parametrize("wrong", [0.0, 63.9, 2 * LARGEST, math.nan, math.inf])
 def test_scales_without_a_staircase_are_refused(wrong):
     with pytest.raises(ConfigurationError, match="scale"):
-        staircase(wrong)
+        _staircase(wrong)
 
 
 def test_a_staircase_that_settles_too_much_is_noticed(monkeypatch):
     """The chi-square has power: with no comparison at all, what is drawn is the staircase and not the curve."""
-    stairs = staircase(SMALLEST)
+    stairs = _staircase(SMALLEST)
     first = (stairs.bars.astype(np.int64) << stairs.place_bits).astype(np.int32)
     broken = replace(stairs, settled=np.where(stairs.bars < stairs.reach, first, UNSETTLED).astype(np.int32))
-    monkeypatch.setattr(gaussian_points, "staircase", lambda scale: broken)
+    monkeypatch.setattr(gaussian_points, "_staircase", lambda scale: broken)
     with pytest.raises(AssertionError):
         test_draws_of_the_least_scale_pass_a_chi_square_of_every_integer()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.privacy.integer_mechanism import IntegerMechanism, grid_step, to_grid, to_int32
+from recsys_fed.privacy.integer_mechanism import IntegerMechanism, _to_grid, grid_step, to_int32
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 ALL = np.arange(2**16, dtype=np.uint16)
@@ -19,7 +19,7 @@ clip_norms = st.sampled_from([1e-4, 0.5, 1.0, 3.0, 1e3])
 
 def rounded(values, step=1.0, dither=0):
     values = np.asarray(values, dtype=float)
-    return to_grid(values, step=step, dither=np.full(values.shape, dither, dtype=np.uint16))
+    return _to_grid(values, step=step, dither=np.full(values.shape, dither, dtype=np.uint16))
 
 
 @settings(max_examples=200, deadline=None)
@@ -70,7 +70,7 @@ def test_a_grid_of_nothing_is_refused(wrong):
 def test_over_all_dithers_the_mean_is_the_value(value, exponent):
     """Exactly, once the value is rounded down to 2^-16 steps; and only its two neighbours occur."""
     step = 2.0**exponent
-    points = to_grid(np.full(2**16, value), step=step, dither=ALL)
+    points = _to_grid(np.full(2**16, value), step=step, dither=ALL)
     exact = Fraction(value) / Fraction(step)
     assert points.sum() == math.floor(exact * 2**16)
     assert set(points.tolist()) <= {math.floor(exact), math.floor(exact) + 1}
@@ -78,7 +78,7 @@ def test_over_all_dithers_the_mean_is_the_value(value, exponent):
 
 @pytest.mark.parametrize("value", [0.0, -0.0, 1.0, -1.0, 12345.0, -(2.0**31)])
 def test_integers_stay_as_they_are_whatever_the_dither(value):
-    assert (to_grid(np.full(2**16, value), step=1.0, dither=ALL) == value).all()
+    assert (_to_grid(np.full(2**16, value), step=1.0, dither=ALL) == value).all()
 
 
 def test_a_fixed_dither_is_what_the_formula_says():
@@ -109,8 +109,8 @@ def test_large_tables_are_rounded_like_small_ones():
     rng = np.random.default_rng(0)
     values, dither = rng.normal(size=(300, 1_000)) * 50, rng.integers(0, 2**16, (300, 1_000), dtype=np.uint16)
     expected = np.floor(np.floor(values * 2**20) / 2**16 + dither / 2**16)
-    assert np.array_equal(to_grid(values, step=2.0**-4, dither=dither), expected)
-    assert np.array_equal(to_grid(values.T, step=2.0**-4, dither=dither.T), expected.T)
+    assert np.array_equal(_to_grid(values, step=2.0**-4, dither=dither), expected)
+    assert np.array_equal(_to_grid(values.T, step=2.0**-4, dither=dither.T), expected.T)
 
 
 def test_noised_integers_travel_in_32_bits():

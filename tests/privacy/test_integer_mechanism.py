@@ -17,8 +17,8 @@ from recsys_fed.privacy.integer_mechanism import (
     ROUNDING_SLACK,
     SMOOTHING,
     IntegerMechanism,
+    _to_grid,
     add_noise,
-    to_grid,
 )
 from recsys_fed.privacy.noise import SeededNoise
 
@@ -31,8 +31,8 @@ def mechanism(**changes):
 
 
 def rounded_distance(sums, change, *, how, dither):
-    one = to_grid(sums, step=how.grid_step, dither=dither)
-    two = to_grid(sums + change, step=how.grid_step, dither=dither)
+    one = _to_grid(sums, step=how.grid_step, dither=dither)
+    two = _to_grid(sums + change, step=how.grid_step, dither=dither)
     return float(np.linalg.norm(two - one))
 
 

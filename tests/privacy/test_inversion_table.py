@@ -7,7 +7,7 @@ from itertools import accumulate
 import numpy as np
 import pytest
 
-from recsys_fed.privacy.discrete_gaussian import _cumulative_floors, _InversionTable, _weights, inversion_table
+from recsys_fed.privacy.discrete_gaussian import _cumulative_floors, _inversion_table, _InversionTable, _weights
 from recsys_fed.privacy.random_bits import RandomBits, simulation_key
 
 SCALES = [0.2, 0.5, 1.0, 7.3, 100.0]
@@ -73,7 +73,7 @@ def test_weights_err_downwards_and_by_less_than_they_may():
 @pytest.mark.parametrize("scale", [*SCALES, 1_500.0])
 def test_a_draw_is_the_inverse_of_the_distribution_function(scale):
     """All first 16 bits once, with random next ones: X is the number of F(v) at or below U."""
-    table = inversion_table(scale)
+    table = _inversion_table(scale)
     rest = np.random.default_rng(0).integers(0, 2**32, 2**16, dtype=np.uint32)
     unsettled = table.cells == table.cells.min() if (table.cells == -(2**15)).any() else np.zeros(2**16, bool)
     drawn = table.draw(2**16, GivenBits(*rest[unsettled].tolist()))
@@ -90,7 +90,7 @@ def test_a_draw_is_the_inverse_of_the_distribution_function(scale):
 @pytest.mark.parametrize("scale", SCALES)
 def test_ties_are_settled_by_further_bits(scale):
     """On the 48 bits of F(v) itself zeros next give v, ones give v + 1; on its 80 bits the ones after them decide."""
-    table, reach = inversion_table(scale), len(_cumulative_floors(scale, 48)) // 2
+    table, reach = _inversion_table(scale), len(_cumulative_floors(scale, 48)) // 2
     finer = _cumulative_floors(scale, 80)
     for value in range(-int(3 * scale) - 1, int(3 * scale) + 1):
         word = _cumulative_floors(scale, 48)[value + reach]
@@ -103,7 +103,7 @@ def test_ties_are_settled_by_further_bits(scale):
 
 def test_the_tails_have_no_end():
     """Bits that are all zeros or all ones ask for values far out: more of them, farther out."""
-    table = inversion_table(10.0)
+    table = _inversion_table(10.0)
     low = [table.beyond(0, GivenBits(*[0] * length, 2**10, 77)) for length in (0, 1, 3)]
     ones = 2**32 - 1
     high = [table.beyond(2**48 - 1, GivenBits(*[ones] * length, ones - 2**10, ones - 77)) for length in (0, 1, 3)]
@@ -116,7 +116,7 @@ def test_the_tails_have_no_end():
 
 def test_ties_in_bulk_go_the_same_way():
     """A draw whose next 32 bits hit F(v) exactly is not settled by the table alone."""
-    table = inversion_table(7.3)
+    table = _inversion_table(7.3)
     first = int(np.flatnonzero((table.cells == -(2**15)) & (table.lower != -(2**15)))[0])
     value, bound = int(table.lower[first]), int(table.bounds[first])
     cells = np.array([first], dtype=np.uint16)
@@ -127,7 +127,7 @@ def test_ties_in_bulk_go_the_same_way():
 
 
 def test_a_table_is_made_once():
-    table = inversion_table(55.5)
+    table = _inversion_table(55.5)
     assert isinstance(table, _InversionTable)
-    assert inversion_table(55.5) is table
+    assert _inversion_table(55.5) is table
     assert table.draw(1_000, RandomBits(simulation_key(1))).dtype == np.int16

@@ -3,12 +3,12 @@
 import io
 import time
 
-from recsys_fed.report.console import PlainLines, new_console, show_progress
+from recsys_fed.report.console import _PlainLines, new_console, show_progress
 
 
 def test_a_line_a_pause_and_the_newest_of_those_within_it():
     written = []
-    lines = PlainLines(lambda line: written.append((time.monotonic(), line)), pause=0.2)
+    lines = _PlainLines(lambda line: written.append((time.monotonic(), line)), pause=0.2)
     for number in range(5):
         lines.tell(f"step {number}")
     assert [line for _, line in written] == ["step 0"]
@@ -20,7 +20,7 @@ def test_a_line_a_pause_and_the_newest_of_those_within_it():
 
 def test_what_waits_when_the_command_ends_is_not_said_after_it():
     written = []
-    lines = PlainLines(written.append, pause=0.1)
+    lines = _PlainLines(written.append, pause=0.1)
     lines.tell("first")
     lines.tell("second")
     lines.close()

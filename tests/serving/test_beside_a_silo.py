@@ -66,13 +66,13 @@ def test_a_newly_trained_model_of_the_silo_is_taken_over_and_a_rolled_back_one_s
     assert pack(source.model, catalogue, folder) == first
     point_to(folder, first)
     service = made_service(folder)
-    taking, packed, pack_apart = ModelReloader(service, folder, source), [], reload.pack_in_subprocess
+    taking, packed, pack_apart = ModelReloader(service, folder, source), [], reload._pack_in_subprocess
 
     async def counted(*arguments):
         packed.append(arguments)
         return await pack_apart(*arguments)
 
-    monkeypatch.setattr(reload, "pack_in_subprocess", counted)
+    monkeypatch.setattr(reload, "_pack_in_subprocess", counted)
 
     async def scenario():
         service.background.start("model watcher", taking.look, every=0.05)

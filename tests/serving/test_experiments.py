@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.serving.experiment import _pair_chance, assign_variant, experiment_report
 from recsys_fed.serving.history import Event
-from recsys_fed.serving.sequential_test import compare_arms, largest_log_wealth, log_wealths
+from recsys_fed.serving.sequential_test import _log_wealths, compare_arms, largest_log_wealth
 from recsys_fed.serving.settings import Variant, serving_settings
 from simulations.serving.peeking import claims
 
@@ -57,7 +57,7 @@ def test_against_the_true_difference_the_expected_wealth_is_one(share, rates):
                 for arm, outcome in zip(arms, outcomes, strict=True):
                     rate = rates[int(arm)]
                     chance *= (share if arm else 1.0 - share) * (rate if outcome else 1.0 - rate)
-                now, _ = log_wealths(np.array(arms), np.array(outcomes), difference, share=share, level=0.05)
+                now, _ = _log_wealths(np.array(arms), np.array(outcomes), difference, share=share, level=0.05)
                 expected += chance * math.exp(now[0])
         assert expected == pytest.approx(1.0, abs=1e-9)
 

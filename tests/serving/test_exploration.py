@@ -6,7 +6,7 @@ from serving_kit import made_application, made_release, made_service
 from starlette.testclient import TestClient
 
 from recsys_fed.serving.exploration import Candidates, choose, propensities
-from recsys_fed.serving.fold_in import shared_part
+from recsys_fed.serving.fold_in import _shared_part
 from recsys_fed.serving.off_policy import LEAST_PROPENSITY, Logged, estimates
 from recsys_fed.serving.settings import ExplorationSettings
 from simulations.serving.logs import POLICIES, coverage
@@ -26,7 +26,7 @@ def test_every_candidate_has_a_chance_and_new_ones_half_the_floor(method):
     found = propensities(
         pool_of(release, 20, new=[18, 19]),
         release,
-        shared_part(release),
+        _shared_part(release),
         settings=settings,
         rng=np.random.default_rng(1),
     )
@@ -37,7 +37,7 @@ def test_every_candidate_has_a_chance_and_new_ones_half_the_floor(method):
 
 def test_items_are_drawn_as_often_as_their_propensities_say():
     release, settings = made_release(), ExplorationSettings(method="thompson", floor=0.1, scale=1.0)
-    pool, precision = pool_of(release, 10), shared_part(release)
+    pool, precision = pool_of(release, 10), _shared_part(release)
     # The same samples of taste each time: then the propensities are one distribution, and the draws come from it.
     drawn = np.zeros(10)
     for seed in range(3_000):
@@ -113,7 +113,7 @@ def test_the_own_share_gives_the_models_choice_a_chance():
     release = made_release()
     settings = ExplorationSettings(method="linucb", scale=50.0, floor=0.1, own_share=0.3)
     rng = np.random.default_rng(1)
-    found = propensities(pool_of(release, 20), release, shared_part(release), settings=settings, rng=rng)
+    found = propensities(pool_of(release, 20), release, _shared_part(release), settings=settings, rng=rng)
     assert found[0] == pytest.approx(0.3 + 0.1 / 20) and found.sum() == pytest.approx(1.0)
 
 

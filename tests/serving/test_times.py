@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from recsys_fed.data.interactions import MISSING_TIME, Interactions
 from recsys_fed.serving import importing
 from recsys_fed.serving.fold_in import build_equations
-from recsys_fed.serving.history import EARLIEST, UNTIMED, Event, build_history, event_time, level_of
+from recsys_fed.serving.history import EARLIEST, UNTIMED, Event, _level_of, build_history, event_time
 from recsys_fed.serving.importing import export_training, import_interactions
 from recsys_fed.serving.settings import FeedbackSettings
 from recsys_fed.serving.store import FeedbackStore
@@ -89,7 +89,7 @@ def test_a_table_without_times_gives_the_lists_of_a_service_without_half_life(tm
 def test_clock_times_are_seconds_and_age(service):
     events = imported(service, made_interactions([THEN * NS + 500_000_000, (THEN - 30 * 86_400) * NS]))
     assert [event.time for event in events] == [THEN - 30 * 86_400, THEN + 0.5]
-    assert level_of(events[1], MONTH) - level_of(events[0], MONTH) == pytest.approx(1.0, abs=1e-5)
+    assert _level_of(events[1], MONTH) - _level_of(events[0], MONTH) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_the_order_is_untimed_as_in_the_source_then_by_time(service):

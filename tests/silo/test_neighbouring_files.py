@@ -23,13 +23,13 @@ from recsys_fed.audit.neighbouring_files import (
     CATALOGUE,
     SOURCES,
     _any_settings,
+    _breach_of,
     _histories_of_all,
     _neighbouring_tables,
     _Pair,
-    breach_of,
+    _write_pair,
     neighbouring_files,
     read_by_column,
-    write_pair,
 )
 from recsys_fed.errors import DataNotFoundError, MissingColumnError
 from recsys_fed.silo.interactions import read_silo_data
@@ -81,8 +81,8 @@ def write_table(url, table, notation: Notation, rows):
 
 def no_breach(source, seed, folder, database):
     rng = np.random.default_rng(seed)
-    pair = postgresql_pair(rng, database) if source == "postgresql" else write_pair(rng, source, folder)
-    assert breach_of(rng, pair) is None
+    pair = postgresql_pair(rng, database) if source == "postgresql" else _write_pair(rng, source, folder)
+    assert _breach_of(rng, pair) is None
 
 
 def of_source(source, request):

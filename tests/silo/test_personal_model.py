@@ -19,7 +19,7 @@ from recsys_fed.serving.reload import ModelSource
 from recsys_fed.silo.recommendations import open_recommender
 from recsys_fed.silo.secret import Pseudonyms, SiloSecret
 from recsys_fed.silo.settings import SiloSettings
-from recsys_fed.silo.state import StateFolder, pack_model, residual_of, unpack_model
+from recsys_fed.silo.state import StateFolder, _pack_model, _residual_of, _unpack_model
 
 N_ITEMS, N_USERS = 40, 60
 CATALOGUE = Catalogue(item_ids=np.array([f"i{item}" for item in range(N_ITEMS)], dtype=object))
@@ -107,7 +107,7 @@ RECIPES = [
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_what_is_packed_comes_back(recipe):
     found = fit_silo_model(histories(), model(), recipe)
-    back = unpack_model(pack_model(found), model())
+    back = _unpack_model(_pack_model(found), model())
     assert back.recipe == found.recipe
     np.testing.assert_array_equal(back.scores(histories()), found.scores(histories()))
 
@@ -117,7 +117,7 @@ def test_what_is_packed_comes_back(recipe):
 def test_the_services_table_ranks_as_the_silo_does(recipe, n_users):
     train = histories()[:n_users]
     found = fit_silo_model(train, model(), recipe)
-    table = residual_of(found)
+    table = _residual_of(found)
     assert (np.diag(table) == 0).all()
     served = released_scores(model(), train) + train @ table
     free = train.toarray() == 0

@@ -8,7 +8,7 @@ from small_run import small_run
 
 from recsys_fed.config import SimulationConfig
 from recsys_fed.data.simulated import simulated_federation
-from recsys_fed.simulation.runner import evaluate, pick_test_users
+from recsys_fed.simulation.runner import _pick_test_users, evaluate
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_published_negatives_are_those_that_the_test_item_is_ranked_among():
 
 def test_of_some_users_the_negatives_are_their_own():
     negatives = np.array([[2], [4], [4]])
-    some = pick_test_users(federation_with(negatives), n_users=2, seed=1)
+    some = _pick_test_users(federation_with(negatives), n_users=2, seed=1)
     assert len(some.negatives) == len(some.train.toarray()) == 2
     rows = [row for row in range(3) if any((negatives[row] == kept).all() for kept in some.negatives)]
     assert len(rows) >= 2

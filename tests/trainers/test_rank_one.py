@@ -12,7 +12,7 @@ from recsys_fed.models.items import FoldIn, gramian_of
 from recsys_fed.trainers import rank_one
 from recsys_fed.trainers.loss import Batch
 from recsys_fed.trainers.losses import ImplicitALS
-from recsys_fed.trainers.rank_one import RankOneContributions, clip, clipped_sum, contribution_norms
+from recsys_fed.trainers.rank_one import RankOneContributions, _contribution_norms, clip, clipped_sum
 
 HOW = FoldIn(kind="ridge", unobserved_weight=0.3, regularization=0.8)
 
@@ -51,7 +51,7 @@ def batches(draw, dtype=torch.float64):
 @given(batches())
 def test_norms_are_those_of_the_matrices(batch):
     expected = contributions(batch).flatten(1).norm(dim=1)
-    torch.testing.assert_close(contribution_norms(batch), expected, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(_contribution_norms(batch), expected, rtol=1e-7, atol=1e-9)
 
 
 @settings(max_examples=150, deadline=None)

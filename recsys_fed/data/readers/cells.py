@@ -270,7 +270,7 @@ def time_of(cell: object, unit: str = "") -> int:
     return _time_of_date(cell)
 
 
-def time_of_whole(number: int, unit: str) -> int:
+def _time_of_whole(number: int, unit: str) -> int:
     """Nanoseconds since 1970 of a whole number in `unit`."""
     number = max(-(2**63), min(2**63 - 1, number))
     found = number * (PER_SECOND["ns"] // PER_SECOND[unit or _unit_of(number)])
@@ -306,7 +306,7 @@ def _number_text(text: str) -> str:
 
 def _time_of_text(text: str, unit: str) -> int:
     if _WHOLE.fullmatch(text):
-        return time_of_whole(int(text), unit)
+        return _time_of_whole(int(text), unit)
     number = _number_text(text)
     if not number:
         return moment_of_text(text)
@@ -315,7 +315,7 @@ def _time_of_text(text: str, unit: str) -> int:
 
 def _time_of_number(number: float | Decimal, unit: str) -> int:
     if isinstance(number, int):
-        return time_of_whole(number, unit)
+        return _time_of_whole(number, unit)
     exact = Decimal(number)
     if exact.is_nan():
         return MISSING
@@ -326,7 +326,7 @@ def _time_of_number(number: float | Decimal, unit: str) -> int:
     # The two parts by themselves: a float has no digits left for nanoseconds of a whole date.
     parts = PER_SECOND["ns"] // PER_SECOND[unit]
     fraction = (number - whole) * parts
-    return max(-FAR, min(FAR, time_of_whole(whole, unit) + math.floor(fraction)))
+    return max(-FAR, min(FAR, _time_of_whole(whole, unit) + math.floor(fraction)))
 
 
 def _time_of_date(cell: object) -> int:
