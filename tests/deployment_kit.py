@@ -12,7 +12,7 @@ from recsys_fed.data.simulated import SimulatedFederation, simulated_federation
 from recsys_fed.deployment.federation import FederationFolder, FederationSettings
 from recsys_fed.deployment.provisioning import init_federation, init_silo
 from recsys_fed.deployment.roster import admit, publish_roster
-from recsys_fed.federation.inprocess import InProcessGrid, Nodes, _task_identity
+from recsys_fed.federation.inprocess import InProcessGrid, Nodes, task_identity
 from recsys_fed.simulation.flower_engine import load_apps
 
 SILOS, SEED, USER = 3, 5, "patient-7310"
@@ -97,6 +97,6 @@ def train_in_process(
         for index, path in enumerate(there.silos)
     }
     context = Context(1, 1, {}, RecordDict(), flat(settings))
-    with _task_identity(1):
+    with task_identity(1):
         server(grid(app or client, Nodes(contexts=contexts)), context)
     return context

@@ -43,7 +43,10 @@ def breaches_of(path: Path) -> Iterator[str]:
     if path.suffix == ".py":
         if text.count("\n") > LONGEST_FILE:
             yield f"{name}: longer than {LONGEST_FILE} lines"
-        yield from long_functions(name, ast.parse(text))
+        tree = ast.parse(text)
+        yield from long_functions(name, tree)
+        if name.parts[0] != "tests":
+            yield from others_internals(name, tree)
 
 
 def long_functions(name: Path, tree: ast.AST) -> Iterator[str]:
@@ -53,6 +56,20 @@ def long_functions(name: Path, tree: ast.AST) -> Iterator[str]:
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             if length > LONGEST_FUNCTION:
                 yield f"{name}:{node.lineno}: {node.name} has {length} lines, {LONGEST_FUNCTION} are allowed"
+
+
+def others_internals(name: Path, tree: ast.AST) -> Iterator[str]:
+    """Imports of `_module` or `_name` from another room (`recsys_fed.ledger` is one): only its tests may."""
+    here = list(name.with_suffix("").parts[:2])
+    for node in ast.walk(tree):
+        imported = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            imported = [f"{node.module}.{alias.name}" for alias in node.names]
+        for path in imported:
+            parts = path.split(".")
+            ours = parts[0] in {"recsys_fed", "server", "client", "simulations"} and parts[:2] != here
+            if ours and any(re.match("_[^_]", part) for part in parts):
+                yield f"{name}:{node.lineno}: {path} is internal to {'.'.join(parts[:2])}"
 
 
 if __name__ == "__main__":

@@ -30,10 +30,10 @@ IMPORTERS = {
     },
     "cryptography": {
         "recsys_fed.signing", "recsys_fed.privacy.random_bits", "recsys_fed.federation.secure_aggregation",
-        "recsys_fed.silo.secret", "recsys_fed.deployment.keys",
+        "recsys_fed.silo.secret", "recsys_fed.deployment._keys",
     },
     "sqlalchemy": {
-        "recsys_fed.database", "recsys_fed.ledger", "recsys_fed.serving", "recsys_fed.data.readers.database",
+        "recsys_fed.database", "recsys_fed.ledger", "recsys_fed.serving", "recsys_fed.data.readers._database",
     },
     "opacus": {"recsys_fed.privacy"},
 }  # fmt: skip

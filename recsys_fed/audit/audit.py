@@ -19,16 +19,16 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys_fed import checks
-from recsys_fed.audit.attacks import attacks_on
-from recsys_fed.audit.audited_run import AuditedRun, canary_data, deployed, run_with_canaries
+from recsys_fed.audit._attacks import attacks_on
+from recsys_fed.audit._audited_run import AuditedRun, canary_data, deployed, run_with_canaries
+from recsys_fed.audit._broken_mechanisms import BREAKAGES, ORDERED_BREAKAGES
+from recsys_fed.audit._hostile_requests import broken_copies_caught, hostile_requests
+from recsys_fed.audit._mechanism import Mechanism, promised_deviation
+from recsys_fed.audit._neighbouring_files import neighbouring_files, read_by_column
+from recsys_fed.audit._replays import Outcome, Replay, attackable, compute_sums, directions, replays, round_scores
 from recsys_fed.audit.bounds import bounds_of, ceiling, plan_guesses
-from recsys_fed.audit.broken_mechanisms import BREAKAGES, ORDERED_BREAKAGES
-from recsys_fed.audit.checks.conformance import SILO_USERS, Stand, conformance
-from recsys_fed.audit.checks.noise import FAMILY_ERROR, residuals_of_run, run_findings
-from recsys_fed.audit.hostile_requests import broken_copies_caught, hostile_requests
-from recsys_fed.audit.mechanism import Mechanism, promised_deviation
-from recsys_fed.audit.neighbouring_files import neighbouring_files, read_by_column
-from recsys_fed.audit.replays import Outcome, Replay, attackable, compute_sums, directions, replays, round_scores
+from recsys_fed.audit.checks._conformance import SILO_USERS, Stand, conformance
+from recsys_fed.audit.checks._noise import FAMILY_ERROR, residuals_of_run, run_findings
 from recsys_fed.config import FederationConfig, SimulationConfig, flat
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.federation.run_files import EVENTS

@@ -7,8 +7,8 @@ import sys
 
 import typer
 
-from recsys_fed.cli import catalogue, federation, privacy, runs, serving, silo
-from recsys_fed.cli.options import with_plain_help
+from recsys_fed.cli import _catalogue, _federation, _privacy, _runs, _serving, _silo
+from recsys_fed.cli._options import with_plain_help
 from recsys_fed.errors import BudgetExceededError, LedgerIntegrityError, RecsysFedError
 from recsys_fed.report.console import let_streams_take_any_text, new_console
 
@@ -19,17 +19,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # see `cli.options`
 )
-app.command("simulate")(runs.simulate)
-app.command("compare")(runs.compare)
-app.command("recommend")(runs.recommend)
-app.command("predict")(runs.predict)
-app.command("catalogue")(catalogue.catalogue)
-app.command("audit")(runs.audit)
-app.command("report")(runs.report)
-app.add_typer(privacy.app, name="privacy")
-app.add_typer(federation.app, name="federation")
-serving.register(silo.app)
-app.add_typer(silo.app, name="silo")
+app.command("simulate")(_runs.simulate)
+app.command("compare")(_runs.compare)
+app.command("recommend")(_runs.recommend)
+app.command("predict")(_runs.predict)
+app.command("catalogue")(_catalogue.catalogue)
+app.command("audit")(_runs.audit)
+app.command("report")(_runs.report)
+app.add_typer(_privacy.app, name="privacy")
+app.add_typer(_federation.app, name="federation")
+_serving.register(_silo.app)
+app.add_typer(_silo.app, name="silo")
 
 
 @app.callback()

@@ -18,7 +18,7 @@ import torch
 from scipy import sparse
 
 from recsys_fed import checks
-from recsys_fed.comparison.ceilings import NOT_PRIVATE, pooled_ceilings
+from recsys_fed.comparison._ceilings import NOT_PRIVATE, pooled_ceilings
 from recsys_fed.comparison.new_items import new_item_record
 from recsys_fed.data.simulated import SimulatedFederation
 from recsys_fed.evaluation.baselines import popularity

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.deployment.keys import expiry, public_node_key
-from recsys_fed.deployment.standing import standing_of
+from recsys_fed.deployment._keys import expiry, public_node_key
+from recsys_fed.deployment._standing import standing_of
 from recsys_fed.errors import ConfigurationError, LedgerIntegrityError, RecsysFedError
 from recsys_fed.federation.admission import read_roster
 from recsys_fed.federation.noise_split import masking_of, resolve_masking

@@ -31,9 +31,9 @@ from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIG
 from flwr.supercore.corestate import in_memory_corestate, sql_corestate
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
 
+from recsys_fed.deployment._keys import read_admission
+from recsys_fed.deployment._local_callers import is_own_account
 from recsys_fed.deployment.federation import ADMITTED, LOG, MOST_BYTES
-from recsys_fed.deployment.keys import read_admission
-from recsys_fed.deployment.local_callers import is_own_account
 from recsys_fed.errors import RecsysFedError
 from recsys_fed.gate import Application, Gate, Refusal, Scope, Send, header_of
 from recsys_fed.logs import EventLog

@@ -8,6 +8,7 @@ from pathlib import Path
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.database import parse_address
+from recsys_fed.deployment._keys import Admission, make_authority, make_node_key, make_server_certificate
 from recsys_fed.deployment.federation import (
     AUTHORITY,
     CATALOGUE,
@@ -21,7 +22,6 @@ from recsys_fed.deployment.federation import (
     split_address,
     terms_toml,
 )
-from recsys_fed.deployment.keys import Admission, make_authority, make_node_key, make_server_certificate
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.files import write_whole
 from recsys_fed.ledger.ledger import Ledger

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recsys_fed.deployment._keys import Admission, read_admission
 from recsys_fed.deployment.federation import (
     ROSTER,
     FederationFolder,
@@ -14,7 +15,6 @@ from recsys_fed.deployment.federation import (
     register_command,
     unregister_command,
 )
-from recsys_fed.deployment.keys import Admission, read_admission
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.federation.admission import write_roster
 from recsys_fed.files import held

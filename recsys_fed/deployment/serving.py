@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 
+from recsys_fed.deployment._keys import expiry
 from recsys_fed.deployment.federation import (
     ADMITTED,
     AUTHORITY,
@@ -24,7 +25,6 @@ from recsys_fed.deployment.federation import (
     split_address,
     superlink_command,
 )
-from recsys_fed.deployment.keys import expiry
 from recsys_fed.deployment.roster import synchronise
 from recsys_fed.errors import ConfigurationError, EngineError
 from recsys_fed.files import held

@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
+from recsys_fed.deployment._keys import plain_node_key
+from recsys_fed.deployment._standing import standing_of
 from recsys_fed.deployment.federation import printed, supernode_command
-from recsys_fed.deployment.keys import plain_node_key
 from recsys_fed.deployment.serving import START_SECONDS, Say, only_server, wait_for_end
-from recsys_fed.deployment.standing import standing_of
 from recsys_fed.deployment.warm_clientapp import SOCKET, write_program
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.flower import Process, environment, free_port, gated, running, wait_until

@@ -19,8 +19,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
+from recsys_fed.deployment._keys import expiry
 from recsys_fed.deployment.federation import AUTHORITY, FederationFolder, split_address
-from recsys_fed.deployment.keys import expiry
 from recsys_fed.deployment.roster import admitted, nodes
 from recsys_fed.deployment.serving import prepare_flower
 from recsys_fed.deployment.training import RUN_CONFIG, progress_of

@@ -124,7 +124,7 @@ def run_in_process(
     }
     grid = InProcessGrid(client_app, Nodes(contexts=contexts), parallel_silos=parallel_silos, on_reply=on_reply)
     server_context = _context(run, _SERVER_NODE, {}, run_config)
-    with _task_identity(run):
+    with task_identity(run):
         server_app(grid, server_context)
     return server_context
 
@@ -134,7 +134,7 @@ def _context(run: int, node_id: int, node_config: dict[str, Value], run_config: 
 
 
 @contextmanager
-def _task_identity(run: int) -> Iterator[None]:
+def task_identity(run: int) -> Iterator[None]:
     """Outside Flower's own processes nobody has said which task this is; messages cannot be made without."""
     before = TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run, _SERVER_NODE

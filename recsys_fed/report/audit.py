@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recsys_fed.report._page import Chart, Section, Table, Verdict, finite, interval, interval_chart, number
 from recsys_fed.report.console import new_console, print_sections
-from recsys_fed.report.page import Chart, Section, Table, Verdict, finite, interval, interval_chart, number
 
 
 def print_audit_of_run(record: Mapping[str, Any], *, output: Path) -> None:

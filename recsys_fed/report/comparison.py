@@ -9,8 +9,8 @@ from recsys_fed.comparison.new_items import MAPPED
 from recsys_fed.comparison.record import label_metric
 from recsys_fed.config import current_noise
 from recsys_fed.evaluation.metrics import ACTIVITY_GROUPS, ERRORS, HEADLINE_NAMES, POPULARITY_GROUPS
+from recsys_fed.report._page import Chart, Section, Series, Table, Verdict, line_chart, new_picture, write_picture
 from recsys_fed.report.console import print_sections
-from recsys_fed.report.page import Chart, Section, Series, Table, Verdict, line_chart, new_picture, write_picture
 
 _COLOURS = ("#2a6f97", "#c1121f", "#6a994e", "#bc6c25")
 _MARKERS = ("s", "o", "D", "^")

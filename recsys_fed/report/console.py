@@ -23,8 +23,8 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from recsys_fed.report.page import Section
-from recsys_fed.report.page import Table as Rows
+from recsys_fed.report._page import Section
+from recsys_fed.report._page import Table as Rows
 
 if TYPE_CHECKING:
     from recsys_fed.simulation.runner import Progress

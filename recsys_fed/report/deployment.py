@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.text import Text
 
+from recsys_fed.report._page import new_picture, write_picture
 from recsys_fed.report.console import new_console, new_table, print_table
-from recsys_fed.report.page import new_picture, write_picture
 
 _console = new_console(highlight=False)
 

@@ -29,8 +29,8 @@ from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.accounting.composition import repeat
 from recsys_fed.privacy.events import PrivacyEvent
 from recsys_fed.privacy.guarantee import Guarantee, guarantee_of
+from recsys_fed.report._page import new_picture, write_picture
 from recsys_fed.report.console import new_console, new_table, print_table
-from recsys_fed.report.page import new_picture, write_picture
 from recsys_fed.trainers.popularity import STAGE as COUNTS
 
 

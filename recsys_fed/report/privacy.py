@@ -19,8 +19,8 @@ from recsys_fed.ledger.verification import JSON_LINES, verification_record
 from recsys_fed.privacy.accounting import epsilon_of_history
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.guarantee import Guarantee
+from recsys_fed.report._page import Section, Series, Table, Verdict, finite, line_chart, number
 from recsys_fed.report.console import new_console, new_table, print_sections, print_table
-from recsys_fed.report.page import Section, Series, Table, Verdict, finite, line_chart, number
 
 SIMULATED = "simulated: its noise follows from a seed, so it protects nobody"
 ONLY_THE_SUM = "each silo added a share of the noise: this holds only against those who see no more than the sum"

@@ -7,9 +7,9 @@ from typing import Any
 from recsys_fed.comparison.record import FILE as COMPARED
 from recsys_fed.comparison.record import KIND as COMPARISON
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
+from recsys_fed.report._page import Page, Section, Verdict, render
 from recsys_fed.report.audit import audit_sections
 from recsys_fed.report.comparison import compared_sections
-from recsys_fed.report.page import Page, Section, Verdict, render
 from recsys_fed.report.privacy import ledger_sections
 from recsys_fed.report.run import comparison_sections, metrics_of, run_sections
 from recsys_fed.simulation.record import METRICS

@@ -16,8 +16,8 @@ from recsys_fed.errors import DataFormatError, DataNotFoundError
 from recsys_fed.evaluation.metrics import AUC, ERRORS, shown_names
 from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
 from recsys_fed.privacy.guarantee import Guarantee
+from recsys_fed.report._page import Chart, Section, Series, Table, Verdict, finite, interval_chart, line_chart, number
 from recsys_fed.report.console import new_console, new_table, print_rows, print_table
-from recsys_fed.report.page import Chart, Section, Series, Table, Verdict, finite, interval_chart, line_chart, number
 from recsys_fed.report.privacy import (
     ONLY_THE_SUM,
     SIMULATED,

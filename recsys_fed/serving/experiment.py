@@ -19,11 +19,11 @@ import numpy as np
 import sqlalchemy as sa
 
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.serving._tables import assignments, events, exposures
 from recsys_fed.serving.off_policy import Logged, estimable, estimates
 from recsys_fed.serving.sequential_test import compare_arms
 from recsys_fed.serving.settings import ExperimentSettings, Variant
 from recsys_fed.serving.store import FeedbackStore
-from recsys_fed.serving.tables import assignments, events, exposures
 
 _SPAN = float(1 << 64)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recsys_fed.errors import ConfigurationError, DataFormatError
-from recsys_fed.serving.service import RecommendationService
+from recsys_fed.serving._service import RecommendationService
 from recsys_fed.serving.versions import DIGITS, Served, packed_version
 
 # Names of a run's files (`federation.run_files`, `simulation.runner`).

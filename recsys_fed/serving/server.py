@@ -20,11 +20,11 @@ from typing import Any
 import uvicorn
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.serving.api.application import application
-from recsys_fed.serving.connections import ConnectionLimits, event_loop, limited_protocol, most_connections
+from recsys_fed.serving._connections import ConnectionLimits, event_loop, limited_protocol, most_connections
+from recsys_fed.serving._service import RecommendationService
+from recsys_fed.serving.api._application import application
 from recsys_fed.serving.paths import ServicePaths, TokenFile
 from recsys_fed.serving.reload import ModelReloader, ModelSource
-from recsys_fed.serving.service import RecommendationService
 from recsys_fed.serving.settings import ApiSettings, ServingSettings
 from recsys_fed.serving.store import open_store
 from recsys_fed.serving.versions import Versions

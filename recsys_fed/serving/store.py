@@ -17,10 +17,8 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import OperationalError, SQLAlchemyError, TimeoutError
 
 from recsys_fed.errors import DataError, StoreBusyError
-from recsys_fed.serving.erasure import Eraser
-from recsys_fed.serving.history import EARLIEST, IMPORTED, Event, event_time
-from recsys_fed.serving.paths import ServicePaths, append_private
-from recsys_fed.serving.tables import (
+from recsys_fed.serving._erasure import Eraser
+from recsys_fed.serving._tables import (
     RATING_MINIMUM,
     TRAINING_VIEW,
     create_tables,
@@ -31,6 +29,8 @@ from recsys_fed.serving.tables import (
     open_engine,
     settings,
 )
+from recsys_fed.serving.history import EARLIEST, IMPORTED, Event, event_time
+from recsys_fed.serving.paths import ServicePaths, append_private
 
 _PAGE = 20_000
 # Plain text: the columns have the types of `Event` as they come, and a history is hundreds of rows.

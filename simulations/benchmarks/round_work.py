@@ -18,7 +18,7 @@ from flwr.clientapp import ClientApp
 from recsys_fed.config import flat
 from recsys_fed.deployment.federation import FederationFolder
 from recsys_fed.deployment.roster import publish_roster
-from recsys_fed.federation.inprocess import InProcessGrid, Nodes, _task_identity
+from recsys_fed.federation.inprocess import InProcessGrid, Nodes, task_identity
 from recsys_fed.simulation.flower_engine import load_apps
 from simulations.benchmarks.line import Line
 from simulations.benchmarks.made_federation import SILOS, made_federation
@@ -67,7 +67,7 @@ def own_work(federation: FederationFolder, silos: list[Path], output: Path) -> W
         return reply
 
     grid = InProcessGrid(cast(ClientApp, timed), Nodes(contexts=contexts))
-    with _task_identity(1):
+    with task_identity(1):
         server(grid, Context(1, 1, {}, RecordDict(), run_config))
     rounds = np.diff(np.array(begun), axis=0)
     of_silos = np.array(worked).reshape(-1, SILOS, 2)[:-1]

@@ -10,7 +10,7 @@ from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import DataNotFoundError, ProtocolError
 from recsys_fed.federation.admission import sign_greeting
-from recsys_fed.federation.inprocess import _task_identity
+from recsys_fed.federation.inprocess import task_identity
 from recsys_fed.federation.messages import Greeting
 from recsys_fed.federation.wire import greeting_to_records
 from recsys_fed.signing import SigningKey
@@ -65,7 +65,7 @@ def greeting(silo: str, node: int = 0, /, *, key: SigningKey | None = None, run:
 def apps():
     """The server's own modules, imported as Flower would."""
     main = load_apps()[0]._main.__globals__
-    with _task_identity(1):
+    with task_identity(1):
         yield main
 
 

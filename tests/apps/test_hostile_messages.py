@@ -11,7 +11,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from mutations import mutated
 
 from client.deployed import forget_silos, open_deployed_silo
-from recsys_fed.federation.inprocess import _task_identity
+from recsys_fed.federation.inprocess import task_identity
 from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.silo.messages import message_counts
 from recsys_fed.simulation.flower_engine import load_apps
@@ -109,7 +109,7 @@ def test_a_thousand_changed_requests_crash_no_silo_and_charge_nothing_that_was_n
     asked = [message for message in seen if message.metadata.message_type == "train"]
     silo, rng, refused, numbers = open_deployed_silo(there.silos[0]), random.Random(3), 0, count()
     context = Context(1, 2, {"silo": str(there.silos[0])}, RecordDict(), {"training": "hostile"})
-    with _task_identity(1):
+    with task_identity(1):
         messages = [
             Message(mutated(rng.choice(asked).content, rng), 2, rng.choice([*["train"] * 3, *OTHERS]))
             for _ in range(MUTATED)
@@ -117,7 +117,7 @@ def test_a_thousand_changed_requests_crash_no_silo_and_charge_nothing_that_was_n
     for message in messages:
         kind = message.metadata.message_type
         before = silo.ledger.head().number
-        with _task_identity(1):
+        with task_identity(1):
             reply = client(message, context)
         charged = silo.ledger.head().number - before
         if reply.has_error():

@@ -15,7 +15,7 @@ from recorded_rounds import recorded_rounds, same
 
 from client.deployed import forget_silos
 from recsys_fed.federation import wire
-from recsys_fed.federation.inprocess import _task_identity
+from recsys_fed.federation.inprocess import task_identity
 from recsys_fed.simulation.flower_engine import load_apps
 
 PLAIN = replace(CONFIG, secure_aggregation="off", minimum_silos=2)
@@ -32,7 +32,7 @@ def rounds(tmp_path_factory):
     with recorded_rounds() as found:
         train_in_process(there, folder / "training", config=PLAIN)
     forget_silos()
-    with _task_identity(1):
+    with task_identity(1):
         yield [(one, one.answered(honest(one))[0]) for one in found]
 
 
@@ -144,7 +144,7 @@ class Answering:
 
 def gathered_again(there, folder, told) -> set[int]:
     config = replace(PLAIN, roster=str(folder / "roster.json"))
-    with _task_identity(1):
+    with task_identity(1):
         found = load_apps()[0]._main.__globals__["greet_silos"](Answering(told), config, run="a-training")
     assert len(found.refused) == len(told) - len(found.greetings)
     return set(found.greetings)
@@ -163,7 +163,7 @@ def collected_again(there, folder, told) -> set[int]:
     }
     collect = load_apps()[0]._main.__globals__["collect_certificates"]
     model = load_item_embeddings(folder / "training" / EMBEDDINGS)
-    with _task_identity(1):
+    with task_identity(1):
         found = collect(Answering(told), greetings, model, run="a-training")
     assert len(found.missing) == len(told) - len(found.certificates)
     return {node for node, greeting in greetings.items() if greeting.silo in found.certificates}

@@ -8,7 +8,7 @@ from deployment_kit import CONFIG, deployed, train_in_process
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from client.deployed import forget_silos
-from recsys_fed.federation.inprocess import _task_identity
+from recsys_fed.federation.inprocess import task_identity
 from recsys_fed.silo.messages import FILE, message_counts
 from recsys_fed.simulation.flower_engine import load_apps
 
@@ -25,7 +25,7 @@ def there(tmp_path):
 
 def ask(silo, records, *, kind="train", training="a-training"):
     context = Context(1, 2, {"silo": str(silo)}, RecordDict(), {"training": training})
-    with _task_identity(1):
+    with task_identity(1):
         return load_apps()[1](Message(records, 2, kind), context)
 
 

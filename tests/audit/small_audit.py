@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from recsys_fed.audit._audited_run import canary_data, deployed, run_with_canaries
+from recsys_fed.audit._replays import Outcome, Replay, attackable, directions
 from recsys_fed.audit.audit import AuditSettings, _stand
-from recsys_fed.audit.audited_run import canary_data, deployed, run_with_canaries
 from recsys_fed.audit.bounds import bounds_of, plan_guesses
-from recsys_fed.audit.checks.conformance import conformance
-from recsys_fed.audit.replays import Outcome, Replay, attackable, directions
+from recsys_fed.audit.checks._conformance import conformance
 from recsys_fed.config import FederationConfig, SimulationConfig
 from recsys_fed.federation.release import SiloUsers
 from recsys_fed.models.histories import histories_of

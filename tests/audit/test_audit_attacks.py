@@ -5,7 +5,7 @@ import pytest
 from scipy import sparse
 from small_audit import small_audit
 
-from recsys_fed.audit.attacks import (
+from recsys_fed.audit._attacks import (
     _compare_with_histories,
     _from_updates,
     _KnownSilo,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from small_audit import small_audit
 
+from recsys_fed.audit._broken_mechanisms import BREAKAGES
 from recsys_fed.audit.bounds import bounds_of, many_run_epsilon, plan_guesses
-from recsys_fed.audit.broken_mechanisms import BREAKAGES
 from recsys_fed.privacy.accounting.closed_forms import largest_mu
 
 soak = pytest.mark.soak

@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy import sparse
 
-from recsys_fed.audit.broken_mechanisms import BREAKAGES, ORDERED_BREAKAGES
-from recsys_fed.audit.checks.conformance import Stand, conformance
-from recsys_fed.audit.checks.noise import flagged
-from recsys_fed.audit.mechanism import Mechanism
+from recsys_fed.audit._broken_mechanisms import BREAKAGES, ORDERED_BREAKAGES
+from recsys_fed.audit._mechanism import Mechanism
+from recsys_fed.audit.checks._conformance import Stand, conformance
+from recsys_fed.audit.checks._noise import flagged
 from recsys_fed.config import FederationConfig
 from recsys_fed.federation.planning import PublicCatalogue, planned_schedule
 from recsys_fed.federation.schedule import planned_request, request

@@ -5,7 +5,7 @@ import pytest
 from scipy import sparse
 from small_audit import small_audit
 
-from recsys_fed.audit.audited_run import _crafted_canaries
+from recsys_fed.audit._audited_run import _crafted_canaries
 
 
 @pytest.mark.parametrize(("count", "n_head"), [(100, 900), (300, 700), (500, 300), (40, 9), (5, 1)])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from scipy import sparse
 
-from recsys_fed.audit.hostile_requests import (
+from recsys_fed.audit._hostile_requests import (
     RULES,
     _honest_requests,
     _HostileServer,
@@ -20,7 +20,7 @@ from recsys_fed.audit.hostile_requests import (
     broken_copies_caught,
     hostile_requests,
 )
-from recsys_fed.audit.neighbouring_silos import NeighbouringSilos
+from recsys_fed.audit._neighbouring_silos import NeighbouringSilos
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
 from recsys_fed.federation.noise_split import resolve_masking

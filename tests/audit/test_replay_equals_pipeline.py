@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from small_audit import small_audit
 
-from recsys_fed.audit.broken_mechanisms import _KnownSeed
-from recsys_fed.audit.mechanism import SUM
+from recsys_fed.audit._broken_mechanisms import _KnownSeed
+from recsys_fed.audit._mechanism import SUM
 from recsys_fed.federation.noise_split import resolve_masking
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from recsys_fed.comparison import ceilings
-from recsys_fed.comparison.ceilings import _choose_setting, pooled_ceilings
+from recsys_fed.comparison import _ceilings
+from recsys_fed.comparison._ceilings import _choose_setting, pooled_ceilings
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.evaluation import ease
 from recsys_fed.evaluation.baselines import implicit_als
@@ -52,7 +52,7 @@ def test_a_ceiling_that_cannot_be_fitted_is_there_and_says_why(monkeypatch):
     def missing(*_, **__):
         raise ConfigurationError("no library")
 
-    monkeypatch.setattr(ceilings, "implicit_als", missing)
+    monkeypatch.setattr(_ceilings, "implicit_als", missing)
     train, rng = planted()
     last = list(pooled_ceilings(train, rng=rng))[-1]
     assert last.score is None

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys_fed.data.readers._columns import ids_of, times_of, values_of
 from recsys_fed.data.readers.cells import FAR, LATEST, MISSING, UNITS, UNREADABLE, spell_id, time_of, value_of
-from recsys_fed.data.readers.columns import ids_of, times_of, values_of
 from recsys_fed.data.readers.products import catalogue_of_table
 
 NOON = 1_706_702_400_000_000_000  # 2024-01-31T12:00:00Z

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_fed.data.readers import lines
-from recsys_fed.data.readers.lines import fields_of, text_blocks, text_table
+from recsys_fed.data.readers import _lines
+from recsys_fed.data.readers._lines import fields_of, text_blocks, text_table
 from recsys_fed.data.readers.reading import TextFormat
 from recsys_fed.errors import DataFormatError, MissingColumnError
 
@@ -41,12 +41,12 @@ def test_a_file_is_its_lines_one_by_one(tmp_path_factory, text, block_rows, piec
         return None
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(lines, "_SMALLEST_PIECE", piece)
-        patched.setattr(lines, "_LARGEST_PIECE", piece)
+        patched.setattr(_lines, "_SMALLEST_PIECE", piece)
+        patched.setattr(_lines, "_LARGEST_PIECE", piece)
         path = tmp_path_factory.mktemp("lines") / "t.csv"
         path.write_bytes(HEADER + text)
-        patched.setattr(lines, "LONGEST_LINE", max(longest, len(HEADER) + 2))
-        longest = lines.LONGEST_LINE
+        patched.setattr(_lines, "LONGEST_LINE", max(longest, len(HEADER) + 2))
+        longest = _lines.LONGEST_LINE
         stripped = [line.removesuffix(b"\r") for line in text.split(b"\n")]
         assert rows_of(path, block_rows=block_rows) == [alone(line) for line in stripped if line]
 

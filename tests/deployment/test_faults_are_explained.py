@@ -15,11 +15,11 @@ from deployment_kit import deployed
 
 from recsys_fed import flower
 from recsys_fed.deployment import serving
+from recsys_fed.deployment._standing import standing_of
 from recsys_fed.deployment.checking import check_silo
 from recsys_fed.deployment.federation import AUTHORITY, FederationFolder
 from recsys_fed.deployment.serving import served_federation
 from recsys_fed.deployment.serving_silo import serve_silo
-from recsys_fed.deployment.standing import standing_of
 from recsys_fed.deployment.training import only_training
 from recsys_fed.errors import ConfigurationError, EngineError
 from recsys_fed.files import held
@@ -114,7 +114,7 @@ def test_a_lock_is_gone_with_its_block(tmp_path):
     ("text", "status"), [('{"detail": "This node key is not admitted."}', 401), ("no JSON", 401)]
 )
 def test_a_silo_that_is_not_admitted_reads_what_to_do(there, monkeypatch, text, status):
-    monkeypatch.setattr("recsys_fed.deployment.standing.ask", lambda *_, **__: Answer(status=status, text=text))
+    monkeypatch.setattr("recsys_fed.deployment._standing.ask", lambda *_, **__: Answer(status=status, text=text))
     found = {finding.name: finding for finding in check_silo(there.silos[0], data=False)}["federation"]
     assert not found.good
     assert "does not take this silo's messages" in found.detail
@@ -190,8 +190,8 @@ def test_more_silos_than_the_terms_are_for_are_noticed(there, tmp_path):
 
 
 def test_a_database_that_refuses_says_why_to_the_silos_operator(there, tmp_path):
+    from recsys_fed.data.readers._database import query_blocks
     from recsys_fed.data.readers.blocks import Reading
-    from recsys_fed.data.readers.database import query_blocks
     from recsys_fed.errors import DataFormatError
 
     path = tmp_path / "shop.sqlite"

@@ -12,8 +12,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from recsys_fed.deployment import gated
+from recsys_fed.deployment._keys import Admission, make_node_key, plain_node_key, signed_headers
 from recsys_fed.deployment.gated import _LocalGate, _SuperLinkGate
-from recsys_fed.deployment.keys import Admission, make_node_key, plain_node_key, signed_headers
 from recsys_fed.logs import EventLog
 from recsys_fed.signing import SigningKey
 

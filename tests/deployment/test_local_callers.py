@@ -10,7 +10,7 @@ import time
 import pytest
 from other_account import NOBODY, needs_other_account
 
-from recsys_fed.deployment.local_callers import _account_of, is_own_account
+from recsys_fed.deployment._local_callers import _account_of, is_own_account
 
 _CONNECT = "import socket, sys; s = socket.create_connection((sys.argv[1], int(sys.argv[2]))); s.send(b'x'); input()"
 

@@ -11,6 +11,14 @@ import pytest
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
+from recsys_fed.deployment._keys import (
+    expiry,
+    make_authority,
+    make_node_key,
+    plain_node_key,
+    public_node_key,
+    read_admission,
+)
 from recsys_fed.deployment.federation import (
     FederationSettings,
     printed,
@@ -18,14 +26,6 @@ from recsys_fed.deployment.federation import (
     split_address,
     superlink_command,
     supernode_command,
-)
-from recsys_fed.deployment.keys import (
-    expiry,
-    make_authority,
-    make_node_key,
-    plain_node_key,
-    public_node_key,
-    read_admission,
 )
 from recsys_fed.deployment.provisioning import init_federation, init_silo, renew_server_certificate
 from recsys_fed.deployment.roster import admit, admitted, revoke

@@ -1,7 +1,7 @@
 """Peers that a running federation must refuse, and what becomes of them."""
 
+from recsys_fed.deployment._keys import make_authority
 from recsys_fed.deployment.federation import AUTHORITY, split_address
-from recsys_fed.deployment.keys import make_authority
 from recsys_fed.deployment.provisioning import init_silo
 from recsys_fed.deployment.roster import admit, revoke, synchronise
 from recsys_fed.flower import healthy

@@ -11,7 +11,7 @@ from chromium import BROWSER, chromium
 from command_line import json_of, run_command
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.report.page import Page, Section, Table, Verdict, render
+from recsys_fed.report._page import Page, Section, Table, Verdict, render
 
 DATA = ["--data", "generated:users=200,items=120,interactions=12", "--silos", 2, "--threads", 1]
 

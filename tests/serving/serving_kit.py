@@ -4,11 +4,11 @@ import hashlib
 
 import numpy as np
 
-from recsys_fed.serving.api.application import application
+from recsys_fed.serving._service import RecommendationService
+from recsys_fed.serving.api._application import application
 from recsys_fed.serving.packed_model import PackedModel, write_packed_model
 from recsys_fed.serving.paths import ServicePaths, TokenFile
 from recsys_fed.serving.reload import ModelReloader
-from recsys_fed.serving.service import RecommendationService
 from recsys_fed.serving.settings import serving_settings
 from recsys_fed.serving.store import open_store
 from recsys_fed.serving.versions import DIGITS, Versions, point_to

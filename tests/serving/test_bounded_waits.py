@@ -15,7 +15,7 @@ from serving_kit import add_version, made_application, made_release, made_servic
 from starlette.testclient import TestClient
 
 from recsys_fed.errors import ConfigurationError, StoreBusyError
-from recsys_fed.serving.background import BackgroundWork
+from recsys_fed.serving._background import BackgroundWork
 from recsys_fed.serving.history import Event
 from recsys_fed.serving.paths import ServicePaths, TokenFile
 from recsys_fed.serving.reload import ModelReloader, ModelSource
@@ -122,7 +122,7 @@ def test_a_locked_store_is_a_503_within_seconds_and_what_was_not_acknowledged_is
 
 
 def test_whoever_gives_up_waiting_is_not_written_later(tmp_path, monkeypatch):
-    monkeypatch.setattr("recsys_fed.serving.forgetting._STORE_SECONDS", 0.2)
+    monkeypatch.setattr("recsys_fed.serving._forgetting._STORE_SECONDS", 0.2)
     service = made_service(tmp_path)
     begun, go_on = threading.Event(), threading.Event()
 
@@ -156,11 +156,11 @@ def test_an_event_whose_request_gave_up_counts_once_it_is_acknowledged(tmp_path,
     async def scenario():
         await service.users.get("u")
         monkeypatch.setattr(service.store, "append", slow)
-        monkeypatch.setattr("recsys_fed.serving.forgetting._STORE_SECONDS", 0.2)
+        monkeypatch.setattr("recsys_fed.serving._forgetting._STORE_SECONDS", 0.2)
         with pytest.raises(StoreBusyError):
             await service.feedback(event)
         go_on.set()
-        monkeypatch.setattr("recsys_fed.serving.forgetting._STORE_SECONDS", 20.0)
+        monkeypatch.setattr("recsys_fed.serving._forgetting._STORE_SECONDS", 20.0)
         assert await service.feedback(event) is None  # it was written after all
         assert "i1" in (await service.users.get("u")).history.consumed
 

@@ -10,9 +10,9 @@ from serving_kit import made_service
 
 from recsys_fed.data.sources import Request, read
 from recsys_fed.errors import DataError
+from recsys_fed.serving._tables import TRAINING_VIEW
 from recsys_fed.serving.history import Event
 from recsys_fed.serving.importing import export_training, import_interactions
-from recsys_fed.serving.tables import TRAINING_VIEW
 
 
 @pytest.fixture

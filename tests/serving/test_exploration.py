@@ -133,7 +133,7 @@ def test_the_explored_place_is_logged_with_its_propensity(tmp_path):
     assert all(len({item["item"] for item in record["items"]}) == 5 for record in lists)
     import sqlalchemy as sa
 
-    from recsys_fed.serving.tables import exposures
+    from recsys_fed.serving._tables import exposures
 
     service = made_service(tmp_path)
     with service.store.reading() as connection:

@@ -89,7 +89,7 @@ async def forget_under_fire(service, users, histories, reader):
 
 
 def service_page():
-    from recsys_fed.serving.ranking import Page
+    from recsys_fed.serving._ranking import Page
 
     return Page()
 
@@ -290,7 +290,7 @@ def test_a_migration_that_fails_changes_nothing(tmp_path, monkeypatch):
     with sqlite3.connect(address) as connection:
         was = list(connection.iterdump())
     with monkeypatch.context() as broken:
-        broken.setattr("recsys_fed.serving.tables._create_view", lambda _: 1 / 0)
+        broken.setattr("recsys_fed.serving._tables._create_view", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             FeedbackStore(address, key=bytes(range(32)))
     with sqlite3.connect(address) as connection:

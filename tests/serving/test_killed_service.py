@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from service_process import ServiceProcess
 from serving_kit import add_version, made_release
 
+from recsys_fed.serving._tables import events
 from recsys_fed.serving.paths import ServicePaths, TokenFile
 from recsys_fed.serving.store import FeedbackStore
-from recsys_fed.serving.tables import events
 
 
 class Reporter(threading.Thread):

@@ -13,12 +13,12 @@ from starlette.testclient import TestClient
 
 from recsys_fed.data.interactions import MISSING_TIME, Interactions
 from recsys_fed.serving import importing
+from recsys_fed.serving._tables import TRAINING_VIEW
 from recsys_fed.serving.fold_in import build_equations
 from recsys_fed.serving.history import EARLIEST, UNTIMED, Event, _level_of, build_history, event_time
 from recsys_fed.serving.importing import export_training, import_interactions
 from recsys_fed.serving.settings import FeedbackSettings
 from recsys_fed.serving.store import FeedbackStore
-from recsys_fed.serving.tables import TRAINING_VIEW
 from recsys_fed.serving.versions import fingerprint_of
 
 MONTH = FeedbackSettings(half_life_days=30.0)

@@ -7,9 +7,9 @@ import time
 import numpy as np
 from serving_kit import made_release, made_service
 
+from recsys_fed.serving._users import Users
 from recsys_fed.serving.history import Event
 from recsys_fed.serving.settings import FeedbackSettings
-from recsys_fed.serving.users import Users
 
 
 class SlowStore:

@@ -6,7 +6,7 @@ from serving_kit import add_version, made_application, made_release
 from starlette.testclient import TestClient
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.serving.walks import LONGEST_CURSOR, LONGEST_WALK, cursor_of, rows_shown
+from recsys_fed.serving._walks import LONGEST_CURSOR, LONGEST_WALK, cursor_of, rows_shown
 
 
 def walk(client, headers, *, limit, between=lambda page: None, **body):

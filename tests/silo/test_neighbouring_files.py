@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from postgres_server import new_database
 
-from recsys_fed.audit.hostile_tables import (
+from recsys_fed.audit._hostile_tables import (
     COLUMNS,
     KINDS,
     Notation,
     _pick,
     _typed_cells,
 )
-from recsys_fed.audit.neighbouring_files import (
+from recsys_fed.audit._neighbouring_files import (
     CATALOGUE,
     SOURCES,
     _any_settings,

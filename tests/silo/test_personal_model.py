@@ -10,7 +10,7 @@ from command_line import json_of, run_command
 from scipy import sparse
 
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.cli.serving import _of_silo
+from recsys_fed.cli._serving import _of_silo
 from recsys_fed.errors import ConfigurationError, KeyFileError
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import FoldIn, ItemEmbeddings, item_embeddings_bytes

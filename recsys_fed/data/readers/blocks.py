@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys_fed.data.readers.lines import (
+from recsys_fed.data.readers._lines import (
     TextTable,
     json_blocks,
     json_roles,
@@ -106,7 +106,7 @@ def check_place(reading: Reading) -> None:
         DataNotFoundError: there is no such file, folder or SQLite database.
     """
     if reading.source in DATABASES:
-        from recsys_fed.data.readers.database import check_database  # noqa: PLC0415  (an engine that files need not)
+        from recsys_fed.data.readers._database import check_database  # noqa: PLC0415  (an engine that files need not)
 
         check_database(reading)
     else:
@@ -196,7 +196,7 @@ def _batches(opened: pq.ParquetFile, columns: Sequence[int], rows: int) -> Itera
 
 
 def _query_blocks(reading: Reading) -> Blocks:
-    from recsys_fed.data.readers.database import query_blocks  # noqa: PLC0415  (an engine that files need not)
+    from recsys_fed.data.readers._database import query_blocks  # noqa: PLC0415  (an engine that files need not)
 
     first = 1
     for roles, rows in query_blocks(reading, **_wanted(reading)):

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from recsys_fed.data.dataset import LEFT_OUT, Finding, ValidationReport
 from recsys_fed.data.interactions import Interactions, id_array, id_order
+from recsys_fed.data.readers._columns import Column, IdColumn
 from recsys_fed.data.readers.blocks import blocks_of
-from recsys_fed.data.readers.columns import Column, IdColumn
 from recsys_fed.data.readers.reading import DATABASES, Block, Reading, are_positions
 from recsys_fed.data.readers.rows import Account, rows_of
 from recsys_fed.errors import DataFormatError

@@ -13,9 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.data.readers._lines import (
+    TextTable,
+    fields_of,
+    json_blocks,
+    json_roles,
+    open_text,
+    row_of,
+    text_table,
+)
 from recsys_fed.data.readers.blocks import source_of
 from recsys_fed.data.readers.cells import decode, spell_id
-from recsys_fed.data.readers.lines import TextTable, fields_of, json_blocks, json_roles, open_text, row_of, text_table
 from recsys_fed.data.readers.reading import PRODUCT_ROLES, TextFormat, check_roles, find_roles
 from recsys_fed.errors import DataFormatError, DataNotFoundError
 

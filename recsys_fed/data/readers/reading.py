@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys_fed import checks
+from recsys_fed.data.readers._columns import Column
 from recsys_fed.data.readers.cells import UNITS
-from recsys_fed.data.readers.columns import Column
 from recsys_fed.errors import ConfigurationError, MissingColumnError
 
 ROLES = ("user", "item", "value", "time", "kind", "test")

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_fed.data.dataset import Finding, ValidationReport
+from recsys_fed.data.readers._columns import IdColumn, ids_of, plain, times_of, values_of
 from recsys_fed.data.readers.cells import LATEST, MISSING, UNREADABLE
-from recsys_fed.data.readers.columns import IdColumn, ids_of, plain, times_of, values_of
 from recsys_fed.data.readers.reading import Block, Numbers, Reading
 
 Mask = npt.NDArray[np.bool_]

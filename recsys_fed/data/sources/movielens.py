@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 
 from recsys_fed.data.dataset import Dataset
 from recsys_fed.data.interactions import Interactions
+from recsys_fed.data.readers._lines import text_table
 from recsys_fed.data.readers.cells import decode
 from recsys_fed.data.readers.interactions import read_interactions
-from recsys_fed.data.readers.lines import text_table
 from recsys_fed.data.readers.products import read_products, records_of
 from recsys_fed.data.readers.reading import Reading, TextFormat
 from recsys_fed.data.sources.source import ItemColumns, Request, Source, catalogue_of, first_line, read_lines

@@ -6,10 +6,10 @@ A header is `user_id:token<tab>item_id:token<tab>rating:float<tab>timestamp:floa
 from pathlib import Path
 
 from recsys_fed.data.dataset import Dataset
+from recsys_fed.data.readers._lines import text_table
 from recsys_fed.data.readers.blocks import ATOMIC
 from recsys_fed.data.readers.cells import decode
 from recsys_fed.data.readers.interactions import read_interactions
-from recsys_fed.data.readers.lines import text_table
 from recsys_fed.data.readers.products import records_of
 from recsys_fed.data.readers.reading import Reading
 from recsys_fed.data.sources.source import ItemColumns, Request, Source, catalogue_of, first_line, reading_of

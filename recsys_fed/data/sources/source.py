@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.data.dataset import Dataset
+from recsys_fed.data.readers._lines import LONGEST_LINE, open_text
 from recsys_fed.data.readers.cells import decode
-from recsys_fed.data.readers.lines import LONGEST_LINE, open_text
 from recsys_fed.data.readers.reading import Reading, TextFormat
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 

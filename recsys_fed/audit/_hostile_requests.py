@@ -22,9 +22,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from scipy import sparse
 
-from recsys_fed.audit.checks.noise import maximal_users, silo_of
-from recsys_fed.audit.mechanism import quiet
-from recsys_fed.audit.neighbouring_silos import NeighbouringSilos, UserMore
+from recsys_fed.audit._mechanism import quiet
+from recsys_fed.audit._neighbouring_silos import NeighbouringSilos, UserMore
+from recsys_fed.audit.checks._noise import maximal_users, silo_of
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
 from recsys_fed.federation.messages import Greeting, Request, Update

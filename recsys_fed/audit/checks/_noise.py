@@ -17,7 +17,7 @@ import torch
 from scipy import sparse
 from scipy.stats import chi2, kstest, norm
 
-from recsys_fed.audit.mechanism import SUM, Mechanism, promised_deviation, quiet
+from recsys_fed.audit._mechanism import SUM, Mechanism, promised_deviation, quiet
 from recsys_fed.errors import PrivacyError
 from recsys_fed.federation.messages import Request
 from recsys_fed.federation.release import SiloUsers

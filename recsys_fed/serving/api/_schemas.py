@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from recsys_fed.serving._walks import LONGEST_CURSOR
 from recsys_fed.serving.history import EARLIEST
-from recsys_fed.serving.walks import LONGEST_CURSOR
 
 _LIST = 1_000
 _FUTURE_SECONDS = 300.0

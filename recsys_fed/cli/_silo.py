@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recsys_fed.cli.federation import Insecure, MetricsPort
-from recsys_fed.cli.options import AsJson, emit, run_options
+from recsys_fed.cli._federation import Insecure, MetricsPort
+from recsys_fed.cli._options import AsJson, emit, run_options
 from recsys_fed.settings_file import parse_value
 
 if TYPE_CHECKING:

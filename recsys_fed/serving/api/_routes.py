@@ -14,16 +14,16 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from fastapi.security import HTTPBearer
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
-from recsys_fed.serving.api import schemas
-from recsys_fed.serving.api.schemas import Problem
-from recsys_fed.serving.api.strict import StrictRoute
+from recsys_fed.serving._ranking import Page
+from recsys_fed.serving._service import Answer, RecommendationService
+from recsys_fed.serving.api import _schemas
+from recsys_fed.serving.api._schemas import Problem
+from recsys_fed.serving.api._strict import StrictRoute
 from recsys_fed.serving.fold_in import Explanation
 from recsys_fed.serving.history import Event
 from recsys_fed.serving.packed_model import Floats, PackedModel, Rows
-from recsys_fed.serving.ranking import Page
 from recsys_fed.serving.reload import ModelReloader
 from recsys_fed.serving.search import similar, top_rows
-from recsys_fed.serving.service import Answer, RecommendationService
 from recsys_fed.serving.store import OF_FORGOTTEN
 from recsys_fed.serving.versions import Served
 
@@ -124,8 +124,8 @@ recommending = APIRouter(
 )
 
 
-@recommending.post("/recommendations", response_model=schemas.Recommendations)
-async def recommend(request: schemas.RecommendRequest, service: _Service) -> Response:
+@recommending.post("/recommendations", response_model=_schemas.Recommendations)
+async def recommend(request: _schemas.RecommendRequest, service: _Service) -> Response:
     """Items for a known user (`user`), or for a raw history (`history`, `titles` or both); not for both at once."""
     page = Page(
         offset=request.offset,
@@ -151,8 +151,8 @@ async def recommend(request: schemas.RecommendRequest, service: _Service) -> Res
     return as_json(record, answer.served)
 
 
-@recommending.post("/recommendations/batch", response_model=schemas.Batch)
-async def batch(asked: Request, request: schemas.BatchRequest, service: _Service) -> Response:
+@recommending.post("/recommendations/batch", response_model=_schemas.Batch)
+async def batch(asked: Request, request: _schemas.BatchRequest, service: _Service) -> Response:
     """Lists of up to 1,000 known users from one model version. Costs a request and one more for every four users."""
     asked.scope["charge"](len(request.users) / 4)
     served, parts = service.versions.current, []
@@ -169,11 +169,11 @@ async def batch(asked: Request, request: schemas.BatchRequest, service: _Service
     return Response(body, headers={"x-model-version": served.name}, media_type="application/json")
 
 
-@recommending.get("/similar", response_model=schemas.Recommendations)
+@recommending.get("/similar", response_model=_schemas.Recommendations)
 async def similar_items(
     service: _Service,
-    item: schemas.Id,
-    title: Annotated[schemas.Text | None, Query(description="Mapped to a known item if `item` is unknown.")] = None,
+    item: _schemas.Id,
+    title: Annotated[_schemas.Text | None, Query(description="Mapped to a known item if `item` is unknown.")] = None,
     limit: _Limit = 10,
 ) -> Response:
     """Items with the nearest vectors. For an unknown item: those of the nearest title, else the popular ones."""
@@ -197,8 +197,8 @@ async def similar_items(
     return as_json(record, served)
 
 
-@recommending.post("/explanation", response_model=schemas.ExplanationAnswer)
-async def explanation(request: schemas.ExplanationRequest, service: _Service) -> Response:
+@recommending.post("/explanation", response_model=_schemas.ExplanationAnswer)
+async def explanation(request: _schemas.ExplanationRequest, service: _Service) -> Response:
     """What the items of a user's history add to the score of an item: exact parts that sum to it."""
     served, found = await service.explain(request.user, request.item)
     return as_json(_explanation_record(served, found, request.item, limit=request.limit), served)
@@ -208,9 +208,9 @@ reporting = APIRouter(prefix="/v1", responses=_REFUSALS, route_class=StrictRoute
 
 
 @reporting.post(
-    "/feedback", response_model=schemas.FeedbackAnswer, tags=["feedback"], dependencies=[Depends(_needs("feedback"))]
+    "/feedback", response_model=_schemas.FeedbackAnswer, tags=["feedback"], dependencies=[Depends(_needs("feedback"))]
 )
-async def feedback(asked: Request, request: schemas.FeedbackRequest, service: _Service) -> Response:
+async def feedback(asked: Request, request: _schemas.FeedbackRequest, service: _Service) -> Response:
     """Report what a user did. When this answers, the event is on disk and counts.
 
     The same `event` of the same user from the same token is one event, however often it is sent.
@@ -223,11 +223,11 @@ async def feedback(asked: Request, request: schemas.FeedbackRequest, service: _S
 
 @reporting.post(
     "/feedback/batch",
-    response_model=schemas.FeedbackBatchAnswer,
+    response_model=_schemas.FeedbackBatchAnswer,
     tags=["feedback"],
     dependencies=[Depends(_needs("feedback"))],
 )
-async def feedback_batch(asked: Request, request: schemas.FeedbackBatchRequest, service: _Service) -> Response:
+async def feedback_batch(asked: Request, request: _schemas.FeedbackBatchRequest, service: _Service) -> Response:
     """Report up to 1,000 events. Counts as a request and one more for every ten events."""
     asked.scope["charge"](len(request.events) / 10)
     batch = [_event_of(one, asked) for one in request.events]
@@ -245,7 +245,7 @@ async def feedback_batch(asked: Request, request: schemas.FeedbackBatchRequest, 
     return as_json({"events": answers})
 
 
-def _event_of(request: schemas.FeedbackRequest, asked: Request) -> Event:
+def _event_of(request: _schemas.FeedbackRequest, asked: Request) -> Event:
     return Event(
         user=request.user,
         item=request.item,
@@ -258,8 +258,8 @@ def _event_of(request: schemas.FeedbackRequest, asked: Request) -> Event:
     )
 
 
-@reporting.post("/forget", response_model=schemas.Forgotten, tags=["admin"], dependencies=[Depends(_needs("admin"))])
-async def forget(request: schemas.UserRequest, service: _Service) -> Response:
+@reporting.post("/forget", response_model=_schemas.Forgotten, tags=["admin"], dependencies=[Depends(_needs("admin"))])
+async def forget(request: _schemas.UserRequest, service: _Service) -> Response:
     """Remove a user's history, vectors, caches and pending feedback; says what released models still contain.
 
     What the user does later is not taken in either.
@@ -268,17 +268,17 @@ async def forget(request: schemas.UserRequest, service: _Service) -> Response:
 
 
 @reporting.post(
-    "/forget/receipt", response_model=schemas.Receipt, tags=["admin"], dependencies=[Depends(_needs("admin"))]
+    "/forget/receipt", response_model=_schemas.Receipt, tags=["admin"], dependencies=[Depends(_needs("admin"))]
 )
-async def forget_receipt(request: schemas.ReceiptRequest, service: _Service) -> Response:
+async def forget_receipt(request: _schemas.ReceiptRequest, service: _Service) -> Response:
     """Whether the last copies of a forgotten user are gone."""
     return as_json(await service.forgetting.receipt(request.receipt))
 
 
 @reporting.post(
-    "/forget/readmit", response_model=schemas.Readmitted, tags=["admin"], dependencies=[Depends(_needs("admin"))]
+    "/forget/readmit", response_model=_schemas.Readmitted, tags=["admin"], dependencies=[Depends(_needs("admin"))]
 )
-async def readmit(request: schemas.UserRequest, service: _Service) -> Response:
+async def readmit(request: _schemas.UserRequest, service: _Service) -> Response:
     """Take in what a forgotten user does from now on. What happened before stays refused."""
     return as_json({"readmitted": await service.readmit(request.user)})
 
@@ -328,28 +328,28 @@ async def ready(service: _Service) -> dict[str, str]:
     return {"status": "ready", "model": service.versions.current.name, "privacy_mode": service.mode}
 
 
-@operating.get("/models", response_model=schemas.ModelsAnswer)
+@operating.get("/models", response_model=_schemas.ModelsAnswer)
 async def models(service: _Service) -> Response:
     """All versions that are kept."""
     return as_json(_models(service))
 
 
-@operating.post("/models/take-over", response_model=schemas.ModelsAnswer)
+@operating.post("/models/take-over", response_model=_schemas.ModelsAnswer)
 async def take_over(service: _Service, taking: _Taking) -> Response:
     """Take over the model that the service was started with, as its file is now."""
     await taking.take()
     return as_json(_models(service))
 
 
-@operating.post("/models/roll-back", response_model=schemas.ModelsAnswer)
+@operating.post("/models/roll-back", response_model=_schemas.ModelsAnswer)
 async def roll_back(service: _Service) -> Response:
     """Serve the version before."""
     service.use(service.versions.before())
     return as_json(_models(service))
 
 
-@operating.post("/models/activate", response_model=schemas.ModelsAnswer)
-async def activate(request: schemas.VersionRequest, service: _Service, taking: _Taking) -> Response:
+@operating.post("/models/activate", response_model=_schemas.ModelsAnswer)
+async def activate(request: _schemas.VersionRequest, service: _Service, taking: _Taking) -> Response:
     """Serve a version that is kept."""
     await taking.activate(request.version)
     return as_json(_models(service))

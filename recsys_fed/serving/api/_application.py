@@ -13,12 +13,12 @@ from starlette.responses import Response
 
 from recsys_fed.errors import ConfigurationError, DataError, DataFormatError
 from recsys_fed.gate import Application, Gate, Message, Receive, Refusal, Scope, Send, header_of
-from recsys_fed.serving.api import schemas
-from recsys_fed.serving.api.routes import as_json, health, operating, pages, recommending, reporting
-from recsys_fed.serving.background import BackgroundWork
+from recsys_fed.serving._background import BackgroundWork
+from recsys_fed.serving._service import RecommendationService
+from recsys_fed.serving.api import _schemas
+from recsys_fed.serving.api._routes import as_json, health, operating, pages, recommending, reporting
 from recsys_fed.serving.paths import TokenFile
 from recsys_fed.serving.reload import ModelReloader
-from recsys_fed.serving.service import RecommendationService
 from recsys_fed.serving.settings import ApiSettings
 from recsys_fed.versions import versions
 
@@ -113,7 +113,7 @@ class _ServiceGate(Gate):
 
 _ERASE_SECONDS = 5.0
 _FIELDS = frozenset({"body", "query", "header", "path"}).union(
-    *(kind.model_fields for kind in vars(schemas).values() if isinstance(kind, type) and issubclass(kind, BaseModel))
+    *(kind.model_fields for kind in vars(_schemas).values() if isinstance(kind, type) and issubclass(kind, BaseModel))
 )
 _DESCRIPTION = """Recommendations of this silo. Nothing leaves it: items come from the released item embeddings, and
 what a

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recsys_fed.cli import options
+from recsys_fed.cli import _options
 from recsys_fed.config import FederationConfig, SimulationConfig, parse, read_toml
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.report.console import new_console, show_progress
@@ -24,7 +24,7 @@ SampledNegatives = Annotated[
 ]
 
 
-@options.run_options(
+@_options.run_options(
     "data", "protocol", "columns", "kinds", "format", "item_catalogue", "split", "held_out", "silos", "test_fraction",
     "metrics", "min_value", "partition", "skew", "trainer", "schedule", "loss", "epsilon", "delta", "rounds",
     "embedding_dim", "target", "order", "recency", "shuffle_order",
@@ -42,13 +42,13 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     evaluate_users: Annotated[int, typer.Option(help="Measure on so many random users; 0: on all.")] = 0,
     parallel_silos: Annotated[int, typer.Option(help="Silos that compute at once (in-process).")] = 1,
     output: Annotated[Path | None, typer.Option(help="Folder for the model, metrics and events.")] = None,
-    settings: options.Setting = None,
+    settings: _options.Setting = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics record as JSON.")] = False,
 ) -> None:
     """Train and evaluate a private federation of simulated silos."""
     from recsys_fed.simulation import runner  # noqa: PLC0415
 
-    keys = _scenario_keys(scenario) | options.settings_of(settings or []) | given
+    keys = _scenario_keys(scenario) | _options.settings_of(settings or []) | given
     simulation = runner.Simulation(
         federation=parse(FederationConfig, keys),
         data=parse(SimulationConfig, keys),
@@ -61,7 +61,7 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     from recsys_fed.report.run import print_simulation  # noqa: PLC0415
 
     record = _run(simulation, output)
-    options.emit(record) if as_json else print_simulation(record, output=output)
+    _options.emit(record) if as_json else print_simulation(record, output=output)
 
 
 def _scenario_keys(scenario: str | None) -> dict[str, object]:
@@ -91,7 +91,7 @@ NewItems = Annotated[
 DEFAULT_EPSILONS = "1,2,4,8"
 
 
-@options.run_options(
+@_options.run_options(
     "data", "protocol", "columns", "kinds", "format", "item_catalogue", "split", "held_out", "test_fraction", "silos",
     "partition", "skew", "trainer", "delta", "feature_kinds", "target", "order", "recency", "shuffle_order",
     "noise", "secure_aggregation", "declared_users", "declared_interactions",
@@ -104,7 +104,7 @@ def compare(  # noqa: PLR0913  (one argument a flag)
     epsilons: Epsilons = DEFAULT_EPSILONS,
     seeds: Seeds = 1,
     new_items: NewItems = 0.0,
-    settings: options.Setting = None,
+    settings: _options.Setting = None,
     output: Output = None,
     plot: Plot = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
@@ -115,7 +115,7 @@ def compare(  # noqa: PLR0913  (one argument a flag)
     from recsys_fed.comparison.record import comparison_record  # noqa: PLC0415
     from recsys_fed.simulation.runner import Simulation  # noqa: PLC0415
 
-    keys = _scenario_keys(scenario) | options.settings_of(settings or []) | given
+    keys = _scenario_keys(scenario) | _options.settings_of(settings or []) | given
     simulation = Simulation(
         federation=parse(FederationConfig, keys),
         data=parse(SimulationConfig, keys),
@@ -142,7 +142,7 @@ def _show(record: dict[str, Any], *, output: Path | None, plot: Path | None, as_
         write_comparison(output, record)
     if plot is not None:
         draw_comparison(record, plot)
-    options.emit(record) if as_json else print_comparison(record)
+    _options.emit(record) if as_json else print_comparison(record)
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -173,7 +173,7 @@ def recommend(
     from recsys_fed.simulation.recommender import recommend_from_run  # noqa: PLC0415
 
     result = recommend_from_run(run, _ids(history, "--history"), k=k, new_items=new_items)
-    options.emit(result) if as_json else print_recommendations(result)
+    _options.emit(result) if as_json else print_recommendations(result)
 
 
 def predict(
@@ -190,7 +190,7 @@ def predict(
     from recsys_fed.simulation.recommender import predict_from_run  # noqa: PLC0415
 
     result = predict_from_run(run, _ratings(user_ratings), items)
-    options.emit(result) if as_json else print_predictions(result)
+    _options.emit(result) if as_json else print_predictions(result)
 
 
 def _ratings(texts: list[str]) -> dict[str, float]:
@@ -219,7 +219,7 @@ def _ids(texts: list[str], option: str) -> list[str]:
     return [cell for cell in cells if cell]
 
 
-@options.run_options(
+@_options.run_options(
     "data", "columns", "kinds", "format", "epsilon", "silos", "trainer", "threads", "seed",
     epsilon="Claimed epsilon of every user.", trainer="Trainer to audit: spectral or dp-sgd.",
     seed="Seed of the run.",
@@ -234,8 +234,8 @@ def audit(  # noqa: PLR0913  (one argument a flag)
     audit_seed: Annotated[int, typer.Option(min=0, help="Seed of canaries, coins and the auditor's keys.")] = 0,
     power: Annotated[bool, typer.Option(help="Also audit a null and broken copies of the mechanism.")] = True,
     attacks: Annotated[bool, typer.Option(help="Also attack the model, updates and lists.")] = True,
-    settings: options.Setting = None,
-    as_json: options.AsJson = False,
+    settings: _options.Setting = None,
+    as_json: _options.AsJson = False,
 ) -> None:
     """Attack a training pipeline as it is deployed: lower bounds of epsilon, conformance tests, attacks.
 
@@ -245,13 +245,13 @@ def audit(  # noqa: PLR0913  (one argument a flag)
     from recsys_fed.audit.audit import audit as audited  # noqa: PLC0415
     from recsys_fed.report.audit import print_audit_of_run  # noqa: PLC0415
 
-    keys = _scenario_keys(scenario) | options.settings_of(settings or []) | given
+    keys = _scenario_keys(scenario) | _options.settings_of(settings or []) | given
     keys |= {} if secure_aggregation is None else {"secure-aggregation": secure_aggregation}
     wanted = AuditSettings(canaries=canaries, seed=audit_seed, power=power, attacks=attacks)
     config, where = parse(FederationConfig, keys), parse(SimulationConfig, keys)
     with show_progress(new_console(stderr=True)) as progress:
         record = audited(config, where, wanted, folder=output, progress=progress)
-    options.emit(record) if as_json else print_audit_of_run(record, output=output)
+    _options.emit(record) if as_json else print_audit_of_run(record, output=output)
     raise typer.Exit(1 if record["flagged"] else 0)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from recsys_fed.cli.options import AsJson, Setting, emit, run_options, settings_of
+from recsys_fed.cli._options import AsJson, Setting, emit, run_options, settings_of
 from recsys_fed.config import FederationConfig, parse
 from recsys_fed.report.console import new_console
 

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from recsys_fed.cli import options
-from recsys_fed.cli.options import (
+from recsys_fed.cli import _options
+from recsys_fed.cli._options import (
     AsJson,
     KeyFile,
     LedgerAddress,
@@ -20,7 +20,7 @@ from recsys_fed.cli.options import (
 )
 
 
-@options.run_options(
+@_options.run_options(
     "epsilon", "delta", "trainer", "rounds", "embedding_dim", "silos", "declared_users",
     "declared_interactions", "max_silos_per_user",
     "metrics_epsilon", "noise", "secure_aggregation", "secure_aggregation_threshold", "secure_aggregation_colluders",
@@ -29,13 +29,13 @@ from recsys_fed.cli.options import (
 def plan(
     *,
     given: dict[str, Any],
-    noise_multiplier: options.NoiseMultiplier = None,
-    n_items: options.Items = options.DEFAULT_ITEMS,
-    catalogue: options.CatalogueFile = None,
+    noise_multiplier: _options.NoiseMultiplier = None,
+    n_items: _options.Items = _options.DEFAULT_ITEMS,
+    catalogue: _options.CatalogueFile = None,
     runs: Annotated[int, typer.Option(min=1, help="Equal runs that share epsilon, such as trials of a sweep.")] = 1,
     ledger: Annotated[str | None, typer.Option(help="Would it fit into this ledger, and how often?")] = None,
-    settings: options.Setting = None,
-    as_json: options.AsJson = False,
+    settings: _options.Setting = None,
+    as_json: _options.AsJson = False,
 ) -> None:
     """The noise that a budget needs and the error to expect, or (--noise-multiplier) the epsilon of a noise.
 
@@ -58,21 +58,21 @@ def plan(
     raise typer.Exit(0 if opened is None or record["ledger"]["fits"] else 1)
 
 
-@options.run_options("delta", "trainer", "rounds", "silos", "declared_users", "max_silos_per_user")
+@_options.run_options("delta", "trainer", "rounds", "silos", "declared_users", "max_silos_per_user")
 def simulate_budget(  # noqa: PLR0913  (one argument a flag)
     ledger: Annotated[str | None, typer.Argument(metavar="[LEDGER]", help="Start from what it has spent.")] = None,
     *,
     given: dict[str, Any],
     epsilon_per_run: Annotated[float | None, typer.Option(help="Of every run, as `simulate --epsilon`.")] = None,
-    noise_multiplier: options.NoiseMultiplier = None,
+    noise_multiplier: _options.NoiseMultiplier = None,
     until: Annotated[float | None, typer.Option(help="Limit; by default that of the ledger, or epsilon 8.")] = None,
     runs: Annotated[int | None, typer.Option(min=1, help="How many; by default until one does not fit.")] = None,
     every: Annotated[str | None, typer.Option(help='Time between two runs: "30 days", "2 weeks".')] = None,
     start: Annotated[str | None, typer.Option(help="Date of the first run, 2026-01-31; by default today.")] = None,
-    n_items: options.Items = options.DEFAULT_ITEMS,
+    n_items: _options.Items = _options.DEFAULT_ITEMS,
     plot: Annotated[Path | None, typer.Option(help="Also draw it: a PNG (needs recsys-fed[plots]).")] = None,
-    settings: options.Setting = None,
-    as_json: options.AsJson = False,
+    settings: _options.Setting = None,
+    as_json: _options.AsJson = False,
 ) -> None:
     """What is left of a budget after each retraining. Exit code 1 if a run that is asked for does not fit."""
     one_of_two(epsilon_per_run=epsilon_per_run, noise_multiplier=noise_multiplier)

@@ -19,13 +19,13 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 from scipy import sparse
 
-from recsys_fed.audit.checks.noise import silo_of
-from recsys_fed.audit.mechanism import quiet
+from recsys_fed.audit._mechanism import quiet
+from recsys_fed.audit.checks._noise import silo_of
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ProtocolError, RecsysFedError
-from recsys_fed.federation.inprocess import _task_identity
+from recsys_fed.federation.inprocess import task_identity
 from recsys_fed.federation.messages import Request
 from recsys_fed.federation.noise_split import masking_of, round_terms
 from recsys_fed.federation.release import Randomness, SiloUsers, bounded_sum, noisy_integers
@@ -150,7 +150,7 @@ class NeighbouringSilos:
 
     def _answer(self, number: int, kind: str, records: RecordDict, *, run: str) -> Message:
         context = self._contexts.setdefault((number, run), Context(1, _NODE, {}, RecordDict(), {"training": run}))
-        with _opening(self._pair[number]), _task_identity(1):
+        with _opening(self._pair[number]), task_identity(1):
             reply: Message = load_apps()[1](Message(records, _NODE, kind), context)
             return reply
 

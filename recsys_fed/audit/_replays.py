@@ -22,11 +22,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from recsys_fed.audit._broken_mechanisms import SIMULATION_NOISE, Breakage
+from recsys_fed.audit._mechanism import SUM, Mechanism, label, only_the_sum, promised_deviation, quiet
+from recsys_fed.audit._transcript import Round
 from recsys_fed.audit.bounds import Bounds
-from recsys_fed.audit.broken_mechanisms import SIMULATION_NOISE, Breakage
-from recsys_fed.audit.checks.noise import Finding, flagged, predicted_noise
-from recsys_fed.audit.mechanism import SUM, Mechanism, label, only_the_sum, promised_deviation, quiet
-from recsys_fed.audit.transcript import Round
+from recsys_fed.audit.checks._noise import Finding, flagged, predicted_noise
 from recsys_fed.federation.messages import Request
 from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
 from recsys_fed.federation.release import SiloUsers

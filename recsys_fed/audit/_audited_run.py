@@ -26,8 +26,8 @@ import numpy.typing as npt
 from scipy import sparse
 
 from recsys_fed import checks
-from recsys_fed.audit.mechanism import Mechanism
-from recsys_fed.audit.transcript import Round, Wiretap
+from recsys_fed.audit._mechanism import Mechanism
+from recsys_fed.audit._transcript import Round, Wiretap
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig, SimulationConfig, flat
 from recsys_fed.data.simulated import SimulatedFederation, simulated_federation

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from recsys_fed.cli.options import AsJson, emit, key_of
+from recsys_fed.cli._options import AsJson, emit, key_of
 from recsys_fed.errors import ConfigurationError, DataError
 
 StateFolder = Annotated[Path, typer.Option("--state", help="Folder of what the service keeps.")]

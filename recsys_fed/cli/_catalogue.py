@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recsys_fed.cli.options import one_of_two, run_options
+from recsys_fed.cli._options import one_of_two, run_options
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.report.console import new_console
 

@@ -14,22 +14,22 @@ import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.serving.background import BackgroundWork
-from recsys_fed.serving.bot_filter import BotFilter
+from recsys_fed.serving._background import BackgroundWork
+from recsys_fed.serving._bot_filter import BotFilter
+from recsys_fed.serving._forgetting import FORGET_STATEMENT, Forgetting, in_time
+from recsys_fed.serving._ranking import Page, Ranked, Ranker
+from recsys_fed.serving._users import Users
+from recsys_fed.serving._walks import LONGEST_WALK, cursor_of, rows_shown, version_of
+from recsys_fed.serving._writer import FeedbackWriter
 from recsys_fed.serving.diversity import RerankWeights, tail_of
 from recsys_fed.serving.experiment import assign_variant
 from recsys_fed.serving.fold_in import Explanation, build_equations, explain, taste_precision
-from recsys_fed.serving.forgetting import FORGET_STATEMENT, Forgetting, in_time
 from recsys_fed.serving.history import Event, UserHistory, half_lives
 from recsys_fed.serving.packed_model import Floats, Rows
-from recsys_fed.serving.ranking import Page, Ranked, Ranker
 from recsys_fed.serving.search import best_of_many
 from recsys_fed.serving.settings import ServingSettings, Variant
 from recsys_fed.serving.store import OF_FORGOTTEN, FeedbackStore
-from recsys_fed.serving.users import Users
 from recsys_fed.serving.versions import Served, Versions
-from recsys_fed.serving.walks import LONGEST_WALK, cursor_of, rows_shown, version_of
-from recsys_fed.serving.writer import FeedbackWriter
 
 # Upper bounds of latency buckets in seconds; the last is open.
 _BOUNDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from recsys_fed.audit.mechanism import Mechanism
+from recsys_fed.audit._mechanism import Mechanism
 from recsys_fed.federation.messages import Request, Update
 from recsys_fed.federation.release import Randomness, SiloUsers
 from recsys_fed.federation.schedule import Schedule

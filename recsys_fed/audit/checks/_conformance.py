@@ -16,8 +16,9 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.stats import norm
 
+from recsys_fed.audit._mechanism import Mechanism, promised_deviation, quiet
 from recsys_fed.audit.bounds import epsilon_of_mu, many_run_epsilon
-from recsys_fed.audit.checks.noise import (
+from recsys_fed.audit.checks._noise import (
     Bench,
     Finding,
     dropout,
@@ -29,7 +30,6 @@ from recsys_fed.audit.checks.noise import (
     repeating_user,
     silo_of,
 )
-from recsys_fed.audit.mechanism import Mechanism, promised_deviation, quiet
 from recsys_fed.federation.messages import Request
 from recsys_fed.federation.schedule import Schedule
 from recsys_fed.trainers.ordered import STAGE as ORDERED_STAGE

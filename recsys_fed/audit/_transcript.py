@@ -13,7 +13,7 @@ import numpy.typing as npt
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from recsys_fed.audit.mechanism import SUM, only_the_sum
+from recsys_fed.audit._mechanism import SUM, only_the_sum
 from recsys_fed.errors import ProtocolError
 from recsys_fed.federation.messages import Request, Update, request_digest
 from recsys_fed.federation.schedule import Schedule, advance, advance_by_sum

@@ -7,8 +7,8 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
 
+from recsys_fed.deployment._keys import plain_node_key, signed_headers
 from recsys_fed.deployment.federation import split_address
-from recsys_fed.deployment.keys import plain_node_key, signed_headers
 from recsys_fed.flower import ask
 from recsys_fed.silo.settings import SiloSettings
 

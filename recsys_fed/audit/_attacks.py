@@ -27,8 +27,8 @@ from scipy import sparse
 from scipy.stats import norm, rankdata
 
 from recsys_fed import checks
-from recsys_fed.audit.audited_run import AuditedRun
-from recsys_fed.audit.mechanism import Mechanism, quiet
+from recsys_fed.audit._audited_run import AuditedRun
+from recsys_fed.audit._mechanism import Mechanism, quiet
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.evaluation.ranking import top_items
 from recsys_fed.federation.messages import Request

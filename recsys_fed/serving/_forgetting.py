@@ -6,8 +6,8 @@ from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 from recsys_fed.errors import ConfigurationError, StoreBusyError
+from recsys_fed.serving._writer import FeedbackWriter
 from recsys_fed.serving.store import FeedbackStore
-from recsys_fed.serving.writer import FeedbackWriter
 
 T = TypeVar("T")
 # A request waits so long for the store, and no longer; forgetting so long for the last copies to be gone.

@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys_fed.audit.hostile_tables import (
+from recsys_fed.audit._hostile_tables import (
     COLUMNS,
     ITEMS,
     ORDINARY,
