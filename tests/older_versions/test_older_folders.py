@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from command_line import run_command
 from deployment_kit import SILOS, Deployed, train_in_process
-from recsys_fed.serving.api._application import application
-from recsys_fed.serving.service import RecommendationService
 from starlette.testclient import TestClient
 
 from client.deployed import forget_silos, open_deployed_silo
@@ -18,6 +16,8 @@ from recsys_fed import Run
 from recsys_fed.deployment.federation import FederationFolder
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.federation.run_files import CERTIFICATES
+from recsys_fed.serving._service import RecommendationService
+from recsys_fed.serving.api._application import application
 from recsys_fed.serving.paths import ServicePaths, TokenFile
 from recsys_fed.serving.reload import ModelReloader
 from recsys_fed.serving.settings import serving_settings
