@@ -44,7 +44,7 @@ def export_training(store: FeedbackStore, path: Path, *, items: Collection[str] 
     """Write what the next training reads as a table with user, item, value and time (.csv or .parquet), mode 0600.
 
     Items that are not in `items` (of the catalogue; None: all are) are left out. In .csv an id that a spreadsheet
-    would execute has an apostrophe before it (see `disarm`); `import_interactions` takes it away again.
+    would execute has an apostrophe before it (see `_disarm`); `import_interactions` takes it away again.
 
     It passes the reading of `data.readers` on the way out, so that a round refuses nothing of it later. Rows are in
     order: what came without time first, as it came, and with an empty cell; then positions, as they came; then
@@ -83,18 +83,18 @@ _NUMBER = re.compile(r"[+-]?[0-9]+([.][0-9]+)?")
 
 
 def _disarm(cell: str) -> str:
-    """A cell that no spreadsheet executes; `rearm` gives the cell again.
+    """A cell that no spreadsheet executes; `_rearm` gives the cell again.
 
-    >>> disarm("=HYPERLINK(A1)"), disarm("-5"), disarm("anna")
+    >>> _disarm("=HYPERLINK(A1)"), _disarm("-5"), _disarm("anna")
     ("'=HYPERLINK(A1)", '-5', 'anna')
     """
     return f"'{cell}" if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
 
 
 def _rearm(cell: str) -> str:
-    """The cell that `disarm` was given.
+    """The cell that `_disarm` was given.
 
-    >>> rearm("'=HYPERLINK(A1)"), rearm("'anna'")
+    >>> _rearm("'=HYPERLINK(A1)"), _rearm("'anna'")
     ('=HYPERLINK(A1)', "'anna'")
     """
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

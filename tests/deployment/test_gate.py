@@ -222,8 +222,8 @@ def test_no_port_is_opened_while_no_gate_stands(gate_first):
     """A Flower that would not serve by uvicorn, or hand it the application otherwise, serves nothing."""
     code = f"""
 import asyncio, socket, uvicorn
-from recsys_fed.deployment.gated import LocalGate, put_gate
-put_gate(lambda app: LocalGate(app, most_bytes=1))
+from recsys_fed.deployment.gated import _LocalGate, _put_gate
+_put_gate(lambda app: _LocalGate(app, most_bytes=1))
 async def app(scope, receive, send): pass
 if {gate_first}:
     config = uvicorn.Config(app)

@@ -188,7 +188,7 @@ def _numbers(array: pa.Array) -> npt.NDArray[Any]:
 
 
 def _times_of_whole(numbers: npt.NDArray[np.int64], unit: str) -> npt.NDArray[np.int64]:
-    """`time_of_whole` over an array."""
+    """`_time_of_whole` over an array."""
     if unit:
         factor = PER_SECOND["ns"] // PER_SECOND[unit]
         limit = FAR // factor
