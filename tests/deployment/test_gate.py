@@ -228,7 +228,7 @@ async def app(scope, receive, send): pass
 if {gate_first}:
     config = uvicorn.Config(app)
     config.load()
-    assert isinstance(config.loaded_app, LocalGate)
+    assert isinstance(config.loaded_app, _LocalGate)
 socket.socket(socket.AF_UNIX).close()
 socket.socket().bind(("127.0.0.1", 0))
 print("it is open")
