@@ -26,10 +26,12 @@ from recsys_fed.privacy.noise import SystemNoise
 from recsys_fed.signing import SigningKey
 from recsys_fed.silo.interactions import SiloData
 from recsys_fed.silo.on_disk import StoredSiloData, open_silo_data
+from recsys_fed.silo.opt_out import OptOuts, Participants, stamp_of_lists
 from recsys_fed.silo.secret import Pseudonyms, SiloSecret, passphrase
 from recsys_fed.silo.settings import SiloSettings, read_silo_settings, settings_file
 from recsys_fed.silo.state import StateFolder
 from recsys_fed.trainers.registry import signals_read
+from recsys_fed.user_digests import Stamp
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,10 +41,12 @@ class DeployedSilo(Silo):
     Attributes:
         settings: silo.toml.
         secret: keys of pseudonyms and of what is sealed.
+        lists: of users who take no part, as they were when this was opened; see `silo.opt_out`.
     """
 
     settings: SiloSettings
     secret: SiloSecret
+    lists: tuple[Stamp, Stamp] = (None, None)
 
     @property
     def allowance(self) -> Allowance:
@@ -53,8 +57,16 @@ class DeployedSilo(Silo):
     def data(self) -> SiloData | StoredSiloData:
         """What [data] of silo.toml says, read when it is first asked for; a failure is tried again."""
         return open_silo_data(
-            self.settings.data, self.catalogue, Pseudonyms(self.secret), reads=signals_read(self.config)
+            self.settings.data,
+            self.catalogue,
+            Participants.of_silo(self.settings, self.secret),
+            reads=signals_read(self.config),
         )
+
+    @property
+    def outdated(self) -> bool:
+        """Whether users have opted out, or come back, since this was opened: then its data is not to be used."""
+        return stamp_of_lists(self.settings) != self.lists
 
     def prepare(self) -> None:
         """Read the data and derive the plan, which the first request would do; raises what reading them raises."""
@@ -102,6 +114,9 @@ class DeployedSilo(Silo):
     def keep(self, model: bytes) -> None:
         """Take in the released model: fold in all users and seal them; see `StateFolder`."""
         self.state.keep(model, self.data.parts())
+        if self.outdated:
+            # Between the reading and now.
+            self.state.remove_users(OptOuts(self.settings, Pseudonyms(self.secret)).pseudonyms())
 
     @property
     def state(self) -> StateFolder:
@@ -116,18 +131,23 @@ class DeployedSilo(Silo):
 def open_deployed_silo(path: Path) -> DeployedSilo:
     """Open a silo by its silo.toml (or the folder of it); once a process, however the path is written.
 
-    Its data is not read: see `DeployedSilo.data`.
+    It is opened anew when somebody has opted out since. Its data is not read: see `DeployedSilo.data`.
 
     Raises:
         RecsysFedError: settings, keys, ledger or catalogue are not as they should be; the text may hold paths.
     """
-    return _open(settings_file(path))
+    silo = _open(settings_file(path))
+    if silo.outdated:
+        forget_silos()
+        silo = _open(settings_file(path))
+    return silo
 
 
 @lru_cache(maxsize=4)
 def _open(path: Path) -> DeployedSilo:
     settings = read_silo_settings(path)
-    words = passphrase()
+    # Before anything is read: who opts out meanwhile makes it outdated.
+    lists, words = stamp_of_lists(settings), passphrase()
     key = SigningKey.load(Path(settings.ledger_key), passphrase=words)
     secret = SiloSecret.load(Path(settings.secret_key), passphrase=words)
     ledger = Ledger.open(settings.ledger, key=key, witness=Path(settings.witness) if settings.witness else None)
@@ -145,6 +165,7 @@ def _open(path: Path) -> DeployedSilo:
         accepted=_accepted(settings, config),
         settings=settings,
         secret=secret,
+        lists=lists,
     )
     # No connection is held: a fork must not share one.
     ledger.close()

@@ -1,5 +1,7 @@
 """The operators' commands, in this process: thin, with exit codes 0, 1 and 2."""
 
+import json
+
 import numpy as np
 import pytest
 from command_line import json_of, run_command
@@ -100,3 +102,37 @@ def test_a_training_is_within_the_terms_or_is_none(folders):
         with pytest.raises(ConfigurationError, match="Expected"):
             new_training(FederationFolder(federation), overrides=overrides)
     assert not list((federation / "trainings").iterdir())
+
+
+def test_users_leave_by_name_or_by_a_table_and_come_back(folders, monkeypatch):
+    silo = folders / "silo"
+    monkeypatch.chdir(folders)
+    (folders / "gone.csv").write_text("id,why\nbob,asked\n")
+    assert run_command("silo", "opt-out", "add", silo)[0] == 2
+    assert run_command("silo", "opt-out", "add", silo, "ann")[0] == 0
+    assert run_command("silo", "opt-out", "add", silo, "--file", folders / "gone.csv", "--column", "id")[0] == 0
+    code, out, _ = run_command("silo", "opt-out", "list", silo, "--json")
+    names = [one["pseudonym"] for one in json_of(out)]
+    assert code == 0 and len(names) == 2
+    assert [line.split()[0] for line in run_command("silo", "opt-out", "list", silo)[1].splitlines()] == names
+    receipt, ledger = folders / "receipts" / f"{names[0]}.json", silo / "ledger.sqlite"
+    code, out, _ = run_command("privacy", "verify-receipt", receipt, "--ledger", ledger)
+    assert code == 0 and out.startswith("it holds: silo north") and "No model" in out
+    code, out, _ = run_command("privacy", "verify-receipt", receipt, "--json")
+    assert code == 0 and json_of(out)["user"] == names[0]
+    assert run_command("privacy", "verify-receipt", receipt, "--public-key", "0" * 64)[0] == 1
+    # Nobody is left who may take part; then one is again.
+    assert run_command("silo", "check", silo, "--offline")[0] == 1
+    assert run_command("silo", "opt-out", "remove", silo, "ann")[0] == 0
+    assert run_command("silo", "opt-out", "remove", silo, "ann")[0] == 2
+    assert len(json_of(run_command("silo", "opt-out", "list", silo, "--json")[1])) == 1
+
+
+def test_an_export_of_a_user_is_for_its_owner_only_and_never_written_over(folders):
+    silo, output = folders / "silo", folders / "ann.json"
+    assert run_command("silo", "export-user", silo, "ann", output)[0] == 0
+    record = json.loads(output.read_text())
+    assert [row["item"] for row in record["source"]] == ["a", "b"]
+    assert (record["user"], record["takes_part"], record["state"], record["service"]) == ("ann", True, [], None)
+    assert output.stat().st_mode & 0o777 == 0o600
+    assert run_command("silo", "export-user", silo, "ann", output)[0] == 2

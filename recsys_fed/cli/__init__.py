@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from recsys_fed.cli import _catalogue, _federation, _privacy, _runs, _serving, _silo
+from recsys_fed.cli import _catalogue, _federation, _privacy, _runs, _serving, _silo, _users
 from recsys_fed.cli._options import with_plain_help
 from recsys_fed.errors import BudgetExceededError, LedgerIntegrityError, RecsysFedError
 from recsys_fed.report.console import let_streams_take_any_text, new_console
@@ -29,6 +29,7 @@ app.command("report")(_runs.report)
 app.add_typer(_privacy.app, name="privacy")
 app.add_typer(_federation.app, name="federation")
 _serving.register(_silo.app)
+_users.register(_silo.app)
 app.add_typer(_silo.app, name="silo")
 
 

@@ -257,6 +257,35 @@ def verify_run(
     raise typer.Exit(0 if found.holds else 1)
 
 
+@app.command("verify-receipt")
+def verify_receipt(
+    file: Annotated[Path, typer.Argument(metavar="RECEIPT", help="A receipt that `silo opt-out add` wrote.")],
+    *,
+    public_key: Annotated[str | None, typer.Option(help="Whose receipt it must be; 64 hexadecimal digits.")] = None,
+    ledger: Annotated[str | None, typer.Option(help="Also compare it with the silo's ledger.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a user's receipt and say what released models may still hold. Exit code 1 if it does not hold."""
+    from recsys_fed.certificates.erasure import read_receipt  # noqa: PLC0415
+    from recsys_fed.errors import LedgerIntegrityError  # noqa: PLC0415
+    from recsys_fed.ledger.ledger import Ledger  # noqa: PLC0415
+    from recsys_fed.ledger.records import check_receipt  # noqa: PLC0415
+    from recsys_fed.signing import parse_public_key  # noqa: PLC0415
+
+    receipt = read_receipt(file.read_bytes())
+    if public_key is not None and parse_public_key(public_key) != receipt.terms.public_key:
+        raise LedgerIntegrityError(f"Expected a receipt of the key {public_key[:16]}..., it is another silo's.")
+    if ledger is not None:
+        check_receipt(receipt, Ledger.open(ledger))
+    if as_json:
+        emit(receipt.to_record())
+        return
+    typer.echo(f"it holds: silo {receipt.terms.silo}, key {receipt.terms.public_key}, user {receipt.user}")
+    for training in receipt.trainings:
+        typer.echo(f"training {training.run}, {training.first} to {training.last}: epsilon {training.epsilon:.4f}")
+    typer.echo(receipt.statement())
+
+
 @app.command()
 def export(
     ledger: LedgerAddress,

@@ -225,8 +225,9 @@ def residual(folder: Folder) -> None:
 
 def _recommender(folder: Path) -> "Recommender":
     from recsys_fed.catalogue.items import Catalogue  # noqa: PLC0415
+    from recsys_fed.silo.opt_out import Participants  # noqa: PLC0415
     from recsys_fed.silo.recommendations import open_recommender  # noqa: PLC0415
-    from recsys_fed.silo.secret import Pseudonyms, SiloSecret, passphrase  # noqa: PLC0415
+    from recsys_fed.silo.secret import SiloSecret, passphrase  # noqa: PLC0415
     from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415
     from recsys_fed.silo.state import StateFolder  # noqa: PLC0415
 
@@ -234,4 +235,6 @@ def _recommender(folder: Path) -> "Recommender":
     secret = SiloSecret.load(Path(settings.secret_key), passphrase=passphrase())
     catalogue = Catalogue.load(settings.catalogue)
     state = StateFolder(Path(settings.state), secret)
-    return open_recommender(state, catalogue, Pseudonyms(secret), personalisation=settings.personalisation)
+    return open_recommender(
+        state, catalogue, Participants.of_silo(settings, secret), personalisation=settings.personalisation
+    )

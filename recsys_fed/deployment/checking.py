@@ -17,7 +17,8 @@ from recsys_fed.ledger.verification import verify_ledger
 from recsys_fed.privacy.guarantee import check_delta
 from recsys_fed.signing import SigningKey
 from recsys_fed.silo.on_disk import open_silo_data
-from recsys_fed.silo.secret import Pseudonyms, SiloSecret, passphrase
+from recsys_fed.silo.opt_out import Participants
+from recsys_fed.silo.secret import SiloSecret, passphrase
 from recsys_fed.silo.settings import SiloSettings, read_silo_settings
 
 # Flower refuses a node whose clock is further off.
@@ -110,7 +111,7 @@ def _roster(settings: SiloSettings) -> str:
 def _data(settings: SiloSettings) -> str:
     catalogue = Catalogue.load(settings.catalogue)
     secret = SiloSecret.load(Path(settings.secret_key), passphrase=passphrase())
-    data = open_silo_data(settings.data, catalogue, Pseudonyms(secret), prefix="check-")
+    data = open_silo_data(settings.data, catalogue, Participants.of_silo(settings, secret), prefix="check-")
     if not len(data.users):
         raise ConfigurationError("Expected at least one user with interactions in the catalogue, got none.")
     check_delta(settings.agreed.delta, n_users=len(data.users))

@@ -17,13 +17,18 @@ import socket
 import sys
 import traceback
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from recsys_fed.errors import EngineError, RecsysFedError
 
+if TYPE_CHECKING:
+    from client.deployed import DeployedSilo
+
 # The silo as it was before a reload as well: a fork may still read its blocks from disk.
-_opened: deque[object] = deque(maxlen=2)
+_opened: "deque[DeployedSilo]" = deque(maxlen=2)
 SOCKET = "RECSYS_FED_CLIENTAPP_SOCKET"
 _NAME = "flwr-clientapp"
 _MOST_BYTES = 1 << 16
@@ -58,7 +63,7 @@ def main(arguments: list[str]) -> int:
         path.chmod(0o600)
         server.listen(16)
         while True:
-            if reload.take():
+            if reload.take() or _users_left():
                 load(Path(arguments[0]))
             server.settimeout(0.5)
             try:
@@ -67,6 +72,13 @@ def main(arguments: list[str]) -> int:
                 continue
             with channel:
                 _serve(channel, server)
+
+
+def _users_left() -> bool:
+    """Whether somebody has opted out since the data was read, or come back; forks that come before see it as well."""
+    with suppress(RecsysFedError):
+        return bool(_opened) and _opened[-1].outdated
+    return False
 
 
 def load(silo: Path) -> None:

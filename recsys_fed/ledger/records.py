@@ -4,13 +4,15 @@ Nothing is verified here. An exported line holds one entry, which anybody can ke
 database; everything in a certificate comes from the ledger.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recsys_fed.certificates.certificate import Certificate, CertifiedRelease, Head, sign_certificate
+from recsys_fed.certificates.certificate import TOLERANCE, Certificate, CertifiedRelease, Head, sign_certificate
+from recsys_fed.certificates.erasure import ErasureReceipt, PastTraining, sign_receipt
 from recsys_fed.certificates.terms import epsilon_to_record
-from recsys_fed.errors import ConfigurationError, LedgerError
+from recsys_fed.errors import ConfigurationError, LedgerError, LedgerIntegrityError
 from recsys_fed.files import whole_file
 from recsys_fed.ledger.entries import Entry, Limit, Release, utc_text
 from recsys_fed.ledger.ledger import Ledger, now
@@ -126,6 +128,63 @@ def certify_run(ledger: Ledger, key: SigningKey, *, run: str, model: str) -> byt
         versions=versions(),
     )
     return sign_certificate(certificate, key)
+
+
+def certify_erasure(ledger: Ledger, key: SigningKey, *, user: str) -> bytes:
+    """Return the signed receipt of a user who takes no part from now on; `user` is the pseudonym."""
+    return sign_receipt(_erasure_until(ledger, ledger.head(), user=user, time=utc_text(now())), key)
+
+
+def check_receipt(receipt: ErasureReceipt, ledger: Ledger) -> None:
+    """Compare a receipt with the ledger of its silo.
+
+    Raises:
+        LedgerIntegrityError: the ledger lacks what the receipt names, or says something else of it.
+    """
+    if ledger.terms().public_key != receipt.terms.public_key:
+        raise LedgerIntegrityError("Expected the receipt of this ledger's key, it is another silo's.")
+    if receipt.head.number > ledger.head().number or ledger.entry(receipt.head.number).hash != receipt.head.hash:
+        raise LedgerIntegrityError(
+            f"Expected entry {receipt.head.number} as the receipt names it, the ledger lacks it."
+        )
+    held = _erasure_until(ledger, receipt.head, user=receipt.user, time=receipt.time)
+    if (held.terms, *map(_plain, held.trainings)) != (receipt.terms, *map(_plain, receipt.trainings)):
+        raise LedgerIntegrityError("The receipt lists other trainings, or other terms, than the ledger.")
+    for said, found in zip(_epsilons(receipt), _epsilons(held), strict=True):
+        if not (said == found or math.isclose(said, found, rel_tol=TOLERANCE, abs_tol=TOLERANCE)):
+            raise LedgerIntegrityError(f"The receipt says epsilon {said:.4f}, by the ledger it is {found:.4f}.")
+
+
+def _plain(training: PastTraining) -> tuple[str, str, str, int]:
+    return training.run, training.first, training.last, training.releases
+
+
+def _epsilons(receipt: ErasureReceipt) -> list[float]:
+    return [receipt.epsilon_in_all, *(training.epsilon for training in receipt.trainings)]
+
+
+def _erasure_until(ledger: Ledger, head: Head, *, user: str, time: str) -> ErasureReceipt:
+    found: dict[str, list[str]] = {}
+    for entry in ledger.entries():
+        if entry.number <= head.number and isinstance(entry.body, Release):
+            found.setdefault(entry.body.run, []).append(entry.time)
+    return ErasureReceipt(
+        user=user,
+        time=time,
+        terms=ledger.terms(until=head.number),
+        head=head,
+        trainings=tuple(
+            PastTraining(
+                run=run,
+                first=times[0],
+                last=times[-1],
+                releases=len(times),
+                epsilon=ledger.spending(run=run, until=head.number).epsilon,
+            )
+            for run, times in found.items()
+        ),
+        epsilon_in_all=ledger.spending(until=head.number).epsilon,
+    )
 
 
 def _certify(entry: Entry, release: Release) -> CertifiedRelease:

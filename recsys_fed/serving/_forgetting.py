@@ -17,8 +17,9 @@ _ERASE_SHARE = 5.0
 FORGET_STATEMENT = (
     "Models that were released before hold no vector, history or id of any user. What this user added to their sums "
     "cannot be taken out again; the guarantee bounds what anybody can learn of it. This service hands the user's "
-    "events to no further round, and takes in no more of them. If the silo's own database has them too, remove them "
-    "there."
+    "events to no further round, and takes in no more of them. A silo whose silo.toml names this service leaves the "
+    "user out of every later training; `silo opt-out add` does so for any silo, and takes the user out of what the "
+    "silo keeps. If the silo's own database has the user's events too, remove them there."
 )
 
 

@@ -341,6 +341,15 @@ class RecommendationService:
         models = [{"model": served.name, **served.release.provenance} for served in kept]
         return {**state, "removed": removed, "released_models": models, "statement": FORGET_STATEMENT}
 
+    async def take_noted(self) -> None:
+        """Forget whom others have noted in the file of digests: a silo whose users opted out."""
+        found = await asyncio.wrap_future(self.writer.take_noted())
+        if found:
+            held, digest = self.users.names(), self.store.digest
+            for name in await asyncio.to_thread(lambda: [one for one in held if digest(one) in found]):
+                self.users.drop(name)
+                self.guard.forget(name)
+
     async def readmit(self, name: str) -> bool:
         """Take in what a forgotten user does from now on; False if there is none of this name."""
         return await in_time(asyncio.wrap_future(self.writer.readmit(name)))

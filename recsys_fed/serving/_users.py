@@ -91,6 +91,10 @@ class Users:
                 folded.equations.update(change, user.history)
             folded.at = -np.inf
 
+    def names(self) -> list[str]:
+        """Whoever is in memory, or on the way there."""
+        return [*self._users, *self._loading]
+
     def drop(self, name: str) -> None:
         """Forget what is held of a user; it is read from the log when asked for again."""
         self._users.pop(name, None)

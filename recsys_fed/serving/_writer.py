@@ -71,14 +71,21 @@ class FeedbackWriter:
 
     def erase_forgotten(self) -> "Future[bool]":
         """Remove the last copies of what was forgotten, between two transactions."""
-        done: Future[bool] = Future()
-        self._tasks.put(_Task(done=done, apart=self._store.erase_forgotten))
-        return done
+        return self._apart(self._store.erase_forgotten)
+
+    def take_noted(self) -> "Future[frozenset[str]]":
+        """Forget whom others have noted; the result is that of `FeedbackStore.take_noted`."""
+        return self._apart(self._store.take_noted)
 
     def close(self) -> None:
         """Write what waits, and stop."""
         self._tasks.put(None)
         self._thread.join()
+
+    def _apart(self, do: Callable[[], Any]) -> "Future[Any]":
+        done: Future[Any] = Future()
+        self._tasks.put(_Task(done=done, apart=do))
+        return done
 
     def _submit(self, do: Callable[[sa.Connection], Any]) -> "Future[Any]":
         done: Future[Any] = Future()

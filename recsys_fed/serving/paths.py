@@ -4,7 +4,7 @@ FOLDER/feedback.sqlite   the log of events (or a PostgreSQL URL)
 FOLDER/versions/         model versions; FOLDER/current.json which one is in use
 FOLDER/tokens.json       digests of the bearer tokens
 FOLDER/service.key       256 random bits, mode 0600: assignments, digests of forgotten users
-FOLDER/forgotten.txt     those digests, a line each with the time, mode 0600: they outlive an older copy of the log
+FOLDER/forgotten.txt     those digests, see `user_digests`: they outlive an older copy of the log
 
 Bearer tokens: 256 random bits each, kept as digests, with the scopes that they open.
 
@@ -72,14 +72,9 @@ class ServicePaths:
         return key
 
 
-def append_private(path: Path, text: str) -> None:
-    """Append to a file that only its owner reads; it is on the disk when this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    with os.fdopen(descriptor, "a", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+def digest_of(user: str, *, key: bytes) -> str:
+    """Keyed digest (HMAC-SHA256, hex) of a user's id, as `forgotten.txt` and the log have it."""
+    return hmac.new(key, b"forgotten\0" + user.encode(), sha256).hexdigest()
 
 
 _SCOPES = ("recommend", "feedback", "admin")

@@ -46,16 +46,15 @@ class ModelSource:
         named = None if self.weights is None else _current(self.weights)
         return self.weights if self.weights is None or named is None else self.weights / f"residual-{named}.npy"
 
-    def stamp(self) -> tuple[str, int, int] | None:
-        """Changes when there is a new model; None where there is none, or none that can be served yet."""
+    def stamp(self) -> tuple[str, int, int, int] | None:
+        """Changes when there is a new model or residual; None where there is none, or none that can be served yet."""
+        residual = self.residual
         try:
             status = self.model.stat()
+            beside = 0 if residual is None else residual.stat().st_mtime_ns
         except OSError:
             return None
-        residual = self.residual
-        return None if residual is not None and not residual.is_file() else (
-            self.model.name, status.st_mtime_ns, status.st_size
-        )  # fmt: skip
+        return self.model.name, status.st_mtime_ns, status.st_size, beside
 
 
 def _current(folder: Path) -> str | None:

@@ -3,8 +3,6 @@
 `writer` is the one thread that writes to it.
 """
 
-import hashlib
-import hmac
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +28,8 @@ from recsys_fed.serving._tables import (
     settings,
 )
 from recsys_fed.serving.history import EARLIEST, IMPORTED, Event, event_time
-from recsys_fed.serving.paths import ServicePaths, append_private
+from recsys_fed.serving.paths import ServicePaths, digest_of
+from recsys_fed.user_digests import LeftOut, Stamp, append_digests, read_digests, stamp_of
 
 _PAGE = 20_000
 # Plain text: the columns have the types of `Event` as they come, and a history is hundreds of rows.
@@ -113,11 +112,10 @@ class FeedbackStore:
         with self.reading() as connection:
             of_no_source = sa.exists().where(events.c.event_key.is_not(None) & (events.c.source == ""))
             self._has_keys_of_no_source = bool(connection.execute(sa.select(of_no_source)).scalar())
-            self._forgotten = {
-                row.digest: Forgotten(row.time, row.receipt, row.erased, row.readmitted)
-                for row in connection.execute(sa.select(forgotten))
-            }
-        self._forget_noted()
+        self._forgotten: dict[str, Forgotten] = {}
+        self._seen: Stamp = None
+        self._read_forgotten()
+        self.take_noted()
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
@@ -160,6 +158,16 @@ class FeedbackStore:
             found = connection.execute(_OF_USER, {"name": user, "opened": self._opened})
             return list(map(Event._make, found.all()))
 
+    def user_record(self, user: str) -> dict[str, Any]:
+        """All that is kept of a user, as JSON values: rows of each table, and when the user was forgotten."""
+        note = self._forgotten.get(self.digest(user))
+        rows: dict[str, Any] = {}
+        with self.reading() as connection:
+            for table in (events, exposures):
+                mine = connection.execute(sa.select(table).where(table.c.user == user).order_by(table.c.number))
+                rows[table.name] = [dict(row) for row in mine.mappings()]
+        return {**rows, "forgotten": None if note is None else note.time}
+
     def first_variant(self, user: str, experiment: str) -> str | None:
         """The variant of the user's first list in an experiment; None before."""
         shown = exposures.c
@@ -195,9 +203,69 @@ class FeedbackStore:
         if note is None:
             return False
         mine = forgotten.c.digest == digest
+        if self._noted is not None:
+            append_digests(self._noted, {digest: LeftOut(note.time, time)})
         connection.execute(forgotten.update().where(mine).values(readmitted=time))
         self._forgotten[digest] = note._replace(readmitted=time)
         return True
+
+    def take_noted(self) -> frozenset[str]:
+        """Forget, or readmit, whoever the file says so of and the database does not yet, if the file has changed.
+
+        That is an older copy of the database, or a silo that has noted its opt-outs there. The file, in turn, gets
+        whom it lacks. Returns the digests of those who were forgotten.
+        """
+        if self._noted is None or (self._seen is not None and stamp_of(self._noted) == self._seen):
+            return frozenset()
+        before = dict(self._forgotten)
+        # Another process that opened the database may have done it already.
+        self._read_forgotten()
+        noted = read_digests(self._noted)
+        newer = {digest: note for digest, note in noted.items() if self._is_news(digest, note)}
+        if newer:
+            self._take_in(newer)
+        lacking = {
+            digest: LeftOut(note.time, note.readmitted)
+            for digest, note in self._forgotten.items()
+            if (last := noted.get(digest)) is None
+            or last.since < note.time
+            or (note.readmitted is not None and last.readmitted is None)
+        }
+        if lacking:
+            append_digests(self._noted, lacking)
+        self._seen = stamp_of(self._noted)
+        return frozenset(
+            digest
+            for digest, note in self._forgotten.items()
+            if digest not in before or before[digest].time < note.time
+        )
+
+    def _is_news(self, digest: str, note: LeftOut) -> bool:
+        known = self._forgotten.get(digest)
+        if known is None or known.time < note.since:
+            return True
+        return known.time == note.since and known.readmitted is None and note.readmitted is not None
+
+    def _take_in(self, newer: Mapping[str, LeftOut]) -> None:
+        """Write what the file alone knew; rows of those who are forgotten by it go in the same transaction."""
+        lost = {digest for digest, note in newer.items() if not self._knows(digest, note.since)}
+        names = sa.union(sa.select(events.c.user), sa.select(exposures.c.user))
+        notes = {
+            digest: self._forgotten[digest]._replace(readmitted=note.readmitted)
+            if digest not in lost
+            else Forgotten(note.since, secrets.token_hex(12), None, note.readmitted)
+            for digest, note in newer.items()
+        }
+        with self.writing() as connection:
+            for user in connection.execute(names).scalars().all() if lost else ():
+                if self.digest(user) in lost:
+                    for table in (events, exposures):
+                        connection.execute(table.delete().where(table.c.user == user))
+            self._write_notes(connection, notes)
+
+    def _knows(self, digest: str, since: float) -> bool:
+        known = self._forgotten.get(digest)
+        return known is not None and known.time == since
 
     def erase_forgotten(self) -> bool:
         """Remove the last copies of all that was forgotten; False while somebody reads an older state.
@@ -298,7 +366,7 @@ class FeedbackStore:
 
     def digest(self, user: str) -> str:
         """Keyed digest of a user's id (HMAC-SHA256, hex)."""
-        return hmac.new(self._key, b"forgotten\0" + user.encode(), hashlib.sha256).hexdigest()
+        return digest_of(user, key=self._key)
 
     def close(self) -> None:
         """Close all connections."""
@@ -314,7 +382,12 @@ class FeedbackStore:
     def _note(self, connection: sa.Connection, notes: Mapping[str, Forgotten]) -> None:
         """Note digests, in the file first: what is only there is forgotten when the store is opened again."""
         if self._noted is not None:
-            append_private(self._noted, "".join(f"{digest} {note.time!r}\n" for digest, note in notes.items()))
+            append_digests(
+                self._noted, {digest: LeftOut(note.time, note.readmitted) for digest, note in notes.items()}
+            )
+        self._write_notes(connection, notes)
+
+    def _write_notes(self, connection: sa.Connection, notes: Mapping[str, Forgotten]) -> None:
         table = _insert(self._sqlite)(forgotten)
         fresh = table.on_conflict_do_update(
             index_elements=[forgotten.c.digest],
@@ -323,25 +396,12 @@ class FeedbackStore:
         connection.execute(fresh, [{"digest": digest, **note._asdict()} for digest, note in notes.items()])
         self._forgotten.update(notes)
 
-    def _forget_noted(self) -> None:
-        """Forget whoever the file has and the database lacks, and note in the file whom it lacks."""
-        if self._noted is None:
-            return
-        lines = self._noted.read_text(encoding="ascii").splitlines() if self._noted.is_file() else []
-        noted = {digest: float(moment) for digest, moment in map(str.split, lines)}
-        if missing := {digest: note for digest, note in self._forgotten.items() if digest not in noted}:
-            append_private(self._noted, "".join(f"{digest} {note.time!r}\n" for digest, note in missing.items()))
-        lost = {digest: moment for digest, moment in noted.items() if digest not in self._forgotten}
-        if not lost:
-            return
-        names = sa.union(sa.select(events.c.user), sa.select(exposures.c.user))
-        with self.writing() as connection:
-            for user in connection.execute(names).scalars().all():
-                if self.digest(user) in lost:
-                    for table in (events, exposures):
-                        connection.execute(table.delete().where(table.c.user == user))
-            notes = {digest: Forgotten(moment, secrets.token_hex(12)) for digest, moment in lost.items()}
-            self._note(connection, notes)
+    def _read_forgotten(self) -> None:
+        with self.reading() as connection:
+            self._forgotten |= {
+                row.digest: Forgotten(row.time, row.receipt, row.erased, row.readmitted)
+                for row in connection.execute(sa.select(forgotten))
+            }
 
     def _add_page(self, connection: sa.Connection, page: list[tuple[Any, ...]]) -> int:
         """Many rows without the cost of a statement for each; returns how many."""

@@ -26,7 +26,7 @@ from recsys_fed.data.readers.reading import Block
 from recsys_fed.data.silo import signals_of, silo_dataset, ties_of
 from recsys_fed.data.split import leave_last_out
 from recsys_fed.models.histories import NOTHING, Histories, Signal, Signals, histories_of, join_histories
-from recsys_fed.silo.secret import Pseudonyms
+from recsys_fed.silo.secret import NOBODY, Pseudonyms
 from recsys_fed.silo.settings import DataSettings
 
 Place = Callable[[int], str]
@@ -94,6 +94,7 @@ def read_silo_data(
     - repeated rows, the history's minimum, what is held out and signals are decided among a user's own rows, in the
       order of the file; the rows of a query have no order, so that equal times are ordered by value, then item. Which
       signals there are is decided by the trainer and silo.toml.
+    A user whom `pseudonyms` names nobody (see `opt_out`) takes no part, as if there were no rows of that user.
     It covers neither a query whose answer for one user depends on others, or that fails on a row, nor damaged files.
     `audit.neighbouring_files` tries pairs.
 
@@ -158,7 +159,8 @@ def silo_part(
         dropped = dict(zip(dropped, masks, strict=True))
     held = leave_last_out(interactions) if data.hold_out == "last" and len(interactions) else _none(interactions)
     whole = silo_dataset(interactions, catalogue)
-    enough = np.diff(whole.histories.indptr) >= data.minimum_history
+    taking_part = np.asarray(interactions.user_ids != NOBODY, dtype=bool)
+    enough = taking_part & (np.diff(whole.histories.indptr) >= data.minimum_history)
     train, test = (silo_dataset(interactions, catalogue, mask).histories[enough] for mask in (~held, held))
     signals = partial(
         signals_of, interactions=interactions, catalogue=catalogue, reads=reads, users=np.flatnonzero(enough)
@@ -171,7 +173,7 @@ def silo_part(
         dropped=dropped,
         timed=columns.time is not None,
         unknown_items=whole.unknown_items,
-        short=int(np.count_nonzero(~enough)),
+        short=int(np.count_nonzero(taking_part & ~enough)),
         ties=ties_of(interactions.select(enough[interactions.user])),
         signals=signals(train),
         test_signals=signals(test),

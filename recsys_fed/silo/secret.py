@@ -76,6 +76,8 @@ class SiloSecret:
 
 _DIGITS = 32
 _PSEUDONYMS = "user pseudonyms"
+# Borne by all who take no part (`opt_out`): a user has it by chance with probability 2^-128.
+NOBODY = "0" * _DIGITS
 
 
 class Pseudonyms:

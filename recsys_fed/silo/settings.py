@@ -123,6 +123,8 @@ class SiloSettings:
         node_key, ledger_key, secret_key: the silo's three key files.
         ledger: path or URL. witness: file that notes the ledger's head; "" is none.
         state: folder of what the silo keeps.
+        service: folder of the silo's service (`silo api --state`), "" for none; see `opt_out`. service_store: its
+            PostgreSQL URL, where it has one.
         agreed: the terms of training that this silo accepts.
         data: its interactions.
         trainings, per_days: how many trainings may begin in so many days; 0 trainings: any number. Each may cost what
@@ -146,6 +148,8 @@ class SiloSettings:
     ledger: str = "ledger.sqlite"
     witness: str = "ledger.witness"
     state: str = "state"
+    service: str = ""
+    service_store: str = ""
     trainings: int = 3
     per_days: float = 7.0
     simulated_seed: int = -1
@@ -173,7 +177,17 @@ class SiloSettings:
         return self.simulated_seed >= 0
 
 
-_PATHS = ("root_certificate", "catalogue", "roster", "node_key", "ledger_key", "secret_key", "witness", "state")
+_PATHS = (
+    "root_certificate",
+    "catalogue",
+    "roster",
+    "node_key",
+    "ledger_key",
+    "secret_key",
+    "witness",
+    "state",
+    "service",
+)
 # Where each field of a silo is written; the others are in [silo].
 _TABLES = ("silo", "agreed", "data", "kinds")
 

@@ -16,11 +16,11 @@ It follows from what the silo keeps of a training, so it is made when it is firs
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -231,8 +231,10 @@ class StateFolder:
         if model.n_items != histories.n_items:
             raise DataFormatError(f"Expected a model of {histories.n_items} items, got {model.n_items}.")
         vectors = user_vectors(model, histories)
-        sealed = _pack(UserState(users=users, vectors=vectors, histories=histories))
-        write_sealed(self._users(model_hash, number), sealed, key=self._key, label=_label(model_hash, number))
+        self._write(model_hash, number, UserState(users=users, vectors=vectors, histories=histories))
+
+    def _write(self, model_hash: str, number: int, state: UserState) -> None:
+        write_sealed(self._users(model_hash, number), _pack(state), key=self._key, label=_label(model_hash, number))
 
     def current(self) -> str:
         """Hash of the model in use; raises DataNotFoundError where there is none yet."""
@@ -288,6 +290,53 @@ class StateFolder:
             np.save(file, _residual_of(model))
         return path
 
+    def user_record(self, pseudonym: str, catalogue: Catalogue) -> list[dict[str, Any]]:
+        """What is kept of a user, of each model that is kept, as JSON values: vector and history; for that user."""
+        found = []
+        for model_hash, number in self._sealed_parts():
+            state = self._open(model_hash, number)
+            row = state.row_of(pseudonym)
+            if row is not None:
+                own = state.histories.rows(torch.tensor([row]))
+                found.append(
+                    {
+                        "model": model_hash,
+                        "vector": state.vectors[row].tolist(),
+                        # A model of an older catalogue has its first items.
+                        "history": catalogue.item_ids[own.items.numpy()].tolist(),
+                    }
+                )
+        return found
+
+    def _sealed_parts(self) -> Iterator[tuple[str, int]]:
+        """Hash of the model and number of every sealed file of users."""
+        for path in sorted(self._folder.glob("model-*.safetensors")):
+            model_hash, number = sha256(path.read_bytes()), 0
+            while self._users(model_hash, number).is_file():
+                yield model_hash, number
+                number += 1
+
+    def remove_users(self, pseudonyms: frozenset[str]) -> int:
+        """Take users out of every version that is kept, and let go of the own models that were fitted with them.
+
+        An own model is fitted anew, to those who are left, when it is next asked for; a residual is for `silo
+        residual` to write anew. A crash leaves a file as it was: the next call goes on.
+
+        Returns how many sealed files held one of them.
+        """
+        changed = 0
+        for model_hash, number in self._sealed_parts():
+            state = self._open(model_hash, number)
+            kept = np.array([name not in pseudonyms for name in state.users.tolist()], dtype=bool)
+            if kept.all():
+                continue
+            # First what was fitted with them, so that a crash in between leaves nothing of it.
+            self._personal(model_hash).unlink(missing_ok=True)
+            self._residual(model_hash).unlink(missing_ok=True)
+            self._write(model_hash, number, _keep_users(state, kept))
+            changed += 1
+        return changed
+
     def _make_current(self, model_hash: str, *, parts: int) -> None:
         """Point to a version; those before the last one are removed."""
         before = self.current() if (self._folder / _CURRENT).is_file() else model_hash
@@ -315,6 +364,11 @@ class StateFolder:
 def _label(model_hash: str, number: int) -> str:
     """What a sealed file is: no part can be put in the place of another."""
     return f"{model_hash} part {number}" if number else model_hash
+
+
+def _keep_users(state: UserState, kept: npt.NDArray[np.bool_]) -> UserState:
+    rows = torch.from_numpy(np.flatnonzero(kept))
+    return UserState(users=state.users[kept], vectors=state.vectors[rows], histories=state.histories.rows(rows))
 
 
 def _join(parts: list[UserState]) -> UserState:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recsys_fed.data.readers._columns import ids_of
 from recsys_fed.data.readers._lines import (
     TextTable,
     json_blocks,
@@ -78,6 +79,22 @@ def blocks_of(reading: Reading) -> Blocks:
         yield from _text_blocks(reading, source)
     else:
         raise DataFormatError(f"Expected a table at {reading.path}: {', '.join(sorted(_SUFFIXES))}, perhaps .gz.")
+
+
+def ids_in_column(path: Path, column: str) -> list[str]:
+    """The ids in a column of a table, each once, spelled as in interactions.
+
+    Args:
+        path: any table that training reads; a text file with an id a line is one.
+        column: its name, or its position from 0 in a table without a header.
+
+    Raises:
+        DataError: see `blocks_of`.
+    """
+    found: dict[str, None] = {}
+    for block in blocks_of(Reading(path=str(path), columns={"user": column, "item": column}, usual=False)):
+        found |= dict.fromkeys(ids_of(block.cells["user"]).ids)
+    return list(found)
 
 
 def usual_columns(reading: Reading) -> dict[str, str]:

@@ -111,7 +111,7 @@ class _ServiceGate(Gate):
         scope["token_scopes"], scope["token_name"], scope["charge"] = holder.scopes, holder.name, charge
 
 
-_ERASE_SECONDS = 5.0
+_ERASE_SECONDS, _NOTED_SECONDS = 5.0, 1.0
 _FIELDS = frozenset({"body", "query", "header", "path"}).union(
     *(kind.model_fields for kind in vars(_schemas).values() if isinstance(kind, type) and issubclass(kind, BaseModel))
 )
@@ -129,6 +129,7 @@ def application(service: RecommendationService, tokens: TokenFile, take_over: Mo
         work = service.background = BackgroundWork()
         if seconds := service.settings.api.watch_seconds:
             work.start("model watcher", take_over.look, every=seconds)
+        work.start("opt-outs", service.take_noted, every=_NOTED_SECONDS)
         work.start("erasure", service.forgetting.erase_pending, every=_ERASE_SECONDS)
         yield
         await work.stop()

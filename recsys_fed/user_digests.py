@@ -1,0 +1,76 @@
+"""A file of users under keyed digests: those who opted out of a silo, those whom its service has forgotten.
+
+A line a change, the newest last, mode 0600:
+
+    DIGEST SECONDS              left out since then (seconds since 1970)
+    DIGEST SECONDS SECONDS      the same, and taken in again since the second time
+
+Without the key a digest names nobody, not even to somebody with a list of all ids. Lines are only ever added, so that
+a crash leaves whole lines and a file that is put back from a copy can be told from the newest.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from recsys_fed.errors import DataFormatError
+
+# Changes when a file does; None where there is none.
+Stamp = tuple[int, int, int] | None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Since when a user is left out, and taken in again (None: not), both in seconds since 1970."""
+
+    since: float
+    readmitted: float | None = None
+
+    @property
+    def now(self) -> bool:
+        """Whether the user is left out still."""
+        return self.readmitted is None
+
+
+def read_digests(path: Path) -> dict[str, LeftOut]:
+    """The newest line of each digest; nothing where there is no file.
+
+    Raises:
+        DataFormatError: it cannot be read, or a line is something else. Nobody is taken in because of that.
+    """
+    if not path.exists():
+        return {}
+    found: dict[str, LeftOut] = {}
+    try:
+        for line in path.read_text(encoding="ascii").splitlines():
+            digest, *times = line.split()
+            since, *readmitted = map(float, times)
+            found[digest] = LeftOut(since, *readmitted)
+    except (OSError, ValueError, TypeError) as error:
+        raise DataFormatError(
+            f"Expected lines of a digest and one or two times in {path}: {type(error).__name__}. Put the newest copy "
+            "of the file in its place."
+        ) from error
+    return found
+
+
+def append_digests(path: Path, found: Mapping[str, LeftOut]) -> None:
+    """Add a line each; they are on the disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    with os.fdopen(descriptor, "a", encoding="ascii") as file:
+        for digest, note in found.items():
+            times = (note.since,) if note.readmitted is None else (note.since, note.readmitted)
+            file.write(" ".join([digest, *map(repr, times)]) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def stamp_of(path: Path) -> Stamp:
+    """What the file is known by."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
