@@ -237,7 +237,8 @@ def test_health_shows_each_task(tmp_path):
     gate, _ = made_application(tmp_path / "service")
     with TestClient(gate) as client:
         state = client.get("/health").json()
-        assert state["status"] == "ok" and set(state["tasks"]) == {"model watcher", "opt-outs", "erasure", "feedback writer"}
+        assert state["status"] == "ok"
+        assert set(state["tasks"]) == {"model watcher", "opt-outs", "erasure", "feedback writer"}
         service = client.app._service
         service.writer.close()
         assert client.get("/health").json()["status"] == "degraded"
