@@ -46,6 +46,10 @@ class LedgerTerms:
         """The terms with another epsilon limit."""
         return replace(self, guarantee=replace(self.guarantee, epsilon=epsilon))
 
+    def with_key(self, public_key: str) -> Self:
+        """The terms under another key."""
+        return replace(self, public_key=public_key)
+
     def to_record(self) -> dict[str, Any]:
         """Return the body as JSON values."""
         promise = self.guarantee

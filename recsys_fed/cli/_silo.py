@@ -120,6 +120,26 @@ def roster(
         say(f"{key}  {name}")
 
 
+@app.command("change-keys")
+def change_keys(
+    folder: Folder,
+    *,
+    reason: Annotated[str, typer.Option(help="Kept in the silo's ledger.")],
+) -> None:
+    """Make a new node key and a new ledger key; hand the NAME.pub that it writes to the federation's operator.
+
+    Earlier entries of the ledger and earlier certificates stay verifiable. Start the silo again afterwards.
+    """
+    from recsys_fed.deployment.provisioning import change_keys as make_new_keys  # noqa: PLC0415
+    from recsys_fed.report.deployment import say  # noqa: PLC0415
+    from recsys_fed.silo.secret import passphrase  # noqa: PLC0415
+
+    admission = make_new_keys(folder, reason=reason, passphrase=passphrase())
+    say(f"new ledger key {admission.ledger_key}")
+    say(f"hand {folder / (admission.name + '.pub')} to the federation's operator")
+    say("then: silo roster, and start the silo again")
+
+
 @app.command()
 def check(
     folder: Folder,

@@ -9,13 +9,14 @@ A silo's node key, with which Flower authenticates its SuperNode (ECDSA P-384), 
 
 The line is an OpenSSH public key, which Flower reads; its comment holds the public half of the key that signs the
 silo's ledger and certificates, 64 hexadecimal digits, and the silo's name. It is all that a federation needs to
-know of a silo in advance.
+know of a silo in advance. Where a silo changes its keys, a second line holds its ledger key until then and that key's
+signature of the first line.
 """
 
 import base64
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError, KeyFileError
-from recsys_fed.signing import load_key, parse_public_key, save_key
+from recsys_fed.signing import SigningKey, load_key, parse_public_key, save_key, verify_signature
 
 _AUTHORITY_DAYS, SERVER_DAYS = 3650, 398
 _SKEW = timedelta(minutes=5)
@@ -140,16 +141,22 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-_KIND = "ecdsa-sha2-nistp384"
+_KIND, _APPROVAL = "ecdsa-sha2-nistp384", "change of a silo's keys"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Admission:
-    """A silo as the federation's operator sees it: its name and its two public keys."""
+    """A silo as the federation's operator sees it: its name and its two public keys.
+
+    Where they take the place of earlier ones: `key_before` is the ledger key until then, whose owner `approval` shows
+    to have wanted it (a signature of the line).
+    """
 
     name: str
     node_key: str
     ledger_key: str
+    key_before: str = ""
+    approval: str = ""
 
     def __post_init__(self) -> None:
         if not self.name or not self.name.isprintable() or len(self.name) > 64:
@@ -157,8 +164,19 @@ class Admission:
         parse_public_key(self.ledger_key)
 
     def line(self) -> str:
-        """The one line of the file that admits the silo."""
-        return f"{_KIND} {self.node_key} {self.ledger_key} {self.name}\n"
+        """The file that admits the silo: one line, and a second one where it takes the place of earlier keys."""
+        line = f"{_KIND} {self.node_key} {self.ledger_key} {self.name}\n"
+        return line + (f"{self.key_before} {self.approval}\n" if self.key_before else "")
+
+    def approved(self, key: SigningKey) -> "Admission":
+        """These keys in the place of those of the silo whose ledger key is `key`."""
+        return replace(self, key_before=key.public_key, approval=key.sign(_APPROVAL, self.line().encode()))
+
+    def check_approval(self) -> None:
+        """Raise ConfigurationError unless the owner of the key before has signed the line."""
+        line = replace(self, key_before="", approval="").line()
+        if not verify_signature(self.key_before, _APPROVAL, line.encode(), self.approval):
+            raise ConfigurationError("Expected new keys that the key before has signed, it has not.")
 
     def node_key_pem(self) -> bytes:
         """The node key as a SuperNode sends it."""
@@ -219,12 +237,17 @@ def read_admission(path: Path) -> Admission:
     if not path.is_file():
         raise DataNotFoundError(f"Cannot find a silo's public key at {path}.")
     try:
-        text = path.read_text(encoding="utf-8").strip()
+        text, _, second = path.read_text(encoding="utf-8").strip().partition("\n")
         kind, node_key, ledger_key, name = text.split(" ", 3)
         key = load_ssh_public_key(f"{kind} {node_key}".encode())
-        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1) or "\n" in text:
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
             raise ValueError("another kind of key")
-        return Admission(name=name, node_key=node_key, ledger_key=parse_public_key(ledger_key))
+        found = Admission(name=name, node_key=node_key, ledger_key=parse_public_key(ledger_key))
+        if second:
+            before, approval = second.split(" ")
+            found = replace(found, key_before=parse_public_key(before), approval=approval)
+            found.check_approval()
+        return found
     except (ValueError, UnsupportedAlgorithm, ConfigurationError) as error:
         raise DataFormatError(
             f"Expected one line as `silo init` writes it ({_KIND} KEY LEDGER-KEY NAME) in {path}: {error}."

@@ -3,7 +3,7 @@
 federation.toml      name, address, terms of training
 keys/                authority.key (may be kept offline), server.key, server.pem
 public/              what silos get: terms.toml, authority.pem, catalogue.parquet, roster.json
-admitted/NAME.pub    one line a silo, see `node_key`; revoked/ has those that were taken back
+admitted/NAME.pub    one line a silo, see `_keys`; revoked/ has those that were taken back, replaced/ earlier keys
 trainings/ID/        checkpoint, model, events and certificates of each training
 flower/              Flower's own state (FLWR_HOME)
 
@@ -118,6 +118,11 @@ class FederationFolder:
     def revoked(self) -> Path:
         """Files of silos that were taken back."""
         return self.path / "revoked"
+
+    @property
+    def replaced(self) -> Path:
+        """Files of admitted silos with the keys that they had before."""
+        return self.path / "replaced"
 
     @property
     def trainings(self) -> Path:

@@ -2,13 +2,20 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.database import parse_address
-from recsys_fed.deployment._keys import Admission, make_authority, make_node_key, make_server_certificate
+from recsys_fed.deployment._keys import (
+    Admission,
+    make_authority,
+    make_node_key,
+    make_server_certificate,
+    public_node_key,
+)
 from recsys_fed.deployment.federation import (
     AUTHORITY,
     CATALOGUE,
@@ -127,6 +134,46 @@ def init_silo(
         for made in set(path.iterdir()) - before:
             shutil.rmtree(made) if made.is_dir() else made.unlink()
         raise
+    return admission
+
+
+def change_keys(path: Path, *, reason: str, passphrase: str | None = None) -> Admission:
+    """Give a silo a new node key and a new ledger key; returns what the federation needs to admit it with them.
+
+    The ledger takes the new key by an entry that the old one signs: earlier entries and certificates stay verifiable.
+    Pseudonyms and sealed state are of the silo's secret, which stays. What a call that was interrupted has begun, the
+    next one finishes. The silo's processes have to be started again: with the old keys they can neither write to the
+    ledger nor, once the federation has admitted the new ones, reach it.
+
+    Args:
+        path: of the silo's folder.
+        reason: kept in the ledger.
+        passphrase: of the keys, old and new.
+
+    Raises:
+        ConfigurationError: there is no reason.
+        KeyFileError: the key is not the ledger's.
+    """
+    settings = read_silo_settings(path)
+    node_file, ledger_file = Path(settings.node_key), Path(settings.ledger_key)
+    new_node, new_ledger = (file.with_name(f"{file.name}.new") for file in (node_file, ledger_file))
+    old = SigningKey.load(ledger_file, passphrase=passphrase)
+    if not new_ledger.exists():
+        SigningKey.generate().save(new_ledger, passphrase=passphrase)
+    new = SigningKey.load(new_ledger, passphrase=passphrase)
+    with closing(Ledger.open(settings.ledger)) as ledger:
+        changed = ledger.terms().public_key == new.public_key
+    if not changed:
+        witness = Path(settings.witness) if settings.witness else None
+        with closing(Ledger.open(settings.ledger, key=old, witness=witness)) as ledger:
+            ledger.change_key(new, reason=reason)
+    if not new_node.exists():
+        make_node_key(new_node, passphrase=passphrase)
+    node_key = public_node_key(new_node, passphrase=passphrase)
+    admission = Admission(name=settings.name, node_key=node_key, ledger_key=new.public_key).approved(old)
+    write_whole(path / f"{settings.name}.pub", admission.line())
+    new_node.replace(node_file)
+    new_ledger.replace(ledger_file)
     return admission
 
 

@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +33,35 @@ class _Node:
 
 
 def admit(folder: FederationFolder, file: Path) -> Admission:
-    """Take a silo's public key file into the roster.
+    """Take a silo's public key file into the roster, also in the place of the keys that the silo had before.
 
     Raises:
-        ConfigurationError: the name or one of the keys is taken, or was revoked.
+        ConfigurationError: the name or one of the keys is taken, or was revoked; or the new keys of an admitted silo
+            are not signed by its ledger key.
         DataError: it is no such file.
     """
     folder.settings()
-    found = read_admission(file)
-    for known in (*admitted(folder), *_read_all(folder.revoked)):
-        if found == known and _file(folder.admitted, known).is_file():
-            return found
-        if {found.name, found.node_key, found.ledger_key} & {known.name, known.node_key, known.ledger_key}:
+    read = read_admission(file)
+    found, there = replace(read, key_before="", approval=""), admitted(folder)
+    if found in there:
+        return found
+    before = next((k for k in there if (k.name, k.ledger_key) == (found.name, read.key_before)), None)
+    if read.key_before and before is None:
+        raise ConfigurationError(
+            f"Expected new keys of an admitted silo, {found.name!r} is not admitted with the ledger key "
+            f"{read.key_before[:16]}...."
+        )
+    gone = _read_all(folder.revoked)
+    names = {known.name for known in (*there, *gone) if known != before}
+    for known in (*there, *gone, *_read_all(folder.replaced)):
+        if found.name in names or {found.node_key, found.ledger_key} & {known.node_key, known.ledger_key}:
             raise ConfigurationError(
-                f"Expected a name and keys of its own for {found.name!r}, the silo {known.name!r} has or had one of "
-                "them. Let the silo make new keys."
+                f"Expected a name and keys of its own for {found.name!r}, another silo has or had one of them. Let "
+                "the silo make new keys; `silo change-keys` makes them for one that is admitted."
             )
+    if before is not None:
+        folder.replaced.mkdir(exist_ok=True)
+        _file(folder.admitted, before).replace(_file(folder.replaced, before))
     _file(folder.admitted, found).write_text(found.line(), encoding="utf-8")
     publish_roster(folder)
     return found

@@ -5,7 +5,8 @@
     hash       = SHA-256(content, signature)   previous of the next entry; of the first it is 64 zeros
 
 Kinds: *genesis* (the terms, number 0), *release* (an event and the name of the draw that it pays for), *limit* (a
-new epsilon limit and its reason). Every byte of an exported line is covered, see `signing`.
+new epsilon limit and its reason), *key* (the key that signs every later entry; this one is signed by the key before,
+and the new key has signed what it follows). Every byte of an exported line is covered, see `signing`.
 """
 
 import re
@@ -18,12 +19,21 @@ from typing import Any, Self
 from recsys_fed.certificates.terms import LedgerTerms, epsilon_from_record, epsilon_to_record
 from recsys_fed.errors import ConfigurationError, DataFormatError, LedgerIntegrityError
 from recsys_fed.privacy.events import ReleaseEvent
-from recsys_fed.signing import SigningKey, canonical, read_json, require_keys, sha256, text_of, verify_signature
+from recsys_fed.signing import (
+    SigningKey,
+    canonical,
+    parse_public_key,
+    read_json,
+    require_keys,
+    sha256,
+    text_of,
+    verify_signature,
+)
 
 _VERSION = 1
-_PURPOSE = "ledger entry"
+_PURPOSE, _KEY_PURPOSE = "ledger entry", "ledger key"
 NOTHING_BEFORE = "0" * 64
-_KINDS = ("genesis", "release", "limit")
+_KINDS = ("genesis", "release", "limit", "key")
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 _TIME_FORM = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 _RELEASE_TEXTS = ("run", "request", "payload", "code_version")
@@ -115,11 +125,58 @@ class Limit:
             raise DataFormatError(f"Not a limit: {error}") from error
 
 
-Body = LedgerTerms | Release | Limit
-_BODIES: dict[str, type[LedgerTerms] | type[Release] | type[Limit]] = {
+@dataclass(frozen=True, kw_only=True)
+class KeyChange:
+    """Body of a key entry: every later entry is signed by another key, and why.
+
+    Attributes:
+        public_key: the new one.
+        reason: kept in the ledger.
+        proof: the new key's signature of the entry before (its hash): nobody can name another's key as the next one.
+    """
+
+    public_key: str
+    reason: str
+    proof: str
+
+    def __post_init__(self) -> None:
+        if parse_public_key(self.public_key) != self.public_key:
+            raise ConfigurationError("Expected a public key in lower case.")
+        if not self.reason.strip():
+            raise ConfigurationError("Expected a reason for the new key, got none. It is kept in the ledger.")
+
+    @classmethod
+    def to(cls, key: SigningKey, *, previous: str, reason: str) -> Self:
+        """A change to `key`, to follow the entry whose hash is `previous`."""
+        return cls(public_key=key.public_key, reason=reason, proof=key.sign(_KEY_PURPOSE, previous.encode()))
+
+    def check_proof(self, previous: str) -> None:
+        """Raise LedgerIntegrityError unless the owner of the new key took over after the entry `previous`."""
+        if not verify_signature(self.public_key, _KEY_PURPOSE, previous.encode(), self.proof):
+            raise LedgerIntegrityError(
+                f"Expected the new key {self.public_key[:16]}... to have signed the entry before, it has not."
+            )
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the body as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Read a body; raises DataFormatError for anything else."""
+        known = require_keys(record, {"public_key", "reason", "proof"}, "a change of the key")
+        try:
+            return cls(**{name: text_of(known, name) for name in ("public_key", "reason", "proof")})
+        except ConfigurationError as error:
+            raise DataFormatError(f"Not a change of the key: {error}") from error
+
+
+Body = LedgerTerms | Release | Limit | KeyChange
+_BODIES: dict[str, type[LedgerTerms] | type[Release] | type[Limit] | type[KeyChange]] = {
     "genesis": LedgerTerms,
     "release": Release,
     "limit": Limit,
+    "key": KeyChange,
 }
 
 

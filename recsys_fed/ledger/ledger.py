@@ -43,6 +43,7 @@ from recsys_fed.ledger.entries import (
     NOTHING_BEFORE,
     Body,
     Entry,
+    KeyChange,
     Limit,
     Release,
     draw_name,
@@ -214,12 +215,9 @@ class Ledger:
         noted = ledger._read_note()
         with storage.reading() as connection:
             terms, last = terms_now(connection), last_entry(connection)
-            if key is not None and key.public_key != terms.public_key:
-                raise KeyFileError(
-                    f"Expected the key {terms.public_key[:16]}... of the ledger {storage.place}, got "
-                    f"{key.public_key[:16]}.... Use the silo's own key."
-                )
-            last.check_signature(terms.public_key)
+            ledger._check_key(terms)
+            # The entry that changes the key is the last one of the key before.
+            last.check_signature(terms_now(connection, until=last.number - 1 if last.number else 0).public_key)
             ledger._check_rollback(connection, noted)
         return ledger
 
@@ -371,6 +369,25 @@ class Ledger:
         self._note(entry)
         return entry
 
+    def change_key(self, key: SigningKey, *, reason: str) -> Entry:
+        """Let another key sign from now on: the entry is signed by the key before, and keeps the reason.
+
+        Other processes that have the ledger open with the key before can write no more.
+
+        Raises:
+            ConfigurationError: it is the key that signs already, or there is no reason.
+        """
+        with self._storage.writing() as connection:
+            self._check_rollback(connection, self._read_note())
+            last, terms = last_entry(connection), terms_now(connection)
+            if key.public_key == terms.public_key:
+                raise ConfigurationError("Expected another key than the one that signs already.")
+            body = KeyChange.to(key, previous=last.hash, reason=reason)
+            entry = self._append(connection, "key", body, last=last, time=self._time(last))
+        self._key = key
+        self._note(entry)
+        return entry
+
     def entry(self, number: int) -> Entry:
         """Return one entry; raises LedgerIntegrityError if it is missing."""
         with self._storage.reading() as connection:
@@ -407,6 +424,8 @@ class Ledger:
             raise KeyFileError(
                 "This ledger was opened without its key, for reading only. Open it with the key to write."
             )
+        if last is not None:
+            self._check_key(terms_now(connection))
         entry = Entry(
             number=last.number + 1 if last else 0,
             time=time,
@@ -416,6 +435,13 @@ class Ledger:
         ).signed(self._key)
         connection.execute(entries_table.insert().values(**row_of(entry)))
         return entry
+
+    def _check_key(self, terms: LedgerTerms) -> None:
+        if self._key is not None and self._key.public_key != terms.public_key:
+            raise KeyFileError(
+                f"Expected the key {terms.public_key[:16]}... of the ledger {self.place}, got "
+                f"{self._key.public_key[:16]}.... Use the silo's own key; after a change, the new one."
+            )
 
     def _time(self, last: Entry | None) -> str:
         time = self._clock()

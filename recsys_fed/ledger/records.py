@@ -14,7 +14,7 @@ from recsys_fed.certificates.erasure import ErasureReceipt, PastTraining, sign_r
 from recsys_fed.certificates.terms import epsilon_to_record
 from recsys_fed.errors import ConfigurationError, LedgerError, LedgerIntegrityError
 from recsys_fed.files import whole_file
-from recsys_fed.ledger.entries import Entry, Limit, Release, utc_text
+from recsys_fed.ledger.entries import Entry, KeyChange, Limit, Release, utc_text
 from recsys_fed.ledger.ledger import Ledger, now
 from recsys_fed.signing import SigningKey
 from recsys_fed.versions import versions
@@ -70,6 +70,8 @@ def entry_record(entry: Entry) -> dict[str, Any]:
         }
     if isinstance(entry.body, Limit):
         return record | {"epsilon_limit": epsilon_to_record(entry.body.epsilon), "reason": entry.body.reason}
+    if isinstance(entry.body, KeyChange):
+        return record | {"public_key": entry.body.public_key, "reason": entry.body.reason}
     return record | {"epsilon_limit": epsilon_to_record(entry.body.guarantee.epsilon), "silo": entry.body.silo}
 
 

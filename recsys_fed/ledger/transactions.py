@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.errors import ConfigurationError, LedgerIntegrityError, ProtocolError
-from recsys_fed.ledger.entries import Entry, Limit, Release, parse_utc, read_entry
+from recsys_fed.ledger.entries import Body, Entry, KeyChange, Limit, Release, parse_utc, read_entry
 from recsys_fed.ledger.storage import entries_table, payloads_table, states_table
 from recsys_fed.privacy.accounting.composition import Kinds, kinds_of, slack_of, slack_units
 from recsys_fed.privacy.events import PrivacyEvent, ReleaseEvent
@@ -44,14 +44,22 @@ def last_entry(connection: Connection) -> Entry:
 
 
 def terms_now(connection: Connection, *, until: int | None = None) -> LedgerTerms:
-    """Return the terms with the limit that holds now, or held at entry `until`."""
-    genesis = entry_at(connection, 0)
-    if not isinstance(genesis.body, LedgerTerms):
+    """Return the terms with the limit and the key that hold now, or held at entry `until`."""
+    terms = entry_at(connection, 0).body
+    if not isinstance(terms, LedgerTerms):
         raise LedgerIntegrityError("Expected the first entry of the ledger to hold its terms, got another one.")
-    newest = sa.select(sa.func.max(_entries.number)).where(_entries.kind == "limit")
+    for body in (_newest_of_kind(connection, kind, until=until) for kind in ("limit", "key")):
+        if isinstance(body, Limit):
+            terms = terms.with_limit(body.epsilon)
+        elif isinstance(body, KeyChange):
+            terms = terms.with_key(body.public_key)
+    return terms
+
+
+def _newest_of_kind(connection: Connection, kind: str, *, until: int | None) -> Body | None:
+    newest = sa.select(sa.func.max(_entries.number)).where(_entries.kind == kind)
     number = connection.execute(_upto(newest, until)).scalar()
-    limit = None if number is None else entry_at(connection, number).body
-    return genesis.body.with_limit(limit.epsilon) if isinstance(limit, Limit) else genesis.body
+    return None if number is None else entry_at(connection, number).body
 
 
 def kinds_charged(connection: Connection, *, run: str | None = None, until: int | None = None) -> Kinds:

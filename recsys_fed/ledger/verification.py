@@ -21,7 +21,7 @@ from recsys_fed.certificates.run import read_certificates
 from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.errors import DataFormatError, DataNotFoundError, LedgerError, LedgerIntegrityError
 from recsys_fed.ledger.budget import ROUNDING, Spending, account_spending
-from recsys_fed.ledger.entries import NOTHING_BEFORE, Entry, Limit, Release, read_entry, read_entry_line
+from recsys_fed.ledger.entries import NOTHING_BEFORE, Entry, KeyChange, Limit, Release, read_entry, read_entry_line
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.storage import Storage
 from recsys_fed.ledger.transactions import row_of
@@ -67,7 +67,7 @@ def verify_entries(
 
     Args:
         entries: from the genesis on.
-        public_key: whose ledger it must be; by default that of its own terms.
+        public_key: whose ledger it must be, now or before a change of its key; by default that of its own terms.
         named_hashes: hashes of entries by number that certificates know of.
         each: called with every entry that holds.
         each_signature: up to which entry signatures are each checked by themselves; None is all of them.
@@ -149,6 +149,7 @@ class _Chain:
     last: str = ""
     releases: int = 0
     kinds: Kinds = ()
+    keys: list[str] = field(default_factory=list)
     pending: list[PrivacyEvent] = field(default_factory=list)
     each_signature: int | None = _EACH_SIGNATURE
     unchecked: list[Entry] = field(default_factory=list)
@@ -171,12 +172,8 @@ class _Chain:
 
     def _take(self, entry: Entry) -> None:
         if isinstance(entry.body, LedgerTerms):
-            if self.public_key is not None and entry.body.public_key != self.public_key:
-                raise LedgerIntegrityError(
-                    f"Expected the ledger of the key {self.public_key[:16]}..., entry 0 names "
-                    f"{entry.body.public_key[:16]}...."
-                )
             self.terms = entry.body
+            self.keys.append(entry.body.public_key)
         if self.terms is None:
             raise LedgerIntegrityError(f"Expected the terms before entry {entry.number}.")
         self.unchecked.append(entry)
@@ -187,6 +184,10 @@ class _Chain:
             # Epsilon only grows: looking before every new limit and at the end sees every excess.
             self._check_limit(self.terms, before=entry.number)
             self.terms = self.terms.with_limit(entry.body.epsilon)
+        elif isinstance(entry.body, KeyChange):
+            entry.body.check_proof(entry.previous)
+            self.terms = self.terms.with_key(entry.body.public_key)
+            self.keys.append(entry.body.public_key)
         elif isinstance(entry.body, Release):
             self.pending.append(entry.body.event)
             self.releases += 1
@@ -207,6 +208,10 @@ class _Chain:
     def end(self) -> _VerifiedLedger:
         if self.terms is None or self.head is None:
             raise LedgerIntegrityError("Expected a ledger with its genesis entry, got no entry at all.")
+        if self.public_key is not None and self.public_key not in self.keys:
+            raise LedgerIntegrityError(
+                f"Expected the ledger of the key {self.public_key[:16]}..., entry 0 names {self.keys[0][:16]}...."
+            )
         if self.unchecked:
             self._vouch(self.unchecked[-1], self.terms)
         if self.named_hashes:
@@ -275,6 +280,8 @@ class _CertificateCheck:
             self.terms = entry.body
         elif isinstance(entry.body, Limit) and self.terms is not None:
             self.terms = self.terms.with_limit(entry.body.epsilon)
+        elif isinstance(entry.body, KeyChange) and self.terms is not None:
+            self.terms = self.terms.with_key(entry.body.public_key)
         elif isinstance(entry.body, Release):
             event = entry.body.event
             self.pending.append(event)
@@ -421,6 +428,7 @@ def _own_certificates(address: str, *, json_lines: bool, places: Sequence[Path])
     with _entries(address, json_lines=json_lines) as entries:
         first = next(entries, None)
     key = first.body.public_key if first is not None and isinstance(first.body, LedgerTerms) else ""
+    genesis = first.hash if first is not None else ""
     own: dict[str, Certificate] = {}
     for place in places:
         found, problems = read_certificates(place)
@@ -429,7 +437,7 @@ def _own_certificates(address: str, *, json_lines: bool, places: Sequence[Path])
         own |= {
             str(place / name) if place.is_dir() else str(place): c
             for name, c in found.items()
-            if c.terms.public_key == key
+            if c.terms.public_key == key or c.genesis == genesis  # the latter after a change of the key
         }
     if not own:
         raise LedgerIntegrityError(f"Expected a certificate of the ledger's key {key[:16]}..., none of them is.")

@@ -82,7 +82,11 @@ def print_entries(records: Sequence[Mapping[str, Any]]) -> None:
             cells = [record["run"], str(record["round"]), record["released"], _noise(record)]
         else:
             said = record["reason"] if "reason" in record else f"terms of {record['silo']}"
-            cells = ["", "", f"epsilon limit {_number(record['epsilon_limit'])}: {said}", ""]
+            if record["kind"] == "key":
+                what = f"new key {record['public_key'][:16]}..."
+            else:
+                what = f"epsilon limit {_number(record['epsilon_limit'])}"
+            cells = ["", "", f"{what}: {said}", ""]
         if with_epsilon:
             cells.append(_number(record["epsilon_until_then"]))
         table.add_row(str(record["number"]), record["time"][:19].replace("T", " "), *map(Text, cells))
