@@ -203,6 +203,30 @@ def status(
         time.sleep(every)
 
 
+@app.command()
+def backup(
+    folder: Folder, file: Annotated[Path, typer.Argument(metavar="FILE", help="The backup, a new file (tar.gz).")]
+) -> None:
+    """Write keys, settings, rosters and trainings to one file; the server may go on meanwhile."""
+    from recsys_fed.deployment.backup import back_up_federation  # noqa: PLC0415
+    from recsys_fed.report.deployment import say  # noqa: PLC0415
+
+    say(f"{back_up_federation(folder, file)} files are in {file}; it holds the federation's private keys")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A backup that `federation backup` wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+) -> None:
+    """Put a federation back; silos notice nothing but the pause."""
+    from recsys_fed.deployment.backup import restore_federation  # noqa: PLC0415
+    from recsys_fed.report.deployment import say  # noqa: PLC0415
+
+    restore_federation(file, folder)
+    say(f"the federation is in {folder}; then: recsys-fed federation serve {folder}")
+
+
 @app.command("renew-certificate")
 def renew_certificate(
     folder: Folder,

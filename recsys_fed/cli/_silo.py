@@ -141,6 +141,38 @@ def change_keys(
 
 
 @app.command()
+def backup(
+    folder: Folder, file: Annotated[Path, typer.Argument(metavar="FILE", help="The backup, a new file (tar.gz).")]
+) -> None:
+    """Write keys, settings, ledger and sealed state to one file; the silo may go on meanwhile."""
+    from recsys_fed.deployment.backup import back_up_silo  # noqa: PLC0415
+    from recsys_fed.report.deployment import say  # noqa: PLC0415
+
+    say(f"{back_up_silo(folder, file)} files are in {file}; it holds the silo's private keys")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A backup that `silo backup` wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    *,
+    witness: Annotated[
+        Path | None, typer.Option(help="The ledger's witness, where it has outlived the folder.")
+    ] = None,
+    spent: Annotated[
+        float | None, typer.Option(help="The most epsilon that was charged after the backup; the limit falls by it.")
+    ] = None,
+) -> None:
+    """Put a silo back. Its ledger has forgotten what was charged since: --witness or --spent tells."""
+    from recsys_fed.deployment.backup import restore_silo  # noqa: PLC0415
+    from recsys_fed.report.deployment import say  # noqa: PLC0415
+    from recsys_fed.silo.secret import passphrase  # noqa: PLC0415
+
+    head = restore_silo(file, folder, witness=witness, spent=spent, passphrase=passphrase())
+    say(f"the silo is in {folder}, its ledger holds up to entry {head.number}; then: recsys-fed silo check {folder}")
+
+
+@app.command()
 def check(
     folder: Folder,
     *,
