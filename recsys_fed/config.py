@@ -29,7 +29,7 @@ ENGINES = ("in-process", "flower")
 HELD_OUT = ("test", "validation")
 TARGETS = ("auto", "any", "next", "rating")
 AUTO, OFF = "auto", "off"
-COLUMN_ROLES = ("user", "item", "value", "time", "kind", "test")
+COLUMN_ROLES = ("user", "item", "value", "time", "kind", "weight", "test")
 _REQUIRED_ROLES = ("user", "item")
 _MOST_WEIGHT = 1e6
 _MOST_HALF_LIFE = 10_000
@@ -175,6 +175,9 @@ class SimulationConfig:
         held_out: "test"; or "validation", what to choose settings on: then no test interaction is used for anything.
         partition: method of `data.simulated`; skew: exponent of zipf, alpha of dirichlet.
         min_value: keep only interactions of at least this value; -inf keeps all.
+        hit_weight: only interactions of at least this weight count as found where they are held out; -1 takes half of
+            the heaviest kind's, so that all do where there are no kinds.
+        ignore_weights: train and fold in as if all interactions counted alike: the control of what weights are worth.
         ledgers: folder of the simulated silos' ledgers and keys; what they hold counts. "" is a new one a run.
         epsilon_limit: limit of a new ledger, over all runs that use it; 0 takes the run's epsilon.
         block_interactions: silos with more interactions train from disk, in blocks; 0 holds all in memory.
@@ -187,8 +190,8 @@ class SimulationConfig:
     protocol: str = _key("", "ultragcn, random90, ncf, ml-100k: data, split and metric of papers.")
     columns: str = _key(
         "",
-        "user=NAME,item=NAME[,value=][,time=][,kind=]; a number is a position in a file without a header; NAME empty "
-        "switches a role off.",
+        "user=NAME,item=NAME[,value=][,time=][,kind=][,weight=]; a number is a position in a file without a header; "
+        "NAME empty switches a role off.",
     )
     kinds: str = _key(
         "", "KIND=WEIGHT,... of a table with kinds of events: view=0.1,buy=1; other kinds are left out."
@@ -206,6 +209,8 @@ class SimulationConfig:
     partition: str = _key("equal", "equal, zipf (sizes), dirichlet (tastes).")
     skew: float = _key(1.0, "Exponent of zipf, concentration of dirichlet.")
     min_value: float = _key(-math.inf, "Keep only interactions of at least this value.")
+    hit_weight: float = _key(-1.0, "Least weight that counts as a hit; -1: half of the heaviest kind's.")
+    ignore_weights: bool = _key(False, "Leave weights and kinds out of training: the control of what they are worth.")
     ledgers: str = _key("", "Folder of the silos' ledgers; what they hold counts.")
     epsilon_limit: float = _key(0.0, "Limit of new ledgers, over all runs that use them.")
     block_interactions: int = 0

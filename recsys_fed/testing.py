@@ -155,7 +155,7 @@ def _made_signals(users: Sequence[Sequence[int]], reads: frozenset[Signal]) -> S
         columns["rank"].append(rng.permutation(len(items)))
         columns["time"].append(rng.choice([MISSING_TIME, 0, 10**18], len(items)))
         columns["value"].append(rng.choice([1, 2, 3, 4, 5, 0, -7, np.nan, 1e30, -1e30], len(items)))
-        columns["weight"].append(rng.choice([1, 0.5, 0, 1e30], len(items)))
+        columns["weight"].append(rng.choice([1, 0.5, 0.1, 0, -2, np.nan, np.inf, 1e30], len(items)))
     named = {"order": "rank", "time": "time", "value": "value", "weight": "weight"}
     there = {named[signal]: np.concatenate([*columns[named[signal]], []]) for signal in reads}
     kinds = {"rank": np.int32, "time": np.int64, "value": np.float32, "weight": np.float32}

@@ -95,6 +95,7 @@ Setting = Annotated[
 _SPELLINGS = {
     "secure_aggregation": ("--secure-aggregation/--no-secure-aggregation",),
     "shuffle_order": ("--shuffle-order",),
+    "ignore_weights": ("--ignore-weights",),
 }
 _DP_SGD = {
     "schedule": ("dp-sgd.schedule", "dp-sgd: synchronous or local."),

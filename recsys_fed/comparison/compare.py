@@ -199,7 +199,7 @@ def _of_silo(
     seed: list[int],
 ) -> Iterator[tuple[Key | None, dict[str, Floats]]]:
     """What the users of one silo get: under None alone, else with the model of that key."""
-    train, excluded, test = federation.train[users], federation.excluded[users], federation.test[users]
+    train, excluded, test = federation.histories.matrix()[users], federation.excluded[users], federation.test[users]
     folds = split_folds(train, rng=np.random.default_rng(seed))
     own = choose_alone(folds)
     for number, (key, model) in enumerate(models.items()):

@@ -152,7 +152,7 @@ class Dataset:
 
         Args:
             spec: see `data.locate.open_dataset`.
-            columns: role (user, item, value, time, kind, test) -> name of its column, or its position.
+            columns: role (user, item, value, time, kind, weight, test) -> name of its column, or its position.
             kinds: kind of event -> weight.
             format: of a text table, "separator=;,encoding=cp1252".
             source: reads it, a format of your own; what is installed is found by itself.
@@ -179,6 +179,7 @@ class Dataset:
         value: str | None = None,
         time: str | None = None,
         kind: str | None = None,
+        weight: str | None = None,
         test: str | None = None,
         kinds: Mapping[str, float] | None = None,
         catalogue: Catalogue | None = None,
@@ -188,7 +189,7 @@ class Dataset:
 
         Args:
             frame: any; other columns than those that are named are left alone.
-            user, item, value, time, kind, test: names of columns.
+            user, item, value, time, kind, weight, test: names of columns.
             kinds: kind of event -> weight, beside `kind`.
             catalogue: the public items; without it those that occur, which a simulation may look at.
             name: of the data set.
@@ -196,7 +197,8 @@ class Dataset:
         Raises:
             DataError: a column is not there, or no row is left; the report says why.
         """
-        roles = {"user": user, "item": item, "value": value, "time": time, "kind": kind, "test": test}
+        roles = {"user": user, "item": item, "value": value, "time": time}
+        roles |= {"kind": kind, "weight": weight, "test": test}
         named = {role: column for role, column in roles.items() if column is not None}
         there = list(frame.columns)
         if missing := [column for column in named.values() if there.count(column) != 1]:

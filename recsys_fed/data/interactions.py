@@ -47,7 +47,7 @@ class Interactions:
         value: a rating or a count, float32 [n], NaN where a row has none; or None.
         time: int64 [n], nanoseconds since 1970 (positions without `clock`), MISSING_TIME where a row has none; or
             None. Of equal times the later row is later.
-        weight: what the kind of an interaction counts, float32 [n] above zero, or None.
+        weight: what an interaction counts by its kind or by itself, float32 [n] above zero, or None.
         clock: whether times are those of a clock; otherwise only their order means something.
 
     The rows stand in the order of their source; each user and item occur together once where a reader made them.

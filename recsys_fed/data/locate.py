@@ -214,8 +214,8 @@ def open_dataset(
             (`ml-1m#random90`). SOURCE:PATH is read by a source that somebody brings. Without a
             specification: $RECSYS_FED_DATA, then MovieLens-1M in the cache, in
             ../shared/data, or by download, and if none can be had the generator, which is said in one line.
-        columns: for tables, the names of the columns that hold user, item, value, time, kind and test, or their
-            positions in a file without a header; see `readers.reading.Reading`.
+        columns: for tables, the names of the columns that hold user, item, value, time, kind, weight and test, or
+            their positions in a file without a header; see `readers.reading.Reading`.
         kinds: for tables, kind of event -> weight.
         form: of text tables.
         cache: folder of downloads; by default $RECSYS_FED_CACHE or ~/.cache/recsys-fed.

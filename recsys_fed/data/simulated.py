@@ -26,12 +26,12 @@ from recsys_fed.data.locate import open_dataset
 from recsys_fed.data.protocols import apply_protocol
 from recsys_fed.data.readers.reading import text_format_of
 from recsys_fed.data.silo import histories, signals_of
-from recsys_fed.data.split import drop_lower_values, parts_of, shuffle_order
+from recsys_fed.data.split import are_hits, drop_lower_values, parts_of, shuffle_order
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.histories import NOTHING, Histories, Signal, histories_of
 from recsys_fed.models.stored_histories import HistoryWriter, StoredHistories, stored_histories
 
-_EVALUATED: frozenset[Signal] = frozenset({"order", "time", "value"})
+_EVALUATED: frozenset[Signal] = frozenset({"order", "time", "value", "weight"})
 _DIRECTIONS = 4
 
 Groups = npt.NDArray[np.int64]
@@ -267,7 +267,10 @@ def _federation(config: SimulationConfig, *, silos: int, seed: int) -> Simulated
         dataset = replace(dataset, interactions=shuffle_order(dataset.interactions, parts.train, rng=rng))
     catalogue = Catalogue.load(config.item_catalogue) if config.item_catalogue else dataset.catalogue
     matrix = partial(histories, dataset.interactions, catalogue)
-    train, test = matrix(parts.train), matrix(parts.held_out)
+    hits = are_hits(dataset.interactions, config.hit_weight, kinds=kinds_of(config.kinds))
+    train, test = matrix(parts.train), matrix(parts.held_out & hits)
+    if config.ignore_weights:
+        dataset = replace(dataset, interactions=replace(dataset.interactions, weight=None))
     users = partition(
         train,
         n_silos=silos,

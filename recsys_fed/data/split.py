@@ -8,7 +8,7 @@ chosen on validation data and reported on test data: while a validation part is 
 matrix at all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -219,6 +219,17 @@ def parts_of(dataset: Dataset, config: SimulationConfig, *, rng: np.random.Gener
     validation = nothing.copy()
     validation[left[drawn]] = True
     return Parts(train=~test & ~validation, held_out=validation, unranked=nothing)
+
+
+def are_hits(interactions: Interactions, hit_weight: float, *, kinds: Mapping[str, float]) -> Mask:
+    """Which interactions count as found where they are held out, bool [n]: those of weight `hit_weight` or more.
+
+    -1 is half the weight of the heaviest of `kinds`. Without weights all count.
+    """
+    least = hit_weight if hit_weight >= 0 else max(kinds.values(), default=0.0) / 2
+    if interactions.weight is None:
+        return np.ones(len(interactions), dtype=bool)
+    return np.asarray(interactions.weight >= np.float32(least), dtype=bool)
 
 
 def shuffle_order(interactions: Interactions, train: Mask, *, rng: np.random.Generator) -> Interactions:

@@ -40,7 +40,7 @@ class Signals:
         time: nanoseconds since 1970, int64; `data.interactions.MISSING_TIME` where an interaction has none. Positions
             are no times: they are in `rank` alone.
         value: a rating or a count, float32; NaN where an interaction has none.
-        weight: what the kind of the interaction counts, float32.
+        weight: what the interaction counts beside others of its user, float32, of any scale: see `Histories.weights`.
     """
 
     rank: torch.Tensor | None = None
@@ -160,6 +160,10 @@ def _enumerate_blocks(histories: UserHistories) -> Iterator[tuple[int, "Historie
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta", category=UserWarning)
 
 _INT32 = torch.iinfo(torch.int32)
+# Weights are whole parts of one, so that sums of their products are exact.
+PARTS = 32
+# A cell counts at most so many times the user's median cell: one item is never all of a user of several.
+_MOST_OF_MEDIAN = 16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -226,6 +230,43 @@ class Histories:
         places = torch.empty(len(self.items), dtype=torch.int64, device=self.device)
         places[self.starts[self.users] + self.signals.rank] = torch.arange(len(self.items), device=self.device)
         return places
+
+    @cached_property
+    def weights(self) -> torch.Tensor | None:
+        """What each interaction counts: k / PARTS, k in 1 ... PARTS, float64 [n_interactions]; None: all the same.
+
+        Relative to the largest weight of the user, or to 16 times the user's median (the lower of two) where that is
+        less. What is no number above zero counts for nothing, 0.
+
+        Guarantees: those of a user's interactions follow from the weights of that user's alone. Equal weights are all
+        exactly 1. Whether there are any follows from the silo's columns, not from its rows.
+        """
+        given = self.signals.weight if self.signals is not None else None
+        if given is None:
+            return None
+        raw = given.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp_min(0.0)
+        top = self._largest_counted(raw)[self.users]
+        parts = (raw / top.clamp_min(torch.finfo(torch.float64).tiny) * PARTS).round_().clamp_(1.0, PARTS)
+        return torch.where(raw > 0, parts / PARTS, 0.0)
+
+    @cached_property
+    def squared_lengths(self) -> torch.Tensor:
+        """Sum of the squares of each user's weights, or number of items without any: exact, float64 [n_users]."""
+        if self.weights is None:
+            return self.starts.diff().double()
+        return torch.bincount(self.users, weights=self.weights.square(), minlength=self.n_users)
+
+    def _largest_counted(self, raw: torch.Tensor) -> torch.Tensor:
+        """The largest weight of each user, capped, float64 [n_users], from weights [n_interactions] not below 0."""
+        order = torch.argsort(raw, stable=True)
+        ordered = raw[order[torch.argsort(self.users[order], stable=True)]]
+        counted = _cumulative(raw > 0)[self.starts].diff()
+        last = self.starts[1:] - 1
+        there = counted > 0
+        top = torch.zeros(self.n_users, dtype=torch.float64, device=self.device)
+        median = ordered[(last - counted // 2)[there]]
+        top[there] = torch.minimum(ordered[last[there]], _MOST_OF_MEDIAN * median)
+        return top
 
     @cached_property
     def users_by_item(self) -> torch.Tensor:
@@ -314,9 +355,10 @@ class Histories:
         return self._keep_order(kept, part)
 
     def matrix(self) -> sparse.csr_matrix:
-        """A csr float32 [n_users, n_items] of ones."""
+        """A csr float32 [n_users, n_items] of the weights, ones without any."""
         ones = np.ones(len(self.items), dtype=np.float32)
-        arrays = (ones, self.items.cpu().numpy(), self.starts.cpu().numpy())
+        values = ones if self.weights is None else self.weights.float().cpu().numpy()
+        arrays = (values, self.items.cpu().numpy(), self.starts.cpu().numpy())
         return sparse.csr_matrix(arrays, shape=(self.n_users, self.n_items))
 
     def restricted(self, rows: torch.Tensor) -> "Histories":
@@ -366,6 +408,8 @@ def histories_of(
 ) -> Histories:
     """Histories of a scipy matrix [n_users, n_items]; its values are not read, an entry is an interaction.
 
+    `weighted_histories` reads them.
+
     Args:
         matrix: rows are users.
         signals: beside the entries of the matrix, whose indices are then sorted already.
@@ -381,6 +425,15 @@ def histories_of(
     starts = torch.from_numpy(csr.indptr.astype("int64"))
     items = torch.from_numpy(csr.indices.astype("int32" if narrow else "int64"))
     return Histories(items=items, starts=starts, n_items=csr.shape[1], signals=signals).to(device)
+
+
+def weighted_histories(matrix: sparse.csr_matrix, *, device: torch.device | str = "cpu") -> Histories:
+    """Histories of a scipy matrix [n_users, n_items] whose values are weights, as `Histories.matrix` makes it."""
+    if (matrix.data == 1).all():
+        return histories_of(matrix, device=device)
+    ordered = matrix if matrix.has_sorted_indices else matrix.sorted_indices()
+    weights = torch.from_numpy(ordered.data.astype(np.float32))
+    return histories_of(ordered, signals=Signals(weight=weights), device=device)
 
 
 def join_histories(first: Histories, then: Histories) -> Histories:

@@ -37,6 +37,8 @@ class FoldIn:
 
     An empty history gives the zero vector under all of them: the ranking is then that of the item bias.
 
+    Under projection and ridge w_i is multiplied by the weight of the interaction, where the history has weights.
+
     With a half-life the weight of an interaction is w_i 2^(-age / half-life). Its age is the number of the user's
     later interactions; or, under `half_life_days`, the time to the user's latest one, and for an interaction without
     a time that of the earliest which has one. In histories that do not say (see `Signals`) all count alike.
@@ -223,9 +225,7 @@ def ridge(
     if gramian is not None:
         shared = how.unobserved_weight * gramian + shared
     shared = shared.to(vectors.dtype)
-    per_interaction = weights[histories.items]
-    if how.half_life or how.half_life_days:
-        per_interaction = per_interaction * recency(histories, how).to(per_interaction.dtype)
+    per_interaction = _weights_of(histories, weights, how=how)
     aims = per_interaction if targets is None else per_interaction * targets.to(per_interaction.dtype)
     projected = histories.times(aims, vectors)
     vectors, projected = _widen(vectors, wide), _widen(projected, wide)
@@ -311,13 +311,21 @@ def fold_in(vectors: torch.Tensor, histories: Histories, weights: torch.Tensor, 
     """User vectors [n_users, embedding_dim] from item vectors [n_items, embedding_dim], weights [n_items]."""
     if how.kind == "ridge":
         return ridge(vectors, histories, weights, gramian=gramian_of(vectors), how=how)
-    per_interaction = weights[histories.items]
-    if how.reads:
-        per_interaction = per_interaction * recency(histories, how).to(per_interaction.dtype)
+    per_interaction = _weights_of(histories, weights, how=how)
     # h_u = sum_{i in H(u)} w_i v_i
     projected = histories.times(per_interaction, vectors)
     norms = histories.per_user(per_interaction.square()).sqrt()
     return projected / norms.clamp_min(torch.finfo(norms.dtype).tiny)[:, None]
+
+
+def _weights_of(histories: Histories, weights: torch.Tensor, *, how: FoldIn) -> torch.Tensor:
+    """What every interaction counts, [n_interactions], from the weights of items [n_items]."""
+    found = weights[histories.items]
+    if how.half_life or how.half_life_days:
+        found = found * recency(histories, how).to(found.dtype)
+    if histories.weights is not None and how.kind != "ratings":
+        found = found * histories.weights.to(found.dtype)
+    return found
 
 
 _A_DAY = 86_400e9

@@ -75,12 +75,16 @@ def count_transitions(histories: Histories, *, window: float) -> sparse.csr_matr
     """
     order = histories.by_order.cpu().numpy()
     items, users = histories.items.cpu().numpy()[order], histories.users.cpu().numpy()
+    weights = None if histories.weights is None else histories.weights.float().cpu().numpy()[order]
     total = sparse.csr_matrix((histories.n_items, histories.n_items), dtype=np.float32)
     for distance in range(1, 2 + math.floor(_HALF_LIVES * window)):
         together = users[distance:] == users[:-distance]
         pairs = items[:-distance][together], items[distance:][together]
-        weight = 2.0 ** (-(distance - 1) / window) if window else 1.0
-        total += sparse.csr_matrix((np.full(len(pairs[0]), weight, dtype=np.float32), pairs), shape=total.shape)
+        decay = 2.0 ** (-(distance - 1) / window) if window else 1.0
+        counted = np.full(len(pairs[0]), decay, dtype=np.float32)
+        if weights is not None:
+            counted *= (weights[:-distance] * weights[distance:])[together]
+        total += sparse.csr_matrix((counted, pairs), shape=total.shape)
     return total
 
 
@@ -93,8 +97,11 @@ def fit_transitions(histories: Histories, how: Following) -> Transitions:
 
 
 def decayed_matrix(histories: Histories, *, half_life: float) -> sparse.csr_matrix:
-    """2^(-age / half_life) of each interaction, csr float32 [n_users, n_items]; 0: of the newest alone 1."""
+    """2^(-age / half_life) times the weight of each interaction, csr float32 [n_users, n_items].
+
+    0: as good as the newest alone.
+    """
     matrix = histories.matrix()
     # A half-life of a hundredth of a position is that of the newest item alone.
-    matrix.data = recency(histories, FoldIn(kind="projection", half_life=half_life or 0.01)).float().cpu().numpy()
+    matrix.data *= recency(histories, FoldIn(kind="projection", half_life=half_life or 0.01)).float().cpu().numpy()
     return matrix

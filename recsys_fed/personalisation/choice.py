@@ -37,7 +37,7 @@ from recsys_fed.personalisation.silo_model import (
     view_released,
 )
 
-_HELD_OUT = 0.2
+_HELD_OUT, _HIT = 0.2, 0.5
 # Silos of so many users validate on some of them only, once.
 _LARGE, _ENOUGH = 1_000, 500
 
@@ -91,16 +91,22 @@ def _make_folds(
 def hold_out_items(
     users: sparse.csr_matrix, *, share: float, rng: np.random.Generator
 ) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
-    """What is kept of each history, and a random share apart from it: at least one item of two or more."""
+    """What is kept of each history, and a random share apart from it: at least one item of two or more.
+
+    Of what is apart, only what weighs half of the user's heaviest item or more is to be found again.
+    """
     rows, columns = users.nonzero()
+    weights = users.data[users.data != 0]
     order = np.lexsort((rng.random(len(rows)), rows))
     sizes = np.diff(users.indptr)
     place = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     wanted = np.where(sizes > 1, np.maximum(np.round(share * sizes), 1), 0)
     held = place < np.repeat(wanted, sizes)
+    # Weights are relative to the heaviest.
+    found = held & (weights[order] >= _HIT)
     kept, taken = (
-        sparse.csr_matrix((np.ones(mask.sum()), (rows[order][mask], columns[order][mask])), shape=users.shape)
-        for mask in (~held, held)
+        sparse.csr_matrix((weights[order][mask], (rows[order][mask], columns[order][mask])), shape=users.shape)
+        for mask in (~held, found)
     )
     return kept, taken
 
@@ -150,7 +156,7 @@ class Choice:
 
 
 def choose(train: sparse.csr_matrix, released: ItemEmbeddings, *, rng: np.random.Generator) -> Choice:
-    """Measure all recipes on the users of a silo, csr [n_users, n_items] of ones; see `choose_on`."""
+    """Measure all recipes on the users of a silo, csr [n_users, n_items] of ones or weights; see `choose_on`."""
     folds = split_folds(train, rng=rng)
     return choose_on(folds, choose_alone(folds), released)
 

@@ -36,7 +36,7 @@ from scipy.sparse.linalg import svds
 from recsys_fed import checks
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.evaluation.protocol import Scorer
-from recsys_fed.models.histories import histories_of
+from recsys_fed.models.histories import weighted_histories
 from recsys_fed.models.items import ItemEmbeddings, scores, user_vectors
 
 Floats = npt.NDArray[np.float64]
@@ -71,7 +71,7 @@ def silo_pairs(
     few_users: int = FEW_USERS,
     largest_rank: int = LARGEST_RANK,
 ) -> SiloPairs:
-    """Count the pairs of a silo's histories, csr [n_users, n_items] of ones.
+    """Count the pairs of a silo's histories, csr [n_users, n_items] of ones or weights up to 1.
 
     Guarantees: none. The result depends on the silo's users without noise and must never leave the silo.
 
@@ -100,7 +100,7 @@ def _leading(scaled: sparse.csr_matrix, rank: int) -> Singles:
 
 
 def _without_heavy_rows(train: sparse.csr_matrix) -> sparse.csr_matrix:
-    sizes = np.maximum(np.diff(train.indptr), 1).astype(np.float64)
+    sizes = np.maximum(np.asarray(train.sum(axis=1), dtype=np.float64).ravel(), 1.0)
     weights = (sizes / sizes.mean()) ** (-HEAVY / 2) if len(sizes) else sizes
     return sparse.csr_matrix(sparse.diags(weights) @ train, dtype=np.float64)
 
@@ -121,7 +121,7 @@ class ItemModel:
     right: Singles | None
 
     def scores(self, histories: sparse.csr_matrix) -> Floats:
-        """Float64 [n_users, n_items] for histories of ones."""
+        """Float64 [n_users, n_items] for histories of ones or weights."""
         found = histories.astype(np.float32) @ self.left
         return np.asarray(found if self.right is None else found @ self.right.T, dtype=np.float64)
 
@@ -265,7 +265,7 @@ def blend_scores(whole: Floats, own: Floats, own_weight: float, spreads: tuple[f
 
 
 def fit_silo_model(train: sparse.csr_matrix, released: ItemEmbeddings, recipe: Recipe) -> SiloModel:
-    """Fit a recipe to the histories of a silo, csr [n_users, n_items] of ones; without any it is "user-only".
+    """Fit a recipe to the histories of a silo, csr [n_users, n_items] of ones or weights; none gives "user-only".
 
     Guarantees: none but for "user-only". What else comes out depends on the silo's users without noise and must never
     leave the silo; between its users it is as private as any ordinary recommender.
@@ -283,7 +283,7 @@ def fit_silo_model(train: sparse.csr_matrix, released: ItemEmbeddings, recipe: R
 
 def released_scores(model: ItemEmbeddings, histories: sparse.csr_matrix) -> Floats:
     """Scores of folded-in users, float64 [n_users, n_items]."""
-    users = user_vectors(model, histories_of(histories, device=model.vectors.device))
+    users = user_vectors(model, weighted_histories(histories, device=model.vectors.device))
     return np.asarray(scores(model, users).double().cpu().numpy())
 
 

@@ -24,7 +24,7 @@ from recsys_fed.data.readers.interactions import (
 )
 from recsys_fed.data.readers.reading import Block
 from recsys_fed.data.silo import signals_of, silo_dataset, ties_of
-from recsys_fed.data.split import leave_last_out
+from recsys_fed.data.split import are_hits, leave_last_out
 from recsys_fed.models.histories import NOTHING, Histories, Signal, Signals, histories_of, join_histories
 from recsys_fed.silo.secret import NOBODY, Pseudonyms
 from recsys_fed.silo.settings import DataSettings
@@ -157,7 +157,10 @@ def silo_part(
     if order is not None:
         kept, *masks = (in_source(mask, order) for mask in (kept, *dropped.values()))
         dropped = dict(zip(dropped, masks, strict=True))
-    held = leave_last_out(interactions) if data.hold_out == "last" and len(interactions) else _none(interactions)
+    held = _none(interactions)
+    if data.hold_out == "last" and len(interactions):
+        hits = are_hits(interactions, data.hit_weight, kinds=data.kinds)
+        held[hits] = leave_last_out(interactions.select(hits))
     whole = silo_dataset(interactions, catalogue)
     taking_part = np.asarray(interactions.user_ids != NOBODY, dtype=bool)
     enough = taking_part & (np.diff(whole.histories.indptr) >= data.minimum_history)

@@ -179,7 +179,7 @@ def _deal(data: DataSettings, pseudonyms: Pseudonyms, scratch: Path) -> tuple[Co
 
 def _row_type(data: DataSettings) -> np.dtype[np.void]:
     """A row on disk: the columns that the silo has."""
-    optional = (("value", data.value), ("time", data.time), ("weight", data.kind))
+    optional = (("value", data.value), ("time", data.time), ("weight", data.kind or data.weight))
     names = ["user", "item", *(name for name, there in optional if there)]
     return np.dtype([(name, _TYPES[name]) for name in names])
 

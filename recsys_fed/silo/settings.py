@@ -28,8 +28,8 @@ class DataSettings:
             postgresql.
         path: of a file or folder. url: SQLAlchemy's, of a database; leave a password to ~/.pgpass.
         query: the one query that is ever run, for databases; ":since" and ":until" in it are bound.
-        user, item, value, time, kind: names of columns, or their positions from 0 in a text table without a header;
-            the last three are optional.
+        user, item, value, time, kind, weight: names of columns, or their positions from 0 in a text table without a
+            header; the last four are optional.
         format: of text tables, see `data.readers.reading.text_format_of`.
         time_unit: of times that are numbers: s, ms, us or ns; "" leaves it to each cell's own size, see
             `data.readers.cells`.
@@ -39,6 +39,7 @@ class DataSettings:
         block_rows: rows that are read at a time.
         hold_out: "last" keeps each user's latest interaction out of training, to measure the model on.
         blocks: folder for a silo that does not fit into memory, see `silo.on_disk`; "" holds all in memory.
+        hit_weight: only interactions of at least this weight are held out; -1 takes half of the heaviest kind's.
         kinds: kind of event -> weight of its rows (the table [kinds]); rows of other kinds are left out.
     """
 
@@ -51,6 +52,7 @@ class DataSettings:
     value: str = ""
     time: str = ""
     kind: str = ""
+    weight: str = ""
     format: str = ""
     time_unit: str = ""
     since: str = ""
@@ -60,6 +62,7 @@ class DataSettings:
     block_rows: int = 200_000
     hold_out: str = "none"
     blocks: str = ""
+    hit_weight: float = -1.0
     kinds: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -86,7 +89,7 @@ class DataSettings:
     @property
     def columns(self) -> dict[str, str]:
         """Role -> name of its column, of the roles that there are."""
-        named = {role: getattr(self, role) for role in ("user", "item", "value", "time", "kind")}
+        named = {role: getattr(self, role) for role in ("user", "item", "value", "time", "kind", "weight")}
         return {role: name for role, name in named.items() if name}
 
     def reading(self) -> Reading:

@@ -1,7 +1,7 @@
 """Co-occurrence of the most frequent items: the release from which the subspace iteration of spectral starts.
 
-With x the damped history of a user on n rows (D on its items), v = x * x and P = I - q q^T for the unit vector q of
-popularity, a user contributes
+With x the damped history of a user on n rows (D on its items, times their weights), v = x * x and P = I - q q^T for
+the unit vector q of popularity, a user contributes
 
     E = P (x x^T - diag(v)) P,   scaled to ||E||_F = 1
 
@@ -16,7 +16,7 @@ import torch
 from scipy import sparse
 
 from recsys_fed import checks
-from recsys_fed.models.histories import Histories, UserHistories, for_each_block
+from recsys_fed.models.histories import PARTS, Histories, UserHistories, for_each_block
 from recsys_fed.trainers.exact_sum import LONGEST, UNIT, in_units
 from recsys_fed.trainers.subspace import unit_tables
 from recsys_fed.trainers.trainer import Tables
@@ -84,17 +84,18 @@ def cooccurrence_step(tables: Tables, histories: UserHistories, *, l2_clip_norm:
           one over a bound on ||E_u||_F that includes rounding (see `_scales`).
         - A user's term depends on that user's history and on the tables only. A user with fewer than two items of
           the head counts for nothing, as E is then zero.
-        - N_ij = sum of c_u over users with both i and j are sums of integers, exact for up to 2^22 users; blocks,
-          threads, and the order of users do not change a bit. What follows is one fixed linear map of N,
-          P (D N D - diag) P in float64. It rounds to 4 (n + 4) 2^-53 of the sum of c_u ||x_u||^2, which is below 2^6
-          clip norms a user: with n = 2^11 and 2^22 users below 2^-12 clip norms, less than the arithmetic error
+        - N_ij = sum of c_u w_ui w_uj over users with both i and j are sums of integers, exact for up to 2^22 users:
+          weights are multiples of 2^-5 (all ones without any), so that the sums are counted in 2^-10 units and in
+          int64. Blocks, threads, and the order of users do not change a bit. What follows is one fixed linear map of
+          N, P (D N D - diag) P in float64. It rounds to 4 (n + 4) 2^-53 of the sum of c_u ||x_u||^2, which is below
+          2^6 clip norms a user: with n = 2^11 and 2^22 users below 2^-12 clip norms, less than the arithmetic error
           that is charged for (see `privacy.integer_mechanism`).
         - Assumes that no user has an item twice (`data.silo` sums up duplicates).
     """
     checks.positive(l2_clip_norm=l2_clip_norm)
     head, (damping, direction) = tables["head"], unit_tables(tables)
     moments = _moments(damping, direction)
-    counts = torch.zeros(len(head), len(head), dtype=torch.float64)
+    counts = torch.zeros(len(head), len(head), dtype=torch.int64)
     adding = Lock()
 
     def work(_: int, block: Histories) -> None:
@@ -106,7 +107,7 @@ def cooccurrence_step(tables: Tables, histories: UserHistories, *, l2_clip_norm:
 
     for_each_block(histories, work)
     damping, direction = damping.cpu(), direction.cpu()
-    moment = damping[:, None] * counts * damping
+    moment = damping[:, None] * (counts.double() / PARTS**2) * damping
     moment.diagonal().zero_()
     along = moment @ direction
     moment -= direction[:, None] * along
@@ -144,17 +145,26 @@ def _scales(part: Histories, moments: torch.Tensor) -> torch.Tensor:
     return torch.where(usable, ((1 - _MARGIN) * bound.rsqrt()).clamp_max(LONGEST), 0.0)
 
 
+# Powers of the weights in each column of `_moments`.
+_POWERS = (1, 2, 2, 3, 4, 4)
+
+
 def _sums(part: Histories, moments: torch.Tensor) -> torch.Tensor:
-    """Sum of the rows of `moments` over each user's items: float64 [n_users, 6]."""
-    return part.times(torch.ones(len(part.items), dtype=torch.float64, device=part.device), moments)
+    """Sum of the rows of `moments` over each user's items, each times a power of its weight: float64 [n_users, 6]."""
+    if part.weights is None:
+        return part.times(torch.ones(len(part.items), dtype=torch.float64, device=part.device), moments)
+    # All columns every time, so that weights of 1 give the very sums without any.
+    sums = {power: part.times(part.weights**power, moments) for power in set(_POWERS)}
+    return torch.stack([sums[power][:, column] for column, power in enumerate(_POWERS)], dim=1)
 
 
 def _weighted_pairs(part: Histories, units: torch.Tensor) -> torch.Tensor:
-    """sum_u units_u 1_u 1_u^T over users with 1_u the items that they have: whole numbers, float64 [n, n]."""
-    items, starts = part.items.cpu().numpy(), part.starts.cpu().numpy()
-    ones = torch.ones(len(items), dtype=torch.float64).numpy()
-    pattern = sparse.csr_matrix((ones, items, starts), shape=(part.n_users, part.n_items))
-    weighted = sparse.csr_matrix(
-        (torch.repeat_interleave(units, part.starts.cpu().diff()).numpy(), items, starts), shape=pattern.shape
-    )
-    return torch.from_numpy((pattern.T @ weighted).toarray())
+    """PARTS^2 sum_u units_u w_u w_u^T with the users' weights w_u on their items, int64 [n, n]."""
+    items, starts, size = part.items.cpu().numpy(), part.starts.cpu().numpy(), (part.n_users, part.n_items)
+    if part.weights is None:
+        weights = torch.full((len(items),), PARTS, dtype=torch.int64)
+    else:
+        weights = (PARTS * part.weights).long().cpu()
+    scaled = weights * torch.repeat_interleave(units.long(), part.starts.cpu().diff())
+    left, right = (sparse.csr_matrix((values.numpy(), items, starts), shape=size) for values in (weights, scaled))
+    return torch.from_numpy((left.T @ right).toarray())

@@ -19,7 +19,7 @@ import torch
 
 from recsys_fed import checks
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.models.histories import UserHistories
+from recsys_fed.models.histories import Signal, UserHistories
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.privacy.clipping import JointRelease, count_share
 from recsys_fed.privacy.events import PlannedRelease
@@ -102,6 +102,7 @@ class DPSGD(Trainer):
     """
 
     name: ClassVar[str] = "dp-sgd"
+    reads: ClassVar[frozenset[Signal]] = frozenset({"weight"})
 
     schedule: str = "synchronous"
     loss: str = "implicit-als"

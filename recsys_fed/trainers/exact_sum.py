@@ -9,7 +9,7 @@ from threading import Lock
 
 import torch
 
-from recsys_fed.models.histories import Histories
+from recsys_fed.models.histories import PARTS, Histories
 
 # 2^-26 clip norms: 1e-5 of an entry of a user with thousands of interactions.
 UNIT = 2.0**-26
@@ -17,6 +17,8 @@ UNIT = 2.0**-26
 LONGEST = 2.0**5
 # Rows of a product that are held at once: 64 MB at 32 columns.
 _ITEM_ROWS = 1 << 18
+# Whole parts of units of so many users are exact in float64.
+_MOST_USERS = 1 << 17
 
 
 def in_units(vectors: torch.Tensor) -> torch.Tensor:
@@ -31,12 +33,18 @@ def in_units(vectors: torch.Tensor) -> torch.Tensor:
 def add_by_item(
     total: torch.Tensor, block: Histories, units: torch.Tensor, *, rows: torch.Tensor, adding: Lock
 ) -> None:
-    """Add sum_{u: i in H(u)} units_u to row k of `total` (int64 [n_rows, k]), where i = rows[k], rows ascending.
+    """Add PARTS sum_u w_ui units_u to row k of `total` (int64 [n_rows, k]), where i = rows[k], rows ascending.
 
-    `units` [n_users, k] holds whole numbers in float64. Parts of the catalogue without one of `rows` are passed over.
-    Several threads may add to one total under one lock.
+    `units` [n_users, k] holds whole numbers in float64, at most LONGEST / UNIT. w_ui are the block's weights, ones
+    without any; times PARTS they are whole. Parts of the catalogue without one of `rows` are passed over. Several
+    threads may add to one total under one lock.
     """
     if not len(block.items) or not units.shape[1]:
+        return
+    if block.weights is not None and block.n_users > _MOST_USERS:
+        for first in range(0, block.n_users, _MOST_USERS):
+            last = min(first + _MOST_USERS, block.n_users)
+            add_by_item(total, block.block(first, last), units[first:last], rows=rows, adding=adding)
         return
     for first in range(0, block.n_items, _ITEM_ROWS):
         last = min(first + _ITEM_ROWS, block.n_items)
@@ -44,17 +52,22 @@ def add_by_item(
         if low < high:
             product = _rows_of_product(block, units, first=first, last=last)
             added = product.index_select(0, rows[low:high] - first).long()
+            if block.weights is None:
+                added *= PARTS
             with adding:
                 total[low:high] += added
 
 
 def _rows_of_product(block: Histories, units: torch.Tensor, *, first: int, last: int) -> torch.Tensor:
-    """Rows first to last - 1 of X^T Y with ones as the entries of X, float64."""
+    """Rows first to last - 1 of X^T Y, float64, with ones as the entries of X, or PARTS times the weights."""
     starts = block.item_starts[first : last + 1]
     low, high = int(starts[0]), int(starts[-1])
     users = block.users_by_item[low:high]
-    ones = torch.ones(high - low, dtype=torch.float64, device=units.device)
-    if not len(ones):
+    if block.weights is None:
+        entries = torch.ones(high - low, dtype=torch.float64, device=units.device)
+    else:
+        entries = PARTS * block.weights.index_select(0, block.order[low:high])
+    if not len(entries):
         return torch.zeros(last - first, units.shape[1], dtype=torch.float64, device=units.device)
     places, shape = (starts - low).to(users.dtype), (last - first, block.n_users)
-    return torch.sparse_csr_tensor(places, users, ones, size=shape, check_invariants=False) @ units
+    return torch.sparse_csr_tensor(places, users, entries, size=shape, check_invariants=False) @ units

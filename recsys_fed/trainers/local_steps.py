@@ -228,5 +228,5 @@ def _compact(
     place = torch.empty(histories.n_items, dtype=torch.int64, device=rows.device)
     place[rows] = torch.arange(len(rows), device=rows.device)
     items = place[histories.items].to(histories.items.dtype)
-    compact = Histories(items=items, starts=histories.starts, n_items=len(rows))
+    compact = replace(histories, items=items, n_items=len(rows))
     return compact, None if negatives is None else replace(negatives, items=place[negatives.items])

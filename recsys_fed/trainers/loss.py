@@ -99,6 +99,15 @@ def user_vectors(batch: Batch, *, how: FoldIn) -> torch.Tensor:
     return fold_in(batch.vectors, batch.histories, weights, how=how)
 
 
+def positives_of(histories: Histories) -> tuple[torch.Tensor, torch.Tensor]:
+    """What each interaction counts as a yes, [n_interactions], and all of each user's, [n_users]: float64, exact."""
+    weights = histories.weights
+    if weights is None:
+        ones = torch.ones(len(histories.items), dtype=torch.float64, device=histories.device)
+        return ones, histories.starts.diff().double()
+    return weights, torch.bincount(histories.users, weights=weights, minlength=histories.n_users)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TouchedScores:
     """Scores of what every user touches.

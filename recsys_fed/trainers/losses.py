@@ -18,6 +18,7 @@ from recsys_fed.trainers.loss import (
     clipped_touched,
     negatives_of,
     per_user,
+    positives_of,
     sigmoid_,
     touched_scores,
     user_vectors,
@@ -40,9 +41,10 @@ class ImplicitALS(Loss):
         """Half the gradient of every user, as rank-one contributions."""
         users = user_vectors(batch, how=how)
         fitted = observed_scores(batch.histories, users, batch.vectors)
+        weights, _ = positives_of(batch.histories)
         return RankOneContributions(
             histories=batch.histories,
-            values=fitted - 1.0,
+            values=weights.to(fitted.dtype) * (fitted - 1.0),
             basis=batch.vectors,
             coefficients=unobserved_weight * users.double(),
             right=users,
@@ -69,22 +71,23 @@ class Softmax(Loss):
         """The gradients, clipped and summed; `unobserved_weight` plays no part."""
         checks.at_most(_MOST_ITEMS, n_items=len(batch.vectors))
         users = self.sharpness * user_vectors(batch, how=how).double()
-        histories, sizes = batch.histories, batch.histories.starts.diff().double()
+        histories, (weights, sizes) = batch.histories, positives_of(batch.histories)
         items, folded = items_on_grid(batch.vectors), users_on_grid(users)
         folded = OnGrid(whole=folded.whole, scales=folded.scales * items.scales)
         highest, z, squares = _normalisers(items.whole, folded)
-        # |H| / Z
+        # The yeses of a user, |H| where they have no weights, over Z.
         shares = sizes / z
         own = observed_scores(histories, folded.whole, items.whole) * folded.scales[histories.users]
-        cross = shares * histories.per_user((own - highest[histories.users]).exp_())
+        cross = shares * histories.per_user((own - highest[histories.users]).exp_().mul_(weights))
         dense = shares.square() * squares
-        parts = dense + 2 * cross + sizes
-        bounds = (dense - 2 * cross + sizes).clamp_min_(0) + _rounding(len(batch.vectors)) * parts
+        parts = dense + 2 * cross + histories.squared_lengths
+        bounds = (dense - 2 * cross + histories.squared_lengths).clamp_min_(0) + _rounding(len(batch.vectors)) * parts
         norms = torch.maximum(bounds, _CANCELLING * parts).sqrt_() * torch.linalg.vector_norm(users, dim=1)
         scaled = users * clip_factors(norms, l2_clip_norm=clipping.l2_clip_norm, mode=clipping.mode)[:, None]
         return SoftmaxSum(
             items=items.whole,
             histories=histories,
+            observed=weights,
             users=folded,
             highest=highest,
             scaled=scaled,
@@ -100,14 +103,16 @@ class SoftmaxSum:
     Attributes:
         items: V on its grid, float64 [n_items, dim].
         histories: over its rows.
+        observed: what their interactions count, float64 [n_interactions].
         users: u on theirs, with the scales of the scores.
         highest: the largest score, float64 [n_users].
-        scaled, counted: c_u u and |H| / Z c_u u, float64 [n_users, dim].
+        scaled, counted: c_u u and, times the user's yeses over Z, c_u u, float64 [n_users, dim].
         within: whether a user's norm is at most the clip norm, bool [n_users]; private.
     """
 
     items: torch.Tensor
     histories: Histories
+    observed: torch.Tensor
     users: OnGrid
     highest: torch.Tensor
     scaled: torch.Tensor
@@ -116,8 +121,7 @@ class SoftmaxSum:
 
     def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
         """All rows in order, as the first row of each block and the block, float64 [n_rows, dim]."""
-        observed = torch.ones(len(self.histories.items), dtype=torch.float64, device=self.items.device)
-        sparse = self.histories.transposed_times(observed, self.scaled)
+        sparse = self.histories.transposed_times(self.observed, self.scaled)
         for first, rows in _item_blocks(self.items):
             total = -sparse[first : first + len(rows)]
             for part in _user_parts(self.users):
@@ -178,12 +182,12 @@ class SampledSoftmax(Loss):
         highest = highest.scatter_reduce(0, histories.users, scores.positive, "amax")
         positive = (scores.positive - highest[histories.users]).exp()
         negative = weights * (scores.negative - highest[:, None]).exp()
-        sizes = histories.starts.diff().double()
+        yes, sizes = positives_of(histories)
         factors = sizes / (histories.per_user(positive) + negative.sum(1)).clamp_min(torch.finfo(torch.float64).tiny)
         return clipped_touched(
             scores,
             users,
-            positive=factors[histories.users] * positive - 1.0,
+            positive=factors[histories.users] * positive - yes,
             negative=factors[:, None] * negative,
             clipping=clipping,
         )
@@ -202,13 +206,13 @@ class BCE(Loss):
         users = self.sharpness * user_vectors(batch, how=how)
         scores, weights = touched_scores(batch, users), negatives_of(batch).weights
         # As many noes as `ratio` times the yeses.
-        sizes = batch.histories.starts.diff().double()
+        yes, sizes = positives_of(batch.histories)
         weights = self.ratio * weights * (sizes / weights.sum(1).clamp_min(1.0))[:, None]
         middle = self.sharpness / 2
         return clipped_touched(
             scores,
             users,
-            positive=-sigmoid_(middle - scores.positive),
+            positive=-yes * sigmoid_(middle - scores.positive),
             negative=weights * sigmoid_(scores.negative - middle),
             clipping=clipping,
         )
@@ -236,6 +240,7 @@ class BPR(Loss):
 def _pairs(scores: TouchedScores, batch: Batch, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """r on the histories [n_interactions] and on the negatives [n_users, n_negatives], in blocks of users."""
     histories, positive, negative = batch.histories, [], []
+    yes, _ = positives_of(histories)
     most = int(histories.starts.diff().max()) if histories.n_users else 0
     step = max(1, _PAIRS // max(1, most * weights.shape[1]))
     for first in range(0, histories.n_users, step):
@@ -244,6 +249,7 @@ def _pairs(scores: TouchedScores, batch: Batch, weights: torch.Tensor) -> tuple[
         low, high = int(histories.starts[first]), int(histories.starts[last])
         others = scores.negative[first:last].index_select(0, part.users)
         lost = sigmoid_(others - scores.positive[low:high, None]).mul_(weights[first:last][part.users])
+        lost *= yes[low:high, None]
         positive.append(-lost.sum(1))
         negative.append(per_user(part, lost))
     if not positive:

@@ -2,11 +2,12 @@
 
 With i_1 ... i_n the items of user u in order, g = 2^(-1 / half-life) and D the damping,
 
-    C_u = sum over p != r of g^(|p - r| - 1) e_{i_p} e_{i_r}^T        (|p - r| at most `window`)
+    C_u = sum over p != r of g^(|p - r| - 1) x_p x_r e_{i_p} e_{i_r}^T    (|p - r| at most `window`)
 
-and the user sends D C_u D W, scaled to norm exactly 1. Row p of C_u D W needs two sums over the neighbours before and
-after p; sums over 2m of them are two sums over m, so that a window of L takes log2(L) passes over the interactions:
-O(n k log L), on every device by the same code. Histories without an order count all pairs of a user alike.
+with x the weights of the interactions, ones without any. The user sends D C_u D W, scaled to norm exactly 1. Row p of
+C_u D W needs two sums over the neighbours before and after p; sums over 2m of them are two sums over m, so that a
+window of L takes log2(L) passes over the interactions: O(n k log L), on every device by the same code. Histories
+without an order count all pairs of a user alike.
 
 The server iterates as in `spectral`. What is scored with is whitened: without the singular values, and without the
 damping, which would put the frequent before the fitting,
@@ -27,7 +28,7 @@ from scipy import sparse
 
 from recsys_fed import checks
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.models.histories import Histories, UserHistories, block_bounds, for_each_block, positions
+from recsys_fed.models.histories import Histories, Signal, UserHistories, block_bounds, for_each_block, positions
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers import popularity
@@ -114,13 +115,19 @@ def over_head(block: Histories, places: torch.Tensor, *, n_head: int) -> Histori
 
 
 def neighbour_sums(part: Histories, table: torch.Tensor, *, half_life: float) -> torch.Tensor:
-    """For each interaction sum_r g^(|p - r| - 1) table[i_r] over its neighbours r, float64 [n_interactions, k]."""
+    """For each interaction x_p sum_r g^(|p - r| - 1) x_r table[i_r] over its neighbours r, [n_interactions, k]."""
+    sums = _neighbour_sums(part, table, half_life=half_life)
+    return sums if part.weights is None else sums.mul_(part.weights[:, None])
+
+
+def _neighbour_sums(part: Histories, table: torch.Tensor, *, half_life: float) -> torch.Tensor:
+    """The same without x_p."""
     sizes = part.starts.diff()
     if part.signals is None or part.signals.rank is None:
-        rows = table.index_select(0, part.items)
+        rows = _rows_of(part, table, slice(None))
         return _sum_runs(rows, sizes)[part.users] - rows
     order, g, reach = part.by_order, 2.0 ** (-1 / half_life), window(half_life)
-    rows = table.index_select(0, part.items[order])
+    rows = _rows_of(part, table, order)
     rank = part.signals.rank[order].long()
     after = (sizes[part.users] - 1 - rank).flip(0)
     sums = _sums_before(rows, rank, g=g, reach=reach)
@@ -128,6 +135,12 @@ def neighbour_sums(part: Histories, table: torch.Tensor, *, half_life: float) ->
     placed = torch.empty_like(sums)
     placed[order] = sums
     return placed
+
+
+def _rows_of(part: Histories, table: torch.Tensor, places: torch.Tensor | slice) -> torch.Tensor:
+    """x_r table[i_r] of the interactions at `places`, [n, k]."""
+    rows = table.index_select(0, part.items[places])
+    return rows if part.weights is None else rows.mul_(part.weights[places, None])
 
 
 def _sums_before(rows: torch.Tensor, rank: torch.Tensor, *, g: float, reach: int) -> torch.Tensor:
@@ -243,6 +256,7 @@ class OrderedSubspace(Trainer):
     """The half of spectral for the next item; see the module. `Spectral` hands on to it."""
 
     name: ClassVar[str] = "spectral"
+    reads: ClassVar[frozenset[Signal]] = frozenset({"weight"})
 
     def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
         """Counts, then subspace rounds that share what is left of the budget, the first with half a part."""

@@ -1,8 +1,8 @@
 """popularity: noised item counts, the first release of every trainer, and a trainer with all of the budget.
 
-Each user contributes x_u / ||x_u||, so the sum over users has sensitivity 1 and heavy users weigh no more
-than light ones. From the noised sum follow, as post-processing, the head (the items that have rows in the
-subspace), the weight of each item in a history and the direction of popularity.
+Each user contributes x_u / ||x_u||, x_u the weights of the user's items (ones without any), so the sum over users has
+sensitivity 1 and heavy users weigh no more than light ones. From the noised sum follow, as post-processing, the head
+(the items that have rows in the subspace), the weight of each item in a history and the direction of popularity.
 
 The trainer is the floor below which no model may fall at the same budget, and what `auto` takes where the noise
 leaves no more.
@@ -17,7 +17,7 @@ import torch
 
 from recsys_fed import checks
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.models.histories import UserHistories
+from recsys_fed.models.histories import Signal, UserHistories
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers.exact_sum import UNIT, in_units
@@ -71,14 +71,17 @@ def contribute_counts(histories: UserHistories, *, l2_clip_norm: float) -> torch
 
     Guarantees: L2 sensitivity l2_clip_norm for one user added or removed; a user without interactions adds nothing.
     The sum is exact (see `exact_sum`) for up to 2^27 users: blocks and the order of users do not change it. Assumes
-    that no user has an item twice (`data.silo` sums up duplicates).
+    that no user has an item twice (`data.silo` sums up duplicates). Weights are at most 1 and multiples of 2^-5, so
+    that ||x_u||^2 is exact; entries of the unit vector are cut off towards zero once more after they are weighed.
     """
     checks.positive(l2_clip_norm=l2_clip_norm)
     total = torch.zeros(histories.n_items, dtype=torch.float64, device=histories.device)
     for block in histories.blocks():
-        sizes = block.starts.diff()
-        units = in_units(sizes.clamp_min(1).double().rsqrt() * (1 - _ROUNDING))
-        of_interaction = torch.repeat_interleave(units, sizes, output_size=len(block.items))
+        lengths = block.squared_lengths
+        units = in_units(torch.where(lengths > 0, lengths.rsqrt() * (1 - _ROUNDING), 0.0))
+        of_interaction = torch.repeat_interleave(units, block.starts.diff(), output_size=len(block.items))
+        if block.weights is not None:
+            of_interaction = of_interaction.mul_(block.weights).trunc_()
         total += torch.bincount(block.items, weights=of_interaction, minlength=histories.n_items)
     return total[:, None] * (UNIT * l2_clip_norm)
 
@@ -107,6 +110,7 @@ class PopularItems(Trainer):
     """The trainer; see the module."""
 
     name: ClassVar[str] = "popularity"
+    reads: ClassVar[frozenset[Signal]] = frozenset({"weight"})
 
     def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
         """The counts, with all of the budget.

@@ -167,7 +167,7 @@ def _squares(batch: RankOneContributions) -> tuple[torch.Tensor, torch.Tensor]:
     With a = ||s_u||, b = ||e_u|| ||D||_F, n rows and m columns of D, and u = 2^-53, the three terms of the square are
     right to (n + 1) u a^2, to (n + 1) u a b and the rounding of `reads` times a b, and to (n + 2 m + 2) u b^2: each
     is a sum of products whose sizes add up to a^2, a b and b^2 at most, by Cauchy and Schwarz. What `reads` in
-    float32 lost to underflow is below m 2^-149 each: less than that, unless a is tiny, and the losses' a is 2^-24 or
+    float32 lost to underflow is below m 2^-149 each: less than that, unless a is tiny, and the losses' a is 2^-29 or
     more, or 0. Assumes that `gramian` is that of `basis` and that no user has a row twice (`data.silo` sums up
     duplicates); n + m^2 is below 2^50 in any memory.
     """

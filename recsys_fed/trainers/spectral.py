@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.models.histories import UserHistories
+from recsys_fed.models.histories import Signal, UserHistories
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers import ordered, popularity
@@ -173,6 +173,7 @@ class Spectral(Trainer):
     """
 
     name: ClassVar[str] = "spectral"
+    reads: ClassVar[frozenset[Signal]] = frozenset({"weight"})
 
     fixed: Size | None = None
 

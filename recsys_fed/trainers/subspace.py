@@ -1,6 +1,7 @@
 """The subspace of spectral: orthonormal bases, a silo's step of the power iteration, estimates from releases."""
 
 from contextlib import suppress
+from functools import partial
 from threading import Lock
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy import sparse
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
 from recsys_fed import checks
-from recsys_fed.models.histories import Histories, UserHistories, for_each_block, positions
+from recsys_fed.models.histories import PARTS, Histories, UserHistories, for_each_block, positions
 from recsys_fed.privacy.clipping import MODES
 from recsys_fed.trainers.exact_sum import LONGEST, UNIT, add_by_item, in_units
 from recsys_fed.trainers.trainer import Tables
@@ -139,6 +140,8 @@ def power_step(
           and one whose term overflows, counts for nothing.
         - Blocks, threads, and the order of users do not change a bit of the result. It is finite: |a_u| ||z_u|| is
           below 2^10, as c_u ||W^T x_u|| <= 1 / (||x_u|| sqrt(5 g)) with g >= 5 2^-24, and int64 holds 2^27 users.
+        - Of histories with weights x_u holds w_ui d_i in the place of d_i, w_ui as in `Histories.weights`. They are
+          multiples of 2^-5: sums over users of w_ui c_u z_u are whole numbers of 2^-5 units.
         - Assumes that no user has an item twice (`data.silo` sums up duplicates). With 2^22 items none counts.
     """
     checks.positive(l2_clip_norm=l2_clip_norm)
@@ -161,7 +164,7 @@ def power_step(
             along.add_(centred)
 
     for_each_block(histories, work)
-    total = damping[:, None] * by_item - direction[:, None] * along
+    total = damping[:, None] * (by_item.double() / PARTS) - direction[:, None] * along
     return total * (UNIT * l2_clip_norm)
 
 
@@ -185,11 +188,21 @@ def _scaled(tables: Tables) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def _row_sums(table: torch.Tensor, places: torch.Tensor, block: Histories) -> torch.Tensor:
-    """Sum of the rows of `table` over each user's items: float32 [n_users, columns], each user by one thread."""
+    """Weighted sum of rows of `table` over each user's items: float32 [n_users, columns], each user by one thread.
+
+    Weights enter squared in the last column, that of squares: 11 binary digits at most, so nothing is lost.
+    """
     if not len(block.items):
         return torch.zeros(block.n_users, table.shape[1], device=table.device)
     columns, offsets = places.index_select(0, block.items), block.starts[:-1].to(places.dtype)
-    return torch.nn.functional.embedding_bag(columns, table, offsets, mode="sum")
+    add = partial(torch.nn.functional.embedding_bag, columns, table, offsets, mode="sum")
+    if block.weights is None:
+        return add()
+    weights = block.weights.float()
+    sums = add(per_sample_weights=weights)
+    # The same columns, so that weights of 1 give the very sums without any.
+    sums[:, -1] = add(per_sample_weights=weights.square())[:, -1]
+    return sums
 
 
 def _scales(
@@ -198,7 +211,8 @@ def _scales(
     """c_u in clip norms, float64 [n_users]: c_u ||W^T x_u|| ||x_u - a_u q|| <= 1.
 
     With S = ||x_u||^2 and a = q^T x_u as computed in float32 (relative to the sum of the terms' sizes each is right
-    to g = (n_u + 4) 2^-24, in whatever order they are added), the true norm fulfils, for g <= 1/4 and ||q|| = 1,
+    to g = (n_u + 4) 2^-24, in whatever order they are added, weighed or not), the true norm fulfils, for g <= 1/4 and
+    ||q|| = 1,
 
         ||x_u - a q||^2 = S_true - 2 a a_true + a^2 ||q||^2 <= S - a^2 + 5 g S
 

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from opacus import GradSampleModule
 from plain_trainers import from_dense
 from plain_trainers import one_thread as _one_thread  # noqa: F401
+from scipy import sparse
 
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.models.histories import weighted_histories
 from recsys_fed.models.items import gramian_of
 from recsys_fed.trainers.local_steps import Task, summed
 from recsys_fed.trainers.loss import Batch, Clipping, Negatives, draw_negatives, user_vectors
@@ -30,10 +32,12 @@ def batch_of(name, seed, shape, density):
     rng = np.random.default_rng(seed)
     matrix = (rng.random((n_users, n_items)) < density).astype(float)
     vectors = torch.from_numpy(rng.standard_normal((n_items, dim))).float()
-    histories = from_dense(matrix)
+    # Half of the cases have weights.
+    weights = rng.choice([0.1, 0.5, 1.0], matrix.shape) if seed % 2 else np.ones(matrix.shape)
+    histories = weighted_histories(sparse.csr_matrix(matrix * weights))
     negatives = None if LOSSES[name].reads_all_items else draw_negatives(histories, count=5, key=seed)
     batch = Batch(vectors=vectors, histories=histories, negatives=negatives, gramian=gramian_of(vectors))
-    return torch.from_numpy(matrix), batch
+    return torch.from_numpy(histories.matrix().toarray()).double(), batch
 
 
 def how(name):
@@ -43,20 +47,22 @@ def how(name):
 def plain_loss(name, scores, history, negatives: Negatives | None, user):
     """One user's loss at scores [n_items], written down as the module says."""
     own = history.bool()
+    counts = history[own]
     if name == "implicit-als":
-        return ((1 - scores[own]).square().sum() + WEIGHT * scores.square().sum()) / 2
+        return ((counts * (1 - scores[own]).square()).sum() + WEIGHT * scores.square().sum()) / 2
     scores = LOSSES[name].sharpness * scores
     if name == "softmax":
-        return (scores.logsumexp(0) - scores[own]).sum()
+        return (counts * (scores.logsumexp(0) - scores[own])).sum()
     weights, others = negatives.weights[user], scores[negatives.items[user]]
     if name == "sampled-softmax":
         total = scores[own].exp().sum() + (weights * others.exp()).sum()
-        return (total.log() - scores[own]).sum() if own.any() else 0 * scores.sum()
+        return (counts * (total.log() - scores[own])).sum() if own.any() else 0 * scores.sum()
     if name == "bpr":
-        return (weights * torch.nn.functional.softplus(others[None, :] - scores[own][:, None])).sum()
+        lost = torch.nn.functional.softplus(others[None, :] - scores[own][:, None])
+        return (counts[:, None] * weights * lost).sum()
     middle = BCE.sharpness / 2
-    share = BCE.ratio * own.sum() / weights.sum().clamp_min(1.0)
-    yes = torch.nn.functional.softplus(middle - scores[own]).sum()
+    share = BCE.ratio * counts.sum() / weights.sum().clamp_min(1.0)
+    yes = (counts * torch.nn.functional.softplus(middle - scores[own])).sum()
     return yes + share * (weights * torch.nn.functional.softplus(others - middle)).sum()
 
 

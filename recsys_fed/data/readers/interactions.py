@@ -55,8 +55,8 @@ Place = Callable[[int], str]
 
 _EXAMPLES = 5
 _TYPES = {"kept": "?", "user": "i4", "item": "i4", "value": "f4", "time": "i8", "weight": "f4", "test": "?"}
-# Columns of the rows that are kept, and the roles that they come from.
-_OPTIONAL = {"value": "value", "time": "time", "weight": "kind", "test": "test"}
+# Columns of the rows that are kept, and the roles that each comes from.
+_OPTIONAL = {"value": ("value",), "time": ("time",), "weight": ("kind", "weight"), "test": ("test",)}
 # Of rows that are whole, in the order in which they apply.
 DROPPED = {
     "exact duplicate": "Expected each row once; the last of equal rows is kept.",
@@ -133,7 +133,7 @@ def collect(blocks: Iterable[Block], reading: Reading, *, rename: Callable[[str]
     """The kept rows of all blocks; `rename` gives users other names, and theirs are gone once a block is taken in."""
     users, items, account = Codes(rename), Codes(), Account()
     # A source of no rows has its columns all the same.
-    asked = [name for name, role in _OPTIONAL.items() if reading.columns.get(role)]
+    asked = [name for name, roles in _OPTIONAL.items() if any(map(reading.columns.get, roles))]
     parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in ("kept", "user", "item", *asked)}
     positions = are_positions(reading.columns.get("time", ""))
     for block in blocks:

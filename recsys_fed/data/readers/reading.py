@@ -17,7 +17,7 @@ from recsys_fed.data.readers._columns import Column
 from recsys_fed.data.readers.cells import UNITS
 from recsys_fed.errors import ConfigurationError, MissingColumnError
 
-ROLES = ("user", "item", "value", "time", "kind", "test")
+ROLES = ("user", "item", "value", "time", "kind", "weight", "test")
 PRODUCT_ROLES = ("item", "title", "categories", "text")
 
 # The usual names of each column, compared without case, underscores, hyphens and blanks; the first that is there.
@@ -279,10 +279,11 @@ class Reading:
     Attributes:
         source: one of SOURCES; "" is by the path's name.
         path: of a file, or of a folder of parts. url, query: of a database.
-        columns: role (user, item, value, time, kind, test) -> name of its column, or its position from 0 in a text
-            file without a header; "" switches a role off.
+        columns: role (user, item, value, time, kind, weight, test) -> name of its column, or its position from 0 in a
+            text file without a header; "" switches a role off.
         usual: whether roles that are not named are found by usual names, see `find_roles`.
-        kinds: kind of event -> weight of its rows; rows of other kinds, and of weight 0, are left out.
+        kinds: kind of event -> weight of its rows; rows of other kinds, and of weight 0, are left out. Beside a
+            column of weights a row's weight is the product. That column must be named, it is never found.
         time_unit: of times that are numbers, see `cells.time_of`.
         since, until: nanoseconds since 1970; since is included, until is not.
         parameters: of the query, by name.

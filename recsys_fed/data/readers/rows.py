@@ -31,6 +31,7 @@ RULES = {
     "missing user": "Expected a user id, got none.",
     "missing item": "Expected an item id, got none.",
     "other kind": "Left out: a kind of event that is not among the kinds that count.",
+    "no weight": "Left out: a weight that is not a finite number above zero.",
     "negative time": "Expected a time from 1970 on.",
     "absurd time": "Expected a time before the year 2100, in the unit of the settings or by the size of each number.",
     "outside since and until": "Left out by since and until.",
@@ -52,8 +53,8 @@ class Rows:
         broken: uint8 [rows of the block], which rule a row breaks (1 is the first), 0 for those that are kept.
         user, item: ids of the kept rows; every code is 0 or more.
         value: float32, NaN where there is none. time: int64, nanoseconds since 1970 or a position, MISSING where
-            there is none. weight: float32, of the row's kind. test: bool. All are of the kept rows; None where the
-            source lacks the column.
+            there is none. weight: float32, of the row's kind times its own. test: bool. All are of the kept rows;
+            None where the source lacks the column.
         notes: what kept rows lack, bool [rows of the block].
         numbers, file, unit: see `Block`.
         positions: whether times are places in an order.
@@ -90,6 +91,9 @@ def rows_of(block: Block, reading: Reading) -> Rows:
     if "kind" in cells:
         weight = _weights(ids_of(cells["kind"]), reading.kinds)
         broken["other kind"] = weight == 0
+    if "weight" in cells:
+        weight = _times_own(weight, values_of(cells["weight"]).values)
+        broken["no weight"] = weight == 0
     if "value" in cells:
         column = values_of(cells["value"])
         infinite = np.abs(column.values) > _MOST_VALUE
@@ -152,6 +156,17 @@ def _weights(kinds: IdColumn, weights: Mapping[str, float]) -> npt.NDArray[np.fl
     plain = {kind.casefold(): weight for kind, weight in weights.items()}
     of_id = [plain.get(kind.casefold(), 0.0) for kind in kinds.ids]
     return np.array([*of_id, 0.0], dtype=np.float32)[kinds.codes]
+
+
+def _times_own(of_kind: _Floats, own: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Weights of kinds (ones without any) times the rows' own, float32; 0 where that is no number above zero.
+
+    What is beyond the ends of float32 counts as its end.
+    """
+    there = np.isfinite(own) & (own > 0)
+    product = np.where(there, own, 0.0) * (1.0 if of_kind is None else of_kind)
+    least, most = np.finfo(np.float32).tiny, _MOST_VALUE
+    return np.where(product > 0, np.clip(product, least, most), 0.0).astype(np.float32)
 
 
 def _parse_marks(column: IdColumn) -> Mask:
