@@ -2,9 +2,13 @@
 
 A user draws groups from an own mixture and items from the groups, so the expected history matrix has rank
 n_groups: a model that finds the groups beats popularity clearly.
+
+In a generated shop these are what users buy. They view a fifth of what they view for the same reasons, and the rest
+because the shop shows it to everybody.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -130,6 +134,7 @@ _THREE_YEARS = 3 * 365 * 86_400
 class _Draw:
     user: npt.NDArray[np.int32]
     item: npt.NDArray[np.int32]
+    bought: npt.NDArray[np.bool_] | None = None
 
 
 def generate(
@@ -138,6 +143,8 @@ def generate(
     n_items: int = 3_000,
     mean_interactions: float = 100.0,
     n_groups: int = 24,
+    views: int = 0,
+    kinds: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> Dataset:
     """A generated data set; the same arguments give the same one.
@@ -148,18 +155,20 @@ def generate(
         mean_interactions: about the mean a user (log-normal with MovieLens' spread; the long histories end
             at 40% of the catalogue, which lowers the mean of small catalogues).
         n_groups: planted groups, one or more a category in the catalogue.
+        views: for each of these interactions, which are then of the kind "buy", so many of the kind "view".
+        kinds: what "buy" and "view" weigh; without it nothing has a weight. A kind that it lacks is left out.
         seed: of the generator.
 
     Raises:
         ConfigurationError: a number out of range.
     """
     at_least(1, n_users=n_users, n_items=n_items, n_groups=n_groups)
-    at_least(0, seed=seed)
+    at_least(0, seed=seed, views=views)
     positive(mean_interactions=mean_interactions)
     rng = np.random.default_rng(seed)
     groups = _plant(n_items, n_groups=n_groups, rng=rng)
     wanted = _activity(n_users, n_items, mean=mean_interactions, rng=rng)
-    draw = _draw_all(wanted, groups, rng=rng)
+    draw = _draw_shop(wanted, groups, views=views, rng=rng) if views else _draw_all(wanted, groups, rng=rng)
     ids = id_array(range(n_items))
     interactions = Interactions(
         user=draw.user,
@@ -168,6 +177,9 @@ def generate(
         item_ids=ids,
         time=_times(draw.user, n_users, rng=rng),
     )
+    if draw.bought is not None and kinds:
+        weight = np.where(draw.bought, kinds.get("buy", 0.0), kinds.get("view", 0.0)).astype(np.float32)
+        interactions = replace(interactions, weight=weight).select(weight > 0)
     return Dataset(
         name="generated",
         interactions=interactions,
@@ -193,6 +205,35 @@ def _draw_all(wanted: npt.NDArray[np.int64], groups: _Groups, *, rng: np.random.
         user.append((start + cells // groups.n_items).astype(np.int32))
         item.append((cells % groups.n_items).astype(np.int32))
     return _Draw(user=np.concatenate(user), item=np.concatenate(item))
+
+
+# Of the views of a shop.
+_RANDOM_SHARE = 0.8
+
+
+def _draw_shop(wanted: npt.NDArray[np.int64], groups: _Groups, *, views: int, rng: np.random.Generator) -> _Draw:
+    """Buys, and so many views for each; what was bought and viewed is bought.
+
+    Views at random follow what the shop shows: a long tail of its own, which nobody's taste has a part in.
+    """
+    n_items = groups.n_items
+    drawn = _draw_all(np.rint(wanted * (1 + (1 - _RANDOM_SHARE) * views)).astype(np.int64), groups, rng=rng)
+    order = np.lexsort((rng.random(len(drawn.user)), drawn.user))
+    bought = np.zeros(len(order), dtype=bool)
+    user = drawn.user.astype(np.int64)
+    bought[order] = _rank(user[order], n_users=len(wanted)) < wanted[user[order]]
+    for_taste = user * n_items + drawn.item
+    owner = np.repeat(np.arange(len(wanted)), np.rint(_RANDOM_SHARE * views * wanted).astype(np.int64))
+    shown = np.cumsum((rng.permutation(n_items) + _HEAD) ** -_TAIL)
+    place = np.searchsorted(shown, shown[-1] * rng.random(len(owner)), side="right")
+    at_random = np.setdiff1d(owner * n_items + place.clip(max=n_items - 1), for_taste)
+    cells = np.concatenate([for_taste, at_random])
+    ascending = np.argsort(cells)
+    return _Draw(
+        user=(cells[ascending] // n_items).astype(np.int32),
+        item=(cells[ascending] % n_items).astype(np.int32),
+        bought=np.concatenate([bought, np.zeros(len(at_random), dtype=bool)])[ascending],
+    )
 
 
 def _draw_chunk(wanted: npt.NDArray[np.int64], groups: _Groups, *, rng: np.random.Generator) -> npt.NDArray[np.int64]:

@@ -156,6 +156,7 @@ _GENERATED = {
     "items": "n_items",
     "interactions": "mean_interactions",
     "groups": "n_groups",
+    "views": "views",
     "seed": "seed",
 }
 
@@ -210,7 +211,7 @@ def open_dataset(
 
     Args:
         spec: a name (`ml-1m`, `ml-100k`, `ultragcn`, `generated`), `generated:users=1000,items=500` (also
-            interactions, groups, seed), or the path of a file or folder, each perhaps with `#split` behind it
+            interactions, groups, views, seed), or the path of a file or folder, each perhaps with `#split` behind it
             (`ml-1m#random90`). SOURCE:PATH is read by a source that somebody brings. Without a
             specification: $RECSYS_FED_DATA, then MovieLens-1M in the cache, in
             ../shared/data, or by download, and if none can be had the generator, which is said in one line.
@@ -239,7 +240,7 @@ def open_dataset(
             raise DataNotFoundError("Expected a data set that this process made, it is gone: it was in memory only.")
         return _HELD[spec]
     if spec == "generated" or spec.startswith("generated:"):
-        return generate(**_settings(spec.partition(":")[2]))
+        return generate(**_settings(spec.partition(":")[2]), kinds=kinds)
     source = None
     brought, colon, rest = spec.partition(":")
     if colon and not Path(spec).expanduser().exists() and brought in extension_names(GROUP):

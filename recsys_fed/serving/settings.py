@@ -7,7 +7,7 @@ from typing import Any
 
 from recsys_fed import checks
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.settings_file import check_tables, parse_table, read_tables
+from recsys_fed.settings_file import check_keys, check_tables, parse_table, read_tables
 
 _PERSONALISATION = ("user-only", "silo-trusted")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -65,6 +65,9 @@ class ApiSettings:
             )
 
 
+_WEIGHED = ("view", "click", "like", "buy", "rating", "imported")
+
+
 @dataclass(frozen=True, kw_only=True)
 class FeedbackSettings:
     """How events count in a history.
@@ -94,7 +97,7 @@ class FeedbackSettings:
     quarantine_seconds: float = 3_600.0
 
     def __post_init__(self) -> None:
-        for name in ("view", "click", "like", "buy", "rating", "imported"):
+        for name in _WEIGHED:
             checks.positive(**{name: getattr(self, name)})
         checks.non_negative(half_life_days=self.half_life_days)
         checks.at_least(1, burst_events=self.burst_events, daily_events=self.daily_events)
@@ -244,13 +247,28 @@ def serving_settings(tables: Mapping[str, Any]) -> ServingSettings:
     """
     kinds: dict[str, Any] = {"api": ApiSettings, "feedback": FeedbackSettings, "exploration": ExplorationSettings,
              "rerank": RerankSettings, "experiment": ExperimentSettings}  # fmt: skip
-    check_tables(tables, kinds, place="serving.toml")
+    check_tables(tables, (*kinds, "kinds"), place="serving.toml")
+    tables = _with_kinds(tables)
     read: dict[str, Any] = {}
     for name, table in tables.items():
         variants = {"variants": _variants(table)} if name == "experiment" else {}
         plain = {key: value for key, value in table.items() if key not in variants}
         read[name] = parse_table(kinds[name], plain, place=f"[{name}] in serving.toml", **variants)
     return ServingSettings(**read)
+
+
+def _with_kinds(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables with [kinds], as silo.toml has it for training, as weights of [feedback].
+
+    Raises:
+        ConfigurationError: a kind that the service does not know, or one that [feedback] weighs, too.
+    """
+    weights, feedback = tables.get("kinds", {}), tables.get("feedback", {})
+    check_keys(weights, _WEIGHED, place="[kinds] in serving.toml")
+    if twice := sorted(weights.keys() & feedback.keys()):
+        raise ConfigurationError(f"Expected the weight of {', '.join(twice)} once, got it in [kinds] and [feedback].")
+    rest = {name: table for name, table in tables.items() if name != "kinds"}
+    return rest | ({"feedback": {**feedback, **weights}} if weights else {})
 
 
 def _variants(table: Mapping[str, Any]) -> tuple[Variant, ...]:
