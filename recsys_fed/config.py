@@ -190,7 +190,7 @@ class SimulationConfig:
     protocol: str = _key("", "ultragcn, random90, ncf, ml-100k: data, split and metric of papers.")
     columns: str = _key(
         "",
-        "user=NAME,item=NAME[,value=][,time=][,kind=][,weight=]; a number is a position in a file without a header; "
+        "user=NAME,item=NAME, and perhaps value, time, kind, weight; a number is a position in a file without a header; "
         "NAME empty switches a role off.",
     )
     kinds: str = _key(
