@@ -190,8 +190,8 @@ class SimulationConfig:
     protocol: str = _key("", "ultragcn, random90, ncf, ml-100k: data, split and metric of papers.")
     columns: str = _key(
         "",
-        "user=NAME,item=NAME, and perhaps value, time, kind, weight; a number is a position in a file without a header; "
-        "NAME empty switches a role off.",
+        "user=NAME,item=NAME, and perhaps value, time, kind, weight; a number is a position in a file without a "
+        "header; NAME empty switches a role off.",
     )
     kinds: str = _key(
         "", "KIND=WEIGHT,... of a table with kinds of events: view=0.1,buy=1; other kinds are left out."
