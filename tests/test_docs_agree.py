@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from recsys_fed.logs import FIELDS
+from recsys_fed.silo.messages import ANSWERED, FAILED, REFUSED
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/adr/*.md")])
 ROOMS = [path.name for path in (ROOT / "recsys_fed").iterdir() if (path / "__init__.py").is_file()]
@@ -107,3 +110,16 @@ def imported(tree):
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module.partition(".")[0])
     return found
+
+
+def test_the_table_of_logs_is_what_is_written():
+    """Rows of events and their fields, against what the code writes and what a line may hold."""
+    sources = [path.read_text() for path in (ROOT / "recsys_fed").rglob("*.py")]
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    table = page[page.index("## Logs") : page.index("## Monitoring")]
+    rows = re.findall(r"^\|[^|]*\| `([a-z ]+)` \| ([^|]*) \|$", table, re.MULTILINE)[1:]
+    for event, fields in rows:
+        assert any(f'"{event}"' in text for text in sources), f"nothing writes {event}"
+        assert set(re.findall(r"\b[a-z_]+(?=,|$|:)", fields.split(": ")[0])) <= FIELDS, event
+    written = set(re.findall(r'(?:_say|log\.write)\(\s*"([a-z ]+)"', "".join(sources)))
+    assert written | {ANSWERED, REFUSED, FAILED} == {event for event, _ in rows}

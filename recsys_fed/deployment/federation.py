@@ -135,6 +135,11 @@ class FederationFolder:
         return self.path / "flower"
 
     @property
+    def heard(self) -> Path:
+        """One empty file a silo, named as in `admitted`; its time of change is when the server last heard of it."""
+        return self.flower_home / "heard"
+
+    @property
     def log(self) -> Path:
         """Structured log of the server."""
         return self.path / "log.jsonl"

@@ -20,6 +20,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,7 @@ from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_sig
 
 from recsys_fed.deployment._keys import read_admission
 from recsys_fed.deployment._local_callers import is_own_account
-from recsys_fed.deployment.federation import ADMITTED, LOG, MOST_BYTES
+from recsys_fed.deployment.federation import ADMITTED, LOG, MOST_BYTES, FederationFolder
 from recsys_fed.errors import RecsysFedError
 from recsys_fed.gate import Application, Gate, Refusal, Scope, Send, header_of
 from recsys_fed.logs import EventLog
@@ -45,6 +46,8 @@ _FLEET, _OWN, _FOR_ALL = "/v1/fleet/", ("/v1/control/", "/v1/runtime/"), ("/heal
 _CLOSE = {"connection": "close"}
 # Seconds between two lines of the log about refusals for one reason.
 _SELDOM = 60.0
+# Seconds between two notes that a silo was heard of; a SuperNode asks for messages every 3 s.
+_HEARD_SECONDS = 10.0
 # Seconds that a program has from its start to its first sign of life; Flower's 30 launch it again and again on a
 # machine that is busy. The wait for later signs stays 60 s.
 _START_SECONDS, _SIGN_SECONDS = 600.0, 60.0
@@ -106,11 +109,12 @@ def _expect_own_account(scope: Scope) -> None:
 
 
 class _AdmittedKeys:
-    """The node keys of admitted silos, read anew when their folder changes."""
+    """The node keys of admitted silos, read anew when their folder changes; notes when each was heard of last."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._keys = folder, frozenset[bytes]()
+        self._folder, self._keys = folder, dict[bytes, str]()
         self._state: frozenset[tuple[str, int, int]] | None = None
+        self._heard = dict[str, float]()
 
     def expect_signature(self, scope: Scope) -> None:
         """Raise Refusal unless the headers hold a fresh time that an admitted key has signed, as Flower's do.
@@ -118,7 +122,8 @@ class _AdmittedKeys:
         The body is not signed: TLS protects it.
         """
         key = _decoded(header_of(scope, FLEET_HTTP_PUBLIC_KEY_HEADER.encode()))
-        if key not in self._current():
+        name = self._current().get(key)
+        if name is None:
             raise Refusal(401, "This node key is not admitted, or was revoked.", _CLOSE)
         said = header_of(scope, TIMESTAMP_HEADER.encode())
         signature = _decoded(header_of(scope, FLEET_HTTP_SIGNATURE_HEADER.encode()))
@@ -126,12 +131,23 @@ class _AdmittedKeys:
             raise Refusal(401, "The signature of the node key does not hold.", _CLOSE)
         if not -SYSTEM_TIME_TOLERANCE < _age(said) < TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE:
             raise Refusal(401, "The silo's clock differs too much from the server's.", _CLOSE)
+        self._note(name)
 
-    def _current(self) -> frozenset[bytes]:
+    def _note(self, name: str) -> None:
+        """Touch the file that tells when a silo was heard of, now and then; monitoring never stops a message."""
+        now = time.monotonic()
+        if now - self._heard.get(name, -_HEARD_SECONDS) >= _HEARD_SECONDS:
+            self._heard[name] = now
+            heard = FederationFolder(self._folder.parent).heard
+            with suppress(OSError):
+                heard.mkdir(parents=True, exist_ok=True)
+                (heard / name).touch()
+
+    def _current(self) -> dict[bytes, str]:
         with os.scandir(self._folder) as entries:
             state = frozenset((entry.name, entry.inode(), entry.stat().st_mtime_ns) for entry in entries)
         if state != self._state:
-            self._keys = frozenset(filter(None, map(_key_in, self._folder.glob("*.pub"))))
+            self._keys = {key: file.name for file in self._folder.glob("*.pub") if (key := _key_in(file))}
             self._state = state
         return self._keys
 

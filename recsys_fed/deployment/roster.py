@@ -130,6 +130,15 @@ def nodes(folder: FederationFolder) -> list[_Node]:
     ]
 
 
+def heard_of(folder: FederationFolder) -> dict[str, float]:
+    """When the server last heard of each admitted silo, Unix time; of one that has not come yet, 0."""
+    found = {}
+    for silo in admitted(folder):
+        file = folder.heard / _file(folder.admitted, silo).name
+        found[silo.name] = file.stat().st_mtime if file.exists() else 0.0
+    return found
+
+
 def missing_silos(folder: FederationFolder) -> str:
     """The admitted silos that are not online, with what they are instead; "" if all are."""
     return ", ".join(f"{node.name} is {node.status}" for node in nodes(folder) if node.status != "online")

@@ -6,6 +6,7 @@ They are for the operator's own monitoring: those of a silo tell its budget and 
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from recsys_fed.deployment._keys import expiry
 from recsys_fed.deployment.federation import AUTHORITY, FederationFolder, split_address
-from recsys_fed.deployment.roster import admitted, nodes
+from recsys_fed.deployment.roster import admitted, heard_of, nodes
 from recsys_fed.deployment.serving import prepare_flower
 from recsys_fed.deployment.training import RUN_CONFIG, progress_of
 from recsys_fed.errors import DataNotFoundError, EngineError, RecsysFedError
@@ -68,6 +69,8 @@ def _model(settings: SiloSettings) -> str:
 
 
 _NEWEST = 10
+# A silo's SuperNode asks for messages every 3 s, and the server notes it every 10 s.
+_ONLINE_SECONDS = 60.0
 
 
 def federation_status(folder: FederationFolder) -> dict[str, Any]:
@@ -112,11 +115,24 @@ def federation_metrics(folder: FederationFolder) -> list[Metric]:
         CounterMetricFamily("recsys_fed_rounds", "Rounds done.", rounds),
         CounterMetricFamily("recsys_fed_refused", "Messages refused.", refused),
         GaugeMetricFamily("recsys_fed_silos_admitted", "Silos of the roster.", len(admitted(folder))),
+        *_heard_metrics(folder),
     ]
     if not folder.settings().insecure:
         ends, what = expiry(folder.server_certificate).timestamp(), "Unix time of the certificate's end."
         metrics.append(GaugeMetricFamily("recsys_fed_certificate_expiry_seconds", what, ends))
     return metrics
+
+
+def _heard_metrics(folder: FederationFolder) -> list[Metric]:
+    last = GaugeMetricFamily(
+        "recsys_fed_silo_heard_timestamp_seconds", "When a silo was last heard of; 0: never.", labels=("silo",)
+    )
+    heard = heard_of(folder)
+    for name, when in heard.items():
+        last.add_metric((name,), when)
+    online = sum(time.time() - when < _ONLINE_SECONDS for when in heard.values())
+    what = f"Silos of the roster that were heard of in the last {_ONLINE_SECONDS:g} s."
+    return [GaugeMetricFamily("recsys_fed_silos_online", what, online), last]
 
 
 def silo_metrics(settings: SiloSettings) -> list[Metric]:

@@ -102,6 +102,16 @@ def test_only_the_account_that_serves_reaches_what_starts_runs_and_hands_out_mes
     assert json.loads((tmp_path / "log").read_text().splitlines()[0])["event"] == "request refused"
 
 
+def test_it_is_noted_when_an_admitted_silo_was_heard_of_and_nobody_else(admitted):
+    folder, silo = admitted
+    heard, gate = folder.parent / "flower" / "heard", superlink(folder)
+    for headers in ({}, silo.headers(spoilt=True), silo.headers(ago=3600)):
+        assert asked(gate, "/v1/fleet/pull", caller=REMOTE, headers=headers)[0] == 401
+    assert not heard.exists()
+    assert asked(gate, "/v1/fleet/pull", caller=REMOTE, headers=silo.headers())[0] == 200
+    assert [file.name for file in heard.iterdir()] == ["north.pub"]
+
+
 @pytest.mark.parametrize(
     "path", ["/docs", "/openapi.json", "/", "", "/v1/fleetx", "//v1/fleet/x", "/V1/FLEET/x", "/health/x"]
 )
