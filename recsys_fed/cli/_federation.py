@@ -204,6 +204,19 @@ def status(
 
 
 @app.command()
+def check(folder: Folder, *, as_json: AsJson = False) -> None:
+    """Settings, certificates, what silos are handed, roster, port, disk. Exit code 1 if one of them is not good."""
+    from recsys_fed.deployment.checking import check_federation  # noqa: PLC0415
+    from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
+    from recsys_fed.report.deployment import print_findings  # noqa: PLC0415
+
+    findings = check_federation(FederationFolder(folder))
+    records = [vars(finding) for finding in findings]
+    emit(records) if as_json else print_findings(records)
+    raise typer.Exit(0 if all(finding.good for finding in findings) else 1)
+
+
+@app.command()
 def backup(
     folder: Folder, file: Annotated[Path, typer.Argument(metavar="FILE", help="The backup, a new file (tar.gz).")]
 ) -> None:

@@ -1,17 +1,33 @@
-"""`silo check`: everything that can be wrong on the silo's side, looked at before anything is sent."""
+"""`silo check` and `federation check`: everything that can be wrong on one's own side, before anything is sent."""
 
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.deployment._keys import expiry, public_node_key
 from recsys_fed.deployment._standing import standing_of
+from recsys_fed.deployment.federation import (
+    AUTHORITY,
+    CATALOGUE,
+    ROSTER,
+    TERMS,
+    FederationFolder,
+    agreed_keys,
+    read_federation,
+    split_address,
+)
+from recsys_fed.deployment.roster import admitted, surplus
+from recsys_fed.deployment.serving import check_certificates, check_port
 from recsys_fed.errors import ConfigurationError, LedgerIntegrityError, RecsysFedError
 from recsys_fed.federation.admission import read_roster
 from recsys_fed.federation.noise_split import masking_of, resolve_masking
+from recsys_fed.flower import healthy
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.verification import verify_ledger
 from recsys_fed.privacy.guarantee import check_delta
@@ -21,13 +37,17 @@ from recsys_fed.silo.opt_out import Participants
 from recsys_fed.silo.secret import SiloSecret, passphrase
 from recsys_fed.silo.settings import SiloSettings, read_silo_settings
 
+_Where = TypeVar("_Where")
+_Steps = list[tuple[str, Callable[[_Where], str]]]
 # Flower refuses a node whose clock is further off.
 _MOST_CLOCK_SECONDS = 5.0
+# A certificate that ends sooner, or a disk with less room, is said to be bad.
+_LEAST_DAYS, _LEAST_FREE = 14, 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Finding:
-    """One thing that was looked at; `detail` is for the silo's operator only."""
+    """One thing that was looked at; `detail` is for the operator only."""
 
     name: str
     good: bool
@@ -42,7 +62,7 @@ def check_silo(path: Path, *, reach: bool = True, data: bool = True) -> list[_Fi
     except RecsysFedError as error:
         return [_Finding(name="settings", good=False, detail=str(error))]
     found.append(_Finding(name="settings", good=True, detail=f"silo {settings.name}, federation {settings.address}"))
-    steps: list[tuple[str, Callable[[SiloSettings], str]]] = [
+    steps: _Steps[SiloSettings] = [
         ("keys", _keys),
         ("ledger", _ledger),
         ("catalogue", _catalogue),
@@ -53,11 +73,89 @@ def check_silo(path: Path, *, reach: bool = True, data: bool = True) -> list[_Fi
     return [*found, *(_looked(name, step, settings) for name, step in steps)]
 
 
-def _looked(name: str, step: Callable[[SiloSettings], str], settings: SiloSettings) -> _Finding:
+def check_federation(folder: FederationFolder) -> list[_Finding]:
+    """Look at what `federation serve` and the next training will meet, before they do."""
     try:
-        return _Finding(name=name, good=True, detail=step(settings))
+        settings = folder.settings()
+    except RecsysFedError as error:
+        return [_Finding(name="settings", good=False, detail=str(error))]
+    found = _Finding(name="settings", good=True, detail=f"{settings.name}, silos connect to {settings.address}")
+    steps: _Steps[FederationFolder] = [
+        *([] if settings.insecure else [("certificates", _certificates)]),
+        ("public folder", _public),
+        ("silos", _silos),
+        ("server", _server),
+        ("disk", _disk),
+    ]
+    return [found, *(_looked(name, step, folder) for name, step in steps)]
+
+
+def _looked(name: str, step: Callable[[_Where], str], where: _Where) -> _Finding:
+    try:
+        return _Finding(name=name, good=True, detail=step(where))
     except RecsysFedError as error:
         return _Finding(name=name, good=False, detail=str(error))
+
+
+def _certificates(folder: FederationFolder) -> str:
+    check_certificates(folder)
+    ends = expiry(folder.server_certificate)
+    if ends < datetime.now(UTC) + timedelta(days=_LEAST_DAYS):
+        raise ConfigurationError(
+            f"The server's certificate ends on {ends:%Y-%m-%d}: recsys-fed federation renew-certificate {folder.path}"
+        )
+    kept = "" if folder.authority_key.is_file() else "; the authority's key is kept elsewhere"
+    return f"the server's ends on {ends:%Y-%m-%d}{kept}"
+
+
+def _public(folder: FederationFolder) -> str:
+    """What silos are handed must be what the server trains with, or they refuse each other."""
+    terms, own = read_federation(folder.public / TERMS), folder.settings()
+    differing = [
+        name for name, value in agreed_keys(own.training).items() if agreed_keys(terms.training)[name] != value
+    ]
+    if differing:
+        raise ConfigurationError(
+            f"Expected the terms in {folder.public / TERMS} to be those of {folder.settings_file}, they differ in "
+            f"{', '.join(differing)}. Silos refuse what they have not agreed to: put the old values back."
+        )
+    catalogue = Catalogue.load(folder.public / CATALOGUE)
+    return f"terms as in {folder.settings_file.name}; {catalogue.n_items} items, {catalogue.content_hash[:16]}..."
+
+
+def _silos(folder: FederationFolder) -> str:
+    there, training = admitted(folder), folder.settings().training
+    if warning := surplus(folder):
+        raise ConfigurationError(warning)
+    if len(there) < training.silos:
+        raise ConfigurationError(
+            f"{len(there)} silos are admitted, the terms are for {training.silos}: a training waits for the others. "
+            "Admit them: `federation admit`."
+        )
+    roster = read_roster(folder.public / ROSTER)
+    if roster != {known.name: known.ledger_key for known in there}:
+        raise ConfigurationError(
+            "The published roster is not that of the admitted silos: `federation admit` writes it."
+        )
+    return f"{len(there)} are admitted, as many as the terms are for"
+
+
+def _server(folder: FederationFolder) -> str:
+    settings = folder.settings()
+    port, authority = split_address(settings.address)[1], None if settings.insecure else folder.public / AUTHORITY
+    if not healthy("127.0.0.1", port, authority=authority):
+        return f"serves on {settings.listen}:{port}"
+    check_port(settings.listen, port)
+    return f"does not serve; {settings.listen}:{port} is free"
+
+
+def _disk(folder: FederationFolder) -> str:
+    free = shutil.disk_usage(folder.path).free
+    if free < _LEAST_FREE:
+        raise ConfigurationError(
+            f"{free / 1e9:.1f} GB are free in {folder.path}: a training writes checkpoints there."
+        )
+    return f"{free / 1e9:.1f} GB are free"
 
 
 def _keys(settings: SiloSettings) -> str:

@@ -66,8 +66,8 @@ def served_federation(folder: FederationFolder, *, insecure: bool, say: Say) -> 
     log = EventLog(folder.log)
     with only_server(folder.flower_home / "serve.lock", what=f"The federation in {folder.path}"):
         if not insecure:
-            _check_certificates(folder)
-        _check_port(settings.listen, port)
+            check_certificates(folder)
+        check_port(settings.listen, port)
         say(printed(plain, folder.flower_home))
         around = {**environment(folder.flower_home), **variables}
         with running(gated(plain), environment=around) as process:
@@ -104,7 +104,7 @@ def only_server(lock: Path, *, what: str) -> Iterator[None]:
         yield
 
 
-def _check_certificates(folder: FederationFolder) -> None:
+def check_certificates(folder: FederationFolder) -> None:
     """Raise ConfigurationError for an expired certificate, which no silo would accept."""
     for file, remedy in (
         (folder.server_certificate, f"recsys-fed federation renew-certificate {folder.path}"),
@@ -117,7 +117,7 @@ def _check_certificates(folder: FederationFolder) -> None:
             )
 
 
-def _check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int) -> None:
     """Raise ConfigurationError for a port that another program has."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:

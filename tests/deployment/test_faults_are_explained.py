@@ -134,7 +134,7 @@ def test_waits_grow_with_the_load_and_name_their_reason(monkeypatch):
     monkeypatch.setattr(os, "getloadavg", lambda: (4.0 * cores, 0.0, 0.0))
     assert allowed(10) == 40
     monkeypatch.setattr(flower, "allowed", lambda _: 0.0)
-    with flower.running([sys.executable, "-c", "input()"], environment=os.environ) as process:
+    with flower.running([sys.executable, "-c", "import time; time.sleep(600)"], environment=os.environ) as process:
         with pytest.raises(EngineError, match=r"^Expected three silos within 0 s: north is offline\."):
             wait_until(lambda: "north is offline", process, seconds=1, what="three silos")
         assert wait_until(lambda: "", process, seconds=1, what="three silos") is None
