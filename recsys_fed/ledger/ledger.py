@@ -29,6 +29,7 @@ from recsys_fed.errors import (
     PrivacyError,
 )
 from recsys_fed.files import write_whole
+from recsys_fed.ledger.agreements import Agreement, append_agreement, read_agreements
 from recsys_fed.ledger.budget import (
     ROUNDING,
     Allowance,
@@ -60,6 +61,7 @@ from recsys_fed.ledger.transactions import (
     consume_state,
     entry_at,
     kept_payload,
+    keys_until_now,
     kinds_charged,
     last_entry,
     newest_entries,
@@ -200,7 +202,7 @@ class Ledger:
         witness: Path | None = None,
         durable: bool = True,
     ) -> Self:
-        """Open a ledger to read, or with its key to write.
+        """Open a ledger to read, or with its key to write: then one of an earlier version is brought to this one's.
 
         Raises:
             DataNotFoundError: there is none.
@@ -219,6 +221,9 @@ class Ledger:
             # The entry that changes the key is the last one of the key before.
             last.check_signature(terms_now(connection, until=last.number - 1 if last.number else 0).public_key)
             ledger._check_rollback(connection, noted)
+        if key is not None:
+            # Whoever only reads, perhaps from a medium that cannot be written, reads every schema as it is.
+            storage.upgrade()
         return ledger
 
     @property
@@ -387,6 +392,39 @@ class Ledger:
         self._key = key
         self._note(entry)
         return entry
+
+    def agree(self, what: str, *, version: int, digest: str) -> Agreement:
+        """Note that the silo agrees to a version of something from now on; signed, after those before.
+
+        Args:
+            what: "terms", "roster" or "catalogue".
+            version: of it, as the federation counts.
+            digest: SHA-256 of its content.
+        """
+        if self._key is None:
+            raise KeyFileError("This ledger was opened without its key, for reading only. Open it with the key.")
+        with self._storage.writing() as connection:
+            self._check_key(terms_now(connection))
+            before = read_agreements(connection, public_keys=keys_until_now(connection))
+            made = Agreement(
+                what=what,
+                public_key=self._key.public_key,
+                version=version,
+                digest=digest,
+                time=utc_text(self._clock()),
+                previous=before[-1].hash if before else NOTHING_BEFORE,
+            )
+            append_agreement(connection, made, number=len(before), key=self._key)
+        return made
+
+    def agreements(self) -> list[Agreement]:
+        """What the silo has agreed to, in order; none in a ledger of an earlier version.
+
+        Raises:
+            LedgerIntegrityError: a signature or the chain does not hold.
+        """
+        with self._storage.reading() as connection:
+            return read_agreements(connection, public_keys=keys_until_now(connection))
 
     def entry(self, number: int) -> Entry:
         """Return one entry; raises LedgerIntegrityError if it is missing."""

@@ -18,7 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from recsys_fed.database import build_engine, hide_password, parse_address, read_only
 from recsys_fed.errors import DataNotFoundError, LedgerError
 
-_SCHEMA = 1
+# 2 has the table of agreements; see `_migrations`.
+_SCHEMA = 2
 _LOCK_SECONDS = 120.0
 
 _metadata = sa.MetaData()
@@ -71,6 +72,15 @@ states_table = sa.Table(
     _metadata,
     sa.Column("run", sa.Text, primary_key=True),
     sa.Column("state", sa.String(64), nullable=False),
+)
+
+# What the silo has agreed to since it joined: signed records, each with the digest of the one before.
+agreements_table = sa.Table(
+    "agreements",
+    _metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+    sa.Column("signature", sa.String(128), nullable=False),
 )
 
 # The one on INSERT is for INSERT OR REPLACE, which deletes without telling a trigger.
@@ -143,12 +153,30 @@ class Storage:
         if not self.exists():
             raise DataNotFoundError(f"There is no ledger at {self.place}. Create it first.")
         with self.reading() as connection:
-            found = connection.execute(sa.select(ledger_table.c.schema_version)).scalar()
-        if found != _SCHEMA:
+            found = _schema_of(connection)
+        if not 1 <= found <= _SCHEMA:
             raise LedgerError(
-                f"Ledger {self.place} has schema {found}, this version reads schema {_SCHEMA}. "
+                f"Ledger {self.place} has schema {found}, this version reads schemas 1 to {_SCHEMA}. "
                 "Install the version that wrote it."
             )
+
+    def upgrade(self) -> None:
+        """Bring a ledger of an earlier version to this one's schema, all or nothing; its entries stay as they are.
+
+        Raises:
+            LedgerError: it cannot be written; it is as it was.
+        """
+        with self.reading() as connection:
+            if _schema_of(connection) == _SCHEMA:
+                return
+        from recsys_fed.ledger._migrations import upgrade  # noqa: PLC0415  (Alembic takes longer than most commands)
+
+        with self.writing() as connection:
+            # Another process may have been first.
+            found = _schema_of(connection)
+            if found < _SCHEMA:
+                upgrade(connection, schema=found)
+                connection.execute(ledger_table.update().values(schema_version=_SCHEMA))
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -197,6 +225,10 @@ class Storage:
                 f"Cannot {action} ledger {self.place}: {reason}. Nothing was released; "
                 "what the ledger held is still there."
             ) from error
+
+
+def _schema_of(connection: Connection) -> int:
+    return int(connection.execute(sa.select(ledger_table.c.schema_version)).scalar_one())
 
 
 def _engine(url: sa.URL, *, durable: bool) -> Engine:

@@ -62,6 +62,13 @@ def _newest_of_kind(connection: Connection, kind: str, *, until: int | None) -> 
     return None if number is None else entry_at(connection, number).body
 
 
+def keys_until_now(connection: Connection) -> frozenset[str]:
+    """Return every key that signs the ledger or ever did."""
+    numbers = connection.execute(sa.select(_entries.number).where(_entries.kind == "key")).scalars().all()
+    bodies = (entry_at(connection, number).body for number in (0, *numbers))
+    return frozenset(body.public_key for body in bodies if isinstance(body, LedgerTerms | KeyChange))
+
+
 def kinds_charged(connection: Connection, *, run: str | None = None, until: int | None = None) -> Kinds:
     """Return the history, or that of one run, or up to an entry, by kinds: the database adds up the steps."""
     what = (_entries.noise_multiplier, _entries.sampling_probability)

@@ -95,10 +95,12 @@ def verify_ledger(
     named_hashes: Mapping[int, str] | None = None,
     each_signature: int | None = _EACH_SIGNATURE,
 ) -> _VerifiedLedger:
-    """Verify a stored ledger, the stored copies of its fields too; raises LedgerIntegrityError."""
-    return verify_entries(
+    """Verify a stored ledger, the stored copies of its fields and agreements too; raises LedgerIntegrityError."""
+    found = verify_entries(
         _stored_entries(ledger), public_key=public_key, named_hashes=named_hashes, each_signature=each_signature
     )
+    ledger.agreements()
+    return found
 
 
 def entries_of_export(content: Iterable[bytes]) -> Iterator[Entry]:
@@ -382,7 +384,10 @@ def _entries(address: str, *, json_lines: bool) -> Iterator[Iterator[Entry]]:
     storage = Storage(address)
     try:
         storage.check()
-        yield _stored_entries(Ledger(storage))
+        ledger = Ledger(storage)
+        yield _stored_entries(ledger)
+        # Last: the first bad entry is to be named.
+        ledger.agreements()
     finally:
         storage.close()
 
