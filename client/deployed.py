@@ -28,10 +28,10 @@ from recsys_fed.silo.interactions import SiloData
 from recsys_fed.silo.on_disk import StoredSiloData, open_silo_data
 from recsys_fed.silo.opt_out import OptOuts, Participants, stamp_of_lists
 from recsys_fed.silo.secret import Pseudonyms, SiloSecret, passphrase
-from recsys_fed.silo.settings import SiloSettings, read_silo_settings, settings_file
+from recsys_fed.silo.settings import NOTICE, SiloSettings, handed_out, read_silo_settings, settings_file
 from recsys_fed.silo.state import StateFolder
 from recsys_fed.trainers.registry import signals_read
-from recsys_fed.user_digests import Stamp
+from recsys_fed.user_digests import Stamp, stamp_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,12 +41,13 @@ class DeployedSilo(Silo):
     Attributes:
         settings: silo.toml.
         secret: keys of pseudonyms and of what is sealed.
-        lists: of users who take no part, as they were when this was opened; see `silo.opt_out`.
+        lists: of users who take no part (`silo.opt_out`) and the notice that was taken in, as they were when this
+            was opened.
     """
 
     settings: SiloSettings
     secret: SiloSecret
-    lists: tuple[Stamp, Stamp] = (None, None)
+    lists: tuple[Stamp, ...] = ()
 
     @property
     def allowance(self) -> Allowance:
@@ -65,8 +66,11 @@ class DeployedSilo(Silo):
 
     @property
     def outdated(self) -> bool:
-        """Whether users have opted out, or come back, since this was opened: then its data is not to be used."""
-        return stamp_of_lists(self.settings) != self.lists
+        """Whether users have opted out, or come back, or the operator has agreed to something, since this was opened.
+
+        Then neither its data nor its terms are to be used.
+        """
+        return _lists_of(self.settings) != self.lists
 
     def prepare(self) -> None:
         """Read the data and derive the plan, which the first request would do; raises what reading them raises."""
@@ -147,7 +151,7 @@ def open_deployed_silo(path: Path) -> DeployedSilo:
 def _open(path: Path) -> DeployedSilo:
     settings = read_silo_settings(path)
     # Before anything is read: who opts out meanwhile makes it outdated.
-    lists, words = stamp_of_lists(settings), passphrase()
+    lists, words = _lists_of(settings), passphrase()
     key = SigningKey.load(Path(settings.ledger_key), passphrase=words)
     secret = SiloSecret.load(Path(settings.secret_key), passphrase=words)
     ledger = Ledger.open(settings.ledger, key=key, witness=Path(settings.witness) if settings.witness else None)
@@ -170,6 +174,11 @@ def _open(path: Path) -> DeployedSilo:
     # No connection is held: a fork must not share one.
     ledger.close()
     return silo
+
+
+def _lists_of(settings: SiloSettings) -> tuple[Stamp, ...]:
+    # Files are replaced whole, the notice after all that it is about.
+    return *stamp_of_lists(settings), stamp_of(handed_out(settings) / NOTICE)
 
 
 def _accepted(settings: SiloSettings, config: FederationConfig) -> AcceptedTerms | None:

@@ -190,6 +190,7 @@ class Answer:
 
     status: int = 0
     text: str = ""
+    content: bytes = b""
     date: str = ""
     reason: str = ""
 
@@ -202,8 +203,12 @@ def ask(
     authority: Path | None,
     headers: Mapping[str, str] | None = None,
     timeout: float = 5.0,
+    most_bytes: int = _MOST_ANSWER,
 ) -> Answer:
-    """Ask a server whose certificate this authority has signed; `authority` None asks without TLS."""
+    """Ask a server whose certificate this authority has signed; `authority` None asks without TLS.
+
+    What is longer than `most_bytes` is cut there.
+    """
     connection: HTTPConnection
     try:
         if authority is None:
@@ -214,8 +219,9 @@ def ask(
         with contextlib.closing(connection):
             connection.request("GET", path, headers=dict(headers or {}))
             answer = connection.getresponse()
-            text = answer.read(_MOST_ANSWER).decode("utf-8", "replace")
-            return Answer(status=answer.status, text=text, date=answer.getheader("date", ""))
+            content = answer.read(most_bytes)
+            text = content[:_MOST_ANSWER].decode("utf-8", "replace")
+            return Answer(status=answer.status, text=text, content=content, date=answer.getheader("date", ""))
     except ssl.SSLCertVerificationError as error:
         return Answer(reason=f"its certificate does not hold: {error.verify_message}")
     except (OSError, HTTPException) as error:

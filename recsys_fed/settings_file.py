@@ -27,9 +27,17 @@ def read_tables(path: Path, *, what: str) -> dict[str, Any]:
     if not path.is_file():
         raise DataNotFoundError(f"Cannot find {what} at {path}.")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return parse_tables(path.read_text(encoding="utf-8"), place=str(path))
+    except UnicodeDecodeError as error:
         raise DataFormatError(f"Expected TOML in {path}: {error}.") from error
+
+
+def parse_tables(text: str, *, place: str) -> dict[str, Any]:
+    """The content of such a text; raises DataFormatError."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise DataFormatError(f"Expected TOML in {place}: {error}.") from error
 
 
 def parse_value(text: str) -> Any:

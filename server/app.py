@@ -52,7 +52,7 @@ def main(grid: Grid, context: Context) -> None:
         masking_of(resolve_masking(config, simulated=True))
     catalogue = Catalogue.load(config.catalogue) if config.catalogue else None
     run = config.training or str(context.run_id)
-    gathered = greet_silos(_retrying(grid, config, masked=False), config, run=run)
+    gathered = greet_silos(_retrying(grid, config, masked=False), config, run=run, catalogue=catalogue)
     kept = Path(config.output) / CHECKPOINT if config.output and config.roster else None
     resumed = kept is not None and config.resume and kept.is_file()
     simulated = any(greeting.simulated for greeting in gathered.greetings.values())

@@ -13,6 +13,7 @@ from flwr.app import Message
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
+from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ProtocolError
 from recsys_fed.federation.admission import check_greeting, read_roster
@@ -36,8 +37,11 @@ class Greeted:
     refused: list[str] = field(default_factory=list)
 
 
-def greet_silos(grid: Grid, config: FederationConfig, *, run: str) -> Greeted:
+def greet_silos(grid: Grid, config: FederationConfig, *, run: str, catalogue: Catalogue | None = None) -> Greeted:
     """Ask every connected silo which public catalogue it holds; the answer is signed for `run`.
+
+    Where `minimum_silos` will do, silos that hold another version of the `catalogue` than the server are left out
+    until they are updated.
 
     Raises:
         ProtocolError: too few silos are connected or greet; without a roster also if one of them does not greet.
@@ -61,6 +65,8 @@ def greet_silos(grid: Grid, config: FederationConfig, *, run: str) -> Greeted:
             found.refused.append(f"node {reply.metadata.src_node_id}: {error}")
     if roster is not None:
         _leave_out_twins(found)
+        if config.minimum_silos and catalogue is not None:
+            _leave_out_outdated(found, catalogue)
     for line in found.refused:
         log(WARNING, "a silo is left out: %s", line)
     _check_enough(found, config)
@@ -72,6 +78,17 @@ def _leave_out_twins(found: Greeted) -> None:
     names = Counter(greeting.silo for greeting in found.greetings.values())
     for node in [node for node, greeting in found.greetings.items() if names[greeting.silo] > 1]:
         found.refused.append(f"node {node}: Expected a silo once, got {found.greetings.pop(node).silo!r} again.")
+
+
+def _leave_out_outdated(found: Greeted, catalogue: Catalogue) -> None:
+    """While a new version of the catalogue rolls out, those that have it go on."""
+    for node, greeting in list(found.greetings.items()):
+        if greeting.catalogue_hash != catalogue.content_hash:
+            del found.greetings[node]
+            found.refused.append(
+                f"node {node}: {greeting.silo!r} holds another version of the catalogue. Its operator runs "
+                "`recsys-fed silo update --agree`."
+            )
 
 
 def _check_enough(found: Greeted, config: FederationConfig) -> None:

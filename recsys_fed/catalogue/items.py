@@ -242,6 +242,24 @@ def extend_catalogue(catalogue: Catalogue, items: Catalogue) -> Catalogue:
     )
 
 
+def catalogue_of_model(catalogue: Catalogue, *, content_hash: str, n_items: int) -> Catalogue:
+    """The version of a catalogue that a model was trained on: this one, or its first `n_items`.
+
+    A catalogue only grows at its end (`extend_catalogue`), so an earlier version is its beginning, row by row, and
+    what was released for it keeps its rows.
+
+    Raises:
+        DataFormatError: it is no version of this catalogue.
+    """
+    if catalogue.content_hash == content_hash:
+        return catalogue
+    if 0 < n_items < catalogue.n_items:
+        earlier = drop_items(catalogue, np.arange(catalogue.n_items) >= n_items)
+        if earlier.content_hash == content_hash:
+            return earlier
+    raise DataFormatError("Expected the catalogue that the model was trained on, got another. Fetch it again.")
+
+
 def _more_vectors(
     catalogue: Catalogue, items: Catalogue, new: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float32] | None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +14,12 @@ from recsys_fed.cli._options import AsJson, Setting, emit, run_options, settings
 from recsys_fed.config import FederationConfig, parse
 from recsys_fed.report.console import new_console
 
+if TYPE_CHECKING:
+    from recsys_fed.deployment.notice import Notice
+
 app = typer.Typer(help="The operator of a federation: make it, admit silos, serve, train.", no_args_is_help=True)
+catalogue_app = typer.Typer(help="The catalogue that all silos hold.", no_args_is_help=True)
+app.add_typer(catalogue_app, name="catalogue")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the federation.")]
 Insecure = Annotated[
@@ -76,6 +81,7 @@ def admit(
         say(f"admitted {known.name}, ledger key {known.ledger_key}")
     if warning := surplus(own):
         say(warning)
+    _publish(folder)
     _synchronise(folder)
 
 
@@ -87,7 +93,58 @@ def revoke(folder: Folder, name: Annotated[str, typer.Argument(help="Name of an 
     from recsys_fed.report.deployment import say  # noqa: PLC0415
 
     say(f"revoked {revoked(FederationFolder(folder), name).name}")
+    _publish(folder)
     _synchronise(folder)
+
+
+@app.command()
+def publish(folder: Folder) -> None:
+    """Sign anew who is admitted, the terms and the catalogue, for silos to fetch; admit and revoke do so as well."""
+    _publish(folder)
+
+
+@app.command()
+def terms(folder: Folder, *, settings: Setting = None) -> None:
+    """Set new terms of training, such as --set silos=4 or --set epsilon=2; every silo has to agree to them."""
+    from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
+    from recsys_fed.deployment.notice import change_terms  # noqa: PLC0415
+    from recsys_fed.report.deployment import say  # noqa: PLC0415
+    from recsys_fed.silo.secret import passphrase  # noqa: PLC0415
+
+    changes: Any = settings_of(settings or [])
+    notice = change_terms(FederationFolder(folder), changes, passphrase=passphrase())
+    say(f"terms version {notice.terms_version}; each silo's operator agrees by: recsys-fed silo update DIR --agree")
+    _say_notice(notice)
+
+
+@catalogue_app.command("update")
+def update_catalogue(
+    folder: Folder,
+    catalogue: Annotated[Path, typer.Argument(help="A catalogue (Parquet) with the new items, perhaps the old too.")],
+) -> None:
+    """Append the items that the federation's catalogue lacks, as its next version; nothing is changed or removed."""
+    from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
+    from recsys_fed.deployment.notice import change_catalogue  # noqa: PLC0415
+    from recsys_fed.report.deployment import say  # noqa: PLC0415
+    from recsys_fed.silo.secret import passphrase  # noqa: PLC0415
+
+    notice = change_catalogue(FederationFolder(folder), catalogue, passphrase=passphrase())
+    say(f"catalogue version {notice.catalogue_version}; each silo: recsys-fed silo update DIR --agree")
+    _say_notice(notice)
+
+
+def _publish(folder: Path) -> None:
+    from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
+    from recsys_fed.deployment.notice import publish as published  # noqa: PLC0415
+    from recsys_fed.silo.secret import passphrase  # noqa: PLC0415
+
+    _say_notice(published(FederationFolder(folder), passphrase=passphrase()))
+
+
+def _say_notice(notice: "Notice") -> None:
+    from recsys_fed.report.deployment import say  # noqa: PLC0415
+
+    say(f"notice {notice.version}, fingerprint {notice.fingerprint()}")
 
 
 @app.command()

@@ -101,23 +101,82 @@ def _settings_of(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+FederationKey = Annotated[
+    str | None,
+    typer.Option(help="Of a silo that joined before there was one: the key that its operator reads out."),
+]
+
+
 @app.command()
 def roster(
     folder: Folder,
-    file: Annotated[Path, typer.Argument(metavar="ROSTER", help="roster.json of the federation's public folder.")],
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[ROSTER]", help="A roster.json; without it, it is fetched.")
+    ] = None,
+    *,
+    federation_key: FederationKey = None,
 ) -> None:
     """Take in the names and ledger keys of the other silos: compare them with what their operators tell you.
 
     Secure aggregation protects a silo by the noise of the silos in this list, and of nobody else.
     """
+    from recsys_fed.deployment.updating import accept_roster, fetch_update  # noqa: PLC0415
     from recsys_fed.federation.admission import read_roster, write_roster  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
+    from recsys_fed.silo.secret import passphrase  # noqa: PLC0415
     from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415
 
-    found = read_roster(file)
-    write_roster(Path(read_silo_settings(folder).roster), found)
-    for name, key in sorted(found.items()):
-        say(f"{key}  {name}")
+    settings = read_silo_settings(folder)
+    if file is not None:
+        found = read_roster(file)
+        write_roster(Path(settings.roster), found)
+        for name, key in sorted(found.items()):
+            say(f"{key}  {name}")
+        return
+    _pin(settings, federation_key)
+    update = fetch_update(settings, passphrase=passphrase())
+    for line in update.lines():
+        say(line)
+    accept_roster(settings, update, passphrase=passphrase())
+    if update.terms or update.catalogue:
+        say(f"the roster is taken in; what else is new needs: recsys-fed silo update {folder} --agree")
+
+
+@app.command()
+def update(
+    folder: Folder,
+    *,
+    agree: Annotated[bool, typer.Option("--agree", help="Take in what is shown.")] = False,
+    notice: Annotated[Path | None, typer.Option(help="A notice.json, instead of fetching it.")] = None,
+    federation_key: FederationKey = None,
+) -> None:
+    """Show what is new in the federation (silos, terms, catalogue), and take it in with --agree.
+
+    Compare the fingerprint with other silos' operators first. Exit code 1 if something new was not agreed to.
+    """
+    from recsys_fed.deployment.updating import accept_update, fetch_update  # noqa: PLC0415
+    from recsys_fed.report.deployment import say  # noqa: PLC0415
+    from recsys_fed.silo.secret import passphrase  # noqa: PLC0415
+    from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415
+
+    settings = read_silo_settings(folder)
+    _pin(settings, federation_key)
+    found = fetch_update(settings, passphrase=passphrase(), file=notice)
+    for line in found.lines():
+        say(line)
+    if not found.is_news:
+        say("nothing is new")
+    elif agree:
+        accept_update(settings, found, passphrase=passphrase())
+        say("taken in; a silo that serves uses it from the next message on")
+    raise typer.Exit(1 if found.is_news and not agree else 0)
+
+
+def _pin(settings: Any, key: str | None) -> None:
+    from recsys_fed.deployment.updating import pin_federation_key  # noqa: PLC0415
+
+    if key is not None:
+        pin_federation_key(settings, key)
 
 
 @app.command("change-keys")

@@ -15,6 +15,7 @@ from recsys_fed.deployment._standing import standing_of
 from recsys_fed.deployment.federation import (
     AUTHORITY,
     CATALOGUE,
+    FEDERATION_KEY,
     ROSTER,
     TERMS,
     FederationFolder,
@@ -24,6 +25,7 @@ from recsys_fed.deployment.federation import (
 )
 from recsys_fed.deployment.roster import admitted, surplus
 from recsys_fed.deployment.serving import check_certificates, check_port
+from recsys_fed.deployment.updating import fetch_update
 from recsys_fed.errors import ConfigurationError, LedgerIntegrityError, RecsysFedError
 from recsys_fed.federation.admission import read_roster
 from recsys_fed.federation.noise_split import masking_of, resolve_masking
@@ -35,7 +37,7 @@ from recsys_fed.signing import SigningKey
 from recsys_fed.silo.on_disk import open_silo_data
 from recsys_fed.silo.opt_out import Participants
 from recsys_fed.silo.secret import SiloSecret, passphrase
-from recsys_fed.silo.settings import SiloSettings, read_silo_settings
+from recsys_fed.silo.settings import SiloSettings, handed_out, read_silo_settings
 
 _Where = TypeVar("_Where")
 _Steps = list[tuple[str, Callable[[_Where], str]]]
@@ -68,7 +70,7 @@ def check_silo(path: Path, *, reach: bool = True, data: bool = True) -> list[_Fi
         ("catalogue", _catalogue),
         ("roster", _roster),
         *([("data", _data)] if data else []),
-        *([("federation", _federation)] if reach else []),
+        *([("federation", _federation), ("notice", _notice)] if reach else []),
     ]
     return [*found, *(_looked(name, step, settings) for name, step in steps)]
 
@@ -232,6 +234,20 @@ def _federation(settings: SiloSettings) -> str:
         )
     ends = f", trusted until {expiry(Path(settings.root_certificate)):%Y-%m-%d}" if settings.root_certificate else ""
     return f"{settings.address} answers and knows this silo, its clock is {skew:+.1f} s off{ends}"
+
+
+def _notice(settings: SiloSettings) -> str:
+    """Whether the silo has what the federation's notice says: roster, terms and catalogue."""
+    if not (handed_out(settings) / FEDERATION_KEY).is_file():
+        return "this silo joined before its federation had a key: `silo update --federation-key`"
+    found = fetch_update(settings, passphrase=passphrase())
+    if found.is_news:
+        what = [("silos", found.admitted or found.gone), ("terms", found.terms), ("catalogue", found.catalogue)]
+        raise ConfigurationError(
+            f"The federation has new {' and '.join(name for name, there in what if there)} (notice "
+            f"{found.notice.version}, fingerprint {found.notice.fingerprint()}). See `recsys-fed silo update`."
+        )
+    return f"notice {found.notice.version} is taken in, fingerprint {found.notice.fingerprint()}"
 
 
 def _problems(findings: list[_Finding]) -> Iterator[str]:

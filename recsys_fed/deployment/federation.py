@@ -1,8 +1,8 @@
 """The folder of a federation's operator: federation.toml, keys, admitted silos, and what is handed to silos.
 
 federation.toml      name, address, terms of training
-keys/                authority.key (may be kept offline), server.key, server.pem
-public/              what silos get: terms.toml, authority.pem, catalogue.parquet, roster.json
+keys/                authority.key (may be kept offline), federation.key, server.key, server.pem
+public/              what silos get: terms.toml, authority.pem, catalogue.parquet, roster.json, notice.json
 admitted/NAME.pub    one line a silo, see `_keys`; revoked/ has those that were taken back, replaced/ earlier keys
 trainings/ID/        checkpoint, model, events and certificates of each training
 flower/              Flower's own state (FLWR_HOME)
@@ -14,25 +14,29 @@ They run in the environment of `recsys_fed.flower`, with FLWR_HOME in the operat
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recsys_fed import checks
 from recsys_fed.config import FederationConfig, check_run_keys, flat, parse
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.flower import tool
-from recsys_fed.settings_file import Value, check_tables, flattened, parse_table, read_tables, to_toml
+from recsys_fed.settings_file import Value, check_tables, flattened, parse_table, parse_tables, read_tables, to_toml
 
 if TYPE_CHECKING:
     from recsys_fed.silo.settings import SiloSettings
 
 FILE, TERMS = "federation.toml", "terms.toml"
 AUTHORITY, CATALOGUE, ROSTER = "authority.pem", "catalogue.parquet", "roster.json"
+NOTICE, FEDERATION_KEY = "notice.json", "federation.pub"
 _DEFAULT_PORT = 9092
 # Settings of the gate in a process' environment.
 MOST_BYTES, LOG, ADMITTED = "RECSYS_FED_MOST_MESSAGE_BYTES", "RECSYS_FED_SERVER_LOG", "RECSYS_FED_ADMITTED"
+HANDED_OUT = "RECSYS_FED_PUBLIC"
+# Where the gate hands out files of the public folder to admitted silos.
+NOTICE_PATH, CATALOGUE_PATH = "/v1/fleet/notice", "/v1/fleet/catalogue"
 # A path that nobody may ask for, and that Flower answers: a refusal shows that the gate is in front of it.
 PROBE = "/docs"
 # Keys of a run that silos agree to; the others are the server's own business.
@@ -54,7 +58,7 @@ class FederationSettings:
         name: public. address: HOST:PORT that silos connect to. listen: interface to bind.
         insecure: without TLS and node authentication; loopback only.
         most_message_megabytes: larger messages of silos are refused unread.
-        minimum_silos: a training goes on while so many answer; 0 needs all of `training.silos`.
+        terms_version, catalogue_version: count the changes of terms and catalogue, from 1; see `notice`.
         training: the terms; its epsilon is the most that a training may ask for.
     """
 
@@ -63,11 +67,14 @@ class FederationSettings:
     listen: str = "127.0.0.1"
     insecure: bool = False
     most_message_megabytes: int = 256
+    terms_version: int = 1
+    catalogue_version: int = 1
     training: FederationConfig = field(default_factory=lambda: FederationConfig(silos=3))
 
     def __post_init__(self) -> None:
         split_address(self.address)
         checks.at_least(1, most_message_megabytes=self.most_message_megabytes, silos=self.training.silos)
+        checks.at_least(1, terms_version=self.terms_version, catalogue_version=self.catalogue_version)
         if self.insecure and self.listen not in ("127.0.0.1", "::1"):
             raise ConfigurationError(
                 f"Expected an insecure federation on loopback only, got listen = {self.listen!r}. "
@@ -98,6 +105,11 @@ class FederationFolder:
     def authority_key(self) -> Path:
         """Private key of the authority."""
         return self.path / "keys" / "authority.key"
+
+    @property
+    def federation_key(self) -> Path:
+        """Private key that signs notices."""
+        return self.path / "keys" / "federation.key"
 
     @property
     def server_key(self) -> Path:
@@ -157,13 +169,21 @@ def read_federation(path: Path) -> FederationSettings:
         DataFormatError: it is not TOML.
         ConfigurationError: a key that nothing reads, or a value that is not allowed.
     """
-    tables = read_tables(path, what="a federation's settings")
-    check_tables(tables, ("federation", "training"), place=str(path))
+    return _read(read_tables(path, what="a federation's settings"), place=str(path))
+
+
+def read_federation_text(text: str, *, place: str) -> FederationSettings:
+    """The same from the text of such a file; raises DataFormatError, ConfigurationError."""
+    return _read(parse_tables(text, place=place), place=place)
+
+
+def _read(tables: Mapping[str, Any], *, place: str) -> FederationSettings:
+    check_tables(tables, ("federation", "training"), place=place)
     training = flattened(tables.get("training", {}))
-    check_run_keys(training, place=f"[training] in {path}")
+    check_run_keys(training, place=f"[training] in {place}")
     terms = parse(FederationConfig, {"silos": 3, **training})
     own = tables.get("federation", {})
-    return parse_table(FederationSettings, own, place=f"[federation] in {path}", training=terms)
+    return parse_table(FederationSettings, own, place=f"[federation] in {place}", training=terms)
 
 
 def federation_toml(settings: FederationSettings) -> str:
@@ -174,6 +194,8 @@ def federation_toml(settings: FederationSettings) -> str:
         "listen": settings.listen,
         "insecure": settings.insecure,
         "most-message-megabytes": settings.most_message_megabytes,
+        "terms-version": settings.terms_version,
+        "catalogue-version": settings.catalogue_version,
     }
     terms = agreed_keys(settings.training) | {"seed": settings.training.seed}
     return f"[federation]\n{to_toml(own)}\n[training]\n{to_toml(terms)}"

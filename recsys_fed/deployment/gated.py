@@ -19,7 +19,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -31,12 +31,23 @@ from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMEST
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.corestate import in_memory_corestate, sql_corestate
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
+from starlette.responses import FileResponse
 
 from recsys_fed.deployment._keys import read_admission
 from recsys_fed.deployment._local_callers import is_own_account
-from recsys_fed.deployment.federation import ADMITTED, LOG, MOST_BYTES, FederationFolder
+from recsys_fed.deployment.federation import (
+    ADMITTED,
+    CATALOGUE,
+    CATALOGUE_PATH,
+    HANDED_OUT,
+    LOG,
+    MOST_BYTES,
+    NOTICE,
+    NOTICE_PATH,
+    FederationFolder,
+)
 from recsys_fed.errors import RecsysFedError
-from recsys_fed.gate import Application, Gate, Refusal, Scope, Send, header_of
+from recsys_fed.gate import Application, Gate, Receive, Refusal, Scope, Send, header_of
 from recsys_fed.logs import EventLog
 
 _DEFAULT_MOST = 256 << 20
@@ -72,10 +83,14 @@ class _SuperLinkGate(Gate):
         log: gets at most a line a minute for each reason, with how often it was.
         admitted: folder with a file for each admitted silo; None, of a federation without authentication, lets
             nobody reach the Fleet API but the account that serves.
+        public: folder of what is handed out: notice and catalogue, to whoever reaches the Fleet API.
     """
 
-    def __init__(self, application: Application, *, most_bytes: int, log: EventLog, admitted: Path | None) -> None:
-        super().__init__(application, most_bytes=most_bytes)
+    def __init__(
+        self, application: Application, *, most_bytes: int, log: EventLog, admitted: Path | None, public: Path | None
+    ) -> None:
+        files = {} if public is None else {NOTICE_PATH: public / NOTICE, CATALOGUE_PATH: public / CATALOGUE}
+        super().__init__(_with_files(application, files), most_bytes=most_bytes)
         self._keys = _AdmittedKeys(admitted) if admitted is not None else None
         self._log, self._noted, self._since = log, dict[str, float](), dict[str, int]()
 
@@ -99,6 +114,19 @@ class _SuperLinkGate(Gate):
             self._log.write("request refused", reason=reason, refused=self._since.pop(reason))
             self._noted[reason] = now
         await super().refuse(refusal, send)
+
+
+def _with_files(application: Application, files: Mapping[str, Path]) -> Application:
+    """The application, and these files at their paths."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        file = files.get(str(scope.get("path", ""))) if scope["type"] == "http" else None
+        if file is None or not file.is_file():
+            await application(scope, receive, send)
+        else:
+            await FileResponse(file)(scope, receive, send)
+
+    return answer
 
 
 def _expect_own_account(scope: Scope) -> None:
@@ -242,6 +270,7 @@ def main(arguments: list[str]) -> None:
                 most_bytes=int(os.environ.get(MOST_BYTES, _DEFAULT_MOST)),
                 log=EventLog(Path(os.environ[LOG]) if os.environ.get(LOG) else None),
                 admitted=Path(admitted) if admitted else None,
+                public=Path(os.environ[HANDED_OUT]) if os.environ.get(HANDED_OUT) else None,
             ),
             before=_stop_unfinished_runs,
         )

@@ -19,6 +19,8 @@ from recsys_fed.deployment._keys import (
 from recsys_fed.deployment.federation import (
     AUTHORITY,
     CATALOGUE,
+    FEDERATION_KEY,
+    NOTICE,
     ROSTER,
     TERMS,
     FederationFolder,
@@ -27,8 +29,8 @@ from recsys_fed.deployment.federation import (
     federation_toml,
     read_federation,
     split_address,
-    terms_toml,
 )
+from recsys_fed.deployment.notice import publish
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.files import write_whole
 from recsys_fed.ledger.ledger import Ledger
@@ -83,8 +85,8 @@ def init_federation(
     )
     items.save(folder.public / CATALOGUE)
     (folder.public / CATALOGUE).chmod(0o644)
-    (folder.public / TERMS).write_text(terms_toml(settings), encoding="utf-8")
     folder.settings_file.write_text(federation_toml(settings), encoding="utf-8")
+    publish(folder, passphrase=passphrase)
     return folder
 
 
@@ -122,8 +124,10 @@ def init_silo(
     before = set(path.iterdir())
     try:
         (path / _FEDERATION).mkdir(exist_ok=True)
-        for file in (TERMS, AUTHORITY, CATALOGUE):
-            shutil.copyfile(federation / file, path / _FEDERATION / file)
+        for file in (TERMS, AUTHORITY, CATALOGUE, FEDERATION_KEY, NOTICE):
+            # The last two are missing where an earlier version made the federation.
+            if file in (TERMS, AUTHORITY, CATALOGUE) or (federation / file).is_file():
+                shutil.copyfile(federation / file, path / _FEDERATION / file)
         Catalogue.load(path / _FEDERATION / CATALOGUE)
         text = _silo_toml(terms, name=name, tables={"data": data, "kinds": kinds or {}}, extra=extra or {})
         write_whole(path / SILO_FILE, text)

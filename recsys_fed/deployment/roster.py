@@ -74,7 +74,7 @@ def surplus(folder: FederationFolder) -> str:
         return ""
     return (
         f"{there} silos are admitted, the terms are for {planned}: noise and averages are planned for {planned}. "
-        "Revoke one, or make a new federation for more."
+        f"Revoke one, or set new terms: recsys-fed federation terms {folder.path} --set silos={there}."
     )
 
 

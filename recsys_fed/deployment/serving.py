@@ -15,6 +15,7 @@ from recsys_fed.deployment._keys import expiry
 from recsys_fed.deployment.federation import (
     ADMITTED,
     AUTHORITY,
+    HANDED_OUT,
     LOG,
     MOST_BYTES,
     PROBE,
@@ -59,6 +60,7 @@ def served_federation(folder: FederationFolder, *, insecure: bool, say: Say) -> 
     prepare_flower(folder, settings)
     plain = superlink_command(folder, settings)
     variables = {MOST_BYTES: str(settings.most_message_megabytes << 20), LOG: str(folder.log)}
+    variables[HANDED_OUT] = str(folder.public)
     if not insecure:
         variables[ADMITTED] = str(folder.admitted)
     port = split_address(settings.address)[1]

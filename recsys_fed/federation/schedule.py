@@ -87,7 +87,7 @@ def agree(greetings: Sequence[Greeting], catalogue: Catalogue | None) -> Greetin
     if others:
         raise ProtocolError(
             f"Expected one catalogue everywhere, silos {', '.join(others)} hold another than {expected.silo}. "
-            "Give every silo the same catalogue file."
+            "Give every silo the same catalogue: `recsys-fed silo update --agree` fetches the federation's."
         )
     return expected
 

@@ -400,6 +400,9 @@ class Ledger:
             what: "terms", "roster" or "catalogue".
             version: of it, as the federation counts.
             digest: SHA-256 of its content.
+
+        Raises:
+            KeyFileError: the ledger was opened without its key. LedgerError: it could not be written.
         """
         if self._key is None:
             raise KeyFileError("This ledger was opened without its key, for reading only. Open it with the key.")

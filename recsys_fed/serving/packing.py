@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.errors import ConfigurationError, DataFormatError, RecsysFedError
+from recsys_fed.catalogue.items import Catalogue, catalogue_of_model
+from recsys_fed.errors import ConfigurationError, RecsysFedError
 from recsys_fed.models.items import gramian_of, load_item_embeddings
 from recsys_fed.serving.packed_model import PackedModel, write_packed_model
 from recsys_fed.serving.versions import DIGITS, model_version
@@ -29,7 +29,7 @@ def pack(model_path: Path, catalogue_path: Path, folder: Path, *, residual: Path
     """Check a model and write it as `folder`/versions/VERSION; returns the version.
 
     Args:
-        model_path: item embeddings. catalogue_path: the catalogue that they were trained on.
+        model_path: item embeddings. catalogue_path: the catalogue that they were trained on, or a later version.
         folder: state of the service.
         residual: item-item weights of the silo's own users (.npy, [n_items, n_items]), for "silo-trusted".
 
@@ -38,9 +38,10 @@ def pack(model_path: Path, catalogue_path: Path, folder: Path, *, residual: Path
         ConfigurationError: it is a model of ratings.
     """
     content = model_path.read_bytes() if model_path.is_file() else b""
-    model, catalogue = load_item_embeddings(model_path), Catalogue.load(catalogue_path)
-    if model.catalogue_hash != catalogue.content_hash:
-        raise DataFormatError("Expected the catalogue that the model was trained on, got another.")
+    model = load_item_embeddings(model_path)
+    catalogue = catalogue_of_model(
+        Catalogue.load(catalogue_path), content_hash=model.catalogue_hash, n_items=model.n_items
+    )
     if model.fold_in.kind == "ratings":
         raise ConfigurationError(
             "Expected a model that orders items, got one of ratings: the service ranks. Use recsys-fed predict."

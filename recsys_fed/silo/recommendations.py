@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from recsys_fed import checks
-from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.catalogue.items import Catalogue, catalogue_of_model
 from recsys_fed.errors import ConfigurationError, DataFormatError
 from recsys_fed.evaluation.ranking import top_items
 from recsys_fed.models.items import ItemEmbeddings, scores
@@ -61,12 +61,14 @@ def open_recommender(
 ) -> Recommender:
     """Open the state of a silo for recommendations; see `StateFolder` for what it refuses.
 
+    `catalogue` may have grown since the training: the model's version of it is used.
     Under "silo-trusted" the silo's own model is fitted here, if that was not done since the last training.
     """
+    model = folder.model()
     return Recommender(
-        model=folder.model(),
+        model=model,
         state=folder.users(),
-        catalogue=catalogue,
+        catalogue=catalogue_of_model(catalogue, content_hash=model.catalogue_hash, n_items=model.n_items),
         pseudonyms=pseudonyms,
         personal=folder.personal() if personalisation == "silo-trusted" else None,
     )

@@ -14,6 +14,8 @@ from recsys_fed.errors import ConfigurationError
 from recsys_fed.settings_file import check_tables, flattened, parse_table, read_tables
 
 FILE = "silo.toml"
+# What the silo has taken in of its federation, last; see `deployment.updating`.
+NOTICE = "notice.json"
 PERSONALISATION = ("user-only", "silo-trusted")
 HOLD_OUT = ("none", "last")
 _MOST_DAYS = 36_525
@@ -198,6 +200,11 @@ _TABLES = ("silo", "agreed", "data", "kinds")
 def settings_file(path: Path) -> Path:
     """The one path of a silo's settings, given as the file or as its folder."""
     return (path / FILE if path.is_dir() else path).resolve()
+
+
+def handed_out(settings: SiloSettings) -> Path:
+    """The folder beside silo.toml with what the federation has handed out."""
+    return Path(settings.folder) / "federation"
 
 
 def read_silo_settings(path: Path) -> SiloSettings:

@@ -85,8 +85,8 @@ def asked(gate, path, *, caller=("10.0.0.9", 4), body=b"", length=None, headers=
     return status, sum(map(len, seen))
 
 
-def superlink(folder, log=None):
-    return lambda app: _SuperLinkGate(app, most_bytes=MOST, log=EventLog(log), admitted=folder)
+def superlink(folder, log=None, public=None):
+    return lambda app: _SuperLinkGate(app, most_bytes=MOST, log=EventLog(log), admitted=folder, public=public)
 
 
 OWN, OTHER, REMOTE = ("127.0.0.1", 2), ("127.0.0.1", 3), ("10.0.0.9", 4)
@@ -150,12 +150,43 @@ def test_a_silo_that_is_revoked_is_refused_at_once(admitted):
 
     def gate(application):
         nonlocal app
-        app = app or _SuperLinkGate(application, most_bytes=MOST, log=EventLog(None), admitted=folder)
+        app = app or _SuperLinkGate(application, most_bytes=MOST, log=EventLog(None), admitted=folder, public=None)
         return app
 
     assert asked(gate, "/v1/fleet/x", headers=silo.headers())[0] == 200
     (folder / "north.pub").unlink()
     assert asked(gate, "/v1/fleet/x", headers=silo.headers())[0] == 401
+
+
+def test_admitted_silos_fetch_the_notice_and_the_catalogue_and_nothing_else(admitted, tmp_path):
+    folder, silo = admitted
+    public = tmp_path / "public"
+    public.mkdir()
+    (public / "notice.json").write_bytes(b"signed")
+    (public / "catalogue.parquet").write_bytes(b"items")
+    (public / "terms.toml").write_bytes(b"terms")
+    application = superlink(folder, public=public)(None)
+    for path, content in (("/v1/fleet/notice", b"signed"), ("/v1/fleet/catalogue", b"items")):
+        assert asked(lambda _: application, path, caller=REMOTE)[0] == 401
+        sent = []
+        headers = [(name.lower().encode(), value.encode()) for name, value in silo.headers().items()]
+        scope = {"type": "http", "method": "GET", "path": path, "headers": headers, "client": REMOTE, "server": OWN}
+        asyncio.run(application(scope, nothing_more, collecting(sent)))
+        assert sent[0]["status"] == 200
+        assert b"".join(message.get("body", b"") for message in sent) == content
+    # Whatever else is asked for goes to Flower.
+    assert asked(superlink(folder, public=public), "/v1/fleet/../terms.toml", headers=silo.headers()) == (200, 0)
+
+
+async def nothing_more():
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+def collecting(sent):
+    async def send(message):
+        sent.append(message)
+
+    return send
 
 
 def test_messages_have_a_bounded_size(admitted):
@@ -175,7 +206,7 @@ def test_a_federation_without_authentication_is_for_its_own_account():
 
 
 def test_refusals_do_not_grow_the_log(admitted, tmp_path):
-    gate = _SuperLinkGate(None, most_bytes=MOST, log=EventLog(tmp_path / "log"), admitted=admitted[0])
+    gate = _SuperLinkGate(None, most_bytes=MOST, log=EventLog(tmp_path / "log"), admitted=admitted[0], public=None)
     for _ in range(200):
         assert asked(lambda _: gate, "/v1/fleet/x")[0] == 401
         assert asked(lambda _: gate, "/v1/control/x")[0] == 403
