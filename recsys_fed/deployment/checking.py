@@ -70,7 +70,7 @@ def check_silo(path: Path, *, reach: bool = True, data: bool = True) -> list[_Fi
         ("catalogue", _catalogue),
         ("roster", _roster),
         *([("data", _data)] if data else []),
-        *([("federation", _federation), ("notice", _notice)] if reach else []),
+        *([("federation", _federation)] if reach else []),
     ]
     return [*found, *(_looked(name, step, settings) for name, step in steps)]
 
@@ -223,7 +223,7 @@ def _data(settings: SiloSettings) -> str:
 
 
 def _federation(settings: SiloSettings) -> str:
-    """Whether the server answers, its clock, and whether it knows this silo."""
+    """Whether the server answers, its clock, whether it knows this silo, and if there is anything to agree to."""
     found = standing_of(settings, passphrase=passphrase())
     if found.reason:
         raise ConfigurationError(found.reason)
@@ -233,7 +233,8 @@ def _federation(settings: SiloSettings) -> str:
             f"Expected clocks within {_MOST_CLOCK_SECONDS:g} s, the server's is {skew:+.0f} s off."
         )
     ends = f", trusted until {expiry(Path(settings.root_certificate)):%Y-%m-%d}" if settings.root_certificate else ""
-    return f"{settings.address} answers and knows this silo, its clock is {skew:+.1f} s off{ends}"
+    notice = _notice(settings)
+    return f"{settings.address} answers and knows this silo, its clock is {skew:+.1f} s off{ends}; {notice}"
 
 
 def _notice(settings: SiloSettings) -> str:

@@ -4,7 +4,6 @@ They are beside the entries, not among them: an entry says what was released and
 says under what. Both are signed by the silo's key of the time, for purposes that never fit each other.
 """
 
-from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
@@ -13,7 +12,9 @@ from sqlalchemy.engine import Connection
 
 from recsys_fed import checks
 from recsys_fed.errors import DataFormatError, LedgerIntegrityError
+from recsys_fed.ledger.entries import NOTHING_BEFORE
 from recsys_fed.ledger.storage import agreements_table
+from recsys_fed.ledger.transactions import keys_until_now
 from recsys_fed.signing import (
     SigningKey,
     canonical,
@@ -34,7 +35,8 @@ class Agreement:
 
     Attributes:
         what: one of WHAT. version: as the federation counts. digest: SHA-256 of the content.
-        time: UTC, by the silo's clock. public_key: the ledger's key then, which signed this. previous: hash of the agreement before, 64 zeros before the first.
+        time: UTC, by the silo's clock. public_key: the ledger's key then, which signed this.
+        previous: hash of the agreement before, 64 zeros before the first.
     """
 
     what: str
@@ -68,14 +70,25 @@ class Agreement:
         return cls(version=known["version"], **texts)
 
 
-def append_agreement(connection: Connection, agreement: Agreement, *, number: int, key: SigningKey) -> None:
-    """Write it, signed."""
-    content = agreement.content
-    row = {"number": number, "content": content, "signature": key.sign(_PURPOSE, content)}
+def append_agreement(
+    connection: Connection, what: str, *, version: int, digest: str, time: str, key: SigningKey
+) -> Agreement:
+    """Sign an agreement and write it after those before; raises as `read_agreements`."""
+    before = read_agreements(connection)
+    made = Agreement(
+        what=what,
+        version=version,
+        digest=digest,
+        time=time,
+        public_key=key.public_key,
+        previous=before[-1].hash if before else NOTHING_BEFORE,
+    )
+    row = {"number": len(before), "content": made.content, "signature": key.sign(_PURPOSE, made.content)}
     connection.execute(agreements_table.insert().values(**row))
+    return made
 
 
-def read_agreements(connection: Connection, *, public_keys: Collection[str]) -> list[Agreement]:
+def read_agreements(connection: Connection) -> list[Agreement]:
     """All of them in order, each signed by a key that the ledger has or had.
 
     Raises:
@@ -83,16 +96,16 @@ def read_agreements(connection: Connection, *, public_keys: Collection[str]) -> 
     """
     if not sa.inspect(connection).has_table("agreements"):
         return []
-    found: list[Agreement] = []
+    keys, found = keys_until_now(connection), list[Agreement]()
     for row in connection.execute(sa.select(agreements_table).order_by(agreements_table.c.number)):
         content = bytes(row.content)
         try:
             agreement = Agreement.from_content(content)
         except DataFormatError as error:
             raise LedgerIntegrityError(f"Agreement {row.number} of the ledger is damaged: {error}") from error
-        known = agreement.public_key in public_keys
+        known = agreement.public_key in keys
         signed = known and verify_signature(agreement.public_key, _PURPOSE, content, row.signature)
-        expected = found[-1].hash if found else "0" * 64
+        expected = found[-1].hash if found else NOTHING_BEFORE
         if not signed or agreement.previous != expected or row.number != len(found):
             raise LedgerIntegrityError(f"Agreement {row.number} of the ledger is not as the silo signed it.")
         found.append(agreement)

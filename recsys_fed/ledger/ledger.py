@@ -61,7 +61,6 @@ from recsys_fed.ledger.transactions import (
     consume_state,
     entry_at,
     kept_payload,
-    keys_until_now,
     kinds_charged,
     last_entry,
     newest_entries,
@@ -394,40 +393,22 @@ class Ledger:
         return entry
 
     def agree(self, what: str, *, version: int, digest: str) -> Agreement:
-        """Note that the silo agrees to a version of something from now on; signed, after those before.
-
-        Args:
-            what: "terms", "roster" or "catalogue".
-            version: of it, as the federation counts.
-            digest: SHA-256 of its content.
+        """Note that the silo agrees to a version of something from now on, of this SHA-256; see `agreements`.
 
         Raises:
-            KeyFileError: the ledger was opened without its key. LedgerError: it could not be written.
+            KeyFileError: opened without the ledger's key. LedgerError: it could not be written.
         """
         if self._key is None:
             raise KeyFileError("This ledger was opened without its key, for reading only. Open it with the key.")
         with self._storage.writing() as connection:
             self._check_key(terms_now(connection))
-            before = read_agreements(connection, public_keys=keys_until_now(connection))
-            made = Agreement(
-                what=what,
-                public_key=self._key.public_key,
-                version=version,
-                digest=digest,
-                time=utc_text(self._clock()),
-                previous=before[-1].hash if before else NOTHING_BEFORE,
-            )
-            append_agreement(connection, made, number=len(before), key=self._key)
-        return made
+            time = utc_text(self._clock())
+            return append_agreement(connection, what, version=version, digest=digest, time=time, key=self._key)
 
     def agreements(self) -> list[Agreement]:
-        """What the silo has agreed to, in order; none in a ledger of an earlier version.
-
-        Raises:
-            LedgerIntegrityError: a signature or the chain does not hold.
-        """
+        """What the silo has agreed to, in order; raises LedgerIntegrityError if one does not hold."""
         with self._storage.reading() as connection:
-            return read_agreements(connection, public_keys=keys_until_now(connection))
+            return read_agreements(connection)
 
     def entry(self, number: int) -> Entry:
         """Return one entry; raises LedgerIntegrityError if it is missing."""

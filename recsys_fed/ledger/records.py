@@ -143,8 +143,8 @@ def check_receipt(receipt: ErasureReceipt, ledger: Ledger) -> None:
     Raises:
         LedgerIntegrityError: the ledger lacks what the receipt names, or says something else of it.
     """
-    if ledger.terms().public_key != receipt.terms.public_key:
-        raise LedgerIntegrityError("Expected the receipt of this ledger's key, it is another silo's.")
+    if ledger.terms(until=0).silo != receipt.terms.silo:
+        raise LedgerIntegrityError("Expected a receipt of this ledger's silo, it is another silo's.")
     if receipt.head.number > ledger.head().number or ledger.entry(receipt.head.number).hash != receipt.head.hash:
         raise LedgerIntegrityError(
             f"Expected entry {receipt.head.number} as the receipt names it, the ledger lacks it."

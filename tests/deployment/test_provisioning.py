@@ -70,7 +70,7 @@ def test_a_silo_agrees_to_the_terms_that_the_federation_has_set(federation, tmp_
 def test_private_keys_are_for_their_owner_only(federation, tmp_path):
     silo(federation, tmp_path / "north", passphrase="long enough")
     keys = [*federation.path.rglob("*.key"), *(tmp_path / "north").rglob("*.key")]
-    assert len(keys) == 5
+    assert len(keys) == 6
     assert {stat.S_IMODE(path.stat().st_mode) for path in keys} == {0o600}
     for path in (tmp_path / "north" / "keys").glob("*.key"):
         assert b"ENCRYPTED" in path.read_bytes(), path

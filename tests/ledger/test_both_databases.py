@@ -147,7 +147,7 @@ def test_a_ledger_of_a_newer_version_is_left_alone(url):
     with pytest.raises(LedgerError, match=r"has schema 99, .* schemas 1 to 2\. Install the version that wrote it"):
         Ledger.open(url, key=KEY)
     with Storage(url).writing() as connection:
-        connection.execute(ledger_table.update().values(schema_version=1))
+        connection.execute(ledger_table.update().values(schema_version=2))
     charged(Ledger.open(url, key=KEY), "payload")
     assert ledger.releases() == 1
 
