@@ -47,7 +47,7 @@ from recsys_fed.personalisation.next_item import (
     hold_out_latest,
     scorer_of_next,
 )
-from recsys_fed.personalisation.silo_model import fit_silo_model, scorer_of
+from recsys_fed.personalisation.silo_model import Recipe, fit_silo_model, scorer_of, silo_pairs
 from recsys_fed.simulation.runner import Progress, Simulation, Steps, fold_in_scorer, prepared, simulate
 
 Floats = npt.NDArray[np.float64]
@@ -201,19 +201,20 @@ def _of_silo(
     """What the users of one silo get: under None alone, else with the model of that key."""
     train, excluded, test = federation.histories.matrix()[users], federation.excluded[users], federation.test[users]
     folds = split_folds(train, rng=np.random.default_rng(seed))
-    own = choose_alone(folds)
+    own, pairs = choose_alone(folds), silo_pairs(train)
+
+    def measured(model: ItemEmbeddings, recipe: Recipe) -> dict[str, Floats]:
+        fitted = fit_silo_model(train, model, recipe, pairs=pairs)
+        return _measure_users(scorer_of(fitted, train), excluded, test, groups)
+
+    alone: dict[str, Floats] = {}
     for number, (key, model) in enumerate(models.items()):
         if not number:
             # A recipe without pull and with all weight on the silo reads nothing of the model: any will do.
-            yield (
-                None,
-                _measure_users(scorer_of(fit_silo_model(train, model, own.recipe), train), excluded, test, groups),
-            )
-        choice = choose_on(folds, own, model)
-        yield (
-            key,
-            _measure_users(scorer_of(fit_silo_model(train, model, choice.recipe), train), excluded, test, groups),
-        )
+            alone = measured(model, own.recipe)
+            yield None, alone
+        recipe = choose_on(folds, own, model).recipe
+        yield key, alone if recipe == own.recipe else measured(model, recipe)
 
 
 def _next_of_silo(

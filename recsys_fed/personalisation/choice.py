@@ -1,16 +1,16 @@
 """Which recipe a silo takes: the best on its own users, each measured by models that were fitted to others.
 
-First the strength of the silo's item model on its own, then how much of the released model goes with it. The silo on
-its own is taken unless another recipe is better by more than a standard error of the difference between them, user by
-user (the rule of Breiman et al. 1984): the models that are measured were fitted to three quarters of the users, and
-the silo on its own gains most from the rest. So what is taken is never worse than the silo on its own on
-the same users. All of this stays in the silo and is not released.
+First the strength of the silo's item model on its own; how the released model is best scored (see `Shown`); then how
+much of it goes with which item model; at last, how it is best scored beside that one. The silo on its own is taken
+unless another recipe is better by more than a standard error of the difference between them, user by user (the rule
+of Breiman et al. 1984): the models that are measured were fitted to three quarters of the users, and the silo on its
+own gains most from the rest. So what is taken is never worse than the silo on its own on the same users. All of this
+stays in the silo and is not released.
 """
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import product
 
 import numpy as np
 import torch
@@ -19,27 +19,29 @@ from scipy import sparse
 from recsys_fed import checks
 from recsys_fed.evaluation.metrics import ndcg_at
 from recsys_fed.evaluation.ranking import top_items
-from recsys_fed.models.items import ItemEmbeddings
+from recsys_fed.models.histories import weighted_histories
+from recsys_fed.models.items import ItemEmbeddings, user_vectors
 from recsys_fed.personalisation.silo_model import (
+    AS_RELEASED,
     Floats,
-    ItemModel,
     Recipe,
-    ReleasedView,
+    Shown,
     SiloPairs,
     Singles,
     blend_scores,
     fit_item_model,
     regularization_of,
-    released_scores,
     score_spread,
+    scores_shown,
     silo_pairs,
     spread_users,
     view_released,
 )
 
 _HELD_OUT, _HIT = 0.2, 0.5
-# Silos of so many users validate on some of them only, once.
+# Silos of so many users validate on some of them only, once; and of so many cells, as long as some users are left.
 _LARGE, _ENOUGH = 1_000, 500
+_MOST_CELLS, _LEAST = 1 << 24, 100
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,13 +70,15 @@ class Fold:
 def split_folds(train: sparse.csr_matrix, *, rng: np.random.Generator, folds: int = 4) -> tuple[Fold, ...]:
     """Every user of the silo in one fold; of a large silo 500 random users in a single one.
 
-    A user who is asked keeps four fifths of the history. Folds in which nobody has anything to hold out are left out.
+    Of a huge catalogue they are fewer. A user who is asked keeps four fifths of the history. Folds in which nobody has
+    anything to hold out are left out.
     """
     checks.at_least(2, folds=folds)
-    n_users = train.shape[0]
-    large = n_users >= _LARGE
+    n_users, n_items = train.shape
+    most = max(_MOST_CELLS // max(n_items, 1), _LEAST)
+    large = n_users >= min(_LARGE, max(most, 2 * _LEAST))
     order = rng.permutation(n_users)
-    number = (order >= _ENOUGH).astype(int) if large else order % folds
+    number = (order >= min(_ENOUGH, most)).astype(int) if large else order % folds
     return tuple(_make_folds(train, number, range(1 if large else folds), rng=rng))
 
 
@@ -113,10 +117,11 @@ def hold_out_items(
 
 _STRENGTHS = (0.3, 0.7, 2.0)
 """Of the item model on its own, in users of the silo."""
-_PULLS = (1.0, 3.0)
-_PULLED_STRENGTHS = (0.15, 0.3)
-"""With a pull there is more to lean on, and less strength is best."""
-_OWN_WEIGHTS = (1.0, 2.0)
+_PULLED = ((1.0, 0.3), (1.0, 0.6), (3.0, 0.3), (3.0, 0.6), (10.0, 0.3))
+"""Pulls with their strengths: with a pull there is more to lean on, and less strength is best."""
+_OWN_WEIGHTS = (1.0, 2.0, 4.0, 8.0)
+_WAYS = tuple(Shown(row_exponent=exponent, bias=bias) for exponent in (0.0, 0.25, 0.5) for bias in (True, False))
+"""In which the released model is scored; the first is how it was released."""
 _USER_ONLY = Recipe(own_weight=0.0)
 # With fewer users a standard error says nothing, and the best is taken as it is.
 _ENOUGH_USERS = 30
@@ -155,10 +160,12 @@ class Choice:
     validation: Mapping[Recipe, float] = field(repr=False)
 
 
-def choose(train: sparse.csr_matrix, released: ItemEmbeddings, *, rng: np.random.Generator) -> Choice:
-    """Measure all recipes on the users of a silo, csr [n_users, n_items] of ones or weights; see `choose_on`."""
+def choose(
+    train: sparse.csr_matrix, released: ItemEmbeddings, *, rng: np.random.Generator, ways: tuple[Shown, ...] = _WAYS
+) -> Choice:
+    """Measure recipes on the users of a silo, csr [n_users, n_items] of ones or weights; see `choose_on`."""
     folds = split_folds(train, rng=rng)
-    return choose_on(folds, choose_alone(folds), released)
+    return choose_on(folds, choose_alone(folds), released, ways=ways)
 
 
 def choose_alone(folds: tuple[Fold, ...]) -> Alone:
@@ -177,20 +184,17 @@ def choose_alone(folds: tuple[Fold, ...]) -> Alone:
     return Alone(recipe=best, per_user=per_user, scores=tuple(scores[best]))
 
 
-def choose_on(folds: tuple[Fold, ...], own: Alone, released: ItemEmbeddings) -> Choice:
+def choose_on(
+    folds: tuple[Fold, ...], own: Alone, released: ItemEmbeddings, *, ways: tuple[Shown, ...] = _WAYS
+) -> Choice:
     """The recipe of a silo whose folds and own models are known.
 
     Where there is nobody to measure on, the released model is taken as it is.
     """
     if not sum(fold.n_measured for fold in folds):
         return Choice(recipe=_USER_ONLY, alone=own.recipe, validation={})
-    values: dict[Recipe, list[Floats]] = {}
-    seen = view_released(released)
-    for fold, scores in zip(folds, own.scores, strict=True):
-        for recipe, found in _measure_fold(fold, own.recipe, scores, released, seen):
-            values.setdefault(recipe, []).append(found)
     # Of equal ones the first: the released model as it is, where few users tell nothing apart.
-    per_user = _join_folds(values) | dict(own.per_user)
+    per_user = dict(_measure(folds, own, released, ways)) | dict(own.per_user)
     validation = {recipe: float(found.mean()) for recipe, found in per_user.items()}
     best = max(validation, key=validation.__getitem__)
     gain = per_user[best] - per_user[own.recipe]
@@ -199,29 +203,86 @@ def choose_on(folds: tuple[Fold, ...], own: Alone, released: ItemEmbeddings) -> 
     return Choice(recipe=best if better else own.recipe, alone=own.recipe, validation=validation)
 
 
-def _measure_fold(
-    fold: Fold, local: Recipe, local_scores: tuple[Singles, float], released: ItemEmbeddings, seen: ReleasedView
+def _measure(
+    folds: tuple[Fold, ...], own: Alone, released: ItemEmbeddings, ways: tuple[Shown, ...]
 ) -> Iterator[tuple[Recipe, Floats]]:
-    """ndcg@20 of all that the released model has a part in, block after block of users."""
-    scale = score_spread(released_scores(released, fold.some))
-    models: list[tuple[Recipe, ItemModel | None, float]] = [(local, None, local_scores[1])]
-    for pull, part in product(_PULLS, _PULLED_STRENGTHS):
-        recipe = Recipe(own_weight=math.inf, pull=pull, regularization=part)
-        pulled = fit_item_model(fold.pairs, seen, pull=pull, regularization=regularization_of(recipe, fold.n_users))
-        models.append((recipe, pulled, score_spread(pulled.scores(fold.some))))
-    rows = max(1, _CELLS // fold.kept.shape[1])
-    for start in range(0, fold.kept.shape[0], rows):
-        block = slice(start, start + rows)
-        kept, held = fold.kept[block], fold.held[block]
-        whole = released_scores(released, kept)
-        yield _USER_ONLY, _ndcg(whole, kept, held)
-        for recipe, model, own_scale in models:
-            own = local_scores[0][block].astype(np.float64) if model is None else model.scores(kept)
-            if model is not None:
-                yield recipe, _ndcg(own, kept, held)
-            for weight in _OWN_WEIGHTS:
-                together = blend_scores(whole, own, weight, (scale, own_scale))
-                yield replace(recipe, own_weight=weight), _ndcg(together, kept, held)
+    """ndcg@20 of all that the released model has a part in and that is tried; see the module for the order."""
+    measured = _Measured(folds, released, {own.recipe: list(own.scores)})
+    tried: dict[Recipe, float] = {}
+
+    def try_all(recipes: list[Recipe]) -> Iterator[tuple[Recipe, Floats]]:
+        for recipe in recipes:
+            found = measured.per_user(recipe)
+            tried[recipe] = float(found.sum())
+            yield recipe, found
+
+    yield from try_all([replace(_USER_ONLY, shown=way) for way in ways])
+    shown = max(tried, key=tried.__getitem__).shown
+    tried.clear()
+    pulled = [Recipe(own_weight=math.inf, pull=pull, regularization=part) for pull, part in _PULLED]
+    for recipe in pulled:
+        measured.add(recipe)
+    blends = [replace(one, own_weight=weight) for one in (own.recipe, *pulled) for weight in _OWN_WEIGHTS]
+    yield from try_all(pulled + [replace(blend, shown=shown) for blend in blends])
+    best = max(tried, key=tried.__getitem__)
+    if not math.isinf(best.own_weight):
+        yield from try_all([replace(best, shown=way) for way in ways if way != shown])
+
+
+class _Measured:
+    """The users of all folds under any recipe; holds the scores of the item models and nothing else of their size."""
+
+    def __init__(
+        self, folds: tuple[Fold, ...], released: ItemEmbeddings, own: dict[Recipe, list[tuple[Singles, float]]]
+    ) -> None:
+        self._folds, self._released, self._own = folds, released, own
+        self._seen = view_released(released)
+        self._users = [
+            user_vectors(released, histories_of(fold.kept, device=released.vectors.device)) for fold in folds
+        ]
+        self._some = [
+            user_vectors(released, histories_of(fold.some, device=released.vectors.device)) for fold in folds
+        ]
+        self._spreads: dict[Shown, list[float]] = {}
+
+    def add(self, recipe: Recipe) -> None:
+        """Fit the item model of a recipe, which can then be asked for with any weight."""
+        self._own[recipe] = []
+        for fold in self._folds:
+            strength = regularization_of(recipe, fold.n_users)
+            model = fit_item_model(fold.pairs, self._seen, pull=recipe.pull, regularization=strength)
+            found = model.scores(fold.kept).astype(np.float32)
+            self._own[recipe].append((found, score_spread(model.scores(fold.some))))
+
+    def per_user(self, recipe: Recipe) -> Floats:
+        """ndcg@20 of the users with something to be found, fold after fold."""
+        alone = replace(recipe, own_weight=math.inf, shown=AS_RELEASED)
+        scales = self._spreads_of(recipe.shown) if 0 < recipe.own_weight < math.inf else [1.0] * len(self._folds)
+        found = []
+        for number, fold in enumerate(self._folds):
+            rows = max(1, _CELLS // fold.kept.shape[1])
+            for start in range(0, fold.kept.shape[0], rows):
+                block = slice(start, start + rows)
+                values: Floats | Singles
+                if math.isinf(recipe.own_weight):
+                    values = self._own[alone][number][0][block]
+                else:
+                    values = scores_shown(self._released, self._users[number][block], recipe.shown)
+                    if recipe.own_weight:
+                        own, spread = self._own[alone][number]
+                        values = blend_scores(values, own[block], recipe.own_weight, (scales[number], spread))
+                found.append(_ndcg(values, fold.kept[block], fold.held[block]))
+        return np.concatenate([np.zeros(0), *found])
+
+    def _spreads_of(self, shown: Shown) -> list[float]:
+        if shown not in self._spreads:
+            some = [scores_shown(self._released, users, shown) for users in self._some]
+            self._spreads[shown] = [score_spread(values) for values in some]
+        return self._spreads[shown]
+
+
+def _fold_in(released: ItemEmbeddings, users: sparse.csr_matrix) -> torch.Tensor:
+    return user_vectors(released, weighted_histories(users, device=released.vectors.device))
 
 
 def _join_folds(values: Mapping[Recipe, list[Floats]]) -> dict[Recipe, Floats]:

@@ -5,9 +5,12 @@ silo's users, and added:
 
     released model (a history weighed by age) + own_weight own,   own = transitions + ease_weight EASE
 
+of the released model those of one of four ways (`silo_model.Shown`).
+
 The recipe is chosen on the silo's users: of each the latest interaction is kept away and asked for. First what the
-silo has alone, then how much of it goes with the released model. The silo alone is taken unless another recipe is
-better by more than a standard error of the difference, user by user: so it is never worse on these users.
+silo has alone, then how much of it goes with the released model, scored in which way. The silo alone is taken unless
+another recipe is better by more than a standard error of the difference, user by user: so it is never worse on these
+users.
 """
 
 import math
@@ -20,13 +23,24 @@ import torch
 from recsys_fed.evaluation.protocol import Scorer
 from recsys_fed.evaluation.ranking import first_relevant_rank
 from recsys_fed.models.histories import Histories
-from recsys_fed.models.items import ItemEmbeddings, scores, user_vectors
+from recsys_fed.models.items import ItemEmbeddings, user_vectors
 from recsys_fed.models.transitions import Following, Transitions, fit_transitions
-from recsys_fed.personalisation.silo_model import Floats, ItemModel, Singles, fit_item_model, score_spread, silo_pairs
+from recsys_fed.personalisation.silo_model import (
+    AS_RELEASED,
+    Floats,
+    ItemModel,
+    Shown,
+    Singles,
+    fit_item_model,
+    score_spread,
+    scores_shown,
+    silo_pairs,
+)
 
 _FOLLOWING = (Following(), Following(directed=False))
 _EASE_WEIGHTS = (0.0, 0.3, 1.0)
-_OWN_WEIGHTS = (0.5, 1.0, 2.0)
+_OWN_WEIGHTS = (0.5, 1.0, 2.0, 4.0, 8.0)
+_WAYS = tuple(Shown(row_exponent=exponent, bias=bias) for exponent in (0.0, 0.25) for bias in (True, False))
 # Strength of EASE, in users of the silo.
 _EASE_STRENGTH = 0.7
 # A silo of more users chooses on so many of them; spreads are those of so many.
@@ -46,11 +60,13 @@ class NextRecipe:
         own_weight: of what the silo has alone; 0 is "user-only", infinity "local-only".
         ease_weight: of EASE beside transitions.
         following: how transitions are counted and scored.
+        shown: what is scored of the released model.
     """
 
     own_weight: float
     ease_weight: float = 0.0
     following: Following = _FOLLOWING[0]
+    shown: Shown = AS_RELEASED
 
     @property
     def name(self) -> str:
@@ -62,7 +78,7 @@ class NextRecipe:
     @property
     def alone(self) -> "NextRecipe":
         """The same without the released model."""
-        return replace(self, own_weight=math.inf)
+        return replace(self, own_weight=math.inf, shown=AS_RELEASED)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,7 +103,7 @@ class NextItemModel:
         total = np.zeros((histories.n_users, histories.n_items))
         weight = self.recipe.own_weight
         if not math.isinf(weight):
-            total += _released_next_scores(self.released, histories) / self.spreads[0]
+            total += _released_next_scores(self.released, histories, shown=self.recipe.shown) / self.spreads[0]
         own = 1.0 if math.isinf(weight) else weight
         if self.transitions is not None:
             total += self.transitions.scores(histories) * (own / self.spreads[1])
@@ -96,10 +112,9 @@ class NextItemModel:
         return total
 
 
-def _released_next_scores(model: ItemEmbeddings, histories: Histories) -> Floats:
+def _released_next_scores(model: ItemEmbeddings, histories: Histories, *, shown: Shown = AS_RELEASED) -> Floats:
     """Scores of folded-in users, float64 [n_users, n_items]."""
-    users = user_vectors(model, histories.to(model.vectors.device))
-    return np.asarray(scores(model, users).double().cpu().numpy())
+    return scores_shown(model, user_vectors(model, histories.to(model.vectors.device)), shown)
 
 
 def scorer_of_next(model: NextItemModel, histories: Histories) -> Scorer:
@@ -126,9 +141,10 @@ class OwnParts:
             how: score_spread(model.scores(self.some).astype(np.float64)) for how, model in self.transitions.items()
         }
 
-    def spreads(self, released: ItemEmbeddings, how: Following) -> tuple[float, float, float]:
+    def spreads(self, released: ItemEmbeddings, recipe: NextRecipe) -> tuple[float, float, float]:
         """See `NextItemModel`."""
-        return score_spread(_released_next_scores(released, self.some)), self._spreads[how], self._ease_spread
+        whole = _released_next_scores(released, self.some, shown=recipe.shown)
+        return score_spread(whole), self._spreads[recipe.following], self._ease_spread
 
     def scores(self, histories: Histories) -> Mapping[NextRecipe, Singles]:
         """Scores [n_users, n_items] of every recipe without the released model."""
@@ -155,7 +171,7 @@ def fit_next_item_model(
         own: fitted to these histories already, where several models are compared.
     """
     if not recipe.own_weight or not len(histories.items):
-        recipe = NextRecipe(own_weight=0.0)
+        recipe = NextRecipe(own_weight=0.0, shown=recipe.shown if len(histories.items) else AS_RELEASED)
         return NextItemModel(
             recipe=recipe, released=released, transitions=None, item_model=None, spreads=(1.0, 1.0, 1.0)
         )
@@ -165,7 +181,7 @@ def fit_next_item_model(
         released=released,
         transitions=own.transitions[recipe.following],
         item_model=own.ease if recipe.ease_weight else None,
-        spreads=own.spreads(released, recipe.following),
+        spreads=own.spreads(released, recipe),
     )
 
 
@@ -227,13 +243,16 @@ def choose_next(held: NextValidation, released: ItemEmbeddings) -> NextChoice:
     if held.own is None:
         return NextChoice(recipe=user_only, alone=alone, validation={})
     alone = max(held.per_user, key=lambda recipe: float(held.per_user[recipe].mean()))
-    whole = _released_next_scores(released, held.known)
+    per_user: dict[NextRecipe, Floats] = {}
     # Of equal ones the first: the released model as it is.
-    per_user = {user_only: _ndcg(whole, held.known, held.wanted)}
-    whole /= held.own.spreads(released, alone.following)[0]
-    for weight in _OWN_WEIGHTS:
-        together = whole + weight * held.scores[alone]
-        per_user[replace(alone, own_weight=weight)] = _ndcg(together, held.known, held.wanted)
+    for shown in _WAYS:
+        whole = _released_next_scores(released, held.known, shown=shown)
+        per_user[replace(user_only, shown=shown)] = _ndcg(whole, held.known, held.wanted)
+        blend = replace(alone, shown=shown)
+        whole /= held.own.spreads(released, blend)[0]
+        for weight in _OWN_WEIGHTS:
+            together = whole + weight * held.scores[alone]
+            per_user[replace(blend, own_weight=weight)] = _ndcg(together, held.known, held.wanted)
     per_user |= held.per_user
     validation = {recipe: float(found.mean()) for recipe, found in per_user.items()}
     best = max(validation, key=validation.__getitem__)

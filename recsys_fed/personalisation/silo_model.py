@@ -5,8 +5,9 @@ Pairs. How often pairs of items meet in the histories of one silo, in a form tha
 With X the silo's histories, heavy users scaled down, S = X^T X is held as
 
     n_items x n_items        where a silo has more users than a small catalogue has items
-    F F^T + diagonal         else: F = X^T where users are few; F = V_k diag(s_k) of the k largest singular values
-                             of X where both are many. The diagonal is then what F leaves of diag(S), which is exact.
+    F F^T + diagonal         else: F = X^T, sparse, of up to 8,000 users; F = V_k diag(s_k) of the k largest singular
+                             values of X where both are more. The diagonal is then what F leaves of diag(S), which is
+                             exact.
 
 Item model. It is pulled towards what the released model says of pairs of items. With V the released item vectors,
 
@@ -19,9 +20,13 @@ With few users B leans towards what most of them have, so column j is divided by
 
 Where S has a factor, G is diagonal plus F F^T, with the embedding_dim columns of the pull beside S's own, and
 
-    P = D^-1 - D^-1 F (I + F^T D^-1 F)^-1 F^T D^-1            (Woodbury)
+    P = D^-1 - D^-1 F (I + F^T D^-1 F)^-1 F^T D^-1            (Woodbury: EASE's dual form)
 
-so that nothing of size n_items x n_items is held.
+so that nothing of size n_items x n_items is held, and no column of P is solved for: the diagonal of P is all that is
+needed of it, and F has few entries a row.
+
+Scores of the released model may be divided by |v_i|^row_exponent, and go without its bias: what is frequent has long
+vectors, so both recommend less of it. That is free, and how much of it is good differs from catalogue to catalogue.
 """
 
 import math
@@ -44,7 +49,7 @@ Singles = npt.NDArray[np.float32]
 # A history of n items counts n^-HEAVY in sums of squares: X has rows scaled by n^(-HEAVY / 2).
 HEAVY = 0.5
 LARGEST_DENSE = 20_000
-FEW_USERS, LARGEST_RANK = 2_000, 500
+FEW_USERS, LARGEST_RANK = 8_000, 500
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,13 +60,13 @@ class SiloPairs:
         histories: X, csr float64 [n_users, n_items].
         occurrence: diag(S), float64 [n_items].
         dense: S, float64 [n_items, n_items], or None.
-        factor: F, float32 [n_items, k], or None where S is dense. Half the memory and time, and six digits.
+        factor: F, [n_items, k], or None where S is dense: csr where there is a column for each user, else float32.
     """
 
     histories: sparse.csr_matrix
     occurrence: Floats
     dense: Floats | None
-    factor: Singles | None
+    factor: Singles | sparse.csr_matrix | None
 
 
 def silo_pairs(
@@ -88,7 +93,7 @@ def silo_pairs(
     if n_items <= largest_dense and n_users >= n_items:
         return SiloPairs(histories=scaled, occurrence=occurrence, dense=(scaled.T @ scaled).toarray(), factor=None)
     few = n_users <= few_users or n_items <= largest_dense
-    factor = scaled.astype(np.float32).toarray().T if few else _leading(scaled, largest_rank)
+    factor = scaled.T.tocsr() if few else _leading(scaled, largest_rank)
     return SiloPairs(histories=scaled, occurrence=occurrence, dense=None, factor=factor)
 
 
@@ -106,24 +111,40 @@ def _without_heavy_rows(train: sparse.csr_matrix) -> sparse.csr_matrix:
 
 
 DISCOUNT, _SMOOTHING = 0.15, 5.0
+# Items whose part in P is worked out at once.
+_ROWS = 4_096
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ItemModel:
-    """Scores of a history x are (x L) R^T, or x L; private to the silo. Items of x have no meaningful score.
+    """Scores of a history x are ((x L) C) R^T, or x L; private to the silo. Items of x have no meaningful score.
 
     Attributes:
-        left: L, float32 [n_items, k].
-        right: R, float32 [n_items, k]; None where L is all, [n_items, n_items].
+        left, right: L and R, float32 or csr [n_items, k]; without R, L is all, [n_items, n_items].
+        core: C, float32 [k, k]; None stands for the identity, as in models that were sealed before there was one.
     """
 
-    left: Singles
-    right: Singles | None
+    left: Singles | sparse.csr_matrix
+    right: Singles | sparse.csr_matrix | None
+    core: Singles | None = None
 
     def scores(self, histories: sparse.csr_matrix) -> Floats:
         """Float64 [n_users, n_items] for histories of ones or weights."""
-        found = histories.astype(np.float32) @ self.left
-        return np.asarray(found if self.right is None else found @ self.right.T, dtype=np.float64)
+        found = _dense(histories.astype(np.float32) @ self.left)
+        if self.core is not None:
+            found = found @ self.core
+        return np.asarray(found if self.right is None else (self.right @ found.T).T, dtype=np.float64)
+
+    def weights(self) -> Singles:
+        """The table [n_items, n_items] whose rows a history adds up; the diagonal means nothing."""
+        if self.right is None:
+            return np.array(_dense(self.left), dtype=np.float32)
+        left = self.left if self.core is None else self.left @ self.core
+        return np.asarray(_dense(left @ self.right.T), dtype=np.float32)
+
+
+def _dense(table: Singles | sparse.csr_matrix) -> Singles:
+    return np.asarray(table) if isinstance(table, np.ndarray) else np.asarray(table.toarray())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -161,13 +182,17 @@ def fit_item_model(pairs: SiloPairs, seen: ReleasedView | None, *, pull: float, 
         raise ConfigurationError("Expected a released model for pull > 0, got none.")
     pulled = _pulled_factor(pairs, seen, pull=pull)
     discount = (pairs.occurrence + _SMOOTHING) ** -DISCOUNT
-    if pairs.dense is None:
-        single = pulled.astype(np.float32)
-        factor = np.hstack([pairs.factor, single]) if pairs.factor is not None else single
-        left_over = (1 + pull) * pairs.occurrence - np.square(factor).sum(axis=1, dtype=np.float64)
-        return _by_woodbury(factor, np.maximum(left_over, 0.0) + regularization, discount=discount)
+    if pairs.factor is not None:
+        return _by_woodbury(
+            pairs.factor,
+            pulled,
+            total=(1 + pull) * pairs.occurrence,
+            regularization=regularization,
+            discount=discount,
+        )
     gramian = pulled @ pulled.T
-    gramian += pairs.dense
+    if pairs.dense is not None:
+        gramian += pairs.dense
     missing = np.maximum((1 + pull) * pairs.occurrence - np.diag(gramian), 0.0)
     gramian[np.diag_indices_from(gramian)] += missing + regularization
     inverse = linalg.inv(gramian, overwrite_a=True, check_finite=False)
@@ -184,18 +209,65 @@ def _pulled_factor(pairs: SiloPairs, seen: ReleasedView | None, *, pull: float) 
     return np.asarray(seen.back @ (vectors * np.sqrt(pull * np.maximum(values, 0.0))))
 
 
-def _by_woodbury(factor: Singles, diagonal: Floats, *, discount: Floats) -> ItemModel:
-    """-discount_j P_ij / P_jj off the diagonal as left right^T, from P = (diag + F F^T)^-1."""
-    shrunk = factor / diagonal.astype(np.float32)[:, None]
-    core = factor.T @ shrunk
+def _by_woodbury(
+    own: Singles | sparse.csr_matrix, pulled: Floats, *, total: Floats, regularization: float, discount: Floats
+) -> ItemModel:
+    """-discount_j P_ij / P_jj off the diagonal, from P = (D + F F^T)^-1, F = [own, pulled], diag(P^-1) = total + reg.
+
+    With L = D^-1 F and C = (I + F^T D^-1 F)^-1 the diagonal of P is that of D^-1 - L C L^T.
+    """
+    if sparse.issparse(own):
+        factor = sparse.hstack([own, sparse.csr_matrix(pulled)], format="csr")
+    else:
+        factor = np.hstack([own, pulled.astype(np.float32)])
+    inverse = 1 / (np.maximum(total - _row_products(factor, factor), 0.0) + regularization)
+    left = _scale_rows(factor, inverse)
+    core = np.asarray(_dense(factor.T @ left), dtype=np.float64)
     core[np.diag_indices_from(core)] += 1
-    left = linalg.cho_solve(linalg.cho_factor(core, overwrite_a=True), shrunk.T, check_finite=False).T
-    own = 1 / diagonal - np.einsum("ij,ij->i", left, shrunk, dtype=np.float64)
-    return ItemModel(left=left, right=shrunk * (discount / own).astype(np.float32)[:, None])
+    core = _inverse_of_symmetric(core)
+    blocks = [left[start : start + _ROWS] for start in range(0, len(inverse), _ROWS)]
+    explained = np.concatenate([_row_products(rows, rows @ core) for rows in blocks])
+    right = _scale_rows(left, discount / (inverse - explained))
+    return ItemModel(left=left.astype(np.float32), right=right.astype(np.float32), core=core.astype(np.float32))
+
+
+def _scale_rows(table: Singles | sparse.csr_matrix, by: Floats) -> Singles | sparse.csr_matrix:
+    if sparse.issparse(table):
+        return sparse.csr_matrix(sparse.diags(by) @ table)
+    return np.asarray(table * by.astype(np.float32)[:, None])
+
+
+def _row_products(table: Singles | sparse.csr_matrix, other: Singles | Floats | sparse.csr_matrix) -> Floats:
+    """Inner products of the rows of two tables, [n_rows]."""
+    products = np.multiply(table, other, dtype=np.float64) if isinstance(table, np.ndarray) else table.multiply(other)
+    return np.asarray(products.sum(axis=1), dtype=np.float64).ravel()
+
+
+def _inverse_of_symmetric(matrix: Floats) -> Floats:
+    """That of a positive definite matrix, which is overwritten; by Cholesky's factors."""
+    factor, _ = linalg.lapack.dpotrf(matrix, lower=False, overwrite_a=True)
+    inverse, _ = linalg.lapack.dpotri(factor, lower=False, overwrite_c=True)
+    upper = np.triu(inverse)
+    return np.asarray(upper + np.triu(upper, 1).T)
 
 
 _LEAST = 1e-12
 _SPREAD_USERS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """How items are scored by the released model: v_i u / |v_i|^row_exponent, plus the item's bias or without it."""
+
+    row_exponent: float = 0.0
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.row_exponent < 1:
+            raise ConfigurationError(f"Expected 0 <= row_exponent < 1, got {self.row_exponent}.")
+
+
+AS_RELEASED = Shown()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,11 +280,13 @@ class Recipe:
         own_weight: 0 is "user-only", infinity the item model alone.
         pull: of the item model towards the released one; 0 with infinite own_weight is the silo on its own.
         regularization: of the item model, in users of the silo.
+        shown: what is scored of the released model.
     """
 
     own_weight: float
     pull: float = 0.0
     regularization: float = 0.5
+    shown: Shown = AS_RELEASED
 
     def __post_init__(self) -> None:
         if self.own_weight:
@@ -247,11 +321,12 @@ class SiloModel:
     def scores(self, histories: sparse.csr_matrix) -> Floats:
         """Float64 [n_users, n_items], higher is better; items of the history itself have no meaningful score."""
         if self.item_model is None:
-            return released_scores(self.released, histories)
+            return released_scores(self.released, histories, shown=self.recipe.shown)
         own = self.item_model.scores(histories)
         if math.isinf(self.recipe.own_weight):
             return own
-        return blend_scores(released_scores(self.released, histories), own, self.recipe.own_weight, self.spreads)
+        whole = released_scores(self.released, histories, shown=self.recipe.shown)
+        return blend_scores(whole, own, self.recipe.own_weight, self.spreads)
 
 
 def regularization_of(recipe: Recipe, n_users: int) -> float:
@@ -259,32 +334,51 @@ def regularization_of(recipe: Recipe, n_users: int) -> float:
     return max(recipe.regularization * n_users, 1.0)
 
 
-def blend_scores(whole: Floats, own: Floats, own_weight: float, spreads: tuple[float, float]) -> Floats:
+def blend_scores(whole: Floats, own: Floats | Singles, own_weight: float, spreads: tuple[float, float]) -> Floats:
     """Scores of the released model and of the item model together, for a finite weight."""
     return whole / spreads[0] + own_weight / spreads[1] * own
 
 
-def fit_silo_model(train: sparse.csr_matrix, released: ItemEmbeddings, recipe: Recipe) -> SiloModel:
-    """Fit a recipe to the histories of a silo, csr [n_users, n_items] of ones or weights; none gives "user-only".
+def fit_silo_model(
+    train: sparse.csr_matrix, released: ItemEmbeddings, recipe: Recipe, *, pairs: SiloPairs | None = None
+) -> SiloModel:
+    """Fit a recipe to the histories of a silo, csr [n_users, n_items] of ones or weights; without any it is "user-only".
 
-    Guarantees: none but for "user-only". What else comes out depends on the silo's users without noise and must never
-    leave the silo; between its users it is as private as any ordinary recommender.
+    Guarantees: none but for "user-only" as released. What else comes out depends on the silo's users without noise
+    and must never leave the silo; between its users it is as private as any ordinary recommender.
+
+    Args:
+        train: the histories. released: the federation's model. recipe: which.
+        pairs: those of `train`, where they are known already.
     """
     if not recipe.own_weight or not train.nnz:
-        return SiloModel(recipe=Recipe(own_weight=0.0), released=released, item_model=None, spreads=(1.0, 1.0))
-    regularization = regularization_of(recipe, train.shape[0])
+        recipe = Recipe(own_weight=0.0, shown=recipe.shown if train.nnz else AS_RELEASED)
+        return SiloModel(recipe=recipe, released=released, item_model=None, spreads=(1.0, 1.0))
     item_model = fit_item_model(
-        silo_pairs(train), view_released(released), pull=recipe.pull, regularization=regularization
+        pairs or silo_pairs(train),
+        view_released(released) if recipe.pull else None,
+        pull=recipe.pull,
+        regularization=regularization_of(recipe, train.shape[0]),
     )
     some = spread_users(train)
-    spreads = score_spread(released_scores(released, some)), score_spread(item_model.scores(some))
+    whole = released_scores(released, some, shown=recipe.shown)
+    spreads = score_spread(whole), score_spread(item_model.scores(some))
     return SiloModel(recipe=recipe, released=released, item_model=item_model, spreads=spreads)
 
 
-def released_scores(model: ItemEmbeddings, histories: sparse.csr_matrix) -> Floats:
+def released_scores(model: ItemEmbeddings, histories: sparse.csr_matrix, *, shown: Shown = AS_RELEASED) -> Floats:
     """Scores of folded-in users, float64 [n_users, n_items]."""
-    users = user_vectors(model, weighted_histories(histories, device=model.vectors.device))
-    return np.asarray(scores(model, users).double().cpu().numpy())
+    return scores_shown(model, user_vectors(model, weighted_histories(histories, device=model.vectors.device)), shown)
+
+
+def scores_shown(model: ItemEmbeddings, users: torch.Tensor, shown: Shown) -> Floats:
+    """Scores of user vectors [n_users, embedding_dim], which were folded in from the model as it was released."""
+    if shown == AS_RELEASED:
+        return np.asarray(scores(model, users).double().cpu().numpy())
+    norms = model.vectors.norm(dim=1, keepdim=True)
+    vectors = model.vectors / torch.where(norms > 0, norms, 1.0) ** shown.row_exponent
+    found = users @ vectors.T
+    return np.asarray((found + model.bias if shown.bias else found).double().cpu().numpy())
 
 
 def scorer_of(model: SiloModel, histories: sparse.csr_matrix) -> Scorer:

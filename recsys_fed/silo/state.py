@@ -16,7 +16,8 @@ It follows from what the silo keeps of a training, so it is made when it is firs
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -43,7 +44,15 @@ from recsys_fed.personalisation.next_item import (
     fit_next_item_model,
     hold_out_latest,
 )
-from recsys_fed.personalisation.silo_model import ItemModel, Recipe, SiloModel, Singles, fit_silo_model
+from recsys_fed.personalisation.silo_model import (
+    AS_RELEASED,
+    ItemModel,
+    Recipe,
+    Shown,
+    SiloModel,
+    Singles,
+    fit_silo_model,
+)
 from recsys_fed.signing import sha256
 from recsys_fed.silo.secret import SiloSecret, read_sealed, write_sealed
 
@@ -66,7 +75,7 @@ def _fit_personal_model(histories: Histories, released: ItemEmbeddings, *, purpo
         released: the model in use; it asks for the next item if it weighs a history by its order.
         purpose: a public text that the choice of users follows from, so that the same state gives the same model.
     """
-    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "big"))
+    rng = _rng_of(purpose)
     if "order" in released.fold_in.reads and histories.signals is not None and histories.signals.rank is not None:
         return fit_next_item_model(
             histories, released, choose_next(hold_out_latest(histories, rng=rng), released).recipe
@@ -75,9 +84,21 @@ def _fit_personal_model(histories: Histories, released: ItemEmbeddings, *, purpo
     return fit_silo_model(matrix, released, choose(matrix, released, rng=rng).recipe)
 
 
+def _fit_as_served(histories: Histories, released: ItemEmbeddings, *, purpose: str) -> SiloModel:
+    """The same of recipes that score the released model as it is, as the silo's service does."""
+    matrix = histories.matrix()
+    recipe = choose(matrix, released, rng=_rng_of(purpose), ways=(AS_RELEASED,)).recipe
+    return fit_silo_model(matrix, released, recipe)
+
+
+def _rng_of(purpose: str) -> np.random.Generator:
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "big"))
+
+
 def _pack_model(model: OwnModel) -> bytes:
     """Everything but the released model; `_unpack_model` gives it back."""
-    tensors = {"spreads": np.array(model.spreads)}
+    shown = np.array([model.recipe.shown.row_exponent, model.recipe.shown.bias])
+    tensors = {"spreads": np.array(model.spreads), "shown": shown}
     if isinstance(model, SiloModel):
         recipe = model.recipe
         tensors["recipe"] = np.array([recipe.own_weight, recipe.pull, recipe.regularization])
@@ -87,10 +108,33 @@ def _pack_model(model: OwnModel) -> bytes:
             counts = model.transitions.counts
             tensors |= {"follow": counts.data, "follow_items": counts.indices, "follow_starts": counts.indptr}
     if model.item_model is not None:
-        tensors["left"] = np.ascontiguousarray(model.item_model.left)
-        if model.item_model.right is not None:
-            tensors["right"] = np.ascontiguousarray(model.item_model.right)
+        for name in _TABLES:
+            tensors |= _pack_table(name, getattr(model.item_model, name))
     return save(tensors)
+
+
+_TABLES = ("left", "right", "core")
+
+
+def _pack_table(name: str, table: Singles | sparse.csr_matrix | None) -> dict[str, npt.NDArray[Any]]:
+    if table is None:
+        return {}
+    if isinstance(table, sparse.csr_matrix):
+        shape = np.array(table.shape, dtype=np.int64)
+        return {
+            name: table.data,
+            f"{name}_items": table.indices,
+            f"{name}_starts": table.indptr,
+            f"{name}_shape": shape,
+        }
+    return {name: np.ascontiguousarray(table)}
+
+
+def _unpack_table(tensors: Mapping[str, npt.NDArray[Any]], name: str) -> Singles | sparse.csr_matrix | None:
+    if f"{name}_items" not in tensors:
+        return tensors.get(name)
+    arrays = (tensors[name], tensors[f"{name}_items"], tensors[f"{name}_starts"])
+    return sparse.csr_matrix(arrays, shape=tuple(tensors[f"{name}_shape"].tolist()))
 
 
 def _numbers(recipe: NextRecipe) -> list[float]:
@@ -100,7 +144,11 @@ def _numbers(recipe: NextRecipe) -> list[float]:
 def _unpack_model(content: bytes, released: ItemEmbeddings) -> OwnModel:
     """What `_pack_model` wrote, with the released model that it was fitted beside."""
     tensors = load(content)
-    item_model = ItemModel(left=tensors["left"], right=tensors.get("right")) if "left" in tensors else None
+    tables = {name: _unpack_table(tensors, name) for name in _TABLES}
+    item_model = None if tables["left"] is None else ItemModel(**tables)
+    # Models that were sealed before there was a choice have none: they score the released model as it is.
+    row_exponent, bias = tensors["shown"].tolist() if "shown" in tensors else (0.0, 1.0)
+    shown = Shown(row_exponent=row_exponent, bias=bool(bias))
     if "next" in tensors:
         own_weight, ease_weight, *numbers = tensors["next"].tolist()
         values = dict(zip((one.name for one in fields(Following)), numbers, strict=True))
@@ -110,7 +158,7 @@ def _unpack_model(content: bytes, released: ItemEmbeddings) -> OwnModel:
             counts = sparse.csr_matrix(arrays, shape=(released.n_items, released.n_items))
         whole, follow, ease = tensors["spreads"].tolist()
         return NextItemModel(
-            recipe=NextRecipe(own_weight=own_weight, ease_weight=ease_weight, following=following),
+            recipe=NextRecipe(own_weight=own_weight, ease_weight=ease_weight, following=following, shown=shown),
             released=released,
             transitions=None if counts is None else Transitions(how=following, counts=counts),
             item_model=item_model,
@@ -119,7 +167,7 @@ def _unpack_model(content: bytes, released: ItemEmbeddings) -> OwnModel:
     own_weight, pull, regularization = tensors["recipe"].tolist()
     first, second = tensors["spreads"].tolist()
     return SiloModel(
-        recipe=Recipe(own_weight=own_weight, pull=pull, regularization=regularization),
+        recipe=Recipe(own_weight=own_weight, pull=pull, regularization=regularization, shown=shown),
         released=released,
         item_model=item_model,
         spreads=(first, second),
@@ -131,12 +179,16 @@ def _residual_of(model: SiloModel) -> Singles:
 
     B = own_weight * spreads[0] / spreads[1] * (item model), 0 on the diagonal. Where the recipe leaves the released
     model out, own_weight is 100,000: that orders only what the item model scores alike. Private to the silo.
+
+    Raises:
+        ConfigurationError: the recipe scores the released model otherwise than the service does.
     """
+    if model.recipe.shown != AS_RELEASED and not math.isinf(model.recipe.own_weight):
+        raise ConfigurationError("Expected a recipe that scores the released model as it is, got another.")
     n_items = model.released.n_items
     if model.item_model is None:
         return np.zeros((n_items, n_items), dtype=np.float32)
-    left, right = model.item_model.left, model.item_model.right
-    table = np.array(left if right is None else left @ right.T, dtype=np.float32)
+    table = model.item_model.weights()
     table *= np.float32(min(model.recipe.own_weight, _ALMOST_ALONE) * model.spreads[0] / model.spreads[1])
     np.fill_diagonal(table, 0.0)
     return table
@@ -277,15 +329,21 @@ class StateFolder:
     def write_residual(self) -> Path:
         """Write the silo's own model as the table that its service reads, mode 0600, whole or not at all.
 
+        The service scores the released model as it is: where the silo's own model does otherwise, the best that does
+        so is written instead.
+
         Raises:
             ConfigurationError: it is a model of the next item, which the service does not read.
         """
-        path, model = self._residual(self.current()), self.personal()
+        model_hash = self.current()
+        path, model = self._residual(model_hash), self.personal()
         if isinstance(model, NextItemModel):
             raise ConfigurationError(
                 "A silo's own model of the next item cannot be written for its service. `silo recommend` and `silo "
                 "export` use it; the service serves the released model."
             )
+        if model.recipe.shown != AS_RELEASED:
+            model = _fit_as_served(self.users().histories, self.model(), purpose=f"personal {model_hash}")
         with whole_file(path, mode=OWNER_ONLY) as file:
             np.save(file, _residual_of(model))
         return path

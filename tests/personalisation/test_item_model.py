@@ -75,6 +75,13 @@ def test_every_form_gives_the_dense_formula(n_users, form, held, pull):
     )
 
 
+@pytest.mark.parametrize(("n_users", "form", "held"), FORMS)
+def test_the_weights_are_what_a_history_adds_up(n_users, form, held):
+    train, seen = planted(n_users), view_released(released(planted(500, seed=1)))
+    model = fit(train, seen, pull=1.0, **form)
+    np.testing.assert_allclose(train @ model.weights(), model.scores(train), rtol=1e-3, atol=1e-5)
+
+
 def test_the_low_rank_form_keeps_how_often_items_occur_and_nears_the_whole():
     train, seen = planted(300), view_released(released(planted(500, seed=1)))
     whole = dense_formula(train, seen, pull=1.0)

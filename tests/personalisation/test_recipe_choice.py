@@ -1,6 +1,7 @@
 """The choice of a recipe: never worse than the silo alone where it was measured, local where the model is useless."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,14 @@ from recsys_fed.evaluation.protocol import evaluate_ranking
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.personalisation import choice as module
 from recsys_fed.personalisation.choice import choose, choose_alone, choose_on, hold_out_items, split_folds
-from recsys_fed.personalisation.silo_model import Recipe, fit_silo_model, released_scores, scorer_of
+from recsys_fed.personalisation.silo_model import (
+    AS_RELEASED,
+    Recipe,
+    Shown,
+    fit_silo_model,
+    released_scores,
+    scorer_of,
+)
 
 
 def planted(n_users, *, n_items=48, groups=4, seed=0):
@@ -56,6 +64,32 @@ def test_silos_that_cannot_measure_take_the_released_model(train):
     assert recipe.name == "user-only"
     scores = fit_silo_model(train, GOOD, recipe).scores(train)
     np.testing.assert_allclose(scores, released_scores(GOOD, train))
+
+
+def test_a_bias_and_long_rows_that_mislead_are_left_out_by_the_choice():
+    """Items of one half have a bias and rows of four times the length, whatever users of the other half like."""
+    vectors = GOOD.vectors * torch.where(torch.arange(48) < 24, 4.0, 1.0)[:, None]
+    misleading = replace(GOOD, vectors=vectors, bias=torch.where(torch.arange(48) < 24, 9.0, 0.0))
+    found = choose(planted(60), misleading, rng=np.random.default_rng(0))
+    ways = {recipe.shown: value for recipe, value in found.validation.items() if recipe.own_weight == 0}
+    assert len(ways) == 6
+    assert max(ways, key=ways.get) == Shown(row_exponent=0.5, bias=False)
+    assert max(ways.values()) > 1.1 * ways[AS_RELEASED]
+    plain = choose(planted(60), misleading, rng=np.random.default_rng(0), ways=(AS_RELEASED,))
+    assert {recipe.shown for recipe in plain.validation} == {AS_RELEASED}
+
+
+def test_scores_over_the_length_of_rows_are_the_formula():
+    train = planted(9)
+    vectors = np.vstack([np.zeros((1, 4)), GOOD.vectors.numpy()[1:]])
+    model = replace(model_of(vectors), bias=torch.linspace(0, 1, 48))
+    users = (train @ vectors) / np.sqrt(train.sum(axis=1))
+    for shown in (Shown(row_exponent=0.25), Shown(row_exponent=0.5, bias=False)):
+        lengths = np.maximum(np.linalg.norm(vectors, axis=1), 1e-30) ** shown.row_exponent
+        expected = np.asarray(users @ vectors.T) / lengths + shown.bias * model.bias.numpy()
+        np.testing.assert_allclose(released_scores(model, train, shown=shown), expected, atol=1e-5)
+    with pytest.raises(ConfigurationError, match="row_exponent"):
+        Shown(row_exponent=1.0)
 
 
 def test_weights_go_from_the_released_model_to_the_silos_own():
@@ -119,8 +153,7 @@ def test_a_gain_within_its_standard_error_is_not_taken(monkeypatch):
     other = Recipe(own_weight=1.0, pull=1.0)
     for gain, taken in ((0.5, "local-only"), (2.0, "silo-trusted")):
         better = own.per_user[own.recipe] + noise + gain * noise.std() / np.sqrt(n_users)
-        monkeypatch.setattr(module, "_measure_fold", lambda fold, *_, better=better: [
-            (other, better if fold is folds[0] else np.zeros(0))])  # fmt: skip
+        monkeypatch.setattr(module, "_measure", lambda *_, better=better: [(other, better)])
         assert choose_on(folds, own, GOOD).recipe.name == taken
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import json_of, run_command
+from safetensors.numpy import save
 from scipy import sparse
 
 from recsys_fed.catalogue.items import Catalogue
@@ -14,7 +15,7 @@ from recsys_fed.cli._serving import _of_silo
 from recsys_fed.errors import ConfigurationError, KeyFileError
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import FoldIn, ItemEmbeddings, item_embeddings_bytes
-from recsys_fed.personalisation.silo_model import Recipe, fit_silo_model, released_scores
+from recsys_fed.personalisation.silo_model import Recipe, Shown, fit_silo_model, released_scores
 from recsys_fed.serving.reload import ModelSource
 from recsys_fed.silo.recommendations import open_recommender
 from recsys_fed.silo.secret import Pseudonyms, SiloSecret
@@ -102,14 +103,37 @@ RECIPES = [
     Recipe(own_weight=2.0, pull=1.0),
     Recipe(own_weight=float("inf"), regularization=0.3),
 ]
+OTHERWISE = Recipe(own_weight=2.0, pull=1.0, shown=Shown(row_exponent=0.25, bias=False))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_what_is_packed_comes_back(recipe):
-    found = fit_silo_model(histories(), model(), recipe)
+@pytest.mark.parametrize("recipe", [*RECIPES, OTHERWISE])
+@pytest.mark.parametrize("n_users", [60, 10])
+def test_what_is_packed_comes_back(recipe, n_users):
+    found = fit_silo_model(histories()[:n_users], model(), recipe)
     back = _unpack_model(_pack_model(found), model())
     assert back.recipe == found.recipe
     np.testing.assert_array_equal(back.scores(histories()), found.scores(histories()))
+
+
+def test_what_earlier_versions_sealed_is_read():
+    """A model was a product of two tables, and the released model was scored as it is."""
+    left, right = np.random.default_rng(0).standard_normal((2, N_ITEMS, 7)).astype(np.float32)
+    content = save(
+        {"spreads": np.array([2.0, 3.0]), "recipe": np.array([1.5, 1.0, 0.3]), "left": left, "right": right}
+    )
+    train = histories()
+    whole, own = released_scores(model(), train), (train @ left) @ right.T
+    np.testing.assert_allclose(_unpack_model(content, model()).scores(train), whole / 2 + 1.5 / 3 * own, rtol=1e-5)
+
+
+def test_the_service_gets_a_recipe_that_it_can_score(state, monkeypatch):
+    with pytest.raises(ConfigurationError, match="as it is"):
+        _residual_of(fit_silo_model(histories(), model(), OTHERWISE))
+    personal = fit_silo_model(histories(), model(), OTHERWISE)
+    monkeypatch.setattr(state, "personal", lambda: personal)
+    table = np.load(state.write_residual())
+    assert table.shape == (N_ITEMS, N_ITEMS)
+    assert np.abs(table).max() > 0
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
