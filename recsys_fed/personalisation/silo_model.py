@@ -226,7 +226,7 @@ def _by_woodbury(
     core[np.diag_indices_from(core)] += 1
     core = _inverse_of_symmetric(core)
     blocks = [left[start : start + _ROWS] for start in range(0, len(inverse), _ROWS)]
-    explained = np.concatenate([_row_products(rows, rows @ core) for rows in blocks])
+    explained = np.concatenate([_quadratic_forms(rows, core, n_sparse=own.shape[1]) for rows in blocks])
     right = _scale_rows(left, discount / (inverse - explained))
     return ItemModel(left=left.astype(np.float32), right=right.astype(np.float32), core=core.astype(np.float32))
 
@@ -235,6 +235,16 @@ def _scale_rows(table: Singles | sparse.csr_matrix, by: Floats) -> Singles | spa
     if sparse.issparse(table):
         return sparse.csr_matrix(sparse.diags(by) @ table)
     return np.asarray(table * by.astype(np.float32)[:, None])
+
+
+def _quadratic_forms(rows: Singles | sparse.csr_matrix, core: Floats, *, n_sparse: int) -> Floats:
+    """r C r^T of each row r, [n_rows]; only the first `n_sparse` entries of csr rows have zeros among them."""
+    if isinstance(rows, np.ndarray):
+        return _row_products(rows, rows @ core)
+    first, rest = rows[:, :n_sparse], rows[:, n_sparse:].toarray()
+    found = _row_products(first, first @ core[:n_sparse, :n_sparse])
+    found += 2 * _row_products(first @ core[:n_sparse, n_sparse:], rest)
+    return found + _row_products(rest, rest @ core[n_sparse:, n_sparse:])
 
 
 def _row_products(table: Singles | sparse.csr_matrix, other: Singles | Floats | sparse.csr_matrix) -> Floats:
