@@ -170,6 +170,8 @@ class SimulationConfig:
         kinds: "view=0.1,buy=1" for tables with kinds of events: the weight of each kind that counts; "" counts all.
         format: "separator=...,encoding=..." of text tables, see `data.readers.reading`; "" finds it out.
         item_catalogue: file of the public catalogue that all silos agreed on; "" takes the items of the data.
+        public_users: table of users of no silo who made their histories public, with the columns user, item and
+            consent (`data.readers.products`); "" is none.
         split: method of `data.split`; test_fraction: its share, where it has one.
         metrics: names of metrics besides those of every run, with commas; see `evaluation.metrics.choose_metrics`.
         held_out: "test"; or "validation", what to choose settings on: then no test interaction is used for anything.
@@ -202,6 +204,9 @@ class SimulationConfig:
         "encoding=NAME, header=no, lists=blank (several items in a cell).",
     )
     item_catalogue: str = _key("", "Public catalogue (a catalogue.parquet); without one, the items of the data.")
+    public_users: str = _key(
+        "", "Table of histories that their owners made public: user, item, and consent, what each has agreed to."
+    )
     split: str = _key("auto", "auto, given, per-user-random, leave-last-out, leave-two-out, global-temporal.")
     metrics: str = _key("", "Further metrics, with commas, that a package brings.")
     held_out: str = _key("test", "test, or validation: to choose settings without a test item.")

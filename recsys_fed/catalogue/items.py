@@ -4,9 +4,12 @@ Its file is one Parquet table whose metadata holds the content hash.
 """
 
 import hashlib
+import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +25,8 @@ from recsys_fed.files import whole_file
 _COLUMNS = ("item_ids", "titles", "categories", "texts")
 # A column of numbers, that a catalogue has only where its texts were encoded.
 _VECTORS = "text_vectors"
+# Which public users have an item, and in the metadata what each of them has consented to.
+_PUBLIC, _CONSENT_KEY = "public_users", b"recsys_fed.consent"
 
 _TYPES = {
     "item_ids": pa.string(),
@@ -29,16 +34,17 @@ _TYPES = {
     "categories": pa.list_(pa.string()),
     "texts": pa.large_string(),
     _VECTORS: pa.list_(pa.float32()),
+    _PUBLIC: pa.list_(pa.int32()),
 }
 _HASH_KEY = b"recsys_fed.content_hash"
 
 
-def _write_columns(path: Path, columns: Mapping[str, Any], *, content_hash: str) -> None:
+def _write_columns(path: Path, columns: Mapping[str, Any], *, metadata: Mapping[bytes, bytes]) -> None:
     """Write the columns that are not None; another process sees the old file or the whole new one."""
     present = {name: values for name, values in columns.items() if values is not None}
     schema = pa.schema(
         [pa.field(name, _TYPES[name], nullable=False) for name in present],
-        metadata={_HASH_KEY: content_hash.encode()},
+        metadata=dict(metadata),
     )
     arrays = [_array(name, values) for name, values in present.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,8 +66,17 @@ def _read_columns(path: Path) -> tuple[dict[str, Any], str]:
             f"Expected {path} to be a catalogue with an item_ids column and a content hash, "
             f"got the columns {', '.join(table.column_names)}. Write it with Catalogue.save."
         )
-    columns = {name: table[name].to_pylist() for name in (*_COLUMNS, _VECTORS) if name in table.column_names}
-    return _as_fields(columns, path), content_hash.decode(errors="replace")
+    columns = {name: table[name].to_pylist() for name in (*_COLUMNS, _VECTORS, _PUBLIC) if name in table.column_names}
+    fields = _as_fields(columns, path)
+    if _PUBLIC in fields:
+        try:
+            fields[_PUBLIC] = PublicUsers(
+                of_item=tuple(map(tuple, fields[_PUBLIC])),
+                consent=tuple(json.loads(table.schema.metadata[_CONSENT_KEY])),
+            )
+        except (TypeError, ValueError, KeyError) as error:
+            raise DataFormatError(f"Expected public users with their consent in {path}, got {error}.") from error
+    return fields, content_hash.decode(errors="replace")
 
 
 def _array(name: str, values: Any) -> pa.Array:
@@ -89,8 +104,51 @@ def _as_fields(columns: dict[str, list[Any]], path: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class PublicUsers:
+    """Histories that their owners have made public, and how they said so. They are nobody's of a silo.
+
+    Attributes:
+        of_item: numbers of the users who have each item of the catalogue, ascending, [n_items].
+        consent: what each user has consented to, [n_users]; never empty.
+
+    Raises:
+        DataError: a user without a statement, or a number of none.
+    """
+
+    of_item: tuple[tuple[int, ...], ...]
+    consent: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _check_text("consent", self.consent)
+        if not all(map(str.strip, self.consent)):
+            raise DataError("Expected a statement of consent of every public user, got an empty one.")
+        for users in self.of_item:
+            inside = all(type(user) is int and 0 <= user < self.n_users for user in users)
+            if not inside or any(a >= b for a, b in pairwise(users)):
+                raise DataError(f"Expected ascending numbers of {self.n_users} public users, got {users!r:.80}.")
+
+    @property
+    def n_users(self) -> int:
+        """Number of users."""
+        return len(self.consent)
+
+    def sentence(self) -> str:
+        """How many they are and what they have consented to, for people."""
+        statements = Counter(self.consent).most_common()
+        said = "; ".join(f"{text!r} ({count})" for text, count in statements[:_STATEMENTS])
+        more = len(statements) - _STATEMENTS
+        count = sum(map(len, self.of_item))
+        return f"{self.n_users} users with {count:,} interactions, who are in no silo; they consented to: {said}" + (
+            f" and {more} other statements" if more > 0 else ""
+        )
+
+
+_STATEMENTS = 3
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Catalogue:
-    """Public items in embedding-row order; nothing in it depends on any user.
+    """Public items in embedding-row order; nothing in it depends on any user of a silo.
 
     Attributes:
         item_ids: distinct ids, object array of str, [n_items]; row i of every
@@ -99,6 +157,7 @@ class Catalogue:
         categories: the categories of each item (an item may have none), or None.
         texts: a paragraph an item ("" where there is none), or None.
         text_vectors: an embedding of each item's title and text, float32 [n_items, n], or None; see `encode_text`.
+        public_users: histories that may be used at no cost, or None.
 
     Raises:
         DataError: no items, an id twice, a column of another length, something that is not a str, or vectors
@@ -110,6 +169,7 @@ class Catalogue:
     categories: tuple[tuple[str, ...], ...] | None = None
     texts: tuple[str, ...] | None = None
     text_vectors: npt.NDArray[np.float32] | None = None
+    public_users: PublicUsers | None = None
 
     def __post_init__(self) -> None:
         ids = np.array(self.item_ids, dtype=object)
@@ -132,6 +192,8 @@ class Catalogue:
             _check_text(name, _flat(column) if name == "categories" else column)
         if self.text_vectors is not None:
             object.__setattr__(self, "text_vectors", _check_vectors(self.text_vectors, self.n_items))
+        if self.public_users is not None and len(self.public_users.of_item) != self.n_items:
+            raise DataError(f"Expected public users of {self.n_items} items, got {len(self.public_users.of_item)}.")
 
     @property
     def n_items(self) -> int:
@@ -164,6 +226,11 @@ class Catalogue:
         if self.text_vectors is not None:
             digest.update(_VECTORS.encode() + b"+" + _integers(self.text_vectors.shape))
             digest.update(self.text_vectors.astype("<f4").tobytes())
+        if self.public_users is not None:
+            users, consent = self.public_users.of_item, [text.encode() for text in self.public_users.consent]
+            digest.update(_PUBLIC.encode() + b"+" + _integers(map(len, users)))
+            digest.update(_integers(user for item in users for user in item))
+            digest.update(_integers((len(consent),)) + _integers(map(len, consent)) + b"".join(consent))
         return digest.hexdigest()
 
     def rows(self, ids: Sequence[str] | npt.NDArray[np.object_]) -> npt.NDArray[np.int64]:
@@ -174,7 +241,11 @@ class Catalogue:
     def save(self, path: str | Path) -> None:
         """Write the catalogue as Parquet, with its hash; the file appears whole or not at all."""
         columns = {name: getattr(self, name) for name in (*_COLUMNS, _VECTORS)}
-        _write_columns(Path(path), columns, content_hash=self.content_hash)
+        metadata = {_HASH_KEY: self.content_hash.encode()}
+        if self.public_users is not None:
+            columns[_PUBLIC] = self.public_users.of_item
+            metadata[_CONSENT_KEY] = json.dumps(self.public_users.consent).encode()
+        _write_columns(Path(path), columns, metadata=metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -239,6 +310,7 @@ def extend_catalogue(catalogue: Catalogue, items: Catalogue) -> Catalogue:
         categories=column("categories", ()),  # type: ignore[arg-type]
         texts=column("texts", ""),  # type: ignore[arg-type]
         text_vectors=_more_vectors(catalogue, items, new),
+        public_users=_of_items(catalogue.public_users, [*range(catalogue.n_items), *[-1] * len(new)]),
     )
 
 
@@ -258,6 +330,13 @@ def catalogue_of_model(catalogue: Catalogue, *, content_hash: str, n_items: int)
         if earlier.content_hash == content_hash:
             return earlier
     raise DataFormatError("Expected the catalogue that the model was trained on, got another. Fetch it again.")
+
+
+def _of_items(users: PublicUsers | None, rows: Sequence[int]) -> PublicUsers | None:
+    """The same users on other rows of items; nobody has those of -1."""
+    if users is None:
+        return None
+    return replace(users, of_item=tuple(users.of_item[row] if row >= 0 else () for row in rows))
 
 
 def _more_vectors(
@@ -280,4 +359,5 @@ def drop_items(catalogue: Catalogue, rows: npt.NDArray[np.bool_]) -> Catalogue:
         for name in ("titles", "categories", "texts")
     }
     vectors = None if catalogue.text_vectors is None else catalogue.text_vectors[kept]
-    return Catalogue(item_ids=catalogue.item_ids[kept], text_vectors=vectors, **columns)
+    users = _of_items(catalogue.public_users, kept)
+    return Catalogue(item_ids=catalogue.item_ids[kept], text_vectors=vectors, public_users=users, **columns)

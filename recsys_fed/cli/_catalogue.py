@@ -21,6 +21,12 @@ Columns = Annotated[
 ]
 Data = Annotated[str | None, typer.Option(help="Take the items of this data set: a name, or a path.")]
 Source = Annotated[Path | None, typer.Option("--catalogue", help="Take the items of this catalogue.")]
+PublicUsers = Annotated[
+    Path | None,
+    typer.Option(
+        help="Add histories that their owners made public: a table of user, item, and consent, what each agreed to."
+    ),
+]
 Encoder = Annotated[
     str | None,
     typer.Option(
@@ -39,6 +45,7 @@ def catalogue(
     data: Data = None,
     source: Source = None,
     encoder: Encoder = None,
+    public_users: PublicUsers = None,
 ) -> None:
     """Write a catalogue: ids, titles, categories, texts, and with --encoder an embedding of each text.
 
@@ -56,10 +63,16 @@ def catalogue(
 
         new_console(stderr=True).print(f"encoding the texts of {items.n_items:,} items")
         items = encode_text(items, encoder)
+    if public_users is not None:
+        from recsys_fed.data.readers.products import add_public_users  # noqa: PLC0415
+
+        items, _ = add_public_users(items, public_users)
     items.save(output)
     vectors = "" if items.text_vectors is None else f", text vectors of length {items.text_vectors.shape[1]}"
     written = f"{items.n_items:,} items{vectors}, hash {items.content_hash[:12]}, written to {output}"
     new_console().print(written, markup=False)
+    if items.public_users is not None:
+        new_console().print(f"public users: {items.public_users.sentence()}", markup=False)
 
 
 def _read_table(table: Path, columns: str, form: str) -> "Catalogue":

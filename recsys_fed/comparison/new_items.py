@@ -133,7 +133,9 @@ def _score_by_model(simulation: Simulation, items: _HeldOutItems, run: Path) -> 
     run.mkdir(parents=True, exist_ok=True)
     path = run / "known_items.parquet"
     catalogue.save(path)
-    simulate(replace(simulation, data=replace(simulation.data, item_catalogue=str(path))), output=run)
+    simulate(
+        replace(simulation, data=replace(simulation.data, item_catalogue=str(path), public_users="")), output=run
+    )
     mapped = with_new_items(
         load_item_embeddings(run / EMBEDDINGS),
         items.features,

@@ -24,6 +24,7 @@ from recsys_fed.config import SimulationConfig, columns_of, kinds_of
 from recsys_fed.data.dataset import Dataset
 from recsys_fed.data.locate import open_dataset
 from recsys_fed.data.protocols import apply_protocol
+from recsys_fed.data.readers.products import add_public_users
 from recsys_fed.data.readers.reading import text_format_of
 from recsys_fed.data.silo import histories, signals_of
 from recsys_fed.data.split import are_hits, drop_lower_values, parts_of, shuffle_order
@@ -266,6 +267,9 @@ def _federation(config: SimulationConfig, *, silos: int, seed: int) -> Simulated
         rng = np.random.default_rng([seed, _SHUFFLE])
         dataset = replace(dataset, interactions=shuffle_order(dataset.interactions, parts.train, rng=rng))
     catalogue = Catalogue.load(config.item_catalogue) if config.item_catalogue else dataset.catalogue
+    if config.public_users:
+        catalogue, ids = add_public_users(catalogue, Path(config.public_users))
+        _check_apart(ids, dataset.interactions.user_ids)
     matrix = partial(histories, dataset.interactions, catalogue)
     hits = are_hits(dataset.interactions, config.hit_weight, kinds=kinds_of(config.kinds))
     train, test = matrix(parts.train), matrix(parts.held_out & hits)
@@ -293,6 +297,20 @@ def _federation(config: SimulationConfig, *, silos: int, seed: int) -> Simulated
         unranked=matrix(parts.unranked) if parts.unranked.any() else None,
         negatives=_negatives(dataset, catalogue) if config.held_out == "test" else None,
     )
+
+
+def _check_apart(public: npt.NDArray[np.object_], private: npt.NDArray[np.object_]) -> None:
+    """Refuse public users who are in a silo, too: their private rows would say the same twice.
+
+    Raises:
+        ConfigurationError: says how many.
+    """
+    both = len(np.intersect1d(public, private))
+    if both:
+        raise ConfigurationError(
+            f"Expected public users who are in no silo, got {both} of {len(public)} who are in the data set, too. "
+            "Leave them out of one of the two."
+        )
 
 
 def _negatives(dataset: Dataset, catalogue: Catalogue) -> npt.NDArray[np.int64] | None:

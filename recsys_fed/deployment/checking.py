@@ -191,7 +191,9 @@ def _ledger(settings: SiloSettings) -> str:
 
 def _catalogue(settings: SiloSettings) -> str:
     catalogue = Catalogue.load(settings.catalogue)
-    return f"{catalogue.n_items} items, {catalogue.content_hash[:16]}..."
+    public = catalogue.public_users
+    users = f"; public users: {public.sentence()}" if public is not None else ""
+    return f"{catalogue.n_items} items, {catalogue.content_hash[:16]}...{users}"
 
 
 def _roster(settings: SiloSettings) -> str:

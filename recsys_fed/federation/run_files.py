@@ -55,6 +55,13 @@ class FederationLog:
         if self.folder is not None and schedule.round:
             self._go_on(self.folder, schedule.round)
         self.totals |= {"planned_rounds": len(schedule.stages), "noise_multiplier": schedule.noise_multiplier}
+        if schedule.public_users is not None:
+            # What is public of them, so that who reads a run knows that it had their help.
+            self.totals["public_users"] = {
+                "users": schedule.public_users.n_users,
+                "interactions": len(schedule.public_users.items),
+                "catalogue_hash": schedule.facts.catalogue_hash,
+            }
         self.totals["refused"] += refused
         self._say("training started", rounds=len(schedule.stages), round=schedule.round, refused=len(refused))
         if self.folder is not None:

@@ -15,6 +15,7 @@ from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig, half_lives_of
 from recsys_fed.errors import ConfigurationError, PrivacyError, ProtocolError
 from recsys_fed.evaluation.metric_sums import metrics_from_sums
+from recsys_fed.federation._public_users import check_public_users, histories_of_public_users, with_public_users
 from recsys_fed.federation.aggregation import in_unit_of, noise_factor, noise_on_total, robust_total, total_of
 from recsys_fed.federation.messages import Greeting, Request, Update, check_update
 from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
@@ -27,6 +28,7 @@ from recsys_fed.federation.metrics_round import (
     model_tables,
 )
 from recsys_fed.federation.noise_split import masking_of, share_of_silo
+from recsys_fed.models.histories import Histories
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.privacy.calibration import calibrate_noise_multiplier
 from recsys_fed.privacy.events import PlannedRelease, events_of
@@ -52,6 +54,7 @@ class Schedule:
         stages: one a round.
         noise_multiplier: base of the plan, calibrated for all rounds together; 0 for epsilon = inf.
         state: of the trainer.
+        public_users: of the catalogue, whose histories help every sum; see `_public_users`.
         fold_in: how the model folds in users; the trainer's settings decide it, not what is released.
         round: the next one, from 0.
         metrics: what the silos measured on the model, as noisy means over all silos' users.
@@ -64,6 +67,7 @@ class Schedule:
     noise_multiplier: float
     state: Any
     fold_in: FoldIn
+    public_users: Histories | None = None
     round: int = 0
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
@@ -140,6 +144,9 @@ def begin(
         relative = metrics_noise / noise_multiplier if noise_multiplier else 1.0
         stages = (*stages, metrics_stage(relative_noise=relative))
     state = trainer.start(facts, np.random.default_rng([config.seed, 0]))
+    public_users = None if catalogue is None else histories_of_public_users(catalogue)
+    if public_users is not None:
+        check_public_users(stages, trainer)
     return Schedule(
         config=config,
         trainer=trainer,
@@ -148,6 +155,7 @@ def begin(
         noise_multiplier=noise_multiplier,
         state=state,
         fold_in=_with_recency(trainer.item_embeddings(state).fold_in, config),
+        public_users=public_users,
     )
 
 
@@ -239,6 +247,17 @@ def _step(schedule: Schedule, asked: Request, total: torch.Tensor, *, noise_std:
     after = replace(schedule, round=schedule.round + 1)
     if stage.name == METRICS_STAGE:
         return replace(after, metrics=metrics_from_sums(total, noise_std=noise_std, l2_clip_norm=asked.l2_clip_norm))
+    if schedule.public_users is not None and noise_std:
+        public = schedule.trainer.contribution(
+            stage.name,
+            asked.tables,
+            schedule.public_users,
+            settings=dict(asked.settings) | {"l2_clip_norm": asked.l2_clip_norm},
+        )
+        total, noise_std = with_public_users(
+            total, noise_std, public=public, users=schedule.public_users.n_users,
+            declared_users=schedule.facts.declared_users, l2_clip_norm=asked.l2_clip_norm,
+        )  # fmt: skip
     state = schedule.trainer.step(schedule.state, stage, total, noise_std=noise_std, n_silos=n_silos)
     return replace(after, state=state)
 

@@ -70,8 +70,8 @@ class Fold:
 def split_folds(train: sparse.csr_matrix, *, rng: np.random.Generator, folds: int = 4) -> tuple[Fold, ...]:
     """Every user of the silo in one fold; of a large silo 500 random users in a single one.
 
-    Of a huge catalogue they are fewer. A user who is asked keeps four fifths of the history. Folds in which nobody has
-    anything to hold out are left out.
+    Of a huge catalogue they are fewer. A user who is asked keeps four fifths of the history. Folds in which nobody
+    has anything to hold out are left out.
     """
     checks.at_least(2, folds=folds)
     n_users, n_items = train.shape

@@ -83,6 +83,7 @@ def metrics_record(
         "private_metrics": measured.totals["private_metrics"],
         "popularity": dict(measured.popularity),
         **({"ratings": measured.ratings} if measured.ratings else {}),
+        **({"public_users": measured.totals["public_users"]} if "public_users" in measured.totals else {}),
         **({"next_item": _next_item_record(federation)} if config.target == "next" else {}),
         "versions": versions(),
     }

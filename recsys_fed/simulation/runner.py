@@ -332,7 +332,12 @@ def _make_folder(folder: Path) -> Path:
 def prepared(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
     """Load the data, and settle what depends on it: absolute paths, declared users, a delta small enough."""
     given = simulation.data
-    data = replace(given, data=_absolute(given.data), item_catalogue=_absolute(given.item_catalogue))
+    data = replace(
+        given,
+        data=_absolute(given.data),
+        item_catalogue=_absolute(given.item_catalogue),
+        public_users=_absolute(given.public_users),
+    )
     if given.ledgers:
         data = replace(data, ledgers=str(_make_folder(Path(given.ledgers))))
     config = resolve_masking(simulation.federation, simulated=True)
@@ -372,7 +377,13 @@ def _reading_notes(federation: SimulatedFederation) -> list[str]:
         for silo, count in enumerate(federation.unknown_items)
         if count
     ]
-    return [f"{dataset.name}: {dataset.note}", *findings, *unknown]
+    public = federation.catalogue.public_users
+    return [
+        f"{dataset.name}: {dataset.note}",
+        *findings,
+        *unknown,
+        *([f"public users: {public.sentence()}"] if public is not None else []),
+    ]
 
 
 def _absolute(spec: str) -> str:

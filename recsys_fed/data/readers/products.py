@@ -1,18 +1,20 @@
-"""Tables of items, which are public: a row an item, columns found by their names, titles with line breaks and all.
+"""Tables that are public: of items, a row an item, titles with line breaks and all; and of users who consented to it.
 
+Columns are found by their names.
 Other than of a table of interactions every row must be read, or the table is refused with the place of what is wrong.
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.catalogue.items import Catalogue, PublicUsers
 from recsys_fed.data.readers._lines import (
     TextTable,
     fields_of,
@@ -24,8 +26,8 @@ from recsys_fed.data.readers._lines import (
 )
 from recsys_fed.data.readers.blocks import source_of
 from recsys_fed.data.readers.cells import decode, spell_id
-from recsys_fed.data.readers.reading import PRODUCT_ROLES, TextFormat, check_roles, find_roles
-from recsys_fed.errors import DataFormatError, DataNotFoundError
+from recsys_fed.data.readers.reading import PRODUCT_ROLES, PUBLIC_USER_ROLES, TextFormat, check_roles, find_roles
+from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError, MissingColumnError
 
 # Between the categories of an item in a cell of text.
 SEPARATOR = "|"
@@ -95,7 +97,7 @@ def read_products(path: Path, columns: Mapping[str, str], form: TextFormat) -> P
     check_roles(columns, PRODUCT_ROLES)
     if not path.is_file():
         raise DataNotFoundError(f"Cannot find a table of items at {path}.")
-    places, cells = _cells(path, columns, form)
+    places, cells = _cells(path, columns, form, usual=PRODUCT_ROLES, needed=("item",))
     ids = [spell_id(cell) or "" for cell in cells["item"]]
     if "" in ids:
         raise DataFormatError(f"Expected an id of every item in {path}, {places[ids.index('')]} has none.")
@@ -106,6 +108,52 @@ def read_products(path: Path, columns: Mapping[str, str], form: TextFormat) -> P
         categories=None if categories is None else tuple(map(_categories, categories)),
         texts=None if texts is None else tuple(map(_text_of, texts)),
     )
+
+
+def add_public_users(catalogue: Catalogue, path: Path) -> tuple[Catalogue, npt.NDArray[np.object_]]:
+    """The catalogue with the histories of a table, and the ids of their users.
+
+    Every row names a user, an item and, in the column `consent`, what the user has agreed to: histories are private
+    but for those who said otherwise. Items that the catalogue lacks are left out.
+
+    Raises:
+        DataNotFoundError: there is no such file.
+        MissingColumnError: it lacks a column, such as that of consent.
+        DataFormatError: a row without a user, an item or consent; or no row at all.
+        ConfigurationError: the catalogue has public users already.
+    """
+    if catalogue.public_users is not None:
+        raise ConfigurationError("The catalogue has public users already. Leave public-users out.")
+    if not path.is_file():
+        raise DataNotFoundError(f"Cannot find a table of public users at {path}.")
+    try:
+        places, cells = _cells(path, {}, TextFormat(), usual=PUBLIC_USER_ROLES, needed=PUBLIC_USER_ROLES)
+    except MissingColumnError as error:
+        raise MissingColumnError(
+            f"{error} A table of public users has a column consent beside user and item, which says what each user "
+            "has agreed to: without it the histories are private, and nothing may be read of them."
+        ) from error
+    spelled = {role: [spell_id(cell) or "" for cell in cells[role]] for role in ("user", "item")}
+    spelled["consent"] = [_text_of(cell) for cell in cells["consent"]]
+    for role, column in spelled.items():
+        if "" in column:
+            raise DataFormatError(
+                f"Expected a {role} in every row of {path}, {places[column.index('')]} has none. Leave out who has "
+                "not consented."
+            )
+    if not places:
+        raise DataFormatError(f"Expected at least one public user in {path}, got none.")
+    ids, first, number = np.unique(np.array(spelled["user"], dtype=object), return_index=True, return_inverse=True)
+    rows = catalogue.rows(spelled["item"])
+    of_item: list[set[int]] = [set() for _ in range(catalogue.n_items)]
+    for row, user in zip(rows.tolist(), number.tolist(), strict=True):
+        if row >= 0:
+            of_item[row].add(user)
+    users = PublicUsers(
+        of_item=tuple(tuple(sorted(some)) for some in of_item),
+        consent=tuple(spelled["consent"][at] for at in first.tolist()),
+    )
+    return replace(catalogue, public_users=users), ids
 
 
 def records_of(table: TextTable) -> Iterator[tuple[int, list[bytes]]]:
@@ -158,14 +206,16 @@ def _text_of(cell: object) -> str:
     return (decode(cell) if isinstance(cell, bytes) else str(cell)).strip()
 
 
-def _cells(path: Path, columns: Mapping[str, str], form: TextFormat) -> tuple[list[str], dict[str, Sequence[object]]]:
+def _cells(
+    path: Path, columns: Mapping[str, str], form: TextFormat, *, usual: Sequence[str], needed: Sequence[str]
+) -> tuple[list[str], dict[str, Sequence[object]]]:
     """Places of all rows for messages, and the cells by role."""
     if source_of(path) == "parquet":
-        return _parquet_cells(path, columns)
+        return _parquet_cells(path, columns, usual=usual, needed=needed)
     if source_of(path) == "json":
-        return _json_cells(path, columns, form)
+        return _json_cells(path, columns, form, usual=usual, needed=needed)
     typed = path.suffix == ".item"
-    table = text_table(path, columns, form, usual=PRODUCT_ROLES, needed=("item",), typed_names=typed)
+    table = text_table(path, columns, form, usual=usual, needed=needed, typed_names=typed)
     records = list(records_of(table))
     cells: dict[str, Sequence[object]] = {
         role: [fields[at] for _, fields in records] for role, at in table.roles.at.items()
@@ -173,20 +223,22 @@ def _cells(path: Path, columns: Mapping[str, str], form: TextFormat) -> tuple[li
     return [f"line {number}" for number, _ in records], cells
 
 
-def _parquet_cells(path: Path, columns: Mapping[str, str]) -> tuple[list[str], dict[str, Sequence[object]]]:
+def _parquet_cells(
+    path: Path, columns: Mapping[str, str], *, usual: Sequence[str], needed: Sequence[str]
+) -> tuple[list[str], dict[str, Sequence[object]]]:
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise DataFormatError(f"Expected a table of items in {path}: {error}.") from error
-    roles = find_roles(table.column_names, columns, place=str(path), usual=PRODUCT_ROLES, needed=("item",))
+        raise DataFormatError(f"Expected a table in {path}: {error}.") from error
+    roles = find_roles(table.column_names, columns, place=str(path), usual=usual, needed=needed)
     cells = {role: table.column(at).to_pylist() for role, at in roles.at.items()}
     return [f"row {row}" for row in range(1, table.num_rows + 1)], cells
 
 
 def _json_cells(
-    path: Path, columns: Mapping[str, str], form: TextFormat
+    path: Path, columns: Mapping[str, str], form: TextFormat, *, usual: Sequence[str], needed: Sequence[str]
 ) -> tuple[list[str], dict[str, Sequence[object]]]:
-    roles, names = json_roles(path, columns, encoding=form.encoding, usual=PRODUCT_ROLES, needed=("item",))
+    roles, names = json_roles(path, columns, encoding=form.encoding, usual=usual, needed=needed)
     places: list[str] = []
     cells: dict[str, list[object]] = {role: [] for role in roles.at}
     for block in json_blocks(path, roles, names, encoding=form.encoding, block_rows=100_000):

@@ -19,9 +19,11 @@ from recsys_fed.errors import ConfigurationError, MissingColumnError
 
 ROLES = ("user", "item", "value", "time", "kind", "weight", "test")
 PRODUCT_ROLES = ("item", "title", "categories", "text")
+PUBLIC_USER_ROLES = ("user", "item", "consent")
 
 # The usual names of each column, compared without case, underscores, hyphens and blanks; the first that is there.
 _USUAL: dict[str, tuple[str, ...]] = {
+    "consent": ("consent",),
     "user": (
         "user",
         "userid",
