@@ -73,6 +73,8 @@ class FederationConfig:
             next item; "off"; or a number of positions. Of spectral.
         recency: half-life of the interactions in a user's vector (`models.items.FoldIn`): "auto", by a rule where the
             target is the next item; "off"; a number of positions; or of days, as in "30d".
+        long_tail: how far what the model recommends goes to rarer items, from 0 to below 1; see
+            `models.items.favour_rare_items`.
         item_features: use public item features where the catalogue has them.
         feature_kinds: which, of categories, decades, words and vectors, with commas; see `catalogue.features`.
         catalogue: path of the public catalogue on the server; "" asks the silos for its hash and size only.
@@ -109,6 +111,7 @@ class FederationConfig:
     target: str = _key(AUTO, "any item that a user would like, the next one, or a rating; auto: as the split asks.")
     order: str = _key(AUTO, "auto, off, or the half-life, in positions, with which items count as together.")
     recency: str = _key(AUTO, "auto, off, or the half-life of a history: positions, or days as in 30d.")
+    long_tail: float = _key(0.0, "From 0 to below 1: recommend rarer items; it costs recall and no privacy.")
     item_features: bool = _key(True, "Use public item features.")
     feature_kinds: str = _key("categories,decades,words", "Of categories,decades,words,vectors; with commas.")
     catalogue: str = ""
@@ -142,6 +145,8 @@ class FederationConfig:
         checks.at_least(0, secure_aggregation_colluders=self.secure_aggregation_colluders)
         checks.positive_or_inf(epsilon=self.epsilon)
         checks.fraction(delta=self.delta)
+        if not 0 <= self.long_tail < 1:
+            raise ConfigurationError(f"Expected 0 <= long_tail < 1, got {self.long_tail}.")
         if self.metrics_epsilon != -1:
             checks.non_negative(metrics_epsilon=self.metrics_epsilon)
         checks.at_least(0, rounds=self.rounds, embedding_dim=self.embedding_dim, threads=self.threads)

@@ -29,7 +29,7 @@ from recsys_fed.federation.metrics_round import (
 )
 from recsys_fed.federation.noise_split import masking_of, share_of_silo
 from recsys_fed.models.histories import Histories
-from recsys_fed.models.items import FoldIn, ItemEmbeddings
+from recsys_fed.models.items import FoldIn, ItemEmbeddings, favour_rare_items
 from recsys_fed.privacy.calibration import calibrate_noise_multiplier
 from recsys_fed.privacy.events import PlannedRelease, events_of
 from recsys_fed.privacy.guarantee import check_delta, guarantee_of
@@ -113,20 +113,7 @@ def begin(
     """
     check_delta(config.delta, n_users=config.declared_users)
     trainer = trainer or configured_trainer(config)
-    features = None if catalogue is None or not config.item_features else _features(catalogue, config.feature_kinds)
-    facts = PublicFacts(
-        n_items=agreed.n_items,
-        catalogue_hash=agreed.catalogue_hash,
-        declared_users=config.declared_users,
-        declared_interactions=config.declared_interactions,
-        silos=config.silos,
-        noise_level=_noise_level(config),
-        features=features,
-        embedding_dim=config.embedding_dim,
-        rounds=config.rounds,
-        next_item=config.target == "next",
-        order=_positions(half_lives_of(config.order, name="order", days=False)),
-    )
+    facts = _facts(config, agreed, catalogue)
     stages = trainer.plan(facts)
     if facts.order and config.trainer != "auto" and ordered.STAGE not in {stage.name for stage in stages}:
         raise ConfigurationError(
@@ -144,6 +131,8 @@ def begin(
         relative = metrics_noise / noise_multiplier if noise_multiplier else 1.0
         stages = (*stages, metrics_stage(relative_noise=relative))
     state = trainer.start(facts, np.random.default_rng([config.seed, 0]))
+    # Refuses here, before anything is asked of a silo.
+    begun = favour_rare_items(trainer.item_embeddings(state), config.long_tail)
     public_users = None if catalogue is None else histories_of_public_users(catalogue)
     if public_users is not None:
         check_public_users(stages, trainer)
@@ -154,8 +143,25 @@ def begin(
         stages=stages,
         noise_multiplier=noise_multiplier,
         state=state,
-        fold_in=_with_recency(trainer.item_embeddings(state).fold_in, config),
+        fold_in=_with_recency(begun.fold_in, config),
         public_users=public_users,
+    )
+
+
+def _facts(config: FederationConfig, agreed: Greeting, catalogue: Catalogue | None) -> PublicFacts:
+    features = None if catalogue is None or not config.item_features else _features(catalogue, config.feature_kinds)
+    return PublicFacts(
+        n_items=agreed.n_items,
+        catalogue_hash=agreed.catalogue_hash,
+        declared_users=config.declared_users,
+        declared_interactions=config.declared_interactions,
+        silos=config.silos,
+        noise_level=_noise_level(config),
+        features=features,
+        embedding_dim=config.embedding_dim,
+        rounds=config.rounds,
+        next_item=config.target == "next",
+        order=_positions(half_lives_of(config.order, name="order", days=False)),
     )
 
 
@@ -264,7 +270,8 @@ def _step(schedule: Schedule, asked: Request, total: torch.Tensor, *, noise_std:
 
 def item_embeddings(schedule: Schedule) -> ItemEmbeddings:
     """The global model as it stands."""
-    return replace(schedule.trainer.item_embeddings(schedule.state), fold_in=schedule.fold_in)
+    model = replace(schedule.trainer.item_embeddings(schedule.state), fold_in=schedule.fold_in)
+    return favour_rare_items(model, schedule.config.long_tail)
 
 
 def _positions(half_lives: tuple[float, float] | None) -> float | None:

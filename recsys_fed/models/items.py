@@ -5,7 +5,7 @@ User vectors are private and never leave a silo; the fold-in is in closed form.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,37 @@ class ItemEmbeddings:
         """Return the same model on another device."""
         tensors = {name: getattr(self, name).to(device) for name in TENSORS}
         return ItemEmbeddings(**tensors, fold_in=self.fold_in, catalogue_hash=self.catalogue_hash)
+
+
+def favour_rare_items(model: ItemEmbeddings, share: float) -> ItemEmbeddings:
+    """The model with scores v_i u / |v_i|^share + (1 - share) b_i, and users folded in as before.
+
+    What is frequent has long vectors and a large bias, so lists go to rarer items, at a cost in recall. The vectors
+    become v_i / |v_i|^share and the weights w_i |v_i|^share, so that their products, of which a user's vector is the
+    sum, stay; it is still divided by the length of the weights. Guarantees: post-processing of the released model.
+
+    Args:
+        model: of fold-in "projection".
+        share: from 0, which changes nothing, to below 1.
+
+    Raises:
+        ConfigurationError: another fold-in, whose user vectors are no such sums.
+    """
+    if not share:
+        return model
+    if model.fold_in.kind != "projection":
+        raise ConfigurationError(
+            f"Expected long-tail = 0 with a model of fold-in {model.fold_in.kind}, got {share:g}. "
+            "Take trainer = auto or spectral."
+        )
+    norms = model.vectors.norm(dim=1)
+    lengths = torch.where(norms > 0, norms, 1.0) ** share
+    return replace(
+        model,
+        vectors=model.vectors / lengths[:, None],
+        history_weights=model.history_weights * lengths,
+        bias=model.bias * (1 - share),
+    )
 
 
 def item_embeddings_bytes(model: ItemEmbeddings) -> bytes:

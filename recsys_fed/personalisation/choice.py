@@ -237,12 +237,8 @@ class _Measured:
     ) -> None:
         self._folds, self._released, self._own = folds, released, own
         self._seen = view_released(released)
-        self._users = [
-            user_vectors(released, histories_of(fold.kept, device=released.vectors.device)) for fold in folds
-        ]
-        self._some = [
-            user_vectors(released, histories_of(fold.some, device=released.vectors.device)) for fold in folds
-        ]
+        self._users = [_fold_in(released, fold.kept) for fold in folds]
+        self._some = [_fold_in(released, fold.some) for fold in folds]
         self._spreads: dict[Shown, list[float]] = {}
 
     def add(self, recipe: Recipe) -> None:

@@ -113,7 +113,7 @@ def test_a_simulation_uses_them_says_so_and_refuses_who_is_in_a_silo(tmp_path):
     assert "1 users with 8 interactions, who are in no silo" in " ".join((out + err).split())
     record = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert record["public_users"]["users"] == 1
-    table.assign(user_id="0").to_csv(tmp_path / "t.csv", index=False)
-    code, _, err = run_command(*run, "--public-users", tmp_path / "t.csv")
+    table.assign(user="0").to_csv(tmp_path / "other.csv", index=False)
+    code, _, err = run_command(*run, "--public-users", tmp_path / "other.csv")
     assert code != 0
     assert "in no silo" in " ".join(err.split())
