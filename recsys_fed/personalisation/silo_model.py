@@ -352,7 +352,7 @@ def blend_scores(whole: Floats, own: Floats | Singles, own_weight: float, spread
 def fit_silo_model(
     train: sparse.csr_matrix, released: ItemEmbeddings, recipe: Recipe, *, pairs: SiloPairs | None = None
 ) -> SiloModel:
-    """Fit a recipe to the histories of a silo, csr [n_users, n_items] of ones or weights; without any it is "user-only".
+    """Fit a recipe to the histories of a silo, csr [n_users, n_items] of ones or weights; none gives "user-only".
 
     Guarantees: none but for "user-only" as released. What else comes out depends on the silo's users without noise
     and must never leave the silo; between its users it is as private as any ordinary recommender.
