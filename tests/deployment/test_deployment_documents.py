@@ -9,6 +9,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
 import yaml
 from command_line import run_command
@@ -77,6 +78,28 @@ def test_the_compose_file_starts_commands_that_exist():
         assert service["user"] != "0:0"
         assert service["cap_drop"] == ["ALL"]
     assert "ports" not in found["services"]["silo"]
+
+
+def test_kubernetes_takes_the_manifests_and_they_start_commands_that_exist():
+    documents = list(yaml.safe_load_all((DOCS / "deployment" / "kubernetes.yaml").read_text()))
+    for document in documents:
+        # The schemas of the API server, with nothing beside what they know.
+        kubernetes_validate.validate(document, "1.36", strict=True)
+    sets = {found["metadata"]["name"]: found["spec"] for found in documents if found["kind"] == "StatefulSet"}
+    services = {found["metadata"]["name"]: found["spec"] for found in documents if found["kind"] == "Service"}
+    assert set(services) == {"recsys-fed-federation"}, "a silo answers nobody"
+    for name, spec in sets.items():
+        pod, labels = spec["template"]["spec"], spec["template"]["metadata"]["labels"]
+        (container,) = pod["containers"]
+        assert spec["replicas"] == 1
+        assert spec["selector"]["matchLabels"] == labels == {"app": name}
+        assert_command(container["command"])
+        assert container["command"][-1] in [mount["mountPath"] for mount in container["volumeMounts"]]
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+        }  # fmt: skip
+        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 10001
+    assert services["recsys-fed-federation"]["selector"] == {"app": "recsys-fed-federation"}
 
 
 def test_the_image_is_built_from_files_that_are_let_through_and_runs_as_nobody_in_particular(tmp_path):
