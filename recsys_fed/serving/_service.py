@@ -301,9 +301,11 @@ class RecommendationService:
             for event in batch
         ]
         numbers = await in_time(asyncio.wrap_future(self.writer.append_all(batch)))
+        repeated = numbers.count(None)
+        self.telemetry.count("feedback", len(numbers) - repeated)
+        self.telemetry.count("feedback_duplicates", repeated)
         found: list[Event | None] = []
         for event, number in zip(batch, numbers, strict=True):
-            self.telemetry.count("feedback_duplicates" if number is None else "feedback")
             if number is None:
                 # It may be there because of a request that gave up waiting: what is in memory may lack it.
                 self.users.drop(event.user)
@@ -320,8 +322,10 @@ class RecommendationService:
             if verdict.since is not None:
                 await in_time(asyncio.wrap_future(self.writer.put_aside(event.user, since=verdict.since)))
                 self.users.drop(event.user)
-            event = event._replace(accepted=event.accepted and verdict.accepted)
-        self.telemetry.count("feedback_quarantined", int(not event.accepted))
+            if not verdict.accepted:
+                event = event._replace(accepted=False)
+        if not event.accepted:
+            self.telemetry.count("feedback_quarantined")
         self.users.apply(event)
         return event
 

@@ -51,7 +51,7 @@ class FeedbackWriter:
 
     def append_all(self, batch: Sequence[Event]) -> "Future[list[int | None]]":
         """Add events in one transaction; the result of each."""
-        return self._submit(lambda connection: [self._store.append(connection, event) for event in batch])
+        return self._submit(lambda connection: self._store.append_all(connection, batch))
 
     def expose(self, row: Mapping[str, Any]) -> "Future[None]":
         """Log what was shown; nobody needs to wait for it."""

@@ -32,6 +32,8 @@ from recsys_fed.serving.paths import ServicePaths, digest_of
 from recsys_fed.user_digests import LeftOut, Stamp, append_digests, read_digests, stamp_of
 
 _PAGE = 20_000
+# What makes an event one.
+_IDENTITY = (events.c.user, events.c.event_key, events.c.source)
 # Plain text: the columns have the types of `Event` as they come, and a history is hundreds of rows.
 _OF_USER = sa.text(
     'SELECT "user", item, kind, time, value, event_key, request, number, accepted, '
@@ -106,6 +108,7 @@ class FeedbackStore:
         # Made once: composing a statement costs more than executing it.
         added = _insert(self._sqlite)(events).on_conflict_do_nothing()
         self._append = added.returning(events.c.number)
+        self._append_many = added.returning(*_IDENTITY, events.c.number)
         self._eraser = Eraser(self._engine, tables=("events", "exposures"), lock_seconds=lock_seconds)
         with self._translated():
             self._opened = create_tables(self._engine)
@@ -145,6 +148,26 @@ class FeedbackStore:
             if connection.execute(_OF_NO_SOURCE, same).scalar() is not None:
                 return None
         return connection.execute(self._append, _row(event)).scalar()
+
+    def append_all(self, connection: sa.Connection, batch: Sequence[Event]) -> list[int | None]:
+        """Add events in their order, in one statement: what `append` returns for each."""
+        single = self._has_keys_of_no_source or any(event.key is None for event in batch)
+        if single or len(batch) < 2:
+            return [self.append(connection, event) for event in batch]
+        firsts: dict[tuple[str, str | None, str], Event] = {}
+        refused = [self._is_refused(event.user, event_time(event)) for event in batch]
+        for event, is_refused in zip(batch, refused, strict=True):
+            if not is_refused:
+                firsts.setdefault((event.user, event.key, event.source), event)
+        numbers: dict[tuple[Any, ...], int] = {}
+        if firsts:
+            added = connection.execute(self._append_many, list(map(_row, firsts.values())))
+            numbers = {tuple(row[:-1]): row[-1] for row in added}
+        # The first of several has the number; the others repeat it.
+        return [
+            OF_FORGOTTEN if is_refused else numbers.pop((event.user, event.key, event.source), None)
+            for event, is_refused in zip(batch, refused, strict=True)
+        ]
 
     def log_exposures(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add what was shown, in a transaction; nothing of users who were forgotten."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
+import httpx
 import numpy as np
 from scipy import sparse
 from threadpoolctl import threadpool_limits
@@ -23,7 +24,8 @@ from simulations.serving.load import Load, load, processor_seconds, running_serv
 
 ML_1M_ITEMS, MANY_ITEMS, DIM, USERS, HISTORY = 3_706, 100_000, 32, 2_000, 165
 RATE, SECONDS, MANY_RATE = 200.0, 30.0, 50.0
-_REPEATS, _BATCH, _K = 9, 1_000, 10
+_REPEATS, _BATCH, _K, _BATCHES = 9, 1_000, 10, 31
+_EVENTS_LINE = f"events made durable a second of a processor, batches of {_BATCH:,} over HTTP"
 
 
 def serving_lines() -> list[Line]:
@@ -33,6 +35,7 @@ def serving_lines() -> list[Line]:
     at = f"recommend over HTTP, {ML_1M_ITEMS:,} items, {RATE:g} a second for {SECONDS:g} s"
     large = f"recommend over HTTP, {MANY_ITEMS:,} items, {MANY_RATE:g} a second for {SECONDS:g} s"
     ours, theirs = batch_rates()
+    events = _events_over_http()
     named = f"lists a second of one core, batches of {_BATCH:,}, {ML_1M_ITEMS:,} items"
     return [
         Line(name=f"{at}: p50", value=small.quantile(0.5), unit="ms", bar=3.0),
@@ -43,6 +46,8 @@ def serving_lines() -> list[Line]:
         Line(name=f"{large}: p50", value=many.quantile(0.5), unit="ms", bar=10.0),
         Line(name=f"{large}: processor time a request", value=many_ms, unit="ms"),
         Line(name=f"{large}: p99", value=many.quantile(0.99), unit="ms"),
+        Line(name=_EVENTS_LINE, value=events, unit="1/s"),
+        Line(name=f"{_EVENTS_LINE}: seconds an event over 1/20,000", value=20_000.0 / events, unit="x", bar=1.0),
         Line(name=named, value=ours, unit="1/s"),
         Line(name=f"{named}: seconds a list over 1/20,000", value=20_000.0 / ours, unit="x", bar=1.0),
         Line(name=f"{named}: implicit's recommend", value=theirs, unit="1/s"),
@@ -71,6 +76,31 @@ def _over_http(n_items: int, *, rate: float) -> tuple[Load, float]:
             before = processor_seconds(process)
             found = load(port, body, token=token, rate=rate, seconds=SECONDS)
             return found, 1e3 * (processor_seconds(process) - before) / len(users)
+
+
+def _events_over_http() -> float:
+    """Events that the service makes durable in a second of a processor, from one client's batches of 1,000."""
+    rng = np.random.default_rng(4)
+    bodies = [
+        [
+            {"user": f"u{user}", "item": f"i{item}", "kind": "click", "event": f"{number}-{place}"}
+            for place, (user, item) in enumerate(rng.integers([USERS, ML_1M_ITEMS], size=(_BATCH, 2)).tolist())
+        ]
+        for number in range(_BATCHES)
+    ]
+    with tempfile.TemporaryDirectory(prefix="recsys-fed-") as folder:
+        token, settings = made_service(Path(folder), ML_1M_ITEMS), Path(folder) / "serving.toml"
+        settings.write_text("[api]\nburst = 1000000\nrequests-per-second = 1e6\n")
+        headers = {"Authorization": f"Bearer {token}"}
+        with (
+            running_service(Path(folder), "--settings", str(settings)) as (port, process),
+            httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60.0) as client,
+        ):
+            client.post("/v1/feedback/batch", json={"events": bodies[0]}).raise_for_status()
+            before = processor_seconds(process)
+            for body in bodies[1:]:
+                client.post("/v1/feedback/batch", json={"events": body}).raise_for_status()
+            return _BATCH * (_BATCHES - 1) / (processor_seconds(process) - before)
 
 
 def made_service(folder: Path, n_items: int, *, users: int = USERS) -> str:

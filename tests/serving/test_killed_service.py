@@ -16,7 +16,9 @@ from recsys_fed.serving.store import FeedbackStore
 
 
 class Reporter(threading.Thread):
-    """Reports events one after the other; what got no answer is reported again under the same key."""
+    """Reports events, so many at a time; what got no answer is reported again under the same keys."""
+
+    size = 1
 
     def __init__(self, service, token, number):
         super().__init__(daemon=True)
@@ -27,25 +29,46 @@ class Reporter(threading.Thread):
     def run(self):
         with httpx.Client(headers=self.headers, timeout=5.0) as client:
             while not self.stopped.is_set():
-                key = f"{self.number}-{len(self.sent)}"
-                self.sent.append(key)
+                keys = [f"{self.number}-{len(self.sent) + place}" for place in range(self.size)]
+                self.sent += keys
                 for _ in range(1_000):
-                    if self._report(client, key) or self.stopped.is_set():
+                    if self._report(client, keys) or self.stopped.is_set():
                         break
                     time.sleep(0.01)
 
-    def _report(self, client, key):
-        body = {"user": f"user-{self.number}", "item": f"i{len(self.sent) % 60}", "kind": "click", "event": key}
+    def _report(self, client, keys):
         try:
-            answer = client.post(f"{self.service.url}/v1/feedback", json=body)
+            answer = self._post(client, keys)
         except httpx.HTTPError:
             return False
+        # A store that the killed process still holds is busy.
+        if answer.status_code == 503:
+            return False
         assert answer.status_code == 200, answer.text
-        self.acknowledged.add(key)
+        self.acknowledged.update(keys)
         return True
 
+    def _post(self, client, keys):
+        return client.post(f"{self.service.url}/v1/feedback", json=self._event(keys[0]))
 
-def killed_and_checked(folder, kills, seed):
+    def _event(self, key):
+        return {"user": f"user-{self.number}", "item": f"i{hash(key) % 60}", "kind": "click", "event": key}
+
+
+class BatchReporter(Reporter):
+    """Reports batches, of which every answer is about all events or none."""
+
+    size = 250
+
+    def _post(self, client, keys):
+        events_of_it = [self._event(key) for key in keys]
+        answer = client.post(f"{self.service.url}/v1/feedback/batch", json={"events": events_of_it})
+        if answer.status_code == 200:
+            assert [one["event"] for one in answer.json()["events"]] == keys
+        return answer
+
+
+def killed_and_checked(folder, kills, seed, reporter_of=Reporter):
     folder.mkdir()
     place = ServicePaths(folder=folder)
     place.key()
@@ -56,7 +79,7 @@ def killed_and_checked(folder, kills, seed):
     rng, away = np.random.default_rng(seed), []
     try:
         service.wait_until_ready()
-        reporters = [Reporter(service, token, number) for number in range(3)]
+        reporters = [reporter_of(service, token, number) for number in range(3)]
         for reporter in reporters:
             reporter.start()
         for kill in range(kills):
@@ -84,12 +107,21 @@ def killed_and_checked(folder, kills, seed):
     sent = {key for reporter in reporters for key in reporter.sent}
     assert len(kept) == len(set(kept))
     assert acknowledged <= set(kept) <= sent
+    for reporter in reporters:
+        # A batch is there as a whole or not at all.
+        for first in range(0, len(reporter.sent), reporter.size):
+            batch = set(reporter.sent[first : first + reporter.size])
+            assert batch <= set(kept) or batch.isdisjoint(kept)
     assert len(acknowledged) > 10 * kills
     return away
 
 
 def test_two_kills_lose_and_double_nothing(tmp_path):
     killed_and_checked(tmp_path / "service", kills=2, seed=1)
+
+
+def test_two_kills_lose_no_part_of_a_batch(tmp_path):
+    killed_and_checked(tmp_path / "service", kills=2, seed=3, reporter_of=BatchReporter)
 
 
 @pytest.mark.soak
