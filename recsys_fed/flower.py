@@ -3,6 +3,7 @@
 Processes are in the foreground, ended with this one, and reachable before they count as there.
 """
 
+import base64
 import contextlib
 import ctypes
 import json
@@ -21,21 +22,28 @@ from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-from recsys_fed.errors import EngineError
+from recsys_fed.errors import ConfigurationError, EngineError
 
 # Flower asks for work this often (seconds); its own default is 1.
 _TASK_POLL = "0.1"
+_HERE = ("127.0.0.1", "localhost", "::1")
 
 
 def environment(home: Path, *, first_on_path: Path | None = None) -> Mapping[str, str]:
-    """The environment of a Flower process: no telemetry, no look for updates and no installation at run time."""
+    """The environment of a Flower process: no telemetry, no look for updates and no installation at run time.
+
+    A proxy that the operator has set (HTTPS_PROXY) is for other machines, never for what is asked on this one.
+    """
     folders = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
     if first_on_path is not None:
         folders.insert(0, str(first_on_path))
     return {
         **os.environ,
         "PATH": os.pathsep.join(folders),
+        "NO_PROXY": ",".join(filter(None, (os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), *_HERE))),
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -207,7 +215,8 @@ def ask(
 ) -> Answer:
     """Ask a server whose certificate this authority has signed; `authority` None asks without TLS.
 
-    What is longer than `most_bytes` is cut there.
+    What is longer than `most_bytes` is cut there. TLS goes through the operator's proxy (HTTPS_PROXY, NO_PROXY)
+    unopened, as a SuperNode's does.
     """
     connection: HTTPConnection
     try:
@@ -215,7 +224,11 @@ def ask(
             connection = HTTPConnection(host, port, timeout=timeout)
         else:
             context = ssl.create_default_context(cafile=str(authority))
-            connection = HTTPSConnection(host, port, timeout=timeout, context=context)
+            proxy = _proxy_to(host)
+            there = (host, port) if proxy is None else (str(proxy.hostname), proxy.port)
+            connection = HTTPSConnection(*there, timeout=timeout, context=context)
+            if proxy is not None:
+                connection.set_tunnel(host, port, headers=_proxy_headers(proxy))
         with contextlib.closing(connection):
             connection.request("GET", path, headers=dict(headers or {}))
             answer = connection.getresponse()
@@ -226,6 +239,24 @@ def ask(
         return Answer(reason=f"its certificate does not hold: {error.verify_message}")
     except (OSError, HTTPException) as error:
         return Answer(reason=f"{type(error).__name__}: {error}")
+
+
+def _proxy_to(host: str) -> SplitResult | None:
+    """The proxy that leads to a host; None where it is asked directly."""
+    address = getproxies().get("https", "")
+    if not address or host in _HERE or proxy_bypass(host):
+        return None
+    proxy = urlsplit(address if "://" in address else f"http://{address}")
+    if proxy.scheme != "http" or not proxy.hostname or not proxy.port:
+        raise ConfigurationError("Expected HTTPS_PROXY to be http://HOST:PORT, got something else.")
+    return proxy
+
+
+def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    words = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(words).decode()}"}
 
 
 def free_port() -> int:

@@ -50,6 +50,7 @@ def deployed(
     *,
     config: FederationConfig = CONFIG,
     simulated: bool = False,
+    host: str = "127.0.0.1",
     port: int = 9092,
     insecure: bool = False,
 ) -> Deployed:
@@ -57,7 +58,7 @@ def deployed(
     federation, tables = silo_tables()
     folder.mkdir(parents=True, exist_ok=True)
     federation.catalogue.save(folder / "catalogue.parquet")
-    settings = FederationSettings(address=f"127.0.0.1:{port}", insecure=insecure, training=config)
+    settings = FederationSettings(address=f"{host}:{port}", insecure=insecure, training=config)
     made = init_federation(folder / "federation", settings, catalogue=folder / "catalogue.parquet")
     silos = []
     for index, table in enumerate(tables):
