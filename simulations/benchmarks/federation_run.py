@@ -15,11 +15,13 @@ from client.state import forget_histories
 from recsys_fed.config import FederationConfig, SimulationConfig, flat
 from recsys_fed.data.simulated import simulated_federation
 from recsys_fed.federation.inprocess import run_in_process
+from recsys_fed.federation.planning import PublicCatalogue, planned_schedule
 from recsys_fed.simulation.flower_engine import load_apps
 from recsys_fed.simulation.runner import one_digit
+from recsys_fed.trainers.spectral import size
 
 # What the run is compared with: as many iterations as `implicit` does by default, as many factors as dimensions.
-ALS_ITERATIONS, DIM = 15, 32
+ALS_ITERATIONS = 15
 _SEED = 0
 
 
@@ -52,6 +54,13 @@ class Federation:
             silos=self.silos, rounds=self.rounds, declared_users=one_digit(self.n_users), metrics_epsilon=0.0
         )
 
+    @property
+    def embedding_dim(self) -> int:
+        """Dimensions of the run: those of the trainer's rule."""
+        items = simulated_federation(self.data, silos=self.silos, seed=_SEED).catalogue
+        plan = planned_schedule(self.agreed, PublicCatalogue(n_items=items.n_items, items=items))
+        return size(plan.facts).embedding_dim
+
     def train(self) -> sparse.csr_matrix:
         """All silos' training interactions, csr [n_users, n_items]; made once a process."""
         return simulated_federation(self.data, silos=self.silos, seed=_SEED).train
@@ -71,19 +80,19 @@ def private_run(federation: Federation) -> None:
     run_in_process(server_app, client_app, run_config=config, n_silos=federation.silos)
 
 
-def bare_products(federation: Federation) -> None:
+def bare_products(federation: Federation, *, dim: int) -> None:
     """X^T (X W) by scipy in float32 for all users together, as many times as there are subspace rounds."""
     matrix = federation.train()
-    table = np.random.default_rng(0).standard_normal((federation.n_items, DIM)).astype(np.float32)
+    table = np.random.default_rng(0).standard_normal((federation.n_items, dim)).astype(np.float32)
     for _ in range(federation.rounds - 2):
         matrix.T @ (matrix @ table)
 
 
-def als_seconds(federation: Federation, *, iterations: int, threads: int) -> float:
+def als_seconds(federation: Federation, *, dim: int, iterations: int, threads: int) -> float:
     """Seconds of `implicit`'s ALS with ALS_ITERATIONS, from its start-up and the median of a few iterations."""
     seconds: list[float] = []
     model = AlternatingLeastSquares(
-        factors=DIM, iterations=iterations, num_threads=threads, random_state=0, calculate_training_loss=False
+        factors=dim, iterations=iterations, num_threads=threads, random_state=0, calculate_training_loss=False
     )
     with threadpool_limits(1, "blas"):
         start = time.perf_counter()

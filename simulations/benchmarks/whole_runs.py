@@ -7,7 +7,6 @@ import torch
 from recsys_fed.errors import DataNotFoundError
 from simulations.benchmarks.federation_run import (
     ALS_ITERATIONS,
-    DIM,
     MOVIELENS_1M,
     MOVIELENS_20M,
     REAL_MOVIELENS_1M,
@@ -45,17 +44,17 @@ def _real_lines() -> list[Line]:
 def _lines(federation: Federation, size: str, *, bars: bool = True) -> list[Line]:
     federation.train()
     private_run(federation)
-    threads = torch.get_num_threads()
+    threads, dim = torch.get_num_threads(), federation.embedding_dim
     ours, products, als = alternating(
         [
             partial(timed, partial(private_run, federation)),
-            partial(timed, partial(bare_products, federation)),
-            partial(als_seconds, federation, iterations=1, threads=threads),
+            partial(timed, partial(bare_products, federation, dim=dim)),
+            partial(als_seconds, federation, dim=dim, iterations=1, threads=threads),
         ],
         repetitions=REPETITIONS,
     )
     named = f"{federation.rounds - 2} subspace rounds, {federation.silos} silos, {size}"
-    against = f"implicit's ALS (d={DIM}, {ALS_ITERATIONS} iterations, {threads} threads)"
+    against = f"implicit's ALS (d={dim}, {ALS_ITERATIONS} iterations, {threads} threads)"
     return [
         Line(name=f"private spectral run, {named}", value=ours, unit="s"),
         Line(name=f"the same over {against}", value=ours / als, unit="times", bar=OVER_ALS if bars else None),

@@ -19,8 +19,8 @@ SMALL = Federation(n_users=150, n_items=60, mean_interactions=12, silos=2)
 def test_every_way_runs_on_the_same_data():
     assert SMALL.train().shape[0] == 150
     assert timed(lambda: private_run(SMALL)) > 0
-    assert timed(lambda: bare_products(SMALL)) > 0
-    assert als_seconds(SMALL, iterations=1, threads=1) > 0
+    assert timed(lambda: bare_products(SMALL, dim=8)) > 0
+    assert als_seconds(SMALL, dim=8, iterations=1, threads=1) > 0
 
 
 def test_a_run_from_parquet_measures_the_users_asked_for(tmp_path):
