@@ -230,7 +230,7 @@ def _measure(
 
 
 class _Measured:
-    """The users of all folds under any recipe; holds the scores of the item models and nothing else of their size."""
+    """The users of all folds under any recipe; holds the scores of the item models, and those last asked for."""
 
     def __init__(
         self, folds: tuple[Fold, ...], released: ItemEmbeddings, own: dict[Recipe, list[tuple[Singles, float]]]
@@ -240,6 +240,7 @@ class _Measured:
         self._users = [_fold_in(released, fold.kept) for fold in folds]
         self._some = [_fold_in(released, fold.some) for fold in folds]
         self._spreads: dict[Shown, list[float]] = {}
+        self._shown: tuple[Shown, list[Singles]] = (AS_RELEASED, [])
 
     def add(self, recipe: Recipe) -> None:
         """Fit the item model of a recipe, which can then be asked for with any weight."""
@@ -253,22 +254,29 @@ class _Measured:
     def per_user(self, recipe: Recipe) -> Floats:
         """ndcg@20 of the users with something to be found, fold after fold."""
         alone = replace(recipe, own_weight=math.inf, shown=AS_RELEASED)
-        scales = self._spreads_of(recipe.shown) if 0 < recipe.own_weight < math.inf else [1.0] * len(self._folds)
+        whole = [] if math.isinf(recipe.own_weight) else self._released_scores(recipe.shown)
+        scales = self._spreads_of(recipe.shown) if 0 < recipe.own_weight < math.inf else []
         found = []
         for number, fold in enumerate(self._folds):
             rows = max(1, _CELLS // fold.kept.shape[1])
             for start in range(0, fold.kept.shape[0], rows):
                 block = slice(start, start + rows)
-                values: Floats | Singles
                 if math.isinf(recipe.own_weight):
                     values = self._own[alone][number][0][block]
+                elif not recipe.own_weight:
+                    values = whole[number][block]
                 else:
-                    values = scores_shown(self._released, self._users[number][block], recipe.shown)
-                    if recipe.own_weight:
-                        own, spread = self._own[alone][number]
-                        values = blend_scores(values, own[block], recipe.own_weight, (scales[number], spread))
+                    own, spread = self._own[alone][number]
+                    spreads = scales[number], spread
+                    values = blend_scores(whole[number][block], own[block], recipe.own_weight, spreads)
                 found.append(_ndcg(values, fold.kept[block], fold.held[block]))
         return np.concatenate([np.zeros(0), *found])
+
+    def _released_scores(self, shown: Shown) -> list[Singles]:
+        if self._shown[0] != shown or not self._shown[1]:
+            scored = [scores_shown(self._released, users, shown).astype(np.float32) for users in self._users]
+            self._shown = (shown, scored)
+        return self._shown[1]
 
     def _spreads_of(self, shown: Shown) -> list[float]:
         if shown not in self._spreads:

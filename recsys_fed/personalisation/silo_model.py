@@ -31,6 +31,7 @@ vectors, so both recommend less of it. That is free, and how much of it is good 
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,7 @@ from recsys_fed.models.items import ItemEmbeddings, scores, user_vectors
 
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
+Scores = TypeVar("Scores", Floats, Singles)
 # A history of n items counts n^-HEAVY in sums of squares: X has rows scaled by n^(-HEAVY / 2).
 HEAVY = 0.5
 LARGEST_DENSE = 20_000
@@ -344,7 +346,7 @@ def regularization_of(recipe: Recipe, n_users: int) -> float:
     return max(recipe.regularization * n_users, 1.0)
 
 
-def blend_scores(whole: Floats, own: Floats | Singles, own_weight: float, spreads: tuple[float, float]) -> Floats:
+def blend_scores(whole: Scores, own: Scores, own_weight: float, spreads: tuple[float, float]) -> Scores:
     """Scores of the released model and of the item model together, for a finite weight."""
     return whole / spreads[0] + own_weight / spreads[1] * own
 
