@@ -18,6 +18,7 @@ from recsys_fed.serving._background import BackgroundWork
 from recsys_fed.serving._bot_filter import BotFilter
 from recsys_fed.serving._forgetting import FORGET_STATEMENT, Forgetting, in_time
 from recsys_fed.serving._ranking import Page, Ranked, Ranker
+from recsys_fed.serving._ratings import check_orders, ratings_in
 from recsys_fed.serving._users import Users
 from recsys_fed.serving._walks import LONGEST_WALK, cursor_of, rows_shown, version_of
 from recsys_fed.serving._writer import FeedbackWriter
@@ -189,6 +190,7 @@ class RecommendationService:
             user.variant = variant.name
         served = self._served(variant) if cursor is None else self._walked(cursor)
         release = served.release
+        check_orders(release)
         page = page if cursor is None else replace(page, shown=rows_shown(cursor, release))
         known = any(item in release.row_of for item in user.history.levels)
         vector = self.users.vector(name, user, release)
@@ -213,6 +215,7 @@ class RecommendationService:
             ConfigurationError: the version has a residual, which batches do not use.
         """
         release = self.versions.current.release
+        check_orders(release)
         if release.residual is not None:
             raise ConfigurationError("Expected single requests: batches do not use the silo's residual.")
         async with self._batches:
@@ -240,6 +243,7 @@ class RecommendationService:
         """
         served = self.versions.current if cursor is None else self._walked(cursor)
         release = served.release
+        check_orders(release)
         page = page if cursor is None else replace(page, shown=rows_shown(cursor, release))
         mapped = {text: served.titles.nearest(text) for text in texts}
         found = [release.item_ids[row] for row in mapped.values() if row is not None]
@@ -272,10 +276,15 @@ class RecommendationService:
         """What each item of a user's history adds to a score; raises ConfigurationError for an unknown `item`."""
         user = await in_time(self.users.get(name))
         served = self._served(self.variant_of(name))
+        check_orders(served.release)
         row = served.release.row_of.get(item)
         if row is None:
             raise ConfigurationError("Expected an item of the catalogue, got an unknown one.")
         return served, explain(served.release, user.history, row, now=self._now())
+
+    async def ratings_of(self, name: str) -> dict[str, float]:
+        """A known user's ratings, by item, from the log."""
+        return ratings_in(await in_time(asyncio.to_thread(self.store.of_user, name)))
 
     async def feedback(self, event: Event) -> Event | None:
         """Take in an event. It is durable, and counts, when this returns; None if it was there already.

@@ -26,7 +26,8 @@ class PackedModel:
         item_ids, titles, categories: of the catalogue's rows; titles are "" and categories empty where unknown.
         vectors: V, float32 [n_items, dim]. bias: b, float32 [n_items]. weights: of items in a fold-in, float32
         [n_items]. gramian: V^T V, float64 [dim, dim].
-        kind: "projection" or "ridge". unobserved_weight, regularization: of "ridge".
+        kind: "projection", "ridge" or "ratings". unobserved_weight, regularization: of the latter two.
+        lowest, highest: of "ratings": the scale.
         half_life: of a history in positions; 0: places do not matter.
         provenance: what is known of the training: guarantee, epsilon, rounds.
         residual: item-item weights of this silo's own users, float32 [n_items, n_items], or None. Private.
@@ -46,6 +47,8 @@ class PackedModel:
     provenance: Mapping[str, Any]
     residual: Floats | None = None
     half_life: float = 0.0
+    lowest: float = 0.0
+    highest: float = 0.0
 
     @property
     def n_items(self) -> int:
@@ -97,6 +100,8 @@ def write_packed_model(release: PackedModel, folder: Path) -> None:
         "unobserved_weight": release.unobserved_weight,
         "regularization": release.regularization,
         "half_life": release.half_life,
+        "lowest": release.lowest,
+        "highest": release.highest,
         "provenance": dict(release.provenance),
     }
     (folder / RECORD).write_text(json.dumps(record), encoding="utf-8")
@@ -123,6 +128,8 @@ def read_packed_model(folder: Path) -> PackedModel:
             unobserved_weight=float(record["unobserved_weight"]),
             regularization=float(record["regularization"]),
             half_life=float(record.get("half_life", 0.0)),
+            lowest=float(record.get("lowest", 0.0)),
+            highest=float(record.get("highest", 0.0)),
             provenance=record["provenance"],
             residual=np.load(residual, mmap_mode="r") if residual.is_file() else None,
             **arrays,

@@ -35,17 +35,15 @@ def pack(model_path: Path, catalogue_path: Path, folder: Path, *, residual: Path
 
     Raises:
         DataError: a file is missing or damaged, or they do not belong together.
-        ConfigurationError: it is a model of ratings.
+        ConfigurationError: it is a model of ratings, and there is a residual.
     """
     content = model_path.read_bytes() if model_path.is_file() else b""
     model = load_item_embeddings(model_path)
     catalogue = catalogue_of_model(
         Catalogue.load(catalogue_path), content_hash=model.catalogue_hash, n_items=model.n_items
     )
-    if model.fold_in.kind == "ratings":
-        raise ConfigurationError(
-            "Expected a model that orders items, got one of ratings: the service ranks. Use recsys-fed predict."
-        )
+    if model.fold_in.kind == "ratings" and residual is not None:
+        raise ConfigurationError("Expected no residual beside a model of ratings: it orders nothing.")
     release = PackedModel(
         version=model_version(content, residual),
         item_ids=tuple(map(str, catalogue.item_ids)),
@@ -59,6 +57,8 @@ def pack(model_path: Path, catalogue_path: Path, folder: Path, *, residual: Path
         unobserved_weight=model.fold_in.unobserved_weight,
         regularization=model.fold_in.regularization,
         half_life=model.fold_in.half_life,
+        lowest=model.fold_in.lowest,
+        highest=model.fold_in.highest,
         provenance=_provenance_of(model_path.parent),
         residual=None if residual is None else np.load(residual).astype(np.float32),
     )

@@ -1,4 +1,4 @@
-"""Routes: recommend, batch, similar items, explain; feedback, forget; and the operator's models, status and pages."""
+"""Routes: lists, similar items, explanations, ratings; feedback, forget; the operator's models, status and pages."""
 
 import asyncio
 import json
@@ -10,11 +10,13 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from fastapi.security import HTTPBearer
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from recsys_fed.serving._ranking import Page
+from recsys_fed.serving._ratings import check_orders, predict_ratings
 from recsys_fed.serving._service import Answer, RecommendationService
 from recsys_fed.serving.api import _schemas
 from recsys_fed.serving.api._schemas import Problem
@@ -179,6 +181,7 @@ async def similar_items(
     """Items with the nearest vectors. For an unknown item: those of the nearest title, else the popular ones."""
     served = service.versions.current
     release = served.release
+    check_orders(release)
     row, basis = release.row_of.get(item), "item"
     if row is None and title is not None:
         row, basis = served.titles.nearest(title), "text"
@@ -202,6 +205,29 @@ async def explanation(request: _schemas.ExplanationRequest, service: _Service) -
     """What the items of a user's history add to the score of an item: exact parts that sum to it."""
     served, found = await service.explain(request.user, request.item)
     return as_json(_explanation_record(served, found, request.item, limit=request.limit), served)
+
+
+@recommending.post("/ratings", response_model=_schemas.PredictedRatings)
+async def ratings(request: _schemas.RatingsRequest, service: _Service) -> Response:
+    """What a known user (`user`), or somebody with these `ratings`, would rate items; of a model of ratings."""
+    if (request.user is None) == (request.ratings is None):
+        raise HTTPException(status_code=422, detail="Expected either user or ratings.")
+    served = service.versions.current
+    release = served.release
+    rated = request.ratings if request.user is None else await service.ratings_of(request.user)
+    known = [item for item in request.items if item in release.row_of]
+    rows = np.array([release.row_of[item] for item in known], dtype=np.int64)
+    found, n_known = predict_ratings(release, rated or {}, rows)
+    record = {
+        "model": served.name,
+        "known_ratings": n_known,
+        "ratings": [
+            {"item": item, "title": release.titles[row], "rating": round(float(value), 6)}
+            for item, row, value in zip(known, rows.tolist(), found, strict=True)
+        ],
+        "unknown": [item for item in request.items if item not in release.row_of],
+    }
+    return as_json(record, served)
 
 
 reporting = APIRouter(prefix="/v1", responses=_REFUSALS, route_class=StrictRoute)

@@ -131,6 +131,34 @@ class ExplanationAnswer(BaseModel):
     rest: float
 
 
+_Rating = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
+
+
+class RatingsRequest(Strict):
+    """Items, and whose ratings: a known user's, or those that are given, of which nothing is kept."""
+
+    items: Annotated[list[Id], Field(min_length=1, max_length=_LIST)]
+    user: Id | None = None
+    ratings: Annotated[dict[Id, _Rating], Field(max_length=_LIST)] | None = None
+
+
+class PredictedRating(BaseModel):
+    """What the user would rate an item, within the scale of the model."""
+
+    item: str
+    title: str
+    rating: float
+
+
+class PredictedRatings(BaseModel):
+    """In the order in which they were asked for."""
+
+    model: str
+    known_ratings: int = Field(description="Ratings of the user that the prediction rests on; 0: those of all.")
+    ratings: list[PredictedRating]
+    unknown: list[str] = Field(description="Items that the catalogue lacks.")
+
+
 class FeedbackRequest(Strict):
     """What a user did."""
 
