@@ -89,6 +89,12 @@ Output = Annotated[Path | None, typer.Option(help="Folder for the record and all
 NewItems = Annotated[
     float, typer.Option(help="Also train without so large a share of the items, and rank them by their features.")
 ]
+UserAttributes = Annotated[
+    Path | None, typer.Option(help="Table of users: also measure groups of them, and name the one served worst.")
+]
+AttributeColumns = Annotated[
+    str, typer.Option(help="NAME=COLUMN,... of that table; a number is a position in a file without a header.")
+]
 DEFAULT_EPSILONS = "1,2,4,8"
 
 
@@ -107,6 +113,8 @@ def compare(  # noqa: PLR0913  (one argument a flag)
     epsilons: Epsilons = DEFAULT_EPSILONS,
     seeds: Seeds = 1,
     new_items: NewItems = 0.0,
+    user_attributes: UserAttributes = None,
+    attribute_columns: AttributeColumns = "",
     settings: _options.Setting = None,
     output: Output = None,
     plot: Plot = None,
@@ -125,10 +133,17 @@ def compare(  # noqa: PLR0913  (one argument a flag)
         engine=str(keys.get("engine", "in-process")),
         declare_users="declared-users" not in keys,
     )
-    comparison = Comparison(simulation=simulation, epsilons=_numbers(epsilons), n_seeds=seeds, new_items=new_items)
+    comparison = Comparison(
+        simulation=simulation,
+        epsilons=_numbers(epsilons),
+        n_seeds=seeds,
+        new_items=new_items,
+        user_attributes=str(user_attributes or ""),
+        attribute_columns=attribute_columns,
+    )
     rating = simulation.federation.target == "rating"
-    if rating and (plot is not None or new_items):
-        raise ConfigurationError("Expected neither --plot nor --new-items with target = rating.")
+    if rating and (plot is not None or new_items or user_attributes is not None):
+        raise ConfigurationError("Expected no --plot, --new-items or --user-attributes with target = rating.")
     with show_progress(new_console(stderr=True)) as progress:
         if rating:
             record = compare_ratings(comparison, output=output, progress=progress)

@@ -18,9 +18,11 @@ import torch
 from scipy import sparse
 
 from recsys_fed import checks
+from recsys_fed.comparison._attributes import Attributes, parse_attribute_columns, read_attributes
 from recsys_fed.comparison._ceilings import NOT_PRIVATE, pooled_ceilings
 from recsys_fed.comparison.new_items import new_item_record
 from recsys_fed.data.simulated import SimulatedFederation
+from recsys_fed.errors import ConfigurationError
 from recsys_fed.evaluation.baselines import popularity
 from recsys_fed.evaluation.metrics import (
     HEADLINE,
@@ -280,12 +282,15 @@ class Comparison:
         epsilons: budgets of the private methods.
         n_seeds: runs of each budget, which differ in start and noise; data and silos stay as they are.
         new_items: share of the items that further runs train without, to rank them by their public features; 0: none.
+        user_attributes, attribute_columns: a table of users, and NAME=COLUMN,... of what is told apart; "": nothing.
     """
 
     simulation: Simulation
     epsilons: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
     n_seeds: int = 1
     new_items: float = 0.0
+    user_attributes: str = ""
+    attribute_columns: str = ""
 
     def __post_init__(self) -> None:
         checks.at_least(1, n_epsilons=len(self.epsilons), n_seeds=self.n_seeds)
@@ -293,6 +298,10 @@ class Comparison:
             checks.positive(epsilon=epsilon)
         if self.new_items:
             checks.fraction(new_items=self.new_items)
+        if bool(self.user_attributes) != bool(self.attribute_columns):
+            raise ConfigurationError("Expected a table of users and the columns of their attributes together.")
+        if self.attribute_columns:
+            parse_attribute_columns(self.attribute_columns)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -303,12 +312,13 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Compared:
-    """What came out: all lines, in the order of the table, and the record of new items, where they were asked for."""
+    """What came out: all lines, in the order of the table; where they were asked for, new items and attributes."""
 
     comparison: Comparison
     federation: SimulatedFederation
     lines: tuple[Line, ...]
     new_items: Mapping[str, Any] | None = None
+    attributes: Attributes = field(default_factory=dict)
 
 
 def prepare_comparison(comparison: Comparison) -> tuple[Comparison, SimulatedFederation]:
@@ -336,6 +346,7 @@ def compare(comparison: Comparison, *, output: Path | None = None, progress: Pro
     progress = progress or Progress()
     ready, federation = prepare_comparison(comparison)
     simulation = ready.simulation
+    attributes = _attributes_of(ready, federation)
     with ExitStack() as stack:
         folder = output or Path(stack.enter_context(TemporaryDirectory(prefix="recsys-fed-compare-")))
         popularity = _with_popularity(ready)
@@ -353,7 +364,19 @@ def compare(comparison: Comparison, *, output: Path | None = None, progress: Pro
             next_item=simulation.federation.target == "next",
         )
     )  # fmt: skip
-    return Compared(comparison=ready, federation=federation, lines=lines, new_items=new_items)
+    return Compared(comparison=ready, federation=federation, lines=lines, new_items=new_items, attributes=attributes)
+
+
+def _attributes_of(comparison: Comparison, federation: SimulatedFederation) -> Attributes:
+    """Of the federation's rows; a table that cannot be read is refused before anything is trained."""
+    if not comparison.user_attributes:
+        return {}
+    ids = federation.dataset.interactions.user_ids
+    return read_attributes(
+        Path(comparison.user_attributes).expanduser(),
+        parse_attribute_columns(comparison.attribute_columns),
+        ids if federation.users is None else ids[federation.users],
+    )
 
 
 def _count_steps(comparison: Comparison) -> int:

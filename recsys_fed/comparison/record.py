@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from recsys_fed import checks
+from recsys_fed.comparison._attributes import groups_of, worst_group
 from recsys_fed.comparison.compare import BOTH, LISTS, LOCAL, Compared, Floats, Groups, Line
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.evaluation.metrics import (
@@ -209,7 +210,30 @@ def comparison_record(compared: Compared, *, seed: int = 0) -> dict[str, Any]:
         "silos": silos,
         "sentences": [silo.pop("sentence") for silo in silos],
         "new_items": compared.new_items,
+        "by_attribute": _by_attribute(compared, seed=seed) if compared.attributes else None,
     }
+
+
+def _by_attribute(compared: Compared, *, seed: int) -> dict[str, Any]:
+    """Recall@20 of each group of users by attribute: attribute -> a record a method, and the worst group of each."""
+    rng = np.random.default_rng([seed, 1])
+    groups = list(groups_of(compared.attributes))
+    figures = [
+        np.where(inside, line.per_user[_BY_GROUP], np.nan) for line in compared.lines for _, _, inside in groups
+    ]
+    found = iter(bootstrap(figures, rng=rng))
+    record: dict[str, Any] = {name: [] for name in compared.attributes}
+    for line in compared.lines:
+        of_line: dict[str, dict[str, Any]] = {name: {} for name in compared.attributes}
+        for name, value, inside in groups:
+            interval = next(found)
+            if interval is not None:
+                measured = int(np.count_nonzero(inside & ~np.isnan(line.per_user[_BY_GROUP][0])))
+                of_line[name][value] = {"n_users": measured, **interval.record()}
+        for name, values in of_line.items():
+            method = {"method": line.method, "epsilon": _finite(line.epsilon), "note": line.note}
+            record[name].append({**method, "groups": values, "worst": worst_group(values)})
+    return record
 
 
 def beyond_accuracy(line: Line, groups: Groups) -> dict[str, float] | None:

@@ -168,6 +168,13 @@ def compared_sections(record: Mapping[str, Any]) -> Iterator[Section]:
         tables=[_figures_table(record), _groups_table(record), *_beyond_tables(record)],
     )
     yield Section(anchor="by-silo", title="Silo by silo", paragraphs=record["sentences"], folded=[_by_silo(record)])
+    if record.get("by_attribute"):
+        yield Section(
+            anchor="by-attribute",
+            title="Groups of users",
+            paragraphs=[_worst_sentence(name, lines) for name, lines in record["by_attribute"].items()],
+            tables=[_attribute_table(name, lines) for name, lines in record["by_attribute"].items()],
+        )
     if record["new_items"]:
         yield Section(anchor="new-items", title="New items", tables=[_new_items_table(record)])
 
@@ -257,6 +264,40 @@ def _by_silo(record: Mapping[str, Any]) -> Table:
         ],
         numeric=frozenset(range(1, len(heads) + 2)),
     )  # fmt: skip
+
+
+def _attribute_table(name: str, lines: list[Mapping[str, Any]]) -> Table:
+    """Recall@20 of each group; the users of a group in its head."""
+    sizes = {value: one["n_users"] for line in lines for value, one in line["groups"].items()}
+    return Table(
+        caption=f"Recall@20 of users by {name} (users with a test item)",
+        header=["method", "epsilon", *(f"{value} ({size:,})" for value, size in sizes.items()), "lowest"],
+        rows=[
+            [
+                _name(line),
+                "-" if line["epsilon"] == "inf" else f"{line['epsilon']:g}",
+                *(_figure(line["groups"].get(value)) for value in sizes),
+                line["worst"] or "-",
+            ]
+            for line in lines
+        ],
+        numeric=frozenset(range(1, 2 + len(sizes))),
+        keys=_KEYS,
+    )
+
+
+def _worst_sentence(name: str, lines: list[Mapping[str, Any]]) -> str:
+    """Which group is served worst by the model of the largest budget, and by how much beside the best."""
+    private = [line for line in lines if line["method"] == GLOBAL and line["epsilon"] != "inf" and line["worst"]]
+    if not private:
+        return f"{name}: too few users to compare groups."
+    line = max(private, key=lambda one: one["epsilon"])
+    worst, best = line["groups"][line["worst"]], max(line["groups"].values(), key=lambda one: one["mean"])
+    value = next(value for value, one in line["groups"].items() if one is best)
+    return (
+        f"By {name}, {line['worst']} is served worst by the released model of epsilon {line['epsilon']:g}: Recall@20 "
+        f"{_figure(worst)}, where {value} has {_figure(best)}."
+    )
 
 
 def _new_items_table(record: Mapping[str, Any]) -> Table:

@@ -1,0 +1,85 @@
+"""Groups of users by attributes: read from tables of users, measured for every method, the worst one named."""
+
+import numpy as np
+import pytest
+from command_line import json_of, run_command
+
+from recsys_fed.comparison._attributes import groups_of, parse_attribute_columns, read_attributes, worst_group
+from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
+
+IDS = np.array(["1", "2", "3", "9"], dtype=object)
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("1::F::1::10\n2::M::56::16\n3::F::25::15\n", "sex=1,age=2"),
+        ("3|F|25|x\n2|M|56|y\n1|F|1|z\n", "sex=1,age=2"),
+        ("name,age,user,gender\nx,1,1,F\ny,56,2,M\nz,25,3,F\n", "sex=gender,age=age"),
+    ],
+)
+def test_tables_of_users_are_read_by_their_ids(tmp_path, text, columns):
+    (tmp_path / "users").write_text(text)
+    found = read_attributes(tmp_path / "users", parse_attribute_columns(columns), IDS)
+    assert found["sex"].tolist() == ["F", "M", "F", ""] and found["age"].tolist() == ["1", "56", "25", ""]
+    groups = [(name, value, inside.tolist()) for name, value, inside in groups_of(found)]
+    assert groups[0] == ("sex", "F", [True, False, True, False])
+    assert [value for name, value, _ in groups if name == "age"] == ["1", "25", "56"]
+
+
+def test_ages_become_bands_of_ten(tmp_path):
+    (tmp_path / "users").write_text("".join(f"{age}|{age}\n" for age in range(8, 40)))
+    ages = read_attributes(tmp_path / "users", {"age": "1"}, np.array(["8", "19", "20"], dtype=object))["age"]
+    assert ages.tolist() == ["0 to 9", "10 to 19", "20 to 29"]
+
+
+def test_what_cannot_be_read_is_refused(tmp_path):
+    with pytest.raises(DataNotFoundError):
+        read_attributes(tmp_path / "nowhere", {"age": "1"}, IDS)
+    (tmp_path / "users").write_text("1::F\n")
+    with pytest.raises(DataFormatError, match="columns 7"):
+        read_attributes(tmp_path / "users", {"age": "7"}, IDS)
+    with pytest.raises(DataFormatError, match="none of them"):
+        read_attributes(tmp_path / "users", {"age": "1"}, IDS[1:])
+    for text in ("", "age", "age=", "=1", "age=1,age=2"):
+        with pytest.raises(ConfigurationError):
+            parse_attribute_columns(text)
+
+
+def test_small_groups_are_not_called_the_worst():
+    groups = {"a": {"n_users": 29, "mean": 0.1}, "b": {"n_users": 30, "mean": 0.2}, "c": {"n_users": 90, "mean": 0.3}}
+    assert worst_group(groups) == "b"
+    assert worst_group({"a": groups["a"], "c": groups["c"]}) is None
+
+
+def test_a_comparison_measures_groups_and_names_the_one_served_worst(tmp_path):
+    # Users of class 0 have regular tastes; those of class 1 take anything.
+    rng = np.random.default_rng(0)
+    regular = np.arange(160) % 2 == 0
+    likely = np.where(np.arange(48) % 3 == (np.arange(160) % 3)[:, None], 0.5, 0.03)
+    users, items = np.nonzero(rng.random((160, 48)) < np.where(regular[:, None], likely, 0.2))
+    (tmp_path / "t.csv").write_text("user,item\n" + "".join(f"u{u},{i}\n" for u, i in zip(users, items, strict=True)))
+    (tmp_path / "users.csv").write_text(
+        "user,taste\n" + "".join(f"u{u},{'regular' if regular[u] else 'any'}\n" for u in range(160))
+    )
+    arguments = ["compare", "--data", tmp_path / "t.csv", "--silos", 1, "--epsilons", "8", "--threads", 1,
+                 "--test-fraction", 0.25, "--no-secure-aggregation", "--trainer", "popularity"]  # fmt: skip
+    asked = ["--user-attributes", tmp_path / "users.csv", "--attribute-columns", "taste=taste"]
+    code, out, err = run_command(*arguments, *asked, "--json")
+    assert code == 0, err
+    record = json_of(out)
+    overall = {line["method"]: line["recall@20"]["mean"] for line in record["lines"] if line["epsilon"] == "inf"}
+    for line in record["by_attribute"]["taste"]:
+        groups = line["groups"]
+        assert set(groups) == {"regular", "any"}
+        assert all(one["low"] <= one["mean"] <= one["high"] for one in groups.values())
+        if line["epsilon"] == "inf":
+            total = sum(one["n_users"] for one in groups.values())
+            whole = sum(one["n_users"] * one["mean"] for one in groups.values()) / total
+            assert whole == pytest.approx(overall[line["method"]])
+    pooled = next(line for line in record["by_attribute"]["taste"] if line["method"] == "pooled EASE")
+    assert pooled["worst"] == "any"
+    code, out, err = run_command(*arguments, *asked)
+    assert code == 0 and "by taste" in out and "served worst" in " ".join(out.split()), err
+    code, _, err = run_command(*arguments, *asked[:2])
+    assert code == 2 and "together" in err
