@@ -84,7 +84,7 @@ def cooccurrence_step(tables: Tables, histories: UserHistories, *, l2_clip_norm:
           one over a bound on ||E_u||_F that includes rounding (see `_scales`).
         - A user's term depends on that user's history and on the tables only. A user with fewer than two items of
           the head counts for nothing, as E is then zero.
-        - N_ij = sum of c_u w_ui w_uj over users with both i and j are sums of integers, exact for fewer than 2^22 users:
+        - N_ij = sum of c_u w_ui w_uj over users with both i and j are sums of integers, exact below 2^22 users:
           weights are multiples of 2^-5 (all ones without any), so that the sums are counted in 2^-10 units and in
           int64. Blocks, threads, and the order of users do not change a bit. What follows is one fixed linear map of
           N, P (D N D - diag) P in float64. It rounds to 4 (n + 4) 2^-53 of the sum of c_u ||x_u||^2, which is below
