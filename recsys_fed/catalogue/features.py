@@ -18,12 +18,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 from scipy import sparse
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.checks import at_least, non_negative
 from recsys_fed.config import FEATURE_KINDS
-from recsys_fed.errors import ConfigurationError, DataError
+from recsys_fed.errors import ConfigurationError, DataError, DataFormatError, DataNotFoundError
 
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
@@ -161,11 +163,17 @@ def _vectors(catalogue: Catalogue) -> sparse.csr_matrix:
     """Text vectors less their mean, rows of norm 1; an item without a text stays zero."""
     if catalogue.text_vectors is None:
         return sparse.csr_matrix((catalogue.n_items, 0), dtype=np.float32)
-    there = catalogue.text_vectors.any(axis=1)
-    vectors = np.zeros(catalogue.text_vectors.shape)
-    vectors[there] = catalogue.text_vectors[there] - catalogue.text_vectors[there].mean(axis=0)
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return sparse.csr_matrix((vectors / np.maximum(norms, 1e-12)).astype(np.float32))
+    return sparse.csr_matrix(_unit_rows(catalogue.text_vectors))
+
+
+def _unit_rows(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Rows less the mean of those that are not zero, of norm 1; zeros stay zeros."""
+    there = vectors.any(axis=1)
+    centred = np.zeros(vectors.shape)
+    if there.any():
+        centred[there] = vectors[there] - vectors[there].mean(axis=0)
+    norms = np.linalg.norm(centred, axis=1, keepdims=True)
+    return np.asarray((centred / np.maximum(norms, 1e-12)).astype(np.float32))
 
 
 def _block(
@@ -176,6 +184,58 @@ def _block(
     shape: tuple[int, int],
 ) -> sparse.csr_matrix:
     return sparse.csr_matrix((weights, (rows, columns)), shape=shape, dtype=np.float32)
+
+
+def add_vectors(catalogue: Catalogue, path: Path) -> Catalogue:
+    """The catalogue with vectors of any origin beside those that it has: of images, sounds, a knowledge graph.
+
+    Each set is taken less its mean, with rows of norm 1, so that sets of any scale and length count alike; an item
+    that a set lacks has zeros there.
+
+    Args:
+        catalogue: public items.
+        path: of a Parquet table with a column item and one of lists of numbers, all of one length.
+
+    Raises:
+        DataNotFoundError, DataFormatError: there is no such file, or it is another one; an item is there twice, or
+            none of the catalogue's is.
+    """
+    rows, vectors = _read_vectors(path, catalogue)
+    added = np.zeros((catalogue.n_items, vectors.shape[1]), dtype=np.float32)
+    added[rows] = vectors
+    sets = [*([] if catalogue.text_vectors is None else [catalogue.text_vectors]), added]
+    return replace(catalogue, text_vectors=np.hstack([_unit_rows(one) for one in sets]))
+
+
+def _read_vectors(path: Path, catalogue: Catalogue) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Rows of the catalogue [n] and their vectors [n, dim]."""
+    if not path.is_file():
+        raise DataNotFoundError(f"Cannot find vectors of items at {path}.")
+    try:
+        table = pq.read_table(path)
+        lists = [
+            name for name in table.column_names if name != "item" and _holds_lists(table.schema.field(name).type)
+        ]
+        if "item" not in table.column_names or len(lists) != 1:
+            raise DataFormatError(
+                f"Expected a column item and one of lists of numbers in {path}, got {', '.join(table.column_names)}."
+            )
+        ids = np.array([str(item) for item in table["item"].to_pylist()], dtype=object)
+        vectors = np.array(table[lists[0]].to_pylist(), dtype=np.float32)
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise DataFormatError(f"Expected a Parquet table with vectors of one length in {path}: {error}.") from error
+    if vectors.ndim != 2 or not np.isfinite(vectors).all():
+        raise DataFormatError(f"Expected vectors of finite numbers, all of one length, in {path}.")
+    if len(set(ids)) < len(ids):
+        raise DataFormatError(f"Expected each item once in {path}.")
+    rows = catalogue.rows(ids)
+    if not (rows >= 0).any():
+        raise DataFormatError(f"Expected items of the catalogue in {path}, got none of them.")
+    return rows[rows >= 0], vectors[rows >= 0]
+
+
+def _holds_lists(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 PACKAGED_MODEL = "minilm"

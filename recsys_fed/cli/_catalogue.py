@@ -33,6 +33,12 @@ Encoder = Annotated[
         help='Add text vectors: "minilm", or a sentence transformer by path or name (needs recsys-fed[text]).'
     ),
 ]
+Vectors = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Add vectors of items from a Parquet table (item, and a list of numbers); may be given several times."
+    ),
+]
 
 
 @run_options("format")
@@ -45,6 +51,7 @@ def catalogue(
     data: Data = None,
     source: Source = None,
     encoder: Encoder = None,
+    vectors: Vectors = None,
     public_users: PublicUsers = None,
 ) -> None:
     """Write a catalogue: ids, titles, categories, texts, and with --encoder an embedding of each text.
@@ -63,13 +70,18 @@ def catalogue(
 
         new_console(stderr=True).print(f"encoding the texts of {items.n_items:,} items")
         items = encode_text(items, encoder)
+    if vectors:
+        from recsys_fed.catalogue.features import add_vectors  # noqa: PLC0415
+
+        for file in vectors:
+            items = add_vectors(items, file)
     if public_users is not None:
         from recsys_fed.data.readers.products import add_public_users  # noqa: PLC0415
 
         items, _ = add_public_users(items, public_users)
     items.save(output)
-    vectors = "" if items.text_vectors is None else f", text vectors of length {items.text_vectors.shape[1]}"
-    written = f"{items.n_items:,} items{vectors}, hash {items.content_hash[:12]}, written to {output}"
+    length = "" if items.text_vectors is None else f", vectors of length {items.text_vectors.shape[1]}"
+    written = f"{items.n_items:,} items{length}, hash {items.content_hash[:12]}, written to {output}"
     new_console().print(written, markup=False)
     if items.public_users is not None:
         new_console().print(f"public users: {items.public_users.sentence()}", markup=False)
