@@ -42,7 +42,7 @@ Vectors = Annotated[
 
 
 @run_options("format")
-def catalogue(
+def catalogue(  # noqa: PLR0913  (one argument a flag)
     output: Annotated[Path, typer.Argument(help="File to write, catalogue.parquet.")],
     *,
     given: dict[str, Any],

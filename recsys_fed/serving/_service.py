@@ -27,6 +27,7 @@ from recsys_fed.serving.experiment import assign_variant
 from recsys_fed.serving.fold_in import Explanation, build_equations, explain, taste_precision
 from recsys_fed.serving.history import Event, UserHistory, half_lives
 from recsys_fed.serving.packed_model import Floats, Rows
+from recsys_fed.serving.questions import propose_questions
 from recsys_fed.serving.search import best_of_many
 from recsys_fed.serving.settings import ServingSettings, Variant
 from recsys_fed.serving.store import OF_FORGOTTEN, FeedbackStore
@@ -281,6 +282,14 @@ class RecommendationService:
         if row is None:
             raise ConfigurationError("Expected an item of the catalogue, got an unknown one.")
         return served, explain(served.release, user.history, row, now=self._now())
+
+    async def questions(self, name: str, limit: int) -> tuple[Served, Rows, Floats]:
+        """Items to ask a known or new user about; see `propose_questions`."""
+        served = self._served(self.variant_of(name))
+        check_orders(served.release)
+        user = await in_time(self.users.get(name))
+        rows, gains = await asyncio.to_thread(propose_questions, served.release, replace(user.history), limit)
+        return served, rows, gains
 
     async def ratings_of(self, name: str) -> dict[str, float]:
         """A known user's ratings, by item, from the log."""

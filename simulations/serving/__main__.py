@@ -11,6 +11,7 @@ from simulations.serving.breadth import breadth_table
 from simulations.serving.logs import POLICIES, coverage
 from simulations.serving.peeking import claims
 from simulations.serving.pressure import erasure, pressure
+from simulations.serving.questions import questions_table
 from simulations.serving.replay import Halves, halves, replay
 from simulations.serving.world import regret
 
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "pressure": pressure,
         "erasure": erasure,
         "coverage": lambda: {policy: coverage(policy, logs=500, users=1_000, seed=1) for policy in POLICIES},
+        "questions": lambda: questions_table(given.data, epsilon=given.epsilon, users=given.users),
         "peeking": lambda: {
             "A/A, 10% and 10%": claims(tests=1_000, users=2_000, rates=(0.1, 0.1), level=0.05, seed=1),
             "A/B, 10% and 15%": claims(tests=200, users=4_000, rates=(0.1, 0.15), level=0.05, seed=2),

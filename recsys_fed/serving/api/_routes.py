@@ -207,6 +207,13 @@ async def explanation(request: _schemas.ExplanationRequest, service: _Service) -
     return as_json(_explanation_record(served, found, request.item, limit=request.limit), served)
 
 
+@recommending.post("/questions", response_model=_schemas.Questions)
+async def questions(request: _schemas.QuestionsRequest, service: _Service) -> Response:
+    """Items to ask a new user about. Report the answers as feedback (like, dislike): none is asked about again."""
+    served, rows, gains = await service.questions(request.user, request.limit)
+    return as_json({"model": served.name, "items": _list_items(served.release, rows, gains)}, served)
+
+
 @recommending.post("/ratings", response_model=_schemas.PredictedRatings)
 async def ratings(request: _schemas.RatingsRequest, service: _Service) -> Response:
     """What a known user (`user`), or somebody with these `ratings`, would rate items; of a model of ratings."""

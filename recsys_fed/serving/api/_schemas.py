@@ -131,6 +131,20 @@ class ExplanationAnswer(BaseModel):
     rest: float
 
 
+class QuestionsRequest(Strict):
+    """Whom to ask, and how much."""
+
+    user: Id
+    limit: int = Field(default=5, ge=1, le=50)
+
+
+class Questions(BaseModel):
+    """Items to ask about, the most telling first; `score` is what the answer is expected to tell, in nats."""
+
+    model: str
+    items: list[Item]
+
+
 _Rating = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 
 
