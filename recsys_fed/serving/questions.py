@@ -14,7 +14,7 @@ import numpy as np
 from recsys_fed.serving.history import UserHistory
 from recsys_fed.serving.packed_model import Floats, PackedModel, Rows
 
-# Chance that a user knows the most popular item; chosen on users who are measured nowhere (docs/serving.md).
+# Chance that a user knows the most popular item; see docs/serving.md for how it was chosen.
 _MOST_KNOWN = 0.6
 
 
