@@ -12,7 +12,7 @@ s t / sqrt(s^2 + t^2). It is post-processing of releases and of public data: who
 Where nothing is noised they add nothing.
 
 SPREAD^2 is above 1 because public users differ from the others, and because their error is on the entries that they
-have, not everywhere alike. It was chosen on the validation part of the UltraGCN split (docs/quality.md).
+have, not everywhere alike. It was chosen on the validation part of the UltraGCN split (docs/adr/0039).
 """
 
 import math
