@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from recsys_fed.trainers.ratings import Ratings
     from recsys_fed.trainers.registry import Auto
     from recsys_fed.trainers.spectral import Spectral
+    from recsys_fed.trainers.torch_trainer import TorchTrainer
     from recsys_fed.trainers.trainer import Trainer
 
 # Where each public name lives.
@@ -58,6 +59,7 @@ _HOMES = {
     "SimulationConfig": "config",
     "Source": "data.sources.source",
     "Spectral": "trainers.spectral",
+    "TorchTrainer": "trainers.torch_trainer",
     "Trainer": "trainers.trainer",
     "calibrate_noise_multiplier": "privacy.calibration",
     "evaluate_ranking": "evaluation.protocol",
@@ -82,6 +84,7 @@ __all__ = [
     "SimulationConfig",
     "Source",
     "Spectral",
+    "TorchTrainer",
     "Trainer",
     "calibrate_noise_multiplier",
     "evaluate_ranking",

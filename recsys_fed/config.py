@@ -22,8 +22,10 @@ NOISE = ("per-silo", "distributed")
 _OLD_NOISE = {"own": "per-silo", "central": "distributed"}
 SECURE_AGGREGATION = ("auto", "on", "off")
 ROBUST = ("none", "median", "trimmed-mean")
-BUILT_IN_TRAINERS = ("auto", "spectral", "dp-sgd", "popularity", "ratings")
+BUILT_IN_TRAINERS = ("auto", "spectral", "dp-sgd", "popularity", "ratings", "torch")
 _TRAINERS, _RATINGS = "recsys_fed.trainers", "ratings"
+# Trainers with a table of settings of their own.
+_WITH_SETTINGS = ("dp-sgd", _RATINGS, "torch")
 FEATURE_KINDS = ("categories", "decades", "words", "vectors")
 ENGINES = ("in-process", "flower")
 HELD_OUT = ("test", "validation")
@@ -47,8 +49,8 @@ class FederationConfig:
     """What server and silos agree on. All of it is public.
 
     Attributes:
-        trainer: "auto", "spectral", "dp-sgd", "popularity", "ratings", or the name of one that somebody brings
-            (`extensions`). Where the target is a rating, the first two stand for "ratings".
+        trainer: "auto", "spectral", "dp-sgd", "popularity", "ratings", "torch", or the name of one that somebody
+            brings (`extensions`). Where the target is a rating, the first two stand for "ratings".
         epsilon, delta: the guarantee of every user, over all rounds of the run; epsilon may be inf (no noise).
         rounds: exchanges of messages that train, counts included; 0 takes the trainer's rule.
         embedding_dim: length of the vectors; 0 takes the trainer's rule.
@@ -94,7 +96,7 @@ class FederationConfig:
             keys they are NAME.key, too.
     """
 
-    trainer: str = _key("spectral", "auto, spectral, dp-sgd, popularity or ratings.")
+    trainer: str = _key("spectral", "auto, spectral, dp-sgd, popularity, ratings or torch.")
     epsilon: float = _key(8.0, "Privacy budget of every user; inf trains without noise.")
     delta: float = _key(1e-6, "Delta of the guarantee, below 1 / declared users.")
     rounds: int = _key(0, "Exchanges of messages; 0 takes the trainer's rule.")
@@ -248,7 +250,7 @@ def _trainer_for(target: str, trainer: str) -> str:
         ConfigurationError: the one that is named answers another.
     """
     if target == "rating":
-        if trainer in ("dp-sgd", "popularity"):
+        if trainer in ("dp-sgd", "popularity", "torch"):
             raise ConfigurationError(f"Expected trainer = ratings for target = rating, got {trainer}.")
         return _RATINGS if trainer in ("auto", "spectral") else trainer
     if trainer == _RATINGS and target != AUTO:
@@ -416,7 +418,7 @@ def check_run_keys(keys: Iterable[str], *, place: str = "a run", also: Collectio
     """Refuse flat keys that no part of the configuration reads; `also`: what the place reads besides."""
     names = {*keys_of(FederationConfig), *keys_of(SimulationConfig), *also}
     brought = extensions.extension_names(_TRAINERS)
-    plain = [key for key in keys if not ("." in key and key.partition(".")[0] in ("dp-sgd", _RATINGS, *brought))]
+    plain = [key for key in keys if not ("." in key and key.partition(".")[0] in (*_WITH_SETTINGS, *brought))]
     check_keys(plain, names, place=place)
 
 

@@ -19,7 +19,13 @@ from importlib.metadata import EntryPoint, entry_points
 
 from recsys_fed.errors import ConfigurationError
 
-GROUPS = ("recsys_fed.trainers", "recsys_fed.metrics", "recsys_fed.sources")
+GROUPS = (
+    "recsys_fed.trainers",
+    "recsys_fed.metrics",
+    "recsys_fed.sources",
+    "recsys_fed.modules",
+    "recsys_fed.losses",
+)
 _registered: dict[str, dict[str, object]] = {group: {} for group in GROUPS}
 
 

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 
@@ -77,10 +77,13 @@ def check_tables(tables: Mapping[str, object], known: Collection[str], *, place:
 
 def keys_of(kind: type) -> dict[str, str]:
     """Key -> field, of the fields of a dataclass that hold plain values."""
-    hints = get_type_hints(kind)
-    return {
-        one.name.replace("_", "-"): one.name for one in fields(kind) if hints[one.name] in (bool, int, float, str)
-    }
+    return {one.name.replace("_", "-"): one.name for one in fields(kind) if one.name in _plain_hints(kind)}
+
+
+def _plain_hints(kind: type) -> dict[str, type]:
+    """Field -> type, of the fields that hold plain values; a text that may be given as an object is a text here."""
+    hints = {name: str if str in get_args(hint) else hint for name, hint in get_type_hints(kind).items()}
+    return {name: hint for name, hint in hints.items() if hint in (bool, int, float, str)}
 
 
 def parse_table(kind: type[T], table: Mapping[str, object], *, place: str, **given: Any) -> T:
@@ -96,7 +99,7 @@ def parse_table(kind: type[T], table: Mapping[str, object], *, place: str, **giv
 
 def read_fields(kind: type, table: Mapping[str, object], *, place: str = "") -> dict[str, object]:
     """The values of a table for the fields of a dataclass; other keys are left to others."""
-    hints, known = get_type_hints(kind), keys_of(kind)
+    hints, known = _plain_hints(kind), keys_of(kind)
     return {
         known[key]: _check_type(key, hints[known[key]], value, place) for key, value in table.items() if key in known
     }

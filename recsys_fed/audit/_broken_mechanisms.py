@@ -4,9 +4,9 @@ Each is the deployed mechanism with one mistake that real systems have made: sev
 reads order. Three, and those two, are sums over users whose sensitivity is not what it is said to be.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -19,9 +19,11 @@ from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.trainers import ordered, popularity
 from recsys_fed.trainers.cooccurrence import pack
 from recsys_fed.trainers.dp_sgd import DPSGD
-from recsys_fed.trainers.local_steps import Task
+from recsys_fed.trainers.item_gradients import ItemGradients
+from recsys_fed.trainers.local_steps import Summed, Task
 from recsys_fed.trainers.loss import Clipping
 from recsys_fed.trainers.spectral import COOCCURRENCE
+from recsys_fed.trainers.torch_trainer import TorchTrainer
 from recsys_fed.trainers.trainer import DelegatingTrainer, LocalNoise, Tables, Trainer
 
 _NO_LIMIT = 1e15
@@ -35,7 +37,10 @@ class _Unclipped(DelegatingTrainer):
     """Every user's term has the length that it happens to have."""
 
     def __init__(self, trainer: Trainer) -> None:
-        super().__init__(_UnclippedDPSGD(**_settings(trainer)) if isinstance(trainer, DPSGD) else trainer)
+        if isinstance(trainer, DPSGD):
+            kind = _UnclippedTorch if isinstance(trainer, TorchTrainer) else _UnclippedDPSGD
+            trainer = kind(**_settings(trainer))
+        super().__init__(trainer)
 
     def contribution(
         self, stage: str, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float]
@@ -89,18 +94,60 @@ class _WeightedByCount(DelegatingTrainer):
 class _UnclippedDPSGD(DPSGD):
     """dp-sgd with a clip norm that nothing reaches."""
 
+    limit: ClassVar[float] = _NO_LIMIT
+
     def contribution(
         self, stage: str, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float]
     ) -> torch.Tensor:
         if self.clipping != "adaptive" or stage == popularity.STAGE:
             return super().contribution(stage, tables, histories, settings=settings)
-        wide = dict(tables) | {"clip": torch.tensor([_NO_LIMIT])}
+        wide = dict(tables) | {"clip": torch.tensor([self.limit])}
         joined = super().contribution(stage, wide, histories, settings=settings)
         joined[:-1] *= float(wide["clip"][0]) / float(tables["clip"][0])
         return joined
 
+    def _sum(
+        self, tables: Tables, histories: UserHistories, settings: Mapping[str, float], clipping: Clipping
+    ) -> Summed:
+        return super()._sum(tables, histories, settings, Clipping(l2_clip_norm=self.limit, mode="flat"))
+
     def _task(self, settings: Mapping[str, float]) -> Task:
-        return replace(super()._task(settings), clipping=Clipping(l2_clip_norm=_NO_LIMIT, mode="flat"))
+        return replace(super()._task(settings), clipping=Clipping(l2_clip_norm=self.limit, mode="flat"))
+
+
+class _UnclippedTorch(_UnclippedDPSGD, TorchTrainer):
+    """The same of modules, whose sums are cut off at multiples of a part of the limit."""
+
+    limit: ClassVar[float] = 1e4
+
+
+class _InBatchTorch(TorchTrainer):
+    """A module that scores against the items of the whole batch, and nobody asks whether users meet in it."""
+
+    @property
+    def _rank_one(self) -> None:
+        return None
+
+    def _general_sum(
+        self, gradients: ItemGradients, blocks: Iterable[Histories], *, clipping: Clipping, key: int
+    ) -> Summed:
+        plain = gradients.module.forward
+
+        def with_others(history: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+            # The first item of everybody, for everybody.
+            others = plain(history, items[:, 0].expand(len(items), -1))
+            found: torch.Tensor = plain(history, items) - others.sum(1, keepdim=True)
+            return found
+
+        gradients.module.forward = with_others
+        return super()._general_sum(gradients, blocks, clipping=clipping, key=key)
+
+
+class _InBatchNegatives(DelegatingTrainer):
+    """Items of other users of the batch as negatives: how two-tower models are trained at scale without privacy."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__(_InBatchTorch(**_settings(trainer)) if isinstance(trainer, TorchTrainer) else trainer)
 
 
 class _RepeatedApart(DelegatingTrainer):
@@ -272,3 +319,6 @@ ORDERED_BREAKAGES = (
     Breakage(name="window across users", mechanism=Mechanism, trainer=_WindowAcrossUsers),
 )
 """Of runs with a stage that reads order."""
+
+MODULE_BREAKAGES = (Breakage(name="in-batch negatives", mechanism=Mechanism, trainer=_InBatchNegatives),)
+"""Of runs of PyTorch modules."""

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from recsys_fed import checks
 from recsys_fed.audit._attacks import attacks_on
 from recsys_fed.audit._audited_run import AuditedRun, canary_data, deployed, run_with_canaries
-from recsys_fed.audit._broken_mechanisms import BREAKAGES, ORDERED_BREAKAGES
+from recsys_fed.audit._broken_mechanisms import BREAKAGES, MODULE_BREAKAGES, ORDERED_BREAKAGES
 from recsys_fed.audit._hostile_requests import broken_copies_caught, hostile_requests
 from recsys_fed.audit._mechanism import Mechanism, promised_deviation
 from recsys_fed.audit._neighbouring_files import neighbouring_files, read_by_column
@@ -37,6 +37,7 @@ from recsys_fed.privacy.guarantee import guarantee_of
 from recsys_fed.simulation.record import finite, spent_by_silo
 from recsys_fed.simulation.runner import Progress, Steps
 from recsys_fed.trainers.ordered import STAGE as ORDERED_STAGE
+from recsys_fed.trainers.torch_trainer import TorchTrainer
 from recsys_fed.versions import versions
 
 KIND = "audit"
@@ -261,7 +262,8 @@ def _score(run: AuditedRun, mechanism: Mechanism, *, power: bool) -> _Scored:
     users, others = run.users(canaries=True), run.users(canaries=False)
     placed = run.placed
     reads_order = any(played.request.stage == ORDERED_STAGE for played in run.rounds)
-    broken = (*BREAKAGES, *(ORDERED_BREAKAGES if reads_order else ()))
+    of_module = isinstance(mechanism.trainer, TorchTrainer)
+    broken = (*BREAKAGES, *(ORDERED_BREAKAGES if reads_order else ()), *(MODULE_BREAKAGES if of_module else ()))
     audits = replays(
         mechanism, broken if power else (), users=users, others=others, silo_of_canary=placed.silo_of_canary
     )

@@ -97,8 +97,9 @@ _SPELLINGS = {
     "shuffle_order": ("--shuffle-order",),
     "ignore_weights": ("--ignore-weights",),
 }
-_DP_SGD = {
+_OF_TRAINERS = {
     "schedule": ("dp-sgd.schedule", "dp-sgd: synchronous or local."),
+    "module": ("torch.module", "torch: mf, recommender-net, neumf, attention, autoencoder, two-tower, or your own."),
     "loss": ("dp-sgd.loss", "dp-sgd: implicit-als, softmax, sampled-softmax, bce, bpr."),
 }
 
@@ -127,7 +128,7 @@ def run_options(*names: str, **texts: str) -> Callable[[Callable[..., None]], Ca
         @wraps(command)
         def run(**arguments: Any) -> None:
             values = {name: arguments.pop(name) for name in names}
-            given = {_DP_SGD.get(n, (n.replace("_", "-"),))[0]: v for n, v in values.items() if v is not None}
+            given = {_OF_TRAINERS.get(n, (n.replace("_", "-"),))[0]: v for n, v in values.items() if v is not None}
             command(**arguments, given=_with_words(given))
 
         vars(run)["__signature__"] = inspect.Signature(parameters)
@@ -138,8 +139,8 @@ def run_options(*names: str, **texts: str) -> Callable[[Callable[..., None]], Ca
 
 
 def _option(name: str, text: str | None) -> Any:
-    if name in _DP_SGD:
-        return Annotated[str | None, typer.Option(help=_DP_SGD[name][1])]
+    if name in _OF_TRAINERS:
+        return Annotated[str | None, typer.Option(help=_OF_TRAINERS[name][1])]
     declared = {one.name: (kind, one) for kind in (FederationConfig, SimulationConfig) for one in fields(kind)}
     owner, field = declared[name]
     kind = bool if name in _SPELLINGS else get_type_hints(owner)[name]

@@ -27,7 +27,8 @@ SampledNegatives = Annotated[
 @_options.run_options(
     "data", "protocol", "columns", "kinds", "format", "item_catalogue", "public_users", "split", "held_out", "silos",
     "test_fraction",
-    "metrics", "min_value", "partition", "skew", "trainer", "schedule", "loss", "epsilon", "delta", "rounds",
+    "metrics", "min_value", "partition", "skew", "trainer", "module", "schedule", "loss", "epsilon", "delta",
+    "rounds",
     "embedding_dim", "target", "order", "recency", "long_tail", "shuffle_order", "hit_weight", "ignore_weights",
     "noise", "secure_aggregation", "secure_aggregation_threshold", "secure_aggregation_colluders",
     "metrics_epsilon", "ledgers", "epsilon_limit", "item_features", "feature_kinds", "declared_users",
@@ -101,7 +102,7 @@ DEFAULT_EPSILONS = "1,2,4,8"
 @_options.run_options(
     "data", "protocol", "columns", "kinds", "format", "item_catalogue", "public_users", "split", "held_out",
     "test_fraction", "silos",
-    "partition", "skew", "trainer", "delta", "feature_kinds", "target", "order", "recency", "long_tail",
+    "partition", "skew", "trainer", "module", "delta", "feature_kinds", "target", "order", "recency", "long_tail",
     "shuffle_order", "hit_weight", "ignore_weights", "noise", "secure_aggregation", "declared_users",
     "declared_interactions",
     "threads", "seed", seed="Seed of splits and silos, and of the first run.",

@@ -91,7 +91,13 @@ def contribute_metrics(
             half_life=settings.get("half_life", 0.0),
             half_life_days=settings.get("half_life_days", 0.0),
         )
-        model = ItemEmbeddings(**tables, fold_in=fold_in, catalogue_hash=catalogue_hash)
+        model = ItemEmbeddings(
+            vectors=tables["vectors"],
+            bias=tables["bias"],
+            history_weights=tables["history_weights"],
+            fold_in=fold_in,
+            catalogue_hash=catalogue_hash,
+        )
     except (KeyError, ConfigurationError, DataFormatError) as error:
         raise ProtocolError(f"Expected a model to measure: {error}") from error
     return metric_sums(model, histories, test, l2_clip_norm=settings["l2_clip_norm"])

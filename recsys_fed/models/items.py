@@ -83,6 +83,23 @@ class FoldIn:
         return {key: value for key, value in asdict(self).items() if value or key in _FIRST_KEYS}
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainedModule:
+    """The PyTorch module whose item table was trained, public: what its private parts are fitted by in a silo.
+
+    Attributes:
+        name: of `models.torch_modules`. dim: it was made with. item_table: the parameter.
+        loss: name of the one that was trained with.
+        bias_scale: of a last column of the table that is the model's bias; 0 where there is none.
+    """
+
+    name: str
+    dim: int
+    item_table: str
+    loss: str
+    bias_scale: float = 0.0
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ItemEmbeddings:
     """All that is ever aggregated. The score of item i for a user's vector u is v_i u + b_i.
@@ -93,6 +110,7 @@ class ItemEmbeddings:
         history_weights: w, float32 [n_items], how much an item counts in a fold-in.
         fold_in: how a user's vector follows from a history.
         catalogue_hash: content hash of the catalogue whose rows these are.
+        module: of the trainer torch.
     """
 
     vectors: torch.Tensor
@@ -100,6 +118,7 @@ class ItemEmbeddings:
     history_weights: torch.Tensor
     fold_in: FoldIn
     catalogue_hash: str
+    module: TrainedModule | None = None
 
     def __post_init__(self) -> None:
         n_items = len(self.vectors)
@@ -125,7 +144,7 @@ class ItemEmbeddings:
     def to(self, device: torch.device | str) -> "ItemEmbeddings":
         """Return the same model on another device."""
         tensors = {name: getattr(self, name).to(device) for name in TENSORS}
-        return ItemEmbeddings(**tensors, fold_in=self.fold_in, catalogue_hash=self.catalogue_hash)
+        return replace(self, **tensors)
 
 
 def favour_rare_items(model: ItemEmbeddings, share: float) -> ItemEmbeddings:
@@ -163,6 +182,8 @@ def item_embeddings_bytes(model: ItemEmbeddings) -> bytes:
     """The model as one safetensors blob; equal models give equal bytes."""
     # One key only: safetensors writes several in an order that changes from process to process.
     record = {"version": _VERSION, "catalogue_hash": model.catalogue_hash, "fold_in": model.fold_in.record()}
+    if model.module is not None:
+        record["module"] = asdict(model.module)
     metadata = {_METADATA: json.dumps(record, sort_keys=True)}
     tensors = {name: getattr(model, name).detach().cpu().float().contiguous() for name in TENSORS}
     return save(tensors, metadata=metadata)
@@ -188,7 +209,8 @@ def load_item_embeddings(path: Path) -> ItemEmbeddings:
             tensors = {name: file.get_tensor(name) for name in TENSORS}
         _check_types(record, tensors)
         fold_in = FoldIn(**record["fold_in"])
-        return ItemEmbeddings(**tensors, fold_in=fold_in, catalogue_hash=record["catalogue_hash"])
+        module = TrainedModule(**record["module"]) if "module" in record else None
+        return ItemEmbeddings(**tensors, fold_in=fold_in, catalogue_hash=record["catalogue_hash"], module=module)
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError, ConfigurationError) as error:
         raise DataFormatError(f"Expected item embeddings in {path}, got another file: {error}.") from error
 

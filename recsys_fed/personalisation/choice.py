@@ -21,6 +21,7 @@ from recsys_fed.evaluation.metrics import ndcg_at
 from recsys_fed.evaluation.ranking import top_items
 from recsys_fed.models.histories import weighted_histories
 from recsys_fed.models.items import ItemEmbeddings, user_vectors
+from recsys_fed.personalisation.private_parts import fit_private_parts, has_private_parts
 from recsys_fed.personalisation.silo_model import (
     AS_RELEASED,
     Floats,
@@ -122,7 +123,7 @@ _PULLED = ((1.0, 0.3), (1.0, 0.6), (3.0, 0.3), (3.0, 0.6), (10.0, 0.3))
 _OWN_WEIGHTS = (1.0, 2.0, 4.0, 8.0)
 _WAYS = tuple(Shown(row_exponent=exponent, bias=bias) for exponent in (0.0, 0.25, 0.5) for bias in (True, False))
 """In which the released model is scored; the first is how it was released."""
-_USER_ONLY = Recipe(own_weight=0.0)
+_USER_ONLY, _FITTED = Recipe(own_weight=0.0), Recipe(own_weight=0.0, private_parts=True)
 # With fewer users a standard error says nothing, and the best is taken as it is.
 _ENOUGH_USERS = 30
 # Scores that are held at once: 32 MB in float64.
@@ -227,6 +228,10 @@ def _measure(
     best = max(tried, key=tried.__getitem__)
     if not math.isinf(best.own_weight):
         yield from try_all([replace(best, shown=way) for way in ways if way != shown])
+    if has_private_parts(released):
+        measured.fit_parts()
+        beside = [replace(own.recipe, own_weight=weight, private_parts=True) for weight in _OWN_WEIGHTS]
+        yield from try_all([_FITTED, *beside])
 
 
 class _Measured:
@@ -241,6 +246,7 @@ class _Measured:
         self._some = [_fold_in(released, fold.some) for fold in folds]
         self._spreads: dict[Shown, list[float]] = {}
         self._shown: tuple[Shown, list[Singles]] = (AS_RELEASED, [])
+        self._fitted: list[tuple[Singles, float]] = []
 
     def add(self, recipe: Recipe) -> None:
         """Fit the item model of a recipe, which can then be asked for with any weight."""
@@ -251,11 +257,20 @@ class _Measured:
             found = model.scores(fold.kept).astype(np.float32)
             self._own[recipe].append((found, score_spread(model.scores(fold.some))))
 
+    def fit_parts(self) -> None:
+        """Fit the private parts of the released model's module to each fold's users."""
+        for fold in self._folds:
+            parts = fit_private_parts(fold.pairs.histories, self._released)
+            self._fitted.append((parts.scores(fold.kept).astype(np.float32), score_spread(parts.scores(fold.some))))
+
     def per_user(self, recipe: Recipe) -> Floats:
         """ndcg@20 of the users with something to be found, fold after fold."""
-        alone = replace(recipe, own_weight=math.inf, shown=AS_RELEASED)
-        whole = [] if math.isinf(recipe.own_weight) else self._released_scores(recipe.shown)
-        scales = self._spreads_of(recipe.shown) if 0 < recipe.own_weight < math.inf else []
+        alone = replace(recipe, own_weight=math.inf, shown=AS_RELEASED, private_parts=False)
+        if recipe.private_parts:
+            whole, scales = [one for one, _ in self._fitted], [spread for _, spread in self._fitted]
+        else:
+            whole = [] if math.isinf(recipe.own_weight) else self._released_scores(recipe.shown)
+            scales = self._spreads_of(recipe.shown) if 0 < recipe.own_weight < math.inf else []
         found = []
         for number, fold in enumerate(self._folds):
             rows = max(1, _CELLS // fold.kept.shape[1])

@@ -44,6 +44,7 @@ from recsys_fed.errors import ConfigurationError
 from recsys_fed.evaluation.protocol import Scorer
 from recsys_fed.models.histories import weighted_histories
 from recsys_fed.models.items import ItemEmbeddings, scores, user_vectors
+from recsys_fed.personalisation.private_parts import PrivateParts, fit_private_parts
 
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
@@ -293,12 +294,15 @@ class Recipe:
         pull: of the item model towards the released one; 0 with infinite own_weight is the silo on its own.
         regularization: of the item model, in users of the silo.
         shown: what is scored of the released model.
+        private_parts: whether the released model scores as the module that it was trained for, whose private parts
+            were fitted to the silo (`private_parts`), in place of dot products.
     """
 
     own_weight: float
     pull: float = 0.0
     regularization: float = 0.5
     shown: Shown = AS_RELEASED
+    private_parts: bool = False
 
     def __post_init__(self) -> None:
         if self.own_weight:
@@ -309,7 +313,7 @@ class Recipe:
     @property
     def name(self) -> str:
         """Which of the three kinds it is."""
-        if self.own_weight == 0:
+        if self.own_weight == 0 and not self.private_parts:
             return "user-only"
         return "local-only" if math.isinf(self.own_weight) and not self.pull else "silo-trusted"
 
@@ -322,6 +326,7 @@ class SiloModel:
         recipe: which.
         released: the federation's model.
         item_model: of the silo; None for a recipe without it.
+        parts: of the silo; None for a recipe without them.
         spreads: standard deviations of the two scores over the silo's users.
     """
 
@@ -329,15 +334,16 @@ class SiloModel:
     released: ItemEmbeddings
     item_model: ItemModel | None
     spreads: tuple[float, float]
+    parts: PrivateParts | None = None
 
     def scores(self, histories: sparse.csr_matrix) -> Floats:
         """Float64 [n_users, n_items], higher is better; items of the history itself have no meaningful score."""
         if self.item_model is None:
-            return released_scores(self.released, histories, shown=self.recipe.shown)
+            return _whole_scores(self.released, self.parts, self.recipe, histories)
         own = self.item_model.scores(histories)
         if math.isinf(self.recipe.own_weight):
             return own
-        whole = released_scores(self.released, histories, shown=self.recipe.shown)
+        whole = _whole_scores(self.released, self.parts, self.recipe, histories)
         return blend_scores(whole, own, self.recipe.own_weight, self.spreads)
 
 
@@ -363,9 +369,12 @@ def fit_silo_model(
         train: the histories. released: the federation's model. recipe: which.
         pairs: those of `train`, where they are known already.
     """
-    if not recipe.own_weight or not train.nnz:
+    if not train.nnz or (not recipe.own_weight and not recipe.private_parts):
         recipe = Recipe(own_weight=0.0, shown=recipe.shown if train.nnz else AS_RELEASED)
         return SiloModel(recipe=recipe, released=released, item_model=None, spreads=(1.0, 1.0))
+    parts = fit_private_parts(train, released) if recipe.private_parts else None
+    if not recipe.own_weight:
+        return SiloModel(recipe=recipe, released=released, item_model=None, spreads=(1.0, 1.0), parts=parts)
     item_model = fit_item_model(
         pairs or silo_pairs(train),
         view_released(released) if recipe.pull else None,
@@ -373,9 +382,15 @@ def fit_silo_model(
         regularization=regularization_of(recipe, train.shape[0]),
     )
     some = spread_users(train)
-    whole = released_scores(released, some, shown=recipe.shown)
+    whole = _whole_scores(released, parts, recipe, some)
     spreads = score_spread(whole), score_spread(item_model.scores(some))
-    return SiloModel(recipe=recipe, released=released, item_model=item_model, spreads=spreads)
+    return SiloModel(recipe=recipe, released=released, item_model=item_model, spreads=spreads, parts=parts)
+
+
+def _whole_scores(
+    released: ItemEmbeddings, parts: PrivateParts | None, recipe: Recipe, histories: sparse.csr_matrix
+) -> Floats:
+    return released_scores(released, histories, shown=recipe.shown) if parts is None else parts.scores(histories)
 
 
 def released_scores(model: ItemEmbeddings, histories: sparse.csr_matrix, *, shown: Shown = AS_RELEASED) -> Floats:

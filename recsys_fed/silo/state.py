@@ -44,6 +44,7 @@ from recsys_fed.personalisation.next_item import (
     fit_next_item_model,
     hold_out_latest,
 )
+from recsys_fed.personalisation.private_parts import restore_private_parts
 from recsys_fed.personalisation.silo_model import (
     AS_RELEASED,
     ItemModel,
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
 
 # In the place of an infinite weight, where the released model cannot be left out.
 _ALMOST_ALONE = 1e5
+# Before the names of a module's private parts, among the tensors of a silo's own model.
+_PRIVATE = "private."
 
 
 OwnModel = SiloModel | NextItemModel
@@ -102,6 +105,8 @@ def _pack_model(model: OwnModel) -> bytes:
     if isinstance(model, SiloModel):
         recipe = model.recipe
         tensors["recipe"] = np.array([recipe.own_weight, recipe.pull, recipe.regularization])
+        if model.parts is not None:
+            tensors |= {f"{_PRIVATE}{name}": np.ascontiguousarray(part) for name, part in model.parts.state().items()}
     else:
         tensors["next"] = np.array([model.recipe.own_weight, model.recipe.ease_weight, *_numbers(model.recipe)])
         if model.transitions is not None:
@@ -165,12 +170,20 @@ def _unpack_model(content: bytes, released: ItemEmbeddings) -> OwnModel:
             spreads=(whole, follow, ease),
         )
     own_weight, pull, regularization = tensors["recipe"].tolist()
+    private = {name.removeprefix(_PRIVATE): part for name, part in tensors.items() if name.startswith(_PRIVATE)}
     first, second = tensors["spreads"].tolist()
     return SiloModel(
-        recipe=Recipe(own_weight=own_weight, pull=pull, regularization=regularization, shown=shown),
+        recipe=Recipe(
+            own_weight=own_weight,
+            pull=pull,
+            regularization=regularization,
+            shown=shown,
+            private_parts=bool(private),
+        ),
         released=released,
         item_model=item_model,
         spreads=(first, second),
+        parts=restore_private_parts(private, released) if private else None,
     )
 
 
@@ -337,10 +350,10 @@ class StateFolder:
         """
         model_hash = self.current()
         path, model = self._residual(model_hash), self.personal()
-        if isinstance(model, NextItemModel):
+        if isinstance(model, NextItemModel) or model.parts is not None:
             raise ConfigurationError(
-                "A silo's own model of the next item cannot be written for its service. `silo recommend` and `silo "
-                "export` use it; the service serves the released model."
+                "A silo's own model of the next item, or with private parts of a PyTorch module, cannot be written "
+                "for its service. `silo recommend` and `silo export` use it; the service serves the released model."
             )
         if model.recipe.shown != AS_RELEASED:
             model = _fit_as_served(self.users().histories, self.model(), purpose=f"personal {model_hash}")

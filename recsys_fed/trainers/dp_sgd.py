@@ -24,7 +24,7 @@ from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.privacy.clipping import JointRelease, count_share
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers import popularity
-from recsys_fed.trainers.local_steps import Task, local_steps, summed
+from recsys_fed.trainers.local_steps import Summed, Task, local_steps, summed
 from recsys_fed.trainers.loss import Clipping, Loss
 from recsys_fed.trainers.losses import loss_of
 from recsys_fed.trainers.popularity import NoisedPopularity
@@ -117,7 +117,7 @@ class DPSGD(Trainer):
 
     def __post_init__(self) -> None:
         checks.one_of(SCHEDULES, schedule=self.schedule)
-        loss_of(self.loss)
+        _ = self._loss
         checks.one_of(CLIPPINGS, clipping=self.clipping)
         if self.clipping == "adaptive" and self.schedule == "local":
             raise ConfigurationError("Expected clipping = automatic with the local schedule, got adaptive.")
@@ -180,7 +180,7 @@ class DPSGD(Trainer):
 
     def start(self, facts: PublicFacts, rng: np.random.Generator) -> DPSGDState:
         """Draw small random vectors; the first column will be the noised popularity."""
-        dim = _embedding_dim(facts)
+        dim = self._columns(facts)
         start = torch.from_numpy(rng.standard_normal((facts.n_items, dim))) * 0.1 / dim**0.5
         return DPSGDState(facts=facts, start=start.float())
 
@@ -195,7 +195,7 @@ class DPSGD(Trainer):
         """Counts [n_items, 1], then V's shape on the head; adaptive clipping has one more row."""
         if stage.name == popularity.STAGE:
             return Layout(shape=(facts.n_items, 1))
-        dim = _embedding_dim(facts)
+        dim = self._columns(facts)
         n_head = _n_head(facts, dim)
         tables = {
             "head": TableLayout(dtype=torch.int64, shape=(n_head,)),
@@ -215,13 +215,18 @@ class DPSGD(Trainer):
         """
         if stage == popularity.STAGE:
             return popularity.contribute_counts(histories, l2_clip_norm=settings["l2_clip_norm"])
-        key, task = int(settings.get("negatives_key", 0.0)), self._task(settings)
         if self.clipping == "automatic":
-            return summed(task, tables["vectors"], histories, head=tables["head"], key=key).total
+            return self._sum(tables, histories, settings, Clipping(l2_clip_norm=settings["l2_clip_norm"])).total
         clip_norm = float(tables["clip"][0])
-        task = replace(task, clipping=Clipping(l2_clip_norm=clip_norm, mode="flat"))
-        found = summed(task, tables["vectors"], histories, head=tables["head"], key=key)
+        found = self._sum(tables, histories, settings, Clipping(l2_clip_norm=clip_norm, mode="flat"))
         return _joint(settings).join(found.total, found.within, found.users, clip_norm=clip_norm)
+
+    def _sum(
+        self, tables: Tables, histories: UserHistories, settings: Mapping[str, float], clipping: Clipping
+    ) -> Summed:
+        """The clipped sum over users of the gradients at the tables."""
+        task, key = replace(self._task(settings), clipping=clipping), int(settings.get("negatives_key", 0.0))
+        return summed(task, tables["vectors"], histories, head=tables["head"], key=key)
 
     def local_update(
         self, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float], noise: LocalNoise
@@ -278,6 +283,10 @@ class DPSGD(Trainer):
             catalogue_hash=state.facts.catalogue_hash,
         )
 
+    def _columns(self, facts: PublicFacts) -> int:
+        """Columns of the table that travels."""
+        return embedding_dim(facts)
+
     def _task(self, settings: Mapping[str, float]) -> Task:
         weight, loss = settings["unobserved_weight"], self._loss
         return Task(
@@ -293,7 +302,8 @@ def _joint(settings: Mapping[str, float]) -> JointRelease:
     return JointRelease(l2_clip_norm=settings["l2_clip_norm"], count_share=settings["count_share"])
 
 
-def _embedding_dim(facts: PublicFacts) -> int:
+def embedding_dim(facts: PublicFacts) -> int:
+    """As asked for, or 16; at most as many as items."""
     return min(facts.embedding_dim or 16, facts.n_items)
 
 

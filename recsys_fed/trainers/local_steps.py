@@ -7,8 +7,9 @@ What the silo releases is G_T itself, integers; every V_t is a function of V_0 a
 the integer Gaussian mechanism on a sample of users and the steps compose (DP-SGD, arXiv 1607.00133).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -33,6 +34,7 @@ class Task:
         unobserved_weight: of the loss.
         n_negatives: drawn for each user and step, for losses that have some.
         clipping: of a user's gradient.
+        bias_scale: of the last column of the table, where that is a bias, see `loss.Batch`.
     """
 
     loss: Loss
@@ -40,6 +42,7 @@ class Task:
     unobserved_weight: float
     n_negatives: int
     clipping: Clipping
+    bias_scale: float = 0.0
 
     def clipped(self, batch: Batch) -> RowBlocks:
         """The clipped sum over the users of a batch."""
@@ -71,7 +74,13 @@ def summed(task: Task, vectors: torch.Tensor, histories: UserHistories, *, head:
     gramian, within, users = gramian_of(vectors), 0, 0
     for block in histories.blocks():
         part = block.restricted(head)
-        batch = Batch(vectors=vectors, histories=part, negatives=task.negatives(part, key=key), gramian=gramian)
+        batch = Batch(
+            vectors=vectors,
+            histories=part,
+            negatives=task.negatives(part, key=key),
+            gramian=gramian,
+            bias_scale=task.bias_scale,
+        )
         clipped = task.clipped(batch)
         within, users = within + int(clipped.within.sum()), users + block.n_users
         for start, rows in clipped.blocks():
@@ -97,13 +106,13 @@ def local_steps(
         - Every V_t is finite: what overflows is cut off, which is a function of released integers alone.
         - Noise is integer and is drawn on the CPU, so that a key gives the same noise on every device.
     """
+    if task.loss.reads_all_items:
+        return dense_steps(
+            partial(_dense_blocks, task), vectors, histories, head=head, settings=settings, noise=noise
+        )
     sums = NoisySums((vectors.shape[0], vectors.shape[1]), mechanism=noise.mechanism, noise=noise.source)
     rate = settings["learning_rate"] / settings["expected_batch_size"] * noise.mechanism.grid_step
-    samples = _samples(histories, head, noise)
-    if task.loss.reads_all_items:
-        _dense_steps(task, vectors, samples, sums=sums, rate=rate)
-    else:
-        _sparse_steps(task, vectors, samples, sums=sums, rate=rate, keys=noise.sampling)
+    _sparse_steps(task, vectors, _samples(histories, head, noise), sums=sums, rate=rate, keys=noise.sampling)
     return sums.finished()
 
 
@@ -135,18 +144,35 @@ def _parts(block: Histories) -> list[Histories]:
     return [block.block(start, stop) for start, stop in bounds]
 
 
-def _dense_steps(
-    task: Task, start: torch.Tensor, samples: Iterator[list[Histories]], *, sums: NoisySums, rate: float
-) -> None:
-    """Steps of a loss that reads every row: V is held as a whole, and every row gets its noise at every step."""
+SumOverSample = Callable[[torch.Tensor, list[Histories]], Iterator[tuple[int, torch.Tensor]]]
+
+
+def dense_steps(
+    clipped: SumOverSample,
+    start: torch.Tensor,
+    histories: UserHistories,
+    *,
+    head: torch.Tensor,
+    settings: Mapping[str, float],
+    noise: LocalNoise,
+) -> torch.Tensor:
+    """Steps that read every row: V is held as a whole, and every row gets its noise at every step.
+
+    Args:
+        clipped: the clipped sum at V over a sample that comes in blocks over the head: blocks of rows with the first.
+        start, histories, head, settings, noise: see `local_steps`, whose guarantees hold if that of `clipped` does.
+    """
+    sums = NoisySums((start.shape[0], start.shape[1]), mechanism=noise.mechanism, noise=noise.source)
+    rate = settings["learning_rate"] / settings["expected_batch_size"] * noise.mechanism.grid_step
     vectors = start.clone()
-    for blocks in samples:
-        sums.add(_dense_blocks(task, vectors, blocks))
+    for blocks in _samples(histories, head, noise):
+        sums.add(clipped(vectors, blocks))
         # This sample's arrays go before the next sample's come.
         blocks.clear()
         # G is turned into floats where the next V will be, which is faster than to mix types.
         vectors.copy_(sums.finished())
         _finite_(torch.sub(start, vectors, alpha=rate, out=vectors))
+    return sums.finished()
 
 
 def _finite_(vectors: torch.Tensor) -> torch.Tensor:
@@ -156,7 +182,10 @@ def _finite_(vectors: torch.Tensor) -> torch.Tensor:
 
 def _dense_blocks(task: Task, vectors: torch.Tensor, blocks: list[Histories]) -> Iterator[tuple[int, torch.Tensor]]:
     gramian = gramian_of(vectors)
-    batches = [Batch(vectors=vectors, histories=block, negatives=None, gramian=gramian) for block in blocks]
+    batches = [
+        Batch(vectors=vectors, histories=block, negatives=None, gramian=gramian, bias_scale=task.bias_scale)
+        for block in blocks
+    ]
     return _added((task.clipped(batch) for batch in batches), len(batches), vectors)
 
 
@@ -172,7 +201,7 @@ def _sparse_steps(
     """Steps of a loss that reads few rows: only they are brought up to date. The fold-in keeps V_0's gramian."""
     gramian = gramian_of(start)
     for blocks in samples:
-        key = _negatives_key(keys)
+        key = draw_key(keys)
         batches = [(block, task.negatives(block, key=key)) for block in blocks]
         blocks.clear()
         rows = torch.unique(torch.cat([_touched(*batch) for batch in batches]))
@@ -181,8 +210,8 @@ def _sparse_steps(
         sums.add(_sparse_blocks(task, vectors, batches, rows=rows, gramian=gramian), rows=rows)
 
 
-def _negatives_key(keys: NoiseSource) -> int:
-    """A uniform number below 2^62."""
+def draw_key(keys: NoiseSource) -> int:
+    """A uniform number below 2^62, for negatives."""
     return int.from_bytes(keys.dither((4,)).astype("<u2").tobytes(), "little") >> 2
 
 
@@ -196,7 +225,11 @@ def _sparse_blocks(
 ) -> Iterator[tuple[int, torch.Tensor]]:
     compact = (_compact(block, negatives, rows) for block, negatives in batches)
     parts = (
-        task.clipped(Batch(vectors=vectors, histories=histories, negatives=negatives, gramian=gramian))
+        task.clipped(
+            Batch(
+                vectors=vectors, histories=histories, negatives=negatives, gramian=gramian, bias_scale=task.bias_scale
+            )
+        )
         for histories, negatives in compact
     )
     return _added(parts, len(batches), vectors)

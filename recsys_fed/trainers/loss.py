@@ -45,12 +45,15 @@ class Batch:
         histories: over these rows.
         negatives: over these rows, for losses that have some.
         gramian: V^T V over all rows, float64 [dim, dim], of this V or of an earlier released one.
+        bias_scale: the last column of V is a bias over so much: vectors of users who have something end with it. 0:
+            there is no bias.
     """
 
     vectors: torch.Tensor
     histories: Histories
     negatives: "Negatives | None"
     gramian: torch.Tensor
+    bias_scale: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,24 @@ class Clipping:
     def __post_init__(self) -> None:
         # Before a user is read: whether a silo refuses must not depend on whether it has users.
         checks.positive(l2_clip_norm=self.l2_clip_norm)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Asked:
+    """What users are asked about: items in the order of their scores, [n_users, n_asked].
+
+    Attributes:
+        positive: 1 for an item that the user has.
+        negative: for how many items that the user does not have an item stands, see `Negatives`; else 0.
+    """
+
+    positive: torch.Tensor
+    negative: torch.Tensor
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """Both."""
+        return self.positive + self.negative
 
 
 class Loss(ABC):
@@ -90,13 +111,26 @@ class Loss(ABC):
     def clipped(self, batch: Batch, *, how: FoldIn, unobserved_weight: float, clipping: Clipping) -> RowBlocks:
         """Sum over users of the gradients, each clipped as a whole; sensitivity clipping.l2_clip_norm."""
 
+    @abstractmethod
+    def of_scores(self, scores: torch.Tensor, asked: Asked, *, unobserved_weight: float) -> torch.Tensor:
+        """Each user's loss [n_users], of scores [n_users, n_asked] from any module: what `clipped` differentiates."""
+
 
 def user_vectors(batch: Batch, *, how: FoldIn) -> torch.Tensor:
     """u of every user, [n_users, dim]; a row depends on that user's history and on released tables alone."""
-    weights = torch.ones(len(batch.vectors), dtype=batch.vectors.dtype, device=batch.vectors.device)
+    vectors, gramian = batch.vectors, batch.gramian
+    if batch.bias_scale:
+        vectors, gramian = vectors[:, :-1].contiguous(), gramian[:-1, :-1]
+    weights = torch.ones(len(vectors), dtype=vectors.dtype, device=vectors.device)
     if how.kind == "ridge":
-        return ridge(batch.vectors, batch.histories, weights, gramian=batch.gramian, how=how)
-    return fold_in(batch.vectors, batch.histories, weights, how=how)
+        users = ridge(vectors, batch.histories, weights, gramian=gramian, how=how)
+    else:
+        users = fold_in(vectors, batch.histories, weights, how=how)
+    if not batch.bias_scale:
+        return users
+    # Who has nothing here has the zero vector all the same.
+    has_some = (batch.histories.starts.diff() > 0).to(users.dtype)
+    return torch.cat([users, batch.bias_scale * has_some[:, None]], 1)
 
 
 def positives_of(histories: Histories) -> tuple[torch.Tensor, torch.Tensor]:
@@ -196,8 +230,8 @@ def per_user(histories: Histories, values: torch.Tensor) -> torch.Tensor:
 
 
 # Of splitmix64 (Steele, Lea and Flood 2014), as signed 64-bit integers.
-_GOLDEN, _FIRST, _SECOND = -7046029254386353131, -4658895280553007687, -7723592293110705685
-_MASK = (1 << 31) - 1
+GOLDEN, _FIRST, _SECOND = -7046029254386353131, -4658895280553007687, -7723592293110705685
+MASK = (1 << 31) - 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -224,24 +258,24 @@ def draw_negatives(histories: Histories, *, count: int, key: int) -> Negatives:
     count = min(count, n_items)
     bounds = torch.arange(count + 1, device=device) * n_items // max(count, 1)
     sizes = bounds.diff()
-    streams = _mixed(_fingerprints(histories) ^ _mixed(torch.tensor(key, device=device)))
-    numbers = _mixed(streams[:, None] + _GOLDEN * torch.arange(1, count + 1, device=device))
-    items = bounds[:-1] + (numbers & _MASK) % sizes.clamp_min(1)
+    streams = mixed(fingerprints(histories) ^ mixed(torch.tensor(key, device=device)))
+    numbers = mixed(streams[:, None] + GOLDEN * torch.arange(1, count + 1, device=device))
+    items = bounds[:-1] + (numbers & MASK) % sizes.clamp_min(1)
     weights = torch.where(_observed(histories, items), 0.0, sizes.double())
     return Negatives(items=items, weights=weights)
 
 
-def _fingerprints(histories: Histories) -> torch.Tensor:
+def fingerprints(histories: Histories) -> torch.Tensor:
     """A number for each user's set of items, int64 [n_users]; the order of the items does not matter."""
-    hashes = _mixed(histories.items.long() + 1)
+    hashes = mixed(histories.items.long() + 1)
     sums = torch.zeros(len(hashes) + 1, dtype=torch.int64, device=hashes.device)
     sums[1:] = hashes.cumsum(0)
     return sums[histories.starts].diff()
 
 
-def _mixed(numbers: torch.Tensor) -> torch.Tensor:
+def mixed(numbers: torch.Tensor) -> torch.Tensor:
     """The finaliser of splitmix64, on int64 that wrap around."""
-    numbers = numbers + _GOLDEN
+    numbers = numbers + GOLDEN
     numbers = (numbers ^ _shifted(numbers, 30)) * _FIRST
     numbers = (numbers ^ _shifted(numbers, 27)) * _SECOND
     return numbers ^ _shifted(numbers, 31)

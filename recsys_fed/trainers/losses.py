@@ -1,9 +1,13 @@
-"""Losses of dp-sgd, each with its gradient in closed form, by name. Adding one is a class and a line here."""
+"""Losses of dp-sgd, by name: each with its gradient in closed form, and as a function of scores for other modules.
+
+Adding one is a class and a line here.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import softplus
 
 from recsys_fed import checks
 from recsys_fed.models.exact_scores import OnGrid, items_on_grid, observed_scores, users_on_grid
@@ -11,6 +15,7 @@ from recsys_fed.models.histories import Histories
 from recsys_fed.models.items import FoldIn
 from recsys_fed.privacy.clipping import clip_factors
 from recsys_fed.trainers.loss import (
+    Asked,
     Batch,
     Clipping,
     Loss,
@@ -37,6 +42,11 @@ class ImplicitALS(Loss):
         contributions = self.contributions(batch, how=how, unobserved_weight=unobserved_weight)
         return clip(contributions, l2_clip_norm=clipping.l2_clip_norm, mode=clipping.mode)
 
+    def of_scores(self, scores: torch.Tensor, asked: Asked, *, unobserved_weight: float) -> torch.Tensor:
+        """(sum_H (1 - s)^2 + w sum s^2) / 2."""
+        squares = asked.positive * (1 - scores).square() + unobserved_weight * asked.weights * scores.square()
+        return squares.sum(1) / 2
+
     def contributions(self, batch: Batch, *, how: FoldIn, unobserved_weight: float) -> RankOneContributions:
         """Half the gradient of every user, as rank-one contributions."""
         users = user_vectors(batch, how=how)
@@ -55,6 +65,8 @@ class ImplicitALS(Loss):
 
 # Items and users of a block of scores: public, so that who else is there does not decide which scores meet.
 _ITEMS, _USERS = 1 << 10, 1 << 11
+# A logit that counts for nothing, in either type.
+_NOWHERE = -1e30
 # The proof's.
 _MOST_ITEMS = 1 << 26
 _CANCELLING = 2.0**-19
@@ -94,6 +106,10 @@ class Softmax(Loss):
             counted=scaled * shares[:, None],
             within=norms <= clipping.l2_clip_norm,
         )
+
+    def of_scores(self, scores: torch.Tensor, asked: Asked, *, unobserved_weight: float) -> torch.Tensor:
+        """|H| log Z - sum_H a s."""
+        return _cross_entropy(self.sharpness * scores, asked)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -166,6 +182,14 @@ def _user_parts(users: OnGrid) -> Iterator[slice]:
         yield slice(first, first + _USERS)
 
 
+def _cross_entropy(logits: torch.Tensor, asked: Asked) -> torch.Tensor:
+    weights = asked.weights
+    there = weights > 0
+    counted = torch.where(there, logits + torch.where(there, weights, 1.0).log(), _NOWHERE)
+    losses: torch.Tensor = asked.positive.sum(1) * counted.logsumexp(1) - (asked.positive * logits).sum(1)
+    return losses
+
+
 class SampledSoftmax(Loss):
     """The loss; see the module."""
 
@@ -192,6 +216,10 @@ class SampledSoftmax(Loss):
             clipping=clipping,
         )
 
+    def of_scores(self, scores: torch.Tensor, asked: Asked, *, unobserved_weight: float) -> torch.Tensor:
+        """|H| log Z - sum_H a s."""
+        return _cross_entropy(self.sharpness * scores, asked)
+
 
 class BCE(Loss):
     """The loss; see the module."""
@@ -217,6 +245,14 @@ class BCE(Loss):
             clipping=clipping,
         )
 
+    def of_scores(self, scores: torch.Tensor, asked: Asked, *, unobserved_weight: float) -> torch.Tensor:
+        """log(1 + e^-(a s - a / 2)) of each yes, log(1 + e^(a s - a / 2)) of each no."""
+        negative = asked.negative / asked.negative.sum(1, keepdim=True).clamp_min(1.0)
+        negative = self.ratio * negative * asked.positive.sum(1, keepdim=True)
+        over = self.sharpness * (scores - 0.5)
+        losses: torch.Tensor = asked.positive * softplus(-over) + negative * softplus(over)
+        return losses.sum(1)
+
 
 # Pairs that are held at once.
 _PAIRS = 1 << 22
@@ -235,6 +271,12 @@ class BPR(Loss):
         scores = touched_scores(batch, users)
         positive, negative = _pairs(scores, batch, negatives_of(batch).weights)
         return clipped_touched(scores, users, positive=positive, negative=negative, clipping=clipping)
+
+    def of_scores(self, scores: torch.Tensor, asked: Asked, *, unobserved_weight: float) -> torch.Tensor:
+        """log(1 + e^(a s_j - a s_i)) over the pairs of a yes i and a no j."""
+        logits = self.sharpness * scores
+        pairs = softplus(logits[:, None, :] - logits[:, :, None])
+        return torch.einsum("ui,uij,uj->u", asked.positive, pairs, asked.negative)
 
 
 def _pairs(scores: TouchedScores, batch: Batch, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,6 +17,7 @@ from recsys_fed.trainers.dp_sgd import DPSGD
 from recsys_fed.trainers.popularity import PopularItems
 from recsys_fed.trainers.ratings import Ratings
 from recsys_fed.trainers.spectral import Spectral
+from recsys_fed.trainers.torch_trainer import TorchTrainer
 from recsys_fed.trainers.trainer import Layout, PublicFacts, Stage, Tables, Trainer
 
 # Signal of pairs below which a subspace is worth less than better counts; see simulations/quality/worlds.py.
@@ -76,7 +77,7 @@ class Auto(Trainer):
 
 GROUP = "recsys_fed.trainers"
 TRAINERS: dict[str, Callable[..., Trainer]] = {
-    kind.name: kind for kind in (Auto, Spectral, DPSGD, PopularItems, Ratings)
+    kind.name: kind for kind in (Auto, Spectral, DPSGD, PopularItems, Ratings, TorchTrainer)
 }
 
 

@@ -9,6 +9,7 @@ from simulations.benchmarks.engines import engine_lines
 from simulations.benchmarks.growth import growth_lines
 from simulations.benchmarks.ledger import ledger_lines
 from simulations.benchmarks.line import Line
+from simulations.benchmarks.module_step import module_step_lines
 from simulations.benchmarks.noise import noise_lines
 from simulations.benchmarks.reading import reading_lines
 from simulations.benchmarks.round_work import round_work_lines
@@ -28,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[], list[Line]]] = {
     "spectral-scale": spectral_scale_lines,
     "clipped-sum": clipped_sum_lines,
     "dp-sgd-step": dp_sgd_step_lines,
+    "module-step": module_step_lines,
     "whole-runs": whole_runs_lines,
     "growth": growth_lines,
     "engines": engine_lines,

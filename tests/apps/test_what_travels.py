@@ -1,5 +1,6 @@
 """The wire test: every message of whole runs, decoded; only known records, and no user in any of them."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import fields
 
@@ -16,6 +17,7 @@ from recsys_fed.federation.messages import PLAN, PROTOCOL, Greeting, Request
 from recsys_fed.federation.metrics_round import SHAPE as METRICS_SHAPE
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import load_item_embeddings, user_vectors
+from recsys_fed.models.torch_modules import MODULES
 from recsys_fed.privacy.events import ReleaseEvent
 
 N_ITEMS, N_SILOS, SEED = 61, 3, 0
@@ -26,11 +28,14 @@ RUNS = {
     "spectral, distributed": {"trainer": "spectral", "noise": "distributed", "embedding_dim": 8},
     "dp-sgd": {"trainer": "dp-sgd", "rounds": 4, "embedding_dim": 8},
     "dp-sgd, local steps": {"trainer": "dp-sgd", "rounds": 3, "embedding_dim": 8, "dp_sgd": {"schedule": "local"}},
+    **{name: {"trainer": "torch", "rounds": 3, "trainer_settings": json.dumps({"module": name})} for name in MODULES},
 }
+# Columns of the table that each module shares, at the default of 16.
+COLUMNS = {name: 17 if name == "mf" else 16 for name in MODULES}
 MODEL = {"vectors", "bias", "history_weights"}
 TABLES = {"head", "damping", "direction", "subspace"} | MODEL
 FOLD_IN = {"unobserved_weight", "regularization", "ridge"}
-SETTINGS = FOLD_IN | {"learning_rate", "expected_batch_size", "negatives_key", "count_share"}
+SETTINGS = FOLD_IN | {"learning_rate", "expected_batch_size", "negatives_key", "count_share", "embedding_dim"}
 PLAIN = {f.name for f in fields(Request)} - {"tables", "settings", "shape"}
 REQUEST_KEYS = PLAIN | {"protocol", "rows", "columns"} | {f"settings.{name}" for name in SETTINGS}
 UPDATE_KEYS = {f.name for f in fields(ReleaseEvent)} | {"protocol", "silo", "catalogue_hash", "nonce"}
@@ -212,3 +217,18 @@ def test_no_column_is_a_users_history(run):
         columns = torch.nn.functional.normalize(torch.from_numpy(total).float(), dim=0)
         cosines = torch.nn.functional.normalize(over, dim=1) @ columns
         assert cosines.abs().max() < 0.999
+
+
+def test_of_a_module_the_item_table_alone_travels(run):
+    """Every array of every round, both ways, is a head or a table [n_head, columns of the item table], or counts."""
+    recorder, _, folder = run
+    module = load_item_embeddings(folder / "item_embeddings.safetensors").module
+    if module is None:
+        pytest.skip("of trainers of PyTorch modules")
+    metrics = [*of_metrics(recorder.sent), *of_metrics(recorder.replies)]
+    (n_head,) = {len(head) for head in load_heads(recorder).values()}
+    table = (n_head, COLUMNS[module.name])
+    asked = [message for message in recorder.sent if message not in metrics]
+    replied = [message for message in recorder.replies if message not in metrics]
+    assert {array.shape for array in arrays(asked)} == {(n_head,), table}
+    assert {array.shape for array in arrays(replied)} == {(N_ITEMS, 1), table}

@@ -38,7 +38,7 @@ def test_settings_that_mean_nothing_are_refused(settings):
 
 
 def test_another_name_and_settings_of_a_trainer_without_any_are_refused():
-    with pytest.raises(ConfigurationError, match=r"auto, .*dp-sgd, popularity, ratings, spectral, got 'als'"):
+    with pytest.raises(ConfigurationError, match=r"auto, .*dp-sgd, popularity, ratings, spectral, torch, got 'als'"):
         make_trainer("als")
     with pytest.raises(ConfigurationError, match=r"a key of \[spectral\]"):
         make_trainer("spectral", {"schedule": "local"})
