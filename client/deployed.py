@@ -4,6 +4,7 @@ The path of silo.toml comes from the SuperNode's own command line (--node-config
 """
 
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from recsys_fed.federation.noise_split import masking_of, resolve_masking
 from recsys_fed.federation.plan import derive_plan
 from recsys_fed.federation.release import Randomness, SiloUsers
 from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms
+from recsys_fed.ledger.agreed_schedule import AgreedSchedule
 from recsys_fed.ledger.budget import Allowance
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.models.device import resolve_device
@@ -28,7 +30,7 @@ from recsys_fed.silo.interactions import SiloData
 from recsys_fed.silo.on_disk import StoredSiloData, open_silo_data
 from recsys_fed.silo.opt_out import OptOuts, Participants, stamp_of_lists
 from recsys_fed.silo.secret import Pseudonyms, SiloSecret, passphrase
-from recsys_fed.silo.settings import NOTICE, SiloSettings, handed_out, read_silo_settings, settings_file
+from recsys_fed.silo.settings import NOTICE, SiloSettings, handed_out, moment, read_silo_settings, settings_file
 from recsys_fed.silo.state import StateFolder
 from recsys_fed.trainers.registry import signals_read
 from recsys_fed.user_digests import Stamp, stamp_of
@@ -53,6 +55,11 @@ class DeployedSilo(Silo):
     def allowance(self) -> Allowance:
         """The agreed epsilon for one training, and as many trainings as silo.toml says."""
         return Allowance(epsilon=self.config.epsilon, trainings=self.settings.trainings, days=self.settings.per_days)
+
+    @cached_property
+    def schedule(self) -> AgreedSchedule | None:
+        """The trainings that silo.toml agrees to for years."""
+        return schedule_of(self.settings)
 
     @cached_property
     def data(self) -> SiloData | StoredSiloData:
@@ -174,6 +181,21 @@ def _open(path: Path) -> DeployedSilo:
     # No connection is held: a fork must not share one.
     ledger.close()
     return silo
+
+
+def schedule_of(settings: SiloSettings) -> AgreedSchedule | None:
+    """What [schedule] of silo.toml agrees to; raises ConfigurationError for values that are not allowed."""
+    asked = settings.schedule
+    if asked is None:
+        return None
+    since = moment(asked.since)
+    return AgreedSchedule(
+        trainings=asked.trainings,
+        spacing_days=asked.spacing_days,
+        epsilon=asked.epsilon,
+        period_days=asked.period_days,
+        since=None if since is None else datetime.fromtimestamp(since / 1e9, UTC),
+    )
 
 
 def _lists_of(settings: SiloSettings) -> tuple[Stamp, ...]:

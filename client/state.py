@@ -28,6 +28,7 @@ from recsys_fed.federation.noise_split import masking_of, resolve_masking
 from recsys_fed.federation.plan import check_request
 from recsys_fed.federation.release import OnFailure, Randomness, SiloUsers, answer, noisy_integers, release_event
 from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms
+from recsys_fed.ledger.agreed_schedule import AgreedSchedule
 from recsys_fed.ledger.budget import Allowance
 from recsys_fed.ledger.entries import Entry
 from recsys_fed.ledger.ledger import Ledger
@@ -161,6 +162,11 @@ class Silo(ABC):
         """What one training may cost, and how many there may be; a simulated silo leaves it to its ledger's limit."""
         return Allowance()
 
+    @property
+    def schedule(self) -> AgreedSchedule | None:
+        """The trainings that the silo agrees to for years; a simulated silo leaves it to its ledger's limit."""
+        return None
+
     @abstractmethod
     def users(self) -> SiloUsers:
         """The private data; of one rank, where the silo has several. Reading it may fail."""
@@ -239,6 +245,7 @@ class Silo(ABC):
             request=digest,
             code_version=version_of("recsys-fed"),
             allowance=self.allowance,
+            schedule=self.schedule,
             keep=keep,
         )
 

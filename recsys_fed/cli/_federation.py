@@ -12,10 +12,13 @@ import typer
 
 from recsys_fed.cli._options import AsJson, Setting, emit, run_options, settings_of
 from recsys_fed.config import FederationConfig, parse
+from recsys_fed.errors import ConfigurationError
 from recsys_fed.report.console import new_console
 
 if TYPE_CHECKING:
+    from recsys_fed.deployment.federation import FederationFolder
     from recsys_fed.deployment.notice import Notice
+    from recsys_fed.deployment.scheduling import CalendarOfTrainings
 
 app = typer.Typer(help="The operator of a federation: make it, admit silos, serve, train.", no_args_is_help=True)
 catalogue_app = typer.Typer(help="The catalogue that all silos hold.", no_args_is_help=True)
@@ -209,6 +212,93 @@ def train(
             raise typer.Exit(130) from None
     record = progress_of(training)
     emit(record | {"folder": str(training)}) if as_json else say(f"the model is in {training}")
+
+
+@app.command()
+@run_options("minimum_silos", "robust")
+def schedule(  # noqa: PLR0913  (one argument a flag)
+    folder: Folder,
+    *,
+    given: dict[str, Any],
+    every_days: Annotated[float | None, typer.Option(help="Days from one training to the next.")] = None,
+    trainings: Annotated[int | None, typer.Option(help="How many trainings.")] = None,
+    begin: Annotated[str | None, typer.Option(help="When the first is due, ISO, UTC; without it, now.")] = None,
+    epsilon_in_all: Annotated[
+        float | None, typer.Option(help="What all of them may cost together; without it each takes the terms'.")
+    ] = None,
+    retries: Annotated[int, typer.Option(help="How often a training that fails is taken up again.")] = 3,
+    retry_minutes: Annotated[float, typer.Option(help="Minutes until then.")] = 15.0,
+    once: Annotated[bool, typer.Option("--once", help="Train if one is due now, and end: for a timer.")] = False,
+    systemd: Annotated[bool, typer.Option("--systemd", help="Print a timer and its service, and end.")] = False,
+    settings: Setting = None,
+) -> None:
+    """Train by the calendar: with --every-days and --trainings a new schedule begins, without them it goes on."""
+    import time  # noqa: PLC0415
+    from datetime import UTC, datetime  # noqa: PLC0415
+
+    from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
+    from recsys_fed.deployment.scheduling import keep_calendar, systemd_units  # noqa: PLC0415
+    from recsys_fed.deployment.training import (  # noqa: PLC0415
+        new_training,
+        only_training,
+        progress_of,
+        resumed,
+        run_training,
+    )
+    from recsys_fed.report.deployment import say  # noqa: PLC0415
+
+    own = FederationFolder(folder)
+    if systemd:
+        typer.echo(systemd_units(own), nl=False)
+        return
+    calendar = _calendar(own, every_days, trainings, begin, epsilon_in_all, (retries, retry_minutes))
+    keys: Any = settings_of(settings or []) | given
+
+    def begin_training(planned: "CalendarOfTrainings") -> Path:
+        own_keys = keys | ({"epsilon": planned.epsilon} if planned.epsilon else {})
+        return new_training(own, overrides=own_keys)
+
+    def finish_training(training: Path) -> None:
+        # After a crash that left the model but no note of it there is nothing to do.
+        with only_training(own):
+            if not progress_of(training)["complete"]:
+                run_training(own, resumed(own, training), timeout=86_400.0, say=say, on_poll=lambda _: None)
+
+    with _interrupted_by_sigterm():
+        keep_calendar(
+            own, calendar, begin=begin_training, finish=finish_training, say=say, sleep=time.sleep, once=once,
+            clock=lambda: datetime.now(UTC),
+        )  # fmt: skip
+
+
+def _calendar(
+    own: "FederationFolder",
+    every_days: float | None,
+    trainings: int | None,
+    begin: str | None,
+    epsilon: float | None,
+    retrying: tuple[int, float],
+) -> "CalendarOfTrainings":
+    """The schedule that is there, or a new one, whose trainings share epsilon."""
+    from datetime import UTC, datetime  # noqa: PLC0415
+
+    from recsys_fed.deployment.scheduling import CalendarOfTrainings, epsilon_of_each, read_calendar  # noqa: PLC0415
+
+    there = read_calendar(own)
+    if every_days is None and trainings is None:
+        if there is None:
+            raise ConfigurationError("There is no schedule yet. Give --every-days and --trainings.")
+        return there
+    if every_days is None or trainings is None:
+        raise ConfigurationError("Expected --every-days and --trainings together.")
+    return CalendarOfTrainings(
+        begins=begin or datetime.now(UTC).isoformat(timespec="seconds"),
+        every_days=every_days,
+        trainings=trainings,
+        epsilon=0.0 if epsilon is None else epsilon_of_each(own, epsilon, trainings=trainings),
+        retries=retrying[0],
+        retry_minutes=retrying[1],
+    )
 
 
 def _asked_to_keep_going() -> bool:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
+from client.deployed import schedule_of
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.deployment._keys import expiry, public_node_key
 from recsys_fed.deployment._standing import standing_of
@@ -67,6 +68,7 @@ def check_silo(path: Path, *, reach: bool = True, data: bool = True) -> list[_Fi
     steps: _Steps[SiloSettings] = [
         ("keys", _keys),
         ("ledger", _ledger),
+        *([("schedule", _schedule)] if settings.schedule is not None else []),
         ("catalogue", _catalogue),
         ("roster", _roster),
         *([("data", _data)] if data else []),
@@ -187,6 +189,11 @@ def _ledger(settings: SiloSettings) -> str:
         else:
             note = ""
         return f"it holds; epsilon {spent:.4f} of {limit:g} is spent{note}"
+
+
+def _schedule(settings: SiloSettings) -> str:
+    schedule = schedule_of(settings)
+    return "none" if schedule is None else schedule.sentence()
 
 
 def _catalogue(settings: SiloSettings) -> str:

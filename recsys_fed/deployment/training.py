@@ -80,7 +80,11 @@ def _last_training(folder: FederationFolder) -> Path:
 
 def resumed_training(folder: FederationFolder) -> Path:
     """The newest training, made ready to go on; raises ConfigurationError if it is complete or there is none."""
-    training = _last_training(folder)
+    return resumed(folder, _last_training(folder))
+
+
+def resumed(folder: FederationFolder, training: Path) -> Path:
+    """A training, made ready to begin or to go on; raises ConfigurationError if it is complete."""
     if (training / EMBEDDINGS).is_file():
         raise ConfigurationError(f"Expected an interrupted training, {training.name} is complete. Start a new one.")
     text = (training / RUN_CONFIG).read_text(encoding="utf-8")

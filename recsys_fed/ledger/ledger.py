@@ -29,6 +29,7 @@ from recsys_fed.errors import (
     PrivacyError,
 )
 from recsys_fed.files import write_whole
+from recsys_fed.ledger.agreed_schedule import AgreedSchedule, check_schedule
 from recsys_fed.ledger.agreements import Agreement, append_agreement, read_agreements
 from recsys_fed.ledger.budget import (
     ROUNDING,
@@ -277,6 +278,7 @@ class Ledger:
         request: str,
         code_version: str,
         allowance: Allowance = _ANYTHING,
+        schedule: AgreedSchedule | None = None,
         keep: bool = True,
     ) -> Entry:
         """Charge a release before anything is computed for it; the entry is durable when this returns.
@@ -290,7 +292,7 @@ class Ledger:
             run: id of the run that asks.
             request: SHA-256 of the request.
             code_version: of the software that computes the answer.
-            allowance: what the silo allows beside the ledger's limit.
+            allowance, schedule: what the silo allows beside the ledger's limit.
             keep: the bytes will be settled, and kept until the run's next charge. False for an attempt at a masked
                 round: each is charged, whatever was charged before.
 
@@ -298,8 +300,7 @@ class Ledger:
             LedgerIntegrityError: the ledger lacks the entry that its witness has seen.
             PrivacyError: noise from a seed, and the ledger is not a simulation's.
             ProtocolError: the run has left this round behind, or has answered it.
-            BudgetExceededError: it would exceed the limit, or what the silo allows to a training; or too many
-                trainings have begun lately.
+            BudgetExceededError: it would exceed the limit, or what the silo allows; or trainings begin too often.
             ClockError: the clock is behind the last entry.
             LedgerError: it could not be written. If only the witness could not be, the release is charged, and the
                 text says so. After any other error the ledger is unchanged.
@@ -319,6 +320,8 @@ class Ledger:
                 if newest is None and allowance.trainings:
                     begun = runs_begun(connection, newest=allowance.trainings)
                     check_beginning(begun, parse_utc(time), allowance)
+                begins, moment = newest is None, parse_utc(time)
+                check_schedule(connection, event, terms.guarantee, schedule, begins=begins, now=moment)
                 draw = draw_name(silo=terms.silo, number=last.number + 1, request=request)
                 body = Release(event=event, run=run, request=request, payload=draw, code_version=code_version)
                 entry = self._append(connection, "release", body, last=last, time=time)

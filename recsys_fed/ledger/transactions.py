@@ -69,14 +69,28 @@ def keys_until_now(connection: Connection) -> frozenset[str]:
     return frozenset(body.public_key for body in bodies if isinstance(body, LedgerTerms | KeyChange))
 
 
-def kinds_charged(connection: Connection, *, run: str | None = None, until: int | None = None) -> Kinds:
-    """Return the history, or that of one run, or up to an entry, by kinds: the database adds up the steps."""
+def first_since(connection: Connection, moment: datetime) -> int:
+    """Return the number of the first entry that is not older than a moment; one past the last where all are.
+
+    Times of entries never go back, so a few of them are read.
+    """
+    low, high = 0, last_entry(connection).number + 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if parse_utc(entry_at(connection, middle).time) >= moment else (middle + 1, high)
+    return low
+
+
+def kinds_charged(
+    connection: Connection, *, run: str | None = None, since: int = 0, until: int | None = None
+) -> Kinds:
+    """Return the history, or that of one run, from and up to an entry, by kinds: the database adds up the steps."""
     what = (_entries.noise_multiplier, _entries.sampling_probability)
     sums = sa.func.sum(_entries.steps), sa.func.sum(_entries.slack_units)
     query = sa.select(*what, *sums).group_by(*what)
     # Only releases have a run. Asking for one thing at a time lets the right index answer.
     query = query.where(_entries.kind == "release" if run is None else _entries.run == run)
-    rows = connection.execute(_upto(query, until))
+    rows = connection.execute(_upto(query if not since else query.where(_entries.number >= since), until))
     return kinds_of(
         PrivacyEvent(
             noise_multiplier=noise, sampling_probability=probability, steps=int(steps), slack=slack_of(int(units))
@@ -105,10 +119,13 @@ def newest_of_run(connection: Connection, run: str) -> Entry | None:
     return None if number is None else entry_at(connection, number)
 
 
-def runs_begun(connection: Connection, *, newest: int) -> list[datetime]:
-    """Return when the newest runs began, which is the time of their first entry; the newest first."""
+def runs_begun(connection: Connection, *, newest: int, since: int = 0) -> list[datetime]:
+    """Return when the newest runs began, which is the time of their first entry; the newest first.
+
+    Runs that began before the entry `since` are left out.
+    """
     first = sa.func.min(_entries.number)
-    query = sa.select(first).where(_entries.run.is_not(None)).group_by(_entries.run)
+    query = sa.select(first).where(_entries.run.is_not(None)).group_by(_entries.run).having(first >= since)
     numbers = connection.execute(query.order_by(first.desc()).limit(newest)).scalars().all()
     return [parse_utc(entry_at(connection, number).time) for number in numbers]
 

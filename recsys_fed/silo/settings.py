@@ -114,6 +114,28 @@ class DataSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScheduleSettings:
+    """The table [schedule]: the trainings that this silo agrees to for years; see `ledger.agreed_schedule`.
+
+    Attributes:
+        trainings: how many may begin in all.
+        spacing_days: least days from the beginning of one to that of the next.
+        epsilon: of all of them together.
+        period_days: 0, or `epsilon` is for any so many days, again and again.
+        since: ISO date or time, UTC, from which on they count; "" counts all that the ledger has.
+    """
+
+    trainings: int
+    spacing_days: float
+    epsilon: float = float("inf")
+    period_days: float = 0.0
+    since: str = ""
+
+    def __post_init__(self) -> None:
+        moment(self.since, name="since")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SiloSettings:
     """All of silo.toml. Paths are absolute once it is read.
 
@@ -130,7 +152,7 @@ class SiloSettings:
         state: folder of what the silo keeps.
         service: folder of the silo's service (`silo api --state`), "" for none; see `opt_out`. service_store: its
             PostgreSQL URL, where it has one.
-        agreed: the terms of training that this silo accepts.
+        agreed: the terms of training that this silo accepts. schedule: how many, in years; None: no schedule.
         data: its interactions.
         trainings, per_days: how many trainings may begin in so many days; 0 trainings: any number. Each may cost what
             was agreed, and the ledger's limit holds besides.
@@ -160,6 +182,7 @@ class SiloSettings:
     simulated_seed: int = -1
     simulated_index: int = -1
     agreed: FederationConfig = field(default_factory=FederationConfig)
+    schedule: ScheduleSettings | None = None
     data: DataSettings = field(default_factory=lambda: DataSettings(path="interactions.csv"))
 
     def __post_init__(self) -> None:
@@ -194,7 +217,7 @@ _PATHS = (
     "service",
 )
 # Where each field of a silo is written; the others are in [silo].
-_TABLES = ("silo", "agreed", "data", "kinds")
+_TABLES = ("silo", "agreed", "schedule", "data", "kinds")
 
 
 def settings_file(path: Path) -> Path:
@@ -226,6 +249,7 @@ def read_silo_settings(path: Path) -> SiloSettings:
         place=f"[silo] in {path}",
         folder=str(folder),
         agreed=parse(FederationConfig, agreed),
+        schedule=_schedule(tables["schedule"], path) if "schedule" in tables else None,
         data=_data(tables.get("data", {}), tables.get("kinds", {}), path),
     )
     paths: dict[str, Any] = {name: _within(folder, getattr(settings, name)) for name in _PATHS}
@@ -244,6 +268,14 @@ def moment(text: str, *, name: str = "time") -> int | None:
     if found == UNREADABLE:
         raise ConfigurationError(f"Expected {name} as 2026-01-31 or 2026-01-31T12:00:00Z, got {text!r}.")
     return found
+
+
+def _schedule(table: Mapping[str, Any], path: Path) -> ScheduleSettings:
+    plain = {key: v.isoformat() if isinstance(v, date | datetime) else v for key, v in table.items()}
+    missing = {"trainings", "spacing-days"} - plain.keys()
+    if missing:
+        raise ConfigurationError(f"Expected {' and '.join(sorted(missing))} in [schedule] of {path}.")
+    return parse_table(ScheduleSettings, plain, place=f"[schedule] in {path}")
 
 
 def _data(table: Mapping[str, Any], kinds: Mapping[str, Any], path: Path) -> DataSettings:

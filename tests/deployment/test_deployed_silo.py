@@ -192,3 +192,22 @@ def test_a_silo_is_opened_once_whether_its_folder_or_its_file_is_named(tmp_path)
     silo = deployed(tmp_path).silos[0]
     assert open_deployed_silo(silo) is open_deployed_silo(silo / "silo.toml")
     assert open_deployed_silo(silo / ".." / silo.name) is open_deployed_silo(silo)
+
+
+def test_a_schedule_that_a_silo_agreed_to_is_kept_whatever_the_server_asks(tmp_path):
+    config = replace(CONFIG, secure_aggregation="off")
+    there = deployed(tmp_path, config=config)
+    for silo in there.silos:
+        path = silo / "silo.toml"
+        text = path.read_text().replace("trainings = 3", "trainings = 0")
+        path.write_text(text + "\n[schedule]\ntrainings = 12\nspacing-days = 30\nepsilon = 18.0\n")
+    train_in_process(there, tmp_path / "first", config=config, training="first")
+    with pytest.raises(ProtocolError):
+        train_in_process(there, tmp_path / "second", config=config, training="second")
+    assert [Ledger.open(read_silo_settings(silo).ledger).releases() for silo in there.silos] == [3] * 3
+    for wrong in ("trainings = 12", "spacing-days = 30", "epsilon = 18.0"):
+        text = path.read_text()
+        path.write_text(text.replace(wrong, "epsilom = 3.0" if "epsilon" in wrong else ""))
+        with pytest.raises(ConfigurationError, match=r"\[schedule\]"):
+            read_silo_settings(path)
+        path.write_text(text)
