@@ -10,6 +10,7 @@ from flwr.app import Context, RecordDict
 from recsys_fed.config import FederationConfig, SimulationConfig, flat
 from recsys_fed.data.simulated import SimulatedFederation, simulated_federation
 from recsys_fed.deployment.federation import FederationFolder, FederationSettings
+from recsys_fed.deployment.notice import publish
 from recsys_fed.deployment.provisioning import init_federation, init_silo
 from recsys_fed.deployment.roster import admit, publish_roster
 from recsys_fed.federation.inprocess import InProcessGrid, Nodes, task_identity
@@ -74,6 +75,7 @@ def deployed(
         )
         admit(made, path / f"silo-{index}.pub")
         silos.append(path)
+    publish(made, passphrase=None)
     for path in silos:
         publish_roster(made, path / "federation" / "roster.json")
     return Deployed(federation=made, silos=silos, simulated=federation)

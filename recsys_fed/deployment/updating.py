@@ -91,7 +91,8 @@ def fetch_update(settings: SiloSettings, *, passphrase: str | None, file: Path |
 
     Raises:
         EngineError: the server does not answer, or does not know this silo.
-        LedgerIntegrityError: the notice is not signed by the federation's key, or older than one taken in before.
+        LedgerIntegrityError: the notice is not signed by the federation's key, older than one taken in before, or
+            does not list this silo.
         DataError: something cannot be read.
     """
     public_key = public_federation_key(handed_out(settings))
@@ -102,6 +103,11 @@ def fetch_update(settings: SiloSettings, *, passphrase: str | None, file: Path |
         raise LedgerIntegrityError(
             f"Expected a notice at least as new as the one that this silo has, got version {notice.version}: "
             "somebody shows an older one. Nothing was taken in."
+        )
+    if settings.name not in notice.roster:
+        raise LedgerIntegrityError(
+            f"Expected a notice that lists this silo, {settings.name}, among the admitted ones. Nothing was "
+            "taken in. The federation's operator admits it, or runs `recsys-fed federation publish`."
         )
     roster = read_roster(Path(settings.roster)) if Path(settings.roster).is_file() else {}
     agreed, offered = agreed_keys(settings.agreed), agreed_keys(notice.settings().training)

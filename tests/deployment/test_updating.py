@@ -176,6 +176,16 @@ def test_a_notice_that_is_forged_older_or_of_other_contents_is_refused(tmp_path)
     (public / "notice.json").write_bytes((other.federation.public / "notice.json").read_bytes())
     with pytest.raises(LedgerIntegrityError, match="not signed"):
         update(there.silos[0])
+    # One that lists everybody but this silo.
+    (public / "notice.json").write_bytes(second)
+    revoke(there.federation, "silo-0")
+    publish(there.federation, passphrase=None)
+    with pytest.raises(LedgerIntegrityError, match="lists this silo"):
+        update(there.silos[0])
+    (there.federation.admitted / "back.pub").write_text(next(there.federation.revoked.glob("*")).read_text())
+    publish(there.federation, passphrase=None)
+    update(there.silos[0])
+    second = (public / "notice.json").read_bytes()
     # A catalogue that changes a row, and one that is not the notice's.
     (public / "notice.json").write_bytes(second)
     ids = Catalogue.load(public / "catalogue.parquet").item_ids
