@@ -8,7 +8,7 @@ the first only; a SuperNode hands its messages to whoever asks on loopback. The 
 no other account of the machine, reach those. It also looks at a silo's signature before the body of its message is
 read, which Flower does afterwards.
 
-All private parts of flwr (1.41) that the deployment uses are here, but for the ClientApp's;
+All private parts of flwr (1.41, 1.42) that the deployment uses are here, but for the ClientApp's;
 tests/deployment/test_gate.py says what each must do.
 """
 
