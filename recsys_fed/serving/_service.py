@@ -288,7 +288,8 @@ class RecommendationService:
         served = self._served(self.variant_of(name))
         check_orders(served.release)
         user = await in_time(self.users.get(name))
-        rows, gains = await asyncio.to_thread(propose_questions, served.release, replace(user.history), limit)
+        known = user.history.answered_rows(served.release)
+        rows, gains = await asyncio.to_thread(propose_questions, served.release, known, limit)
         return served, rows, gains
 
     async def ratings_of(self, name: str) -> dict[str, float]:

@@ -117,7 +117,7 @@ def taste_precision(release: PackedModel, history: UserHistory) -> _Vector:
 
     Every item whose answer is known adds w_i v_i v_i^T, whether it was liked or not: a dislike says as much.
     """
-    rows = np.union1d(history.consumed_rows(release), release.rows(set(history.levels)))
+    rows = history.answered_rows(release)
     gram, _, _ = _sums(release, rows, np.ones(len(rows)))
     return gram + _shared_part(release)
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+
 from recsys_fed.serving.packed_model import PackedModel, Rows
 from recsys_fed.serving.settings import FeedbackSettings
 
@@ -132,6 +134,10 @@ class UserHistory:
                 self.rows_of.clear()
             rows = self.rows_of[release.version] = release.rows(self.consumed)
         return rows
+
+    def answered_rows(self, release: PackedModel) -> Rows:
+        """Rows of the items of which anything is known, liked or not, ascending."""
+        return np.union1d(self.consumed_rows(release), release.rows(set(self.levels)))
 
     def apply(self, event: Event, settings: FeedbackSettings) -> Change | None:
         """Take in an event; None where it changed nothing, was put aside or is in already.

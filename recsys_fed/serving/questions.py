@@ -11,25 +11,24 @@ released model and the user's own answers: it costs no privacy.
 
 import numpy as np
 
-from recsys_fed.serving.history import UserHistory
 from recsys_fed.serving.packed_model import Floats, PackedModel, Rows
 
 # Chance that a user knows the most popular item; see docs/serving.md for how it was chosen.
 _MOST_KNOWN = 0.6
 
 
-def propose_questions(release: PackedModel, history: UserHistory, limit: int) -> tuple[Rows, Floats]:
+def propose_questions(release: PackedModel, known: Rows, limit: int) -> tuple[Rows, Floats]:
     """Rows of at most `limit` items, in the order in which to ask, and what each is expected to tell, in nats.
 
-    Guarantees: they follow from the released model and from this user's own events alone. What the user has answered
-    or done already is not asked again.
+    `known` are the user's `UserHistory.answered_rows`: they are not asked about again.
+
+    Guarantees: they follow from the released model and from this user's own events alone.
     """
     x = release.vectors.astype(np.float64) * release.weights[:, None]
     popularity = release.bias.astype(np.float64).clip(min=0.0)
     largest = float(popularity.max(initial=0.0))
     # Without popularity all items are as likely to be known.
     chances = np.full(release.n_items, _MOST_KNOWN) if not largest else _MOST_KNOWN / largest * popularity
-    known = np.union1d(history.consumed_rows(release), release.rows(set(history.levels)))
     level = max(float(np.square(x).sum()) / max(release.n_items, 1), 1e-30)
     precision = level * np.eye(release.dim) + x[known].T @ x[known]
     covariance = np.linalg.inv(precision)

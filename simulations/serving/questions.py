@@ -16,7 +16,6 @@ from recsys_fed.data.dataset import Dataset
 from recsys_fed.data.locate import open_dataset
 from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.serving.fold_in import fold_in
-from recsys_fed.serving.history import UserHistory
 from recsys_fed.serving.packed_model import PackedModel, read_packed_model
 from recsys_fed.serving.packing import pack
 from recsys_fed.serving.questions import propose_questions
@@ -49,9 +48,10 @@ def questions_table(data: Path, *, epsilon: float, users: int, seed: int = 0) ->
         items, liked = of_item[rows.item[own]], np.asarray(rows.value)[own] >= _LIKED
         answers.append((items[items >= 0], liked[items >= 0]))
     table: dict[str, dict[str, float]] = {}
+    nothing = np.empty(0, dtype=np.int64)
     for count in _COUNTS:
         popular = np.argsort(-release.bias, kind="stable")[:count]
-        for name, asked in (("popular", popular), ("proposed", propose_questions(release, UserHistory(), count)[0])):
+        for name, asked in (("popular", popular), ("proposed", propose_questions(release, nothing, count)[0])):
             table[f"{count} questions, {name}"] = _measure(release, asked, answers)
     return table
 
