@@ -1,4 +1,4 @@
-"""What others bring: trainers, metrics and sources of data, passed as objects or found by entry points.
+"""What others bring: trainers, PyTorch modules, losses, metrics and sources of data, as objects or by entry points.
 
 A package names what it brings in its pyproject.toml:
 
@@ -10,6 +10,12 @@ A package names what it brings in its pyproject.toml:
 
     [project.entry-points."recsys_fed.sources"]
     my-format = "my_package:MY_FORMAT"
+
+    [project.entry-points."recsys_fed.modules"]
+    my-net = "my_package:MyNet"
+
+    [project.entry-points."recsys_fed.losses"]
+    my-loss = "my_package:my_loss"
 
 Nothing of a package is imported before somebody asks for its name.
 """

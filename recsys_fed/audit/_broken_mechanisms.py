@@ -1,7 +1,8 @@
 """Deliberately broken copies of the mechanism. An audit that cannot tell them from the real one is worthless.
 
-Each is the deployed mechanism with one mistake that real systems have made: seven of any run, and two of a run that
-reads order. Three, and those two, are sums over users whose sensitivity is not what it is said to be.
+Each is the deployed mechanism with one mistake that real systems have made: seven of any run, two of a run that reads
+order, one of a run of a PyTorch module. Three of the seven, and all of the others, are sums over users whose
+sensitivity is not what it is said to be.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

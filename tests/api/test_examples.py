@@ -28,3 +28,9 @@ def test_an_example_runs(path, capsys, monkeypatch):
 
 def test_all_are_tried():
     assert {path.stem for path in EXAMPLES} == set(SAYS)
+
+
+def test_the_page_on_modules_shows_the_example_as_it_runs():
+    example = next(path for path in EXAMPLES if path.stem == "own_module")
+    page = example.parents[1] / "docs" / "torch-modules.md"
+    assert f"```python\n{example.read_text()}```" in page.read_text()
