@@ -25,6 +25,7 @@ from recsys_fed.federation.release import OnFailure
 from recsys_fed.federation.wire import (
     blob_from_records,
     blob_to_records,
+    conclusion_from_records,
     greeting_to_records,
     masked_request_from_records,
     masked_to_records,
@@ -140,10 +141,18 @@ for _action, _kind in _EXCHANGES.items():
 def conclude(message: Message, context: Context) -> Message:
     """Take the released item embeddings and sign what this silo did for them."""
     silo = open_silo(context)
-    model = blob_from_records("conclusion", message.content)
+    told = conclusion_from_records(message.content)
+    model = told.model
     if isinstance(silo, DeployedSilo):
         silo.check_model(model)
-    certificate = certify_run(silo.ledger, silo.key, run=training_of(context), model=sha256(model))
+    certificate = certify_run(
+        silo.ledger,
+        silo.key,
+        run=training_of(context),
+        model=sha256(model),
+        tables=told.tables,
+        earlier=told.earlier,
+    )
     if isinstance(silo, DeployedSilo):
         try:
             silo.keep(model)

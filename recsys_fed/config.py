@@ -79,6 +79,9 @@ class FederationConfig:
             `models.items.favour_rare_items`.
         item_features: use public item features where the catalogue has them.
         feature_kinds: which, of categories, decades, words and vectors, with commas; see `catalogue.features`.
+        earlier_trainings: how many trainings of this federation came before that this one builds on; public, as the
+            plan follows from it.
+        earlier: folders of those runs on the server, oldest first, a JSON list of paths.
         catalogue: path of the public catalogue on the server; "" asks the silos for its hash and size only.
         seed: of the server's start, and of a simulation's noise and samples.
         device: "auto", "cpu", "cuda", ... of the silos.
@@ -116,6 +119,8 @@ class FederationConfig:
     long_tail: float = _key(0.0, "From 0 to below 1: recommend rarer items; it costs recall and no privacy.")
     item_features: bool = _key(True, "Use public item features.")
     feature_kinds: str = _key("categories,decades,words", "Of categories,decades,words,vectors; with commas.")
+    earlier_trainings: int = 0
+    earlier: str = ""
     catalogue: str = ""
     seed: int = _key(0, "Seed of splits, silos, start and simulated noise.")
     device: str = _key("auto", "Device of torch: auto, cpu, cuda or cuda:N.")
@@ -152,6 +157,7 @@ class FederationConfig:
         if self.metrics_epsilon != -1:
             checks.non_negative(metrics_epsilon=self.metrics_epsilon)
         checks.at_least(0, rounds=self.rounds, embedding_dim=self.embedding_dim, threads=self.threads)
+        checks.at_least(0, earlier_trainings=self.earlier_trainings)
         checks.at_least(0, seed=self.seed, declared_interactions=self.declared_interactions)
         checks.at_least(0, silos=self.silos, minimum_silos=self.minimum_silos)
         checks.one_of(ROBUST, robust=self.robust)
@@ -193,6 +199,10 @@ class SimulationConfig:
         data_seed: of random splits and of who is in which silo; -1 takes the run's seed. With one of its own, runs
             of several seeds differ in start and noise alone.
         shuffle_order: shuffle the order of each user's train interactions: the control of what order is worth.
+        train_share: of the train interactions, that are there by now: the oldest, or where there are no times a
+            random part. The rest is neither trained on nor ranked. Larger shares hold the smaller ones.
+        changed_tastes: share of the users who have other tastes than the data says: their items are exchanged for
+            others that are about as popular.
     """
 
     data: str = _key("", "Data set: a name, or a path, perhaps with #split.")
@@ -228,6 +238,8 @@ class SimulationConfig:
     block_interactions: int = 0
     data_seed: int = -1
     shuffle_order: bool = _key(False, "Shuffle each user's train order: what is gained by order must go.")
+    train_share: float = 1.0
+    changed_tastes: float = 0.0
 
     def __post_init__(self) -> None:
         checks.one_of(HELD_OUT, held_out=self.held_out)
@@ -235,6 +247,9 @@ class SimulationConfig:
         checks.at_least(-1, data_seed=self.data_seed)
         checks.fraction(test_fraction=self.test_fraction)
         checks.positive(skew=self.skew)
+        checks.probability(train_share=self.train_share)
+        if not 0 <= self.changed_tastes <= 1:
+            raise ConfigurationError(f"Expected 0 <= changed_tastes <= 1, got {self.changed_tastes}.")
         if self.epsilon_limit:
             checks.positive_or_inf(epsilon_limit=self.epsilon_limit)
         if math.isnan(self.min_value):

@@ -17,15 +17,16 @@ from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.certificates.certificate import Certificate, read_certificate
 from recsys_fed.config import FederationConfig, parse
 from recsys_fed.errors import DataFormatError, LedgerIntegrityError, ProtocolError
+from recsys_fed.federation.kept_releases import read_earlier, releases_bytes
 from recsys_fed.federation.messages import Greeting
 from recsys_fed.federation.noise_split import masking_of, resolve_masking
 from recsys_fed.federation.run_files import FILE as CHECKPOINT
 from recsys_fed.federation.run_files import FederationLog, checkpointed_silos, resume_schedule, save_checkpoint
 from recsys_fed.federation.schedule import Schedule, agree, begin, item_embeddings
-from recsys_fed.federation.wire import blob_from_records, blob_to_records
+from recsys_fed.federation.wire import Conclusion, blob_from_records, conclusion_to_records
 from recsys_fed.flower import allowed
 from recsys_fed.models.device import use_threads
-from recsys_fed.models.items import ItemEmbeddings, item_embeddings_bytes
+from recsys_fed.models.items import item_embeddings_bytes
 from recsys_fed.privacy.guarantee import check_delta
 from recsys_fed.signing import sha256
 from server.handshake import Greeted, greet_silos
@@ -58,7 +59,9 @@ def main(grid: Grid, context: Context) -> None:
     simulated = any(greeting.simulated for greeting in gathered.greetings.values())
     config = replace(config, silos=_silos(config, gathered, kept if resumed else None))
     config = resolve_masking(config, simulated=simulated)
-    begun = begin(config, agree(list(gathered.greetings.values()), catalogue), catalogue)
+    earlier = read_earlier(config, catalogue)
+    agreed = agree(list(gathered.greetings.values()), catalogue)
+    begun = begin(config, agreed, catalogue, earlier=earlier.trainings)
     schedule = resume_schedule(begun, kept) if resumed and kept is not None else begun
     run_log = FederationLog(folder=Path(config.output) if config.output else None, training=run)
     run_log.started(schedule, refused=gathered.refused)
@@ -73,8 +76,16 @@ def main(grid: Grid, context: Context) -> None:
     rounds = _retrying(grid, config, masked=masked is not None)
     strategy.start(rounds, ArrayRecord(), num_rounds=len(schedule.stages) - schedule.round, timeout=ROUND_TIMEOUT)
     model = item_embeddings(strategy.schedule)
-    collected = collect_certificates(_retrying(grid, config, masked=False), gathered.greetings, model, run=run)
-    run_log.finished(model, collected.certificates, missing=collected.missing, metrics=strategy.schedule.metrics)
+    releases = releases_bytes(strategy.schedule)
+    told = Conclusion(model=item_embeddings_bytes(model), tables=sha256(releases), earlier=earlier.digests)
+    collected = collect_certificates(_retrying(grid, config, masked=False), gathered.greetings, told, run=run)
+    run_log.finished(
+        model,
+        collected.certificates,
+        missing=collected.missing,
+        metrics=strategy.schedule.metrics,
+        releases=releases,
+    )
     vectors = Array(model.vectors.numpy())
     context.state["item-embeddings"] = ArrayRecord(OrderedDict(vectors=vectors))
 
@@ -112,19 +123,16 @@ class Collected:
     missing: list[str] = field(default_factory=list)
 
 
-def collect_certificates(
-    grid: Grid, greetings: Mapping[int, Greeting], model: ItemEmbeddings, *, run: str
-) -> Collected:
+def collect_certificates(grid: Grid, greetings: Mapping[int, Greeting], told: Conclusion, *, run: str) -> Collected:
     """Send the model to every silo that greeted, and keep the certificates that hold."""
-    content = item_embeddings_bytes(model)
-    records = blob_to_records("conclusion", content)
+    records = conclusion_to_records(told)
     messages = [Message(records, node, "query.conclude") for node in greetings]
     collected = Collected()
     for reply in _sort_by_node(grid.send_and_receive(messages)):
         greeting = greetings[reply.metadata.src_node_id]
         try:
             signed = _read_certificate(reply)
-            _check(read_certificate(signed), greeting, run=run, model=sha256(content))
+            _check(read_certificate(signed), greeting, told, run=run)
             collected.certificates[greeting.silo] = signed
         except (ProtocolError, DataFormatError, LedgerIntegrityError) as error:
             collected.missing.append(f"{greeting.silo}: {error}")
@@ -141,12 +149,14 @@ def _read_certificate(reply: Message) -> bytes:
     return blob_from_records("certificate", reply.content)
 
 
-def _check(certificate: Certificate, greeting: Greeting, *, run: str, model: str) -> None:
+def _check(certificate: Certificate, greeting: Greeting, told: Conclusion, *, run: str) -> None:
     facts = {
         "silo": (greeting.silo, certificate.terms.silo),
         "key": (greeting.public_key, certificate.terms.public_key),
         "run": (run, certificate.run),
-        "model": (model, certificate.model),
+        "model": (sha256(told.model), certificate.model),
+        "released tables": (told.tables, certificate.tables),
+        "earlier tables": (told.earlier, certificate.earlier),
     }
     for name, (expected, got) in facts.items():
         if expected != got:

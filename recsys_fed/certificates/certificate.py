@@ -16,7 +16,7 @@ from recsys_fed.privacy.events import PrivacyEvent, ReleaseEvent
 from recsys_fed.privacy.guarantee import Guarantee
 from recsys_fed.signing import SigningKey, canonical, parse_canonical, require_keys, text_of, verify_signature
 
-_VERSION = 1
+_VERSION, _FIRST_VERSION = 2, 1
 _PURPOSE = "run certificate"
 
 
@@ -58,6 +58,8 @@ class Certificate:
         releases: of this run, in order.
         epsilon_of_run, epsilon_in_all: by accountant, at the delta of the terms.
         model: SHA-256 of the released item embeddings file; "" if the run ended without one.
+        tables: SHA-256 of the file of released tables that later trainings may pool; "" where the server kept none.
+        earlier: the same of each earlier training that this one has pooled, oldest first.
         versions: of the software that answered.
     """
 
@@ -71,6 +73,8 @@ class Certificate:
     epsilon_in_all: Mapping[str, float | str]
     model: str
     versions: Mapping[str, str]
+    tables: str = ""
+    earlier: tuple[str, ...] = ()
 
     def to_record(self) -> dict[str, Any]:
         """Return the certificate as JSON values."""
@@ -83,14 +87,20 @@ class Certificate:
             "epsilon_of_run": dict(self.epsilon_of_run),
             "epsilon_in_all": dict(self.epsilon_in_all),
             "versions": dict(self.versions),
+            "earlier": list(self.earlier),
         }
 
     @classmethod
     def from_record(cls, record: object) -> Self:
         """Read a certificate; raises DataFormatError for anything else."""
-        known = require_keys(record, {f.name for f in fields(cls)} | {"version"}, "a certificate")
-        if known["version"] != _VERSION:
-            raise DataFormatError(f"Expected a certificate of version {_VERSION}, got {known['version']!r}.")
+        names = {f.name for f in fields(cls)} | {"version"}
+        if isinstance(record, Mapping) and record.get("version") == _FIRST_VERSION:
+            record = {**record, "tables": "", "earlier": []} if not {"tables", "earlier"} & record.keys() else record
+            known = require_keys(record, names, "a certificate")
+        else:
+            known = require_keys(record, names, "a certificate")
+            if known["version"] != _VERSION:
+                raise DataFormatError(f"Expected a certificate of version {_VERSION}, got {known['version']!r}.")
         if not isinstance(known["releases"], list) or not isinstance(known["terms"], Mapping):
             raise DataFormatError("Expected a certificate with its terms and its releases.")
         return cls(
@@ -100,7 +110,8 @@ class Certificate:
             epsilon_of_run=_figures_of(known, "epsilon_of_run"),
             epsilon_in_all=_figures_of(known, "epsilon_in_all"),
             versions={name: str(text) for name, text in _mapping(known, "versions").items()},
-            **{name: text_of(known, name) for name in ("run", "time", "genesis", "model")},
+            earlier=_texts(known, "earlier"),
+            **{name: text_of(known, name) for name in ("run", "time", "genesis", "model", "tables")},
         )
 
 
@@ -135,6 +146,12 @@ def _release(record: object) -> CertifiedRelease:
         payload=text_of(known, "payload"),
         event=ReleaseEvent.from_dict(known["event"]),
     )
+
+
+def _texts(record: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    if not isinstance(record[name], list) or not all(type(text) is str for text in record[name]):
+        raise DataFormatError(f"Expected {name} to be a list of texts.")
+    return tuple(record[name])
 
 
 def _mapping(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -98,7 +98,7 @@ _SPELLINGS = {
     "ignore_weights": ("--ignore-weights",),
 }
 _OF_TRAINERS = {
-    "schedule": ("dp-sgd.schedule", "dp-sgd: synchronous or local."),
+    "schedule": ("dp-sgd.schedule", "dp-sgd: synchronous or local. A number: so many trainings."),
     "module": ("torch.module", "torch: mf, recommender-net, neumf, attention, autoencoder, two-tower, or your own."),
     "loss": ("dp-sgd.loss", "dp-sgd: implicit-als, softmax, sampled-softmax, bce, bpr."),
 }

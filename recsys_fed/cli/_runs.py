@@ -5,7 +5,9 @@ Flags come before the scenario, and it before the defaults.
 
 import csv
 import math
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,7 +18,12 @@ from recsys_fed.errors import ConfigurationError
 from recsys_fed.report.console import new_console, show_progress
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from recsys_fed.simulation.runner import Simulation
+    from recsys_fed.simulation.years import Years
+
+_DP_SGD_SCHEDULE = "dp-sgd.schedule"
 
 Scenario = Annotated[str | None, typer.Argument(help="Scenario TOML: a path, or a name of simulations/scenarios.")]
 SampledNegatives = Annotated[
@@ -43,6 +50,10 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     sampled_negatives: SampledNegatives = 0,
     evaluate_users: Annotated[int, typer.Option(help="Measure on so many random users; 0: on all.")] = 0,
     parallel_silos: Annotated[int, typer.Option(help="Silos that compute at once (in-process).")] = 1,
+    growth: Annotated[float, typer.Option(help="Share of the data at the first of --schedule trainings.")] = 0.58,
+    cold: Annotated[bool, typer.Option("--cold", help="Each of the trainings starts from nothing.")] = False,
+    drift: Annotated[int, typer.Option(help="Half of the users change their tastes at this training.")] = 0,
+    new_items: Annotated[float, typer.Option(help="Share of the items that come at the third training.")] = 0.0,
     output: Annotated[Path | None, typer.Option(help="Folder for the model, metrics and events.")] = None,
     settings: _options.Setting = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics record as JSON.")] = False,
@@ -50,6 +61,11 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     """Train and evaluate a private federation of simulated silos."""
     from recsys_fed.simulation import runner  # noqa: PLC0415
 
+    given, trainings = _trainings_of(given)
+    if not trainings and (cold or drift or new_items):
+        raise ConfigurationError(
+            "Expected --schedule N, a number, with --cold, --drift and --new-items."
+        )
     keys = _scenario_keys(scenario) | _options.settings_of(settings or []) | given
     simulation = runner.Simulation(
         federation=parse(FederationConfig, keys),
@@ -62,8 +78,24 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     )
     from recsys_fed.report.run import print_simulation  # noqa: PLC0415
 
-    record = _run(simulation, output)
+    if trainings:
+        from recsys_fed.simulation.years import Years  # noqa: PLC0415
+
+        years = Years(trainings=trainings, growth=growth, cold=cold, drift=drift, new_items=new_items)
+        record = _run_years(simulation, years, output)
+    else:
+        record = _run(simulation, output)
     _options.emit(record) if as_json else print_simulation(record, output=output)
+
+
+def _trainings_of(given: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """The keys that were given without a `--schedule` that is a number, and that number; 0 for none."""
+    text = str(given.get(_DP_SGD_SCHEDULE, ""))
+    if not text.isdecimal():
+        return given, 0
+    if not int(text):
+        raise ConfigurationError("Expected --schedule as a number of trainings of at least 1, got 0.")
+    return {key: value for key, value in given.items() if key != _DP_SGD_SCHEDULE}, int(text)
 
 
 def _scenario_keys(scenario: str | None) -> dict[str, object]:
@@ -73,14 +105,29 @@ def _scenario_keys(scenario: str | None) -> dict[str, object]:
 
 
 def _run(simulation: "Simulation", output: Path | None) -> dict[str, Any]:
-    from recsys_fed.report.run import NO_PRIVACY  # noqa: PLC0415
     from recsys_fed.simulation import runner  # noqa: PLC0415
+
+    with show_progress(_console_of(simulation)) as progress:
+        return runner.simulate(simulation, output=output, progress=progress)
+
+
+def _run_years(simulation: "Simulation", years: "Years", output: Path | None) -> dict[str, Any]:
+    from recsys_fed.simulation.years import simulate_years  # noqa: PLC0415
+
+    with ExitStack() as stack:
+        folder = output or Path(stack.enter_context(TemporaryDirectory(prefix="recsys-fed-")))
+        progress = stack.enter_context(show_progress(_console_of(simulation)))
+        return simulate_years(simulation, years, output=folder, progress=progress)
+
+
+def _console_of(simulation: "Simulation") -> "Console":
+    """A terminal that has been told where there is no privacy."""
+    from recsys_fed.report.run import NO_PRIVACY  # noqa: PLC0415
 
     console = new_console(stderr=True)
     if math.isinf(simulation.federation.epsilon):
         console.print(NO_PRIVACY, style="bold red")
-    with show_progress(console) as progress:
-        return runner.simulate(simulation, output=output, progress=progress)
+    return console
 
 
 Epsilons = Annotated[str, typer.Option(help="Budgets, with commas between them.")]

@@ -27,7 +27,14 @@ from recsys_fed.data.protocols import apply_protocol
 from recsys_fed.data.readers.products import add_public_users
 from recsys_fed.data.readers.reading import text_format_of
 from recsys_fed.data.silo import histories, signals_of
-from recsys_fed.data.split import are_hits, drop_lower_values, parts_of, shuffle_order
+from recsys_fed.data.split import (
+    are_hits,
+    drop_lower_values,
+    exchange_items,
+    grown_parts,
+    parts_of,
+    shuffle_order,
+)
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.histories import NOTHING, Histories, Signal, histories_of
 from recsys_fed.models.stored_histories import HistoryWriter, StoredHistories, stored_histories
@@ -183,7 +190,7 @@ def partition(
 
 
 # Purposes of the seed, apart from those of trainer and noise.
-_SPLIT, _PARTITION, _SHUFFLE = 11, 12, 13
+_SPLIT, _PARTITION, _SHUFFLE, _GROWTH, _TASTES = 11, 12, 13, 14, 15
 # Folders of silos on disk; they live as long as the process.
 _folders: list[TemporaryDirectory[str]] = []
 
@@ -266,17 +273,25 @@ def _federation(config: SimulationConfig, *, silos: int, seed: int) -> Simulated
     if config.shuffle_order:
         rng = np.random.default_rng([seed, _SHUFFLE])
         dataset = replace(dataset, interactions=shuffle_order(dataset.interactions, parts.train, rng=rng))
+    if config.changed_tastes:
+        rng = np.random.default_rng([seed, _TASTES])
+        changed = exchange_items(dataset.interactions, share=config.changed_tastes, rng=rng)
+        dataset = replace(dataset, interactions=changed)
     catalogue = Catalogue.load(config.item_catalogue) if config.item_catalogue else dataset.catalogue
     if config.public_users:
         catalogue, ids = add_public_users(catalogue, Path(config.public_users))
         _check_apart(ids, dataset.interactions.user_ids)
     matrix = partial(histories, dataset.interactions, catalogue)
     hits = are_hits(dataset.interactions, config.hit_weight, kinds=kinds_of(config.kinds))
-    train, test = matrix(parts.train), matrix(parts.held_out & hits)
     if config.ignore_weights:
         dataset = replace(dataset, interactions=replace(dataset.interactions, weight=None))
+    all_train = matrix(parts.train)
+    parts = grown_parts(
+        dataset.interactions, parts, share=config.train_share, rng=np.random.default_rng([seed, _GROWTH])
+    )
+    train, test = matrix(parts.train) if config.train_share < 1 else all_train, matrix(parts.held_out & hits)
     users = partition(
-        train,
+        all_train,
         n_silos=silos,
         rng=np.random.default_rng([seed, _PARTITION]),
         method=config.partition,

@@ -232,6 +232,59 @@ def are_hits(interactions: Interactions, hit_weight: float, *, kinds: Mapping[st
     return np.asarray(interactions.weight >= np.float32(least), dtype=bool)
 
 
+def grown_parts(interactions: Interactions, parts: Parts, *, share: float, rng: np.random.Generator) -> Parts:
+    """The parts when only a share of the train interactions is there: the oldest, of all or of each user.
+
+    Times that start alike for all users are positions in their own order: then it is the oldest of each. Without
+    times it is a random part, of which larger shares hold the smaller ones. The others are unranked, so that whatever
+    the share is, the same items are candidates.
+    """
+    if share >= 1:
+        return parts
+    rows = np.flatnonzero(parts.train)
+    if interactions.time is None:
+        place = rng.random(len(rows))
+    else:
+        place = _places_in_time(interactions.user[rows], interactions.time[rows])
+    kept = np.zeros_like(parts.train)
+    kept[rows[place < share]] = True
+    return replace(parts, train=kept, unranked=parts.unranked | (parts.train & ~kept))
+
+
+def _places_in_time(user: npt.NDArray[np.integer], time: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Place of each interaction among all, or among those of its user, in [0, 1); of equal times the row counts."""
+    sizes = np.bincount(user)
+    order = np.lexsort((np.arange(len(time)), time, user))
+    starts = np.cumsum(sizes) - sizes
+    first = time[order][starts[sizes > 0]]
+    place = np.empty(len(time))
+    if len(first) > 1 and (first == first[0]).all():
+        owner = user[order]
+        place[order] = (np.arange(len(time)) - starts[owner]) / sizes[owner]
+    else:
+        place[np.lexsort((np.arange(len(time)), time))] = np.arange(len(time)) / max(len(time), 1)
+    return place
+
+
+# Items of about the same popularity: so many next to each other in its order.
+_EXCHANGED = 50
+
+
+def exchange_items(interactions: Interactions, *, share: float, rng: np.random.Generator) -> Interactions:
+    """The interactions with the items of a random share of the users exchanged for others about as popular.
+
+    One permutation for all of these users: what goes with what stays as clear, but it is something else.
+    """
+    users = rng.random(interactions.n_users) < share
+    order = np.argsort(-np.bincount(interactions.item, minlength=interactions.n_items), kind="stable")
+    other = np.empty(len(order), dtype=interactions.item.dtype)
+    for start in range(0, len(order), _EXCHANGED):
+        group = order[start : start + _EXCHANGED]
+        other[group] = rng.permutation(group)
+    moved = np.where(users[interactions.user], other[interactions.item], interactions.item)
+    return replace(interactions, item=moved.astype(interactions.item.dtype))
+
+
 def shuffle_order(interactions: Interactions, train: Mask, *, rng: np.random.Generator) -> Interactions:
     """The same interactions with those of each user that `train` [n] marks in a random order.
 

@@ -19,7 +19,7 @@ from recsys_fed.signing import canonical, read_json, require_keys, sha256, text_
 
 PROTOCOL = 2
 # Version of the rules by which a server and its silos derive one plan from the same settings; it must be the same.
-PLAN = "3.0"
+PLAN = "3.1"
 # A round with more local steps than this is a mistake or an attack on the silo's time.
 MOST_STEPS = 100_000
 
@@ -46,8 +46,8 @@ class Greeting:
 class Request:
     """What the server asks for in one round. Everything in it is public.
 
-    A silo derives all of it by itself but for the tables, the epsilon of the training, and the attempt, and answers
-    nothing else: see `federation.plan`.
+    A silo derives all of it by itself but for the tables, the epsilon of the training, how many came before, and the
+    attempt, and answers nothing else: see `federation.plan`.
 
     Attributes:
         plan: version of the rules that it follows from.
@@ -67,6 +67,7 @@ class Request:
         catalogue_hash: of the catalogue whose rows the tables have.
         threshold, colluding: t and c of a masked round, see `noise_split`; 0 where the answer is not masked.
         attempt: of a masked round, from 0.
+        earlier_trainings: how many earlier ones the server pools; sizes and stages of the plan follow from it.
     """
 
     round: int
@@ -89,8 +90,10 @@ class Request:
     attempt: int = 0
     epsilon: float = math.inf
     plan: str = PLAN
+    earlier_trainings: int = 0
 
     def __post_init__(self) -> None:
+        checks.at_least(0, earlier_trainings=self.earlier_trainings)
         checks.positive_or_inf(epsilon=self.epsilon)
         checks.at_least(0, round=self.round, attempt=self.attempt)
         checks.at_least(0, threshold=self.threshold, colluding=self.colluding)

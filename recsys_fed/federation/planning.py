@@ -138,6 +138,47 @@ def schedule_of_equal_runs(config: FederationConfig, catalogue: PublicCatalogue,
     raise CalibrationError(f"No plan fits {runs} equal runs into epsilon {config.epsilon:g}. Plan other rounds.")
 
 
+def schedules_of_trainings(
+    config: FederationConfig, catalogue: PublicCatalogue, *, trainings: int, cold: bool = False
+) -> list[Schedule]:
+    """Trainings of equal budgets, each built on those before it, that together cost at most epsilon.
+
+    Their own epsilon is in their configs, rounded down to four figures. All events of all of them are composed by
+    both accountants, and come within 1% of the configuration's epsilon.
+
+    Args:
+        config: with the epsilon of all of them.
+        catalogue: of the last one.
+        trainings: how many.
+        cold: each starts from nothing.
+
+    Raises:
+        CalibrationError: each would get less than can be calibrated.
+    """
+    checks.at_least(1, trainings=trainings)
+    guarantee, epsilon = guarantee_of(config), config.epsilon / math.sqrt(trainings)
+    for _ in range(2 * _ATTEMPTS):
+        if math.isfinite(epsilon):
+            epsilon = _four_figures(epsilon)
+        if epsilon < SMALLEST_EPSILON:
+            raise CalibrationError(
+                f"Expected at least epsilon {SMALLEST_EPSILON:g} for each of {trainings} trainings, got {epsilon:g}. "
+                "Plan fewer, or a larger epsilon."
+            )
+        configs = [
+            replace(config, epsilon=epsilon, earlier_trainings=0 if cold else earlier) for earlier in range(trainings)
+        ]
+        schedules = [planned_schedule(one, catalogue) for one in configs]
+        if math.isinf(epsilon):
+            return schedules
+        events = [event for schedule in schedules for event in planned_events(schedule)]
+        cost = epsilon_of_history(guarantee.over_silos_kinds(events), delta=config.delta)
+        if 0.99 * config.epsilon <= cost <= config.epsilon:
+            return schedules
+        epsilon *= 0.998 * config.epsilon / cost
+    raise CalibrationError(f"No plan fits {trainings} trainings into epsilon {config.epsilon:g}. Plan other rounds.")
+
+
 def stages_of(schedule: Schedule) -> list[PlannedStage]:
     """The rounds with shapes and noise."""
     stages = []

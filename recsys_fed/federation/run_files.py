@@ -21,6 +21,7 @@ from safetensors.torch import save
 
 from recsys_fed.config import FederationConfig, current_noise, flat
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
+from recsys_fed.federation.kept_releases import RELEASES, put_releases_together, take_releases_apart
 from recsys_fed.federation.messages import Released, Request
 from recsys_fed.federation.schedule import Schedule
 from recsys_fed.files import write_whole
@@ -36,7 +37,8 @@ _METADATA, _VERSION = "recsys-fed checkpoint", 1
 _TENSOR, _BEGUN = "tensor", "as at the beginning"
 # What may differ between the runs before and after an interruption.
 _FREE = {
-    "output", "catalogue", "roster", "resume", "threads", "device", "minimum-silos", "silos", "robust", "trim",
+    "output", "catalogue", "earlier", "roster", "resume", "threads", "device", "minimum-silos", "silos", "robust",
+    "trim",
 }  # fmt: skip
 
 
@@ -124,16 +126,18 @@ class FederationLog:
         *,
         missing: Sequence[str],
         metrics: Mapping[str, Mapping[str, float]],
+        releases: bytes,
     ) -> None:
-        """Write the certificates, the totals, then the model: where the model is, the run is complete.
+        """Write the releases, the certificates, the totals, then the model: where the model is, the run is complete.
 
-        `missing` says of each silo without a certificate why there is none; `metrics` are what the silos
-        measured, each with the standard deviation of its noise.
+        `releases` is their file, see `kept_releases`; `missing` says of each silo without a certificate why there is
+        none; `metrics` are what the silos measured, each with the standard deviation of its noise.
         """
         self.totals |= {"embedding_dim": model.embedding_dim, "certificates_missing": list(missing)}
         self.totals["private_metrics"] = {name: dict(values) for name, values in metrics.items()}
         if self.folder is None:
             return
+        write_whole(self.folder / RELEASES, releases)
         _write_certificates(self.folder / CERTIFICATES, certificates)
         self._write_totals(self.folder)
         save_item_embeddings(model, self.folder / EMBEDDINGS)
@@ -167,6 +171,7 @@ def save_checkpoint(schedule: Schedule, path: Path, *, begun: Schedule) -> None:
     Tensors that are still those with which the run has begun are not written: they follow from its settings.
     """
     tensors, record = _take_apart(schedule.state, begun.state)
+    kept, releases = take_releases_apart(schedule.releases)
     facts = {
         "version": _VERSION,
         "round": schedule.round,
@@ -178,10 +183,11 @@ def save_checkpoint(schedule: Schedule, path: Path, *, begun: Schedule) -> None:
         "config": canonical(_fixed_settings(schedule.config)).decode(),
         "metrics": {name: dict(values) for name, values in schedule.metrics.items()},
         "state": record,
+        "releases": releases,
     }
     text = json.dumps(facts, sort_keys=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, save(tensors, metadata={_METADATA: text}))
+    write_whole(path, save(tensors | kept, metadata={_METADATA: text}))
 
 
 def resume_schedule(begun: Schedule, path: Path) -> Schedule:
@@ -215,7 +221,9 @@ def resume_schedule(begun: Schedule, path: Path) -> Schedule:
                 "otherwise. What its rounds have cost stays in the silos' ledgers. Start anew."
             )
         state = _put_together(begun.state, facts["state"], tensors)
-        return replace(begun, state=state, round=facts["round"], metrics=facts["metrics"])
+        # Earlier versions kept no releases: of their rounds there are none.
+        releases = put_releases_together(tensors, facts.get("releases", []))
+        return replace(begun, state=state, round=facts["round"], metrics=facts["metrics"], releases=releases)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, ConfigurationError):
             raise

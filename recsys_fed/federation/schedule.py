@@ -35,8 +35,9 @@ from recsys_fed.privacy.events import PlannedRelease, events_of
 from recsys_fed.privacy.guarantee import check_delta, guarantee_of
 from recsys_fed.privacy.integer_mechanism import ROUNDING_SLACK, grid_step
 from recsys_fed.trainers import ordered
+from recsys_fed.trainers.pooling import ReleasedTable, released_table
 from recsys_fed.trainers.registry import configured_trainer
-from recsys_fed.trainers.trainer import Layout, PublicFacts, Stage, Trainer
+from recsys_fed.trainers.trainer import EarlierTraining, Layout, PublicFacts, Stage, Trainer
 
 # Half-life of a history in positions where the next item is asked for; chosen on validation items (docs/order.md).
 RECENCY = 5.0
@@ -58,6 +59,7 @@ class Schedule:
         fold_in: how the model folds in users; the trainer's settings decide it, not what is released.
         round: the next one, from 0.
         metrics: what the silos measured on the model, as noisy means over all silos' users.
+        releases: what later trainings may pool, so far.
     """
 
     config: FederationConfig
@@ -70,6 +72,7 @@ class Schedule:
     public_users: Histories | None = None
     round: int = 0
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    releases: tuple[ReleasedTable, ...] = ()
 
 
 def agree(greetings: Sequence[Greeting], catalogue: Catalogue | None) -> Greeting:
@@ -97,7 +100,12 @@ def agree(greetings: Sequence[Greeting], catalogue: Catalogue | None) -> Greetin
 
 
 def begin(
-    config: FederationConfig, agreed: Greeting, catalogue: Catalogue | None, *, trainer: Trainer | None = None
+    config: FederationConfig,
+    agreed: Greeting,
+    catalogue: Catalogue | None,
+    *,
+    trainer: Trainer | None = None,
+    earlier: Sequence[EarlierTraining] = (),
 ) -> Schedule:
     """Plan the rounds and calibrate their noise before anything is asked of anybody.
 
@@ -106,6 +114,7 @@ def begin(
         agreed: the catalogue that all silos hold.
         catalogue: its public columns, where the server has them.
         trainer: in place of the one that the configuration names, such as one with sizes set by hand.
+        earlier: what so many trainings have released, where the server has it; see `run_files.read_earlier`.
 
     Raises:
         ConfigurationError: settings that do not go together.
@@ -113,7 +122,7 @@ def begin(
     """
     check_delta(config.delta, n_users=config.declared_users)
     trainer = trainer or configured_trainer(config)
-    facts = _facts(config, agreed, catalogue)
+    facts = replace(_facts(config, agreed, catalogue), earlier=tuple(earlier))
     stages = trainer.plan(facts)
     if facts.order and config.trainer != "auto" and ordered.STAGE not in {stage.name for stage in stages}:
         raise ConfigurationError(
@@ -162,6 +171,7 @@ def _facts(config: FederationConfig, agreed: Greeting, catalogue: Catalogue | No
         rounds=config.rounds,
         next_item=config.target == "next",
         order=_positions(half_lives_of(config.order, name="order", days=False)),
+        earlier_trainings=config.earlier_trainings,
     )
 
 
@@ -184,6 +194,7 @@ def planned_request(schedule: Schedule, number: int) -> Request:
     share, masking = share_of_silo(config), masking_of(config)
     return Request(
         epsilon=config.epsilon,
+        earlier_trainings=config.earlier_trainings,
         round=number,
         trainer=config.trainer,
         stage=stage.name,
@@ -253,6 +264,9 @@ def _step(schedule: Schedule, asked: Request, total: torch.Tensor, *, noise_std:
     after = replace(schedule, round=schedule.round + 1)
     if stage.name == METRICS_STAGE:
         return replace(after, metrics=metrics_from_sums(total, noise_std=noise_std, l2_clip_norm=asked.l2_clip_norm))
+    if stage.kept:
+        table = released_table(stage.name, total, noise_std=noise_std, tables=asked.tables)
+        after = replace(after, releases=(*schedule.releases, table))
     if schedule.public_users is not None and noise_std:
         public = schedule.trainer.contribution(
             stage.name,

@@ -4,7 +4,8 @@
     update    total: ArrayRecord with one int32 table;  update: ConfigRecord, the release event and the silo's name
     invitation  invitation: ConfigRecord with the version of the server's plan, to which a greeting is the answer
     greeting  greeting: ConfigRecord with the catalogue's hash and size, the silo's name and its ledger's key
-    conclusion    conclusion: ConfigRecord with the released item embeddings, the bytes of their file
+    conclusion    conclusion: ConfigRecord with the released item embeddings, the bytes of their file, and digests of
+                  released tables
     certificate   certificate: ConfigRecord with the silo's signed certificate of the run
 
     masked request  a request and delivery: ConfigRecord with the blob that a masked round delivers to the silo
@@ -15,8 +16,9 @@
 There is no MetricRecord and no count of users or interactions in any of them.
 """
 
+import re
 from collections import OrderedDict
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, cast, get_type_hints
 
 import numpy as np
@@ -31,6 +33,7 @@ _TABLE_TYPES = ("float32", "int64")
 # Fields of a request that are not scalars of the config record.
 _STRUCTURED = ("tables", "settings", "shape")
 _SETTING = "settings."
+_DIGEST = re.compile("[0-9a-f]{64}")
 # All records of each kind of message.
 _RECORDS = {
     "request": {"tables", "request"},
@@ -202,6 +205,39 @@ def blob_from_records(name: str, records: RecordDict) -> bytes:
         raise ProtocolError(f"Expected a {name} with its content, got the keys {sorted(config)}.")
     content: bytes = config["content"]
     return content
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conclusion:
+    """What a silo is told at the end of a training, and signs.
+
+    Attributes:
+        model: the bytes of the released item embeddings.
+        tables: SHA-256 of the released tables that the server keeps; earlier: those of trainings that were pooled.
+    """
+
+    model: bytes
+    tables: str = ""
+    earlier: tuple[str, ...] = ()
+
+
+def conclusion_to_records(conclusion: Conclusion) -> RecordDict:
+    """Encode a conclusion."""
+    digests = {"tables": conclusion.tables, "earlier": ",".join(conclusion.earlier)}
+    return RecordDict({"conclusion": ConfigRecord({"protocol": PROTOCOL, "content": conclusion.model, **digests})})
+
+
+def conclusion_from_records(records: RecordDict) -> Conclusion:
+    """Decode a conclusion; raises ProtocolError for anything else."""
+    config = _config(records, "conclusion")
+    _only({"protocol", "content", "tables", "earlier"}, config)
+    model, tables, earlier = (config.get(name) for name in ("content", "tables", "earlier"))
+    if not (isinstance(model, bytes) and isinstance(tables, str) and isinstance(earlier, str)):
+        raise ProtocolError(f"Expected a conclusion with a model and digests, got the keys {sorted(config)}.")
+    digests = tuple(earlier.split(",")) if earlier else ()
+    if not all(_DIGEST.fullmatch(one) for one in (*digests, *([tables] if tables else []))):
+        raise ProtocolError("Expected SHA-256 digests of released tables in a conclusion.")
+    return Conclusion(model=model, tables=tables, earlier=digests)
 
 
 def payload_bytes(records: RecordDict) -> int:

@@ -105,7 +105,9 @@ def export_ledger(ledger: Ledger, path: Path) -> int:
     return count
 
 
-def certify_run(ledger: Ledger, key: SigningKey, *, run: str, model: str) -> bytes:
+def certify_run(
+    ledger: Ledger, key: SigningKey, *, run: str, model: str, tables: str = "", earlier: Sequence[str] = ()
+) -> bytes:
     """Return the signed certificate of a run.
 
     Args:
@@ -113,6 +115,8 @@ def certify_run(ledger: Ledger, key: SigningKey, *, run: str, model: str) -> byt
         key: that of the ledger.
         run: id of the run.
         model: SHA-256 of the item embeddings that the run released, "" if there are none.
+        tables: that of the released tables which the server keeps for later trainings.
+        earlier: those of the trainings that this one has pooled, oldest first.
     """
     # The head first: should another run write meanwhile, all that is said here is about what the head covers.
     head = ledger.head()
@@ -128,6 +132,8 @@ def certify_run(ledger: Ledger, key: SigningKey, *, run: str, model: str) -> byt
         epsilon_in_all=_figures(ledger.spending(until=head.number).by_accountant),
         model=model,
         versions=versions(),
+        tables=tables,
+        earlier=tuple(earlier),
     )
     return sign_certificate(certificate, key)
 

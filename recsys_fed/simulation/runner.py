@@ -299,6 +299,8 @@ def simulate(
         record |= {"protocol": protocol_record(simulation.data)}
         if output is not None:
             settings = flat(simulation.federation) | flat(simulation.data) | {"engine": simulation.engine}
+            if simulation.data.ledgers == str(folder / LEDGERS):
+                settings["ledgers"] = ""
             write_run(folder, settings, record)
         return record
 

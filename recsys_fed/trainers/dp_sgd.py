@@ -245,9 +245,12 @@ class DPSGD(Trainer):
         """Popularity from the counts, one optimiser step from a gradient, or the mean of local steps."""
         if stage.name == popularity.STAGE:
             known = popularity.noised_popularity(
-                total, noise_std=noise_std, n_head=_n_head(state.facts, state.start.shape[1])
+                total,
+                noise_std=noise_std,
+                n_head=_n_head(state.facts, state.start.shape[1]),
+                facts=state.facts,
             )
-            vectors = state.start[known.head].clone()
+            vectors = _start_of(state)[known.head].clone()
             vectors[:, 0] = (known.counts[known.head] / known.counts.max()).float()
             return replace(state, popularity=known, vectors=vectors, momentum=torch.zeros_like(vectors))
         if state.vectors is None or state.momentum is None:
@@ -300,6 +303,17 @@ class DPSGD(Trainer):
 
 def _joint(settings: Mapping[str, float]) -> JointRelease:
     return JointRelease(l2_clip_norm=settings["l2_clip_norm"], count_share=settings["count_share"])
+
+
+def _start_of(state: DPSGDState) -> torch.Tensor:
+    """V of the newest earlier model where it knows the item and has as many columns, else what was drawn."""
+    if not state.facts.earlier:
+        return state.start
+    before = state.facts.earlier[-1].vectors
+    if before.shape != state.start.shape:
+        return state.start
+    known = before.abs().sum(dim=1, keepdim=True) > 0
+    return torch.where(known, before, state.start)
 
 
 def embedding_dim(facts: PublicFacts) -> int:

@@ -14,7 +14,8 @@ damping, which would put the frequent before the fitting,
 
     V = D^-1 B,   w = D^2,   u = sum over the history of 2^(-age / RECENCY) w_i v_i
 
-with B the last orthonormal basis, on the head.
+with B the last orthonormal basis, on the head. A training that comes after others starts from the basis of what they
+have released, and takes its own from the pool of all (`pooling`).
 """
 
 from collections.abc import Mapping
@@ -33,6 +34,7 @@ from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers import popularity
 from recsys_fed.trainers.exact_sum import UNIT, in_units
+from recsys_fed.trainers.pooling import Products, pool_products, product, products_of, side_by_side
 from recsys_fed.trainers.popularity import NoisedPopularity
 from recsys_fed.trainers.subspace import (
     agreeing,
@@ -241,7 +243,7 @@ class OrderedState:
     """What the server holds between rounds: public facts, and what follows from releases.
 
     The next round asks with W = subspace * scales, of which the subspace is orthonormal; `useful` directions are in
-    the model.
+    the model. `own` are this training's tables, where it came after others.
     """
 
     facts: PublicFacts
@@ -250,6 +252,7 @@ class OrderedState:
     subspace: torch.Tensor | None = None
     scales: torch.Tensor | None = None
     useful: torch.Tensor | None = None
+    own: Products | None = None
 
 
 class OrderedSubspace(Trainer):
@@ -266,7 +269,7 @@ class OrderedSubspace(Trainer):
         shares = [(1 - popularity.BUDGET_SHARE) * part / (1 + 2 * later) for part in (1, *[2] * later)]
         settings = {HALF_LIFE: window_of(facts)}
         releases = [PlannedRelease(released="item embeddings", relative_noise=share**-0.5) for share in shares]
-        rounds = [Stage(name=STAGE, release=release, settings=settings) for release in releases]
+        rounds = [Stage(name=STAGE, release=release, settings=settings, kept=True) for release in releases]
         return (popularity.counts_stage(), *rounds)
 
     def start(self, facts: PublicFacts, rng: np.random.Generator) -> OrderedState:
@@ -311,15 +314,15 @@ class OrderedSubspace(Trainer):
         """Popularity from the counts, or the basis of what was released, its rows smoothed by public features."""
         if stage.name == popularity.STAGE:
             n_head = _ordered_size(state.facts).n_head
-            known = popularity.noised_popularity(total, noise_std=noise_std, n_head=n_head)
+            known = popularity.noised_popularity(total, noise_std=noise_std, n_head=n_head, facts=state.facts)
             return _with_start(replace(state, popularity=known))
-        table, features = total.double(), _features_of_head(state)
-        if features is not None and noise_std > 0:
-            rows = principal_features(features, weights=_occurrence(state).sqrt(), dim=_SMOOTHING_DIM)
-            table = smoothed(table, features=rows, noise_std=noise_std)
-        basis = orthonormal(table, against=torch.zeros_like(table[:, 0]))
-        useful = agreeing(basis, table, asked=_asked(state)).double()
-        return replace(state, subspace=basis, scales=evened_scales((basis.T @ table).norm(dim=1)), useful=useful)
+        found = Products(asked=_asked(state), table=total.double())
+        if state.facts.earlier_trainings and noise_std > 0:
+            own = product(found.asked, found.table, noise_std=noise_std)
+            own = own if state.own is None else side_by_side([state.own, own])
+            state = replace(state, own=own)
+            found, noise_std = pool_products([*_earlier_products(state), own]), 1.0
+        return _with_basis(state, found, noise_std=noise_std)
 
     def item_embeddings(self, state: OrderedState) -> ItemEmbeddings:
         """V = D^-1 B on the head, zeros elsewhere; popularity as a bias."""
@@ -363,11 +366,38 @@ def _features_of_head(state: OrderedState) -> sparse.csr_matrix | None:
 
 
 def _with_start(state: OrderedState) -> OrderedState:
+    earlier = _earlier_products(state)
+    if earlier:
+        return _with_basis(state, pool_products(earlier), noise_std=1.0)
     start, features = state.start[_known(state).head], _features_of_head(state)
     if features is not None:
         found = leading_directions(features, weights=_occurrence(state).sqrt(), dim=start.shape[1])
         start = torch.cat([found, start[:, found.shape[1] :]], dim=1)
     return replace(state, subspace=orthonormal(start, against=torch.zeros_like(start[:, 0])))
+
+
+def _earlier_products(state: OrderedState) -> list[Products]:
+    """One for each earlier training that has released a subspace, oldest first, over the rows of the head."""
+    head = _known(state).head
+    by_training = state.facts.released_by_training(STAGE)
+    return [found for releases in by_training if (found := products_of(releases, now=head)) is not None]
+
+
+def _with_basis(state: OrderedState, found: Products, *, noise_std: float) -> OrderedState:
+    """The basis of a table, its rows smoothed by public features, and which of its directions are in the model."""
+    table, features, columns = found.table, _features_of_head(state), state.start.shape[1]
+    if features is not None and noise_std > 0:
+        rows = principal_features(features, weights=_occurrence(state).sqrt(), dim=_SMOOTHING_DIM)
+        table = smoothed(table, features=rows, noise_std=noise_std)
+    basis = orthonormal(table, against=torch.zeros_like(table[:, 0]), dim=columns)
+    useful = agreeing(basis, table, asked=found.asked).double()
+    scales = evened_scales((basis.T @ table).norm(dim=1))
+    if basis.shape[1] < columns:
+        # Earlier trainings asked with fewer directions than this one may.
+        basis, scales, useful = (
+            torch.nn.functional.pad(one, (0, columns - basis.shape[1])) for one in (basis, scales, useful)
+        )
+    return replace(state, subspace=basis, scales=scales, useful=useful)
 
 
 def _asked(state: OrderedState) -> torch.Tensor:

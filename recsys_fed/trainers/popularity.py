@@ -21,6 +21,7 @@ from recsys_fed.models.histories import Signal, UserHistories
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers.exact_sum import UNIT, in_units
+from recsys_fed.trainers.pooling import pool_counts
 from recsys_fed.trainers.trainer import Layout, PublicFacts, Stage, Tables, Trainer
 
 STAGE = "item counts"
@@ -63,7 +64,7 @@ def unit(vector: torch.Tensor) -> torch.Tensor:
 def counts_stage(*, share: float = BUDGET_SHARE) -> Stage:
     """The round that releases the counts, for a share of the budget."""
     release = PlannedRelease(released="item counts", relative_noise=share**-0.5)
-    return Stage(name=STAGE, release=release)
+    return Stage(name=STAGE, release=release, kept=True)
 
 
 def contribute_counts(histories: UserHistories, *, l2_clip_norm: float) -> torch.Tensor:
@@ -86,8 +87,15 @@ def contribute_counts(histories: UserHistories, *, l2_clip_norm: float) -> torch
     return total[:, None] * (UNIT * l2_clip_norm)
 
 
-def noised_popularity(total: torch.Tensor, *, noise_std: float, n_head: int) -> NoisedPopularity:
-    """Server: popularity from the noised sum [n_items, 1]; ties in the head go to the lower row."""
+def noised_popularity(
+    total: torch.Tensor, *, noise_std: float, n_head: int, facts: PublicFacts | None = None
+) -> NoisedPopularity:
+    """Server: popularity from the noised sum [n_items, 1], pooled with what `facts` say was released before.
+
+    Ties in the head go to the lower row.
+    """
+    if facts is not None:
+        total, noise_std = pool_counts(total, facts.released_before(STAGE), noise_std=noise_std)
     sums = total[:, 0].double()
     floor = max(noise_std, float(sums.abs().max()) * 1e-6, 1e-12)
     return NoisedPopularity(counts=sums.clamp_min(floor), head=most_frequent(sums, n_head))
@@ -147,8 +155,9 @@ class PopularItems(Trainer):
     def step(
         self, state: PopularItemsState, stage: Stage, total: torch.Tensor, *, noise_std: float, n_silos: int
     ) -> PopularItemsState:
-        """Keep the noised counts as they are: their order is the ranking."""
-        return replace(state, counts=total[:, 0].double())
+        """Keep the noised counts, pooled with earlier ones: their order is the ranking."""
+        counts, _ = pool_counts(total, state.facts.released_before(STAGE), noise_std=noise_std)
+        return replace(state, counts=counts[:, 0].double())
 
     def item_embeddings(self, state: PopularItemsState) -> ItemEmbeddings:
         """No vectors to speak of (one zero column); the bias is the counts over their length."""

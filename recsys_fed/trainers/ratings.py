@@ -33,6 +33,7 @@ from recsys_fed.models.histories import Histories, Signal, UserHistories
 from recsys_fed.models.items import FoldIn, ItemEmbeddings, ridge
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers.exact_sum import UNIT, in_units
+from recsys_fed.trainers.pooling import Products, pool_counts, pool_products, product, products_of, side_by_side
 from recsys_fed.trainers.popularity import most_frequent
 from recsys_fed.trainers.rank_one import RankOneContributions, clipped_sum
 from recsys_fed.trainers.subspace import evened_scales, principal_features
@@ -86,6 +87,7 @@ class RatingsState:
         asked: W of the next residual round, float64 [n_items, columns], then [n_head, columns].
         releases: noised sums of residual rounds, in units of their noise where there is any.
         factors: columns of z on the head, with the scale of their prior, float64 [n_head, dim].
+        own: residual rounds of a training that came after others, which it pools with theirs.
     """
 
     facts: PublicFacts
@@ -93,6 +95,7 @@ class RatingsState:
     items: ItemMeans | None = None
     releases: tuple[torch.Tensor, ...] = ()
     factors: torch.Tensor | None = None
+    own: Products | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,9 +163,10 @@ class Ratings(Trainer):
             name=MEANS,
             release=PlannedRelease(released="item counts and ratings", relative_noise=means**-0.5),
             settings=settings,
+            kept=True,
         )
         releases = [PlannedRelease(released="item embeddings", relative_noise=share**-0.5) for share in shares]
-        return (first, *[Stage(name=RESIDUALS, release=release, settings=settings) for release in releases])
+        return (first, *[Stage(name=RESIDUALS, release=one, settings=settings, kept=True) for one in releases])
 
     def start(self, facts: PublicFacts, rng: np.random.Generator) -> RatingsState:
         """Draw a random start of the power iteration, [n_items, columns]."""
@@ -221,25 +225,37 @@ class Ratings(Trainer):
         """Means from counts and ratings, or the factors of all residual rounds so far."""
         if stage.name == MEANS:
             items = self._means(state.facts, total.double(), noise_std=noise_std)
-            return replace(state, items=items, asked=torch.linalg.qr(state.asked[items.head]).Q)
-        if state.items is None:
-            raise ConfigurationError("Expected the item means before a residual round. Run the plan in order.")
-        _, dim, columns = self._size(state.facts)
+            state = replace(state, items=items, asked=torch.linalg.qr(state.asked[items.head]).Q)
+            earlier = _earlier_products(state)
+            return self._with_factors(state, pool_products(earlier).table, noise_std=1.0) if earlier else state
+        _items(state)
         table = total.double() / noise_std if noise_std else total.double()
         # Without noise the last round alone is the furthest on.
         releases = (*state.releases, table) if noise_std else (table,)
-        basis, singular, _ = torch.linalg.svd(torch.cat(releases, dim=1), full_matrices=False)
+        state = replace(state, releases=releases)
+        if not state.facts.earlier_trainings or not noise_std:
+            return self._with_factors(state, torch.cat(releases, dim=1), noise_std=noise_std)
+        own = product(state.asked, total.double(), noise_std=noise_std)
+        own = own if state.own is None else side_by_side([state.own, own])
+        pooled = pool_products([*_earlier_products(state), own]).table
+        return self._with_factors(replace(state, own=own), pooled, noise_std=1.0)
+
+    def _with_factors(self, state: RatingsState, table: torch.Tensor, *, noise_std: float) -> RatingsState:
+        """Factors, and what is asked next, of a table with noise of 1, or without any."""
+        _, dim, columns = self._size(state.facts)
+        basis, singular, _ = torch.linalg.svd(table, full_matrices=False)
         basis = basis[:, :columns]
         if noise_std:
-            strength = singular[:dim] * (1 - len(total) / singular[:dim].square().clamp_min(1e-300)).clamp_min(0)
+            strength = singular[:dim] * (1 - len(table) / singular[:dim].square().clamp_min(1e-300)).clamp_min(0)
         else:
             strength = singular[:dim] - (singular[dim] if len(singular) > dim else 0.0)
         factors = _with_spread(
             basis[:, :dim] * strength.sqrt(),
-            counts=state.items.counts[state.items.head],
+            counts=_items(state).counts[_items(state).head],
             spread=_FACTORS if self.biases else _RATING_SPREAD,
         )
-        return replace(state, asked=basis * evened_scales(singular[:columns]), releases=releases, factors=factors)
+        asked = basis * evened_scales(singular[:columns])
+        return replace(state, asked=torch.nn.functional.pad(asked, (0, columns - asked.shape[1])), factors=factors)
 
     def item_embeddings(self, state: RatingsState) -> ItemEmbeddings:
         """Rows z with the scale of their prior, the mean of each item as its bias; ratings on their own scale."""
@@ -271,6 +287,7 @@ class Ratings(Trainer):
         return 2 + (_FEATURE_DIM if facts.features is not None else 0)
 
     def _means(self, facts: PublicFacts, total: torch.Tensor, *, noise_std: float) -> ItemMeans:
+        total, noise_std = pool_counts(total, facts.released_before(MEANS), noise_std=noise_std)
         counts = total[:, 0].clamp_min(max(noise_std / 3, 1e-9))
         head = most_frequent(counts, self._size(facts)[0])
         known = torch.zeros(facts.n_items, self._known_dim(facts), dtype=torch.float64)
@@ -285,6 +302,19 @@ class Ratings(Trainer):
         known[:, 0] = _LEVEL**0.5
         known[:, 1] = _SLOPE**0.5 * (means - weights @ means)
         return ItemMeans(counts=counts, means=means, known=known, head=head)
+
+
+def _items(state: RatingsState) -> ItemMeans:
+    if state.items is None:
+        raise ConfigurationError("Expected the item means before a residual round. Run the plan in order.")
+    return state.items
+
+
+def _earlier_products(state: RatingsState) -> list[Products]:
+    """One for each earlier training that has released residuals, oldest first, over the rows of the head."""
+    head = _items(state).head
+    by_training = state.facts.released_by_training(RESIDUALS)
+    return [found for releases in by_training if (found := products_of(releases, now=head)) is not None]
 
 
 def _with_spread(columns: torch.Tensor, *, counts: torch.Tensor, spread: float) -> torch.Tensor:

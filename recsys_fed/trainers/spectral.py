@@ -18,6 +18,10 @@ What follows a release is free: the diagonal is taken off (see `subspace`); the 
 side by side, each over its noise, so that none is thrown away; directions count by how far they stand out of the
 noise. Public item features, where there are any, smooth what is released instead, and are a few columns of the model,
 so that items outside the head are ranked too.
+
+A training that comes after others of its federation starts from what they have released: counts and tables of all
+trainings are pooled by their noise (see `pooling`), the basis of the pool is the first W, and the round of
+co-occurrence becomes another one of the subspace.
 """
 
 import math
@@ -35,10 +39,12 @@ from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers import ordered, popularity
 from recsys_fed.trainers.cooccurrence import cooccurrence_step, packed_columns, unpack
 from recsys_fed.trainers.ordered import OrderedState, OrderedSubspace, window_of
+from recsys_fed.trainers.pooling import Products, ReleasedTable, pool_products, product, products_of, side_by_side
 from recsys_fed.trainers.popularity import BUDGET_SHARE, NoisedPopularity, most_frequent
 from recsys_fed.trainers.subspace import (
     direction_weights,
     evened_scales,
+    leading_columns,
     orthonormal,
     over_largest,
     power_step,
@@ -138,6 +144,8 @@ _EVENING = 0.4
 # Directions of public features behind the smoothing, and those that are part of the model with their weight.
 _SMOOTHING_DIM, _PUBLIC_DIM, _PUBLIC_WEIGHT = 60, 16, 0.5
 _PROJECTION = FoldIn(kind="projection")
+# Columns of the pool beyond those of the basis that are looked at; more are noise.
+_SPARE_COLUMNS = 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -150,6 +158,8 @@ class SpectralState:
     Attributes:
         start_rows: of the items whose co-occurrence is asked for, ascending, int64 [n_start].
         pooled: the subspace rounds' tables side by side, each over its noise, float64 [n_head, rounds * k].
+        asked: what they were asked with, on the scale of `pooling.product`; of a training that came after others.
+        start: drawn directions float64 [n_items, k], for one whose earlier trainings have released no subspace.
     """
 
     facts: PublicFacts
@@ -159,6 +169,8 @@ class SpectralState:
     scales: torch.Tensor | None = None
     useful: torch.Tensor | None = None
     pooled: torch.Tensor | None = None
+    asked: torch.Tensor | None = None
+    start: torch.Tensor | None = None
 
 
 _State = SpectralState | OrderedState
@@ -181,7 +193,7 @@ class Spectral(Trainer):
         return self.fixed or size(facts)
 
     def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
-        """Counts, then co-occurrence and the subspace rounds, which share equally what the counts leave."""
+        """Counts, then co-occurrence (in a first training) and the subspace, which share what the counts leave."""
         if window_of(facts):
             return OrderedSubspace().plan(facts)
         _check_rounds(facts)
@@ -189,17 +201,22 @@ class Spectral(Trainer):
         noise = ((1 - chosen.counts_share) / (chosen.rounds - 1)) ** -0.5
         pairs = PlannedRelease(released="item co-occurrences", relative_noise=noise)
         table = PlannedRelease(released="item embeddings", relative_noise=noise)
+        subspace = Stage(name=SUBSPACE, release=table, kept=True)
+        start = subspace if facts.earlier_trainings else Stage(name=COOCCURRENCE, release=pairs)
         return (
             popularity.counts_stage(share=chosen.counts_share),
-            Stage(name=COOCCURRENCE, release=pairs),
-            *[Stage(name=SUBSPACE, release=table)] * (chosen.rounds - 2),
+            start,
+            *[subspace] * (chosen.rounds - 2),
         )
 
     def start(self, facts: PublicFacts, rng: np.random.Generator) -> _State:
-        """Nothing is known, nothing is drawn, but for the start of ordered rounds."""
+        """Nothing is known, nothing is drawn, but for ordered rounds and trainings without any subspace so far."""
         if window_of(facts):
             return OrderedSubspace().start(facts, rng)
-        return SpectralState(facts=facts)
+        if not facts.earlier_trainings or facts.released_before(SUBSPACE):
+            return SpectralState(facts=facts)
+        drawn = rng.standard_normal((facts.n_items, self._columns(facts)))
+        return SpectralState(facts=facts, start=torch.from_numpy(drawn))
 
     def tables(self, state: _State, stage: Stage) -> Tables:
         """Rows, their damping and q on them, and the subspace once there is one; nothing before the counts."""
@@ -259,8 +276,12 @@ class Spectral(Trainer):
             return OrderedSubspace().step(state, stage, total, noise_std=noise_std, n_silos=n_silos)
         chosen = self._size(state.facts)
         if stage.name == popularity.STAGE:
-            known = popularity.noised_popularity(total, noise_std=noise_std, n_head=chosen.n_head)
-            return replace(state, popularity=known, start_rows=most_frequent(total[:, 0].double(), chosen.n_start))
+            known = popularity.noised_popularity(total, noise_std=noise_std, n_head=chosen.n_head, facts=state.facts)
+            rows = (
+                known.head if state.facts.earlier_trainings else most_frequent(total[:, 0].double(), chosen.n_start)
+            )
+            state = replace(state, popularity=known, start_rows=rows)
+            return self._start_from_earlier(state) if state.facts.earlier_trainings else state
         if stage.name == COOCCURRENCE:
             return self._start_subspace(state, total.double(), noise_std=noise_std)
         return self._iterate(state, total.double(), noise_std=noise_std)
@@ -291,20 +312,71 @@ class Spectral(Trainer):
         direction = _direction_on(known, known.head)
         # Noise along q is no part of the estimate, and its basis leaves q out.
         table = total - direction[:, None] * (direction @ total)
-        table = without_diagonal(table, asked=_asked(state), occurrence=_occurrence(known)[known.head])
-        pooled = table / (noise_std or 1.0)
-        if state.pooled is not None:
-            pooled = torch.cat([state.pooled, pooled], dim=1)
+        asked = _asked(state)
+        table = without_diagonal(table, asked=asked, occurrence=_occurrence(known)[known.head])
+        if state.facts.earlier_trainings:
+            own = product(asked, table, noise_std=noise_std)
+            if state.pooled is not None and state.asked is not None:
+                own = side_by_side([Products(asked=state.asked, table=state.pooled), own])
+            trainings = [*(self._earlier_products(state) if noise_std else []), own]
+            pooled = pool_products(trainings).table
+            state = replace(state, pooled=own.table, asked=own.asked)
+        else:
+            pooled = table / (noise_std or 1.0)
+            if state.pooled is not None:
+                pooled = torch.cat([state.pooled, pooled], dim=1)
+            state = replace(state, pooled=pooled)
+        return self._with_basis(state, pooled, noise_std=noise_std)
+
+    def _start_from_earlier(self, state: SpectralState) -> SpectralState:
+        """The basis of all that earlier trainings have released of the items that are the head now."""
+        earlier = self._earlier_products(state)
+        if earlier:
+            return self._with_basis(state, pool_products(earlier).table, noise_std=1.0)
+        known, _ = _known(state)
+        if state.start is None:
+            raise ConfigurationError("Expected a start for a training whose earlier ones released no subspace.")
+        basis = orthonormal(state.start[known.head], against=_direction_on(known, known.head))
+        return replace(state, subspace=basis, scales=torch.ones(basis.shape[1], dtype=torch.float64))
+
+    def _earlier_products(self, state: SpectralState) -> list[Products]:
+        """One for each earlier training that has released a subspace, oldest first, over the rows of the head."""
+        known, _ = _known(state)
+        occurrence = _occurrence(known)
+
+        def prepare(release: ReleasedTable) -> torch.Tensor:
+            asked = torch.zeros_like(release.total) if release.asked is None else release.asked
+            return without_diagonal(release.total, asked=asked, occurrence=occurrence[release.rows])
+
+        return [
+            found
+            for releases in state.facts.released_by_training(SUBSPACE)
+            if (found := products_of(releases, now=known.head, prepare=prepare)) is not None
+        ]
+
+    def _with_basis(self, state: SpectralState, pooled: torch.Tensor, *, noise_std: float) -> SpectralState:
+        """The leading directions of a table whose noise is 1, or nothing where `noise_std` is 0."""
+        known, _ = _known(state)
+        direction = _direction_on(known, known.head)
+        columns = self._columns(state.facts)
+        if state.facts.earlier_trainings:
+            pooled = leading_columns(
+                pooled - direction[:, None] * (direction @ pooled), count=columns + _SPARE_COLUMNS
+            )
         level = 1.0 if noise_std > 0 else 0.0
         estimate = _smoothed_by_features(pooled, state.facts, known, rows=known.head, noise_std=level)
-        basis = orthonormal(estimate, against=direction, dim=table.shape[1])
+        basis = orthonormal(estimate, against=direction, dim=columns)
         singular = (basis.T @ estimate).norm(dim=1)
         useful = over_largest(singular) ** self._size(state.facts).spectrum
         if state.facts.features is None and noise_std > 0:
-            useful = useful * direction_weights(singular, n_rows=len(table))
-        return replace(
-            state, subspace=basis, scales=evened_scales(singular, exponent=_EVENING), useful=useful, pooled=pooled
-        )
+            useful = useful * direction_weights(singular, n_rows=len(pooled))
+        scales = evened_scales(singular, exponent=_EVENING)
+        if basis.shape[1] < columns:
+            # Earlier trainings asked with fewer directions than this one may.
+            more = columns - basis.shape[1]
+            basis = torch.nn.functional.pad(basis, (0, more))
+            scales, useful = (torch.nn.functional.pad(one, (0, more)) for one in (scales, useful))
+        return replace(state, subspace=basis, scales=scales, useful=useful)
 
     def item_embeddings(self, state: _State) -> ItemEmbeddings:
         """V = [W, q, public features] on the head, no W elsewhere; u = V^T x, score = V u + b."""

@@ -70,6 +70,15 @@ def _by_svd(table: torch.Tensor, *, smallest: float) -> torch.Tensor:
     return basis
 
 
+def leading_columns(table: torch.Tensor, *, count: int) -> torch.Tensor:
+    """T R, float64 [n_rows, <= count], with R the leading right singular vectors of T: independent noise stays so."""
+    if table.shape[1] <= count:
+        return table
+    rotation = torch.linalg.eigh(table.T @ table).eigenvectors
+    rotated: torch.Tensor = table @ rotation.flip(1)[:, :count]
+    return rotated
+
+
 def leading_directions(features: sparse.csr_matrix, *, weights: torch.Tensor, dim: int) -> torch.Tensor:
     """Left singular vectors, float64 [n_rows, <= dim], of weighted and centred public features.
 

@@ -23,10 +23,24 @@ from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.privacy.integer_mechanism import IntegerMechanism
 from recsys_fed.privacy.noise import NoiseSource
+from recsys_fed.trainers.pooling import ReleasedTable
 
 Tables = Mapping[str, torch.Tensor]
 # Taken for the interactions of a user where nobody says how many they are.
 _INTERACTIONS = 50
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EarlierTraining:
+    """What an earlier training of the federation has released, over the rows of today's catalogue.
+
+    Attributes:
+        releases: of its stages that are `kept`, in order.
+        vectors: of its model, float32 [n_items, embedding_dim]; of items that it did not know, zero.
+    """
+
+    releases: tuple[ReleasedTable, ...]
+    vectors: torch.Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,6 +61,8 @@ class PublicFacts:
         next_item: whether the model is to answer which item comes next.
         order: asked for: half-life in positions with which interactions of a user count as together, 0 for no order;
             None for the trainer's own rule.
+        earlier_trainings: how many trainings of the federation came before, each with a budget like this one's.
+        earlier: what they have released, oldest first. Only the server has it: plan and layout must not read it.
     """
 
     n_items: int
@@ -60,8 +76,11 @@ class PublicFacts:
     next_item: bool = False
     order: float | None = None
     declared_interactions: int = 0
+    earlier_trainings: int = 0
+    earlier: tuple[EarlierTraining, ...] = ()
 
     def __post_init__(self) -> None:
+        checks.at_least(0, earlier_trainings=self.earlier_trainings)
         checks.at_least(1, n_items=self.n_items, declared_users=self.declared_users, silos=self.silos)
         checks.at_least(0, embedding_dim=self.embedding_dim, rounds=self.rounds)
         checks.at_least(0, declared_interactions=self.declared_interactions)
@@ -74,8 +93,18 @@ class PublicFacts:
 
     @property
     def signal_to_noise(self) -> float:
-        """Users to the noise of a single release; infinite without noise."""
-        return self.declared_users / self.noise_level if self.noise_level else float("inf")
+        """Users to the noise of a single release, pooled with those of earlier trainings; infinite without noise."""
+        if not self.noise_level:
+            return float("inf")
+        return self.declared_users / self.noise_level * math.sqrt(1 + self.earlier_trainings)
+
+    def released_before(self, stage: str) -> list[ReleasedTable]:
+        """What earlier trainings have released in stages of this name, oldest first. For the server's half only."""
+        return [table for tables in self.released_by_training(stage) for table in tables]
+
+    def released_by_training(self, stage: str) -> list[list[ReleasedTable]]:
+        """The same, a list for each earlier training."""
+        return [[table for table in training.releases if table.stage == stage] for training in self.earlier]
 
     @property
     def signal_of_pairs(self) -> float:
@@ -97,6 +126,7 @@ class Stage:
         l2_clip_norm: sensitivity of the contribution, one user added or removed.
         settings: public numbers that the silo half needs.
         noise_inside: the silo half adds the noise itself, step by step (local steps).
+        kept: the noisy sum is kept with the run, so that later trainings can pool it (`PublicFacts.earlier`).
     """
 
     name: str
@@ -104,6 +134,7 @@ class Stage:
     l2_clip_norm: float = 1.0
     settings: Mapping[str, float] = field(default_factory=dict)
     noise_inside: bool = False
+    kept: bool = False
 
     def __post_init__(self) -> None:
         checks.positive(l2_clip_norm=self.l2_clip_norm)
@@ -160,6 +191,9 @@ class Trainer(ABC):
     texts and truth values, which may be given in a scenario ([NAME]), on the command line (--set NAME.key=value), and
     in Flower's run config. It is passed as an object, or found by an entry point of the group "recsys_fed.trainers"
     under its name. `recsys_fed.testing.check_trainer` tries what it promises.
+
+    A training may build on earlier ones of the same federation: `PublicFacts.earlier` is what those stages have
+    released that are `kept`. A trainer that reads none of it starts from nothing each time.
 
     Attributes:
         name: by which configurations call it.
