@@ -10,9 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from recsys_fed.trainers.pooling import (
+    pool_counts,
+    pool_products,
+    product,
+    products_of,
+    released_table,
+    remapped,
+)
+
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-LAYERS, WALL, TORCH_FREE = SETTINGS["tool"]["importlinter"]["contracts"]
+LAYERS, WALL, POOLING, TORCH_FREE = SETTINGS["tool"]["importlinter"]["contracts"]
 LIBRARIES = sorted(SETTINGS["tool"]["ruff"]["lint"]["flake8-tidy-imports"]["banned-api"])
 BESIDE = Path(sys.executable).parent
 
@@ -78,6 +87,23 @@ def test_neither_the_server_nor_a_trainer_gets_through_the_silo_wall(copy):
     code, output = checked(copy, "lint-imports", "--no-cache", "--contract", "wall")
     found = set(re.findall(r"^(\S+) is not allowed to import (\S+):", output, flags=re.MULTILINE))
     assert code != 0 and expected <= found, expected - found
+
+
+def test_pooling_reaches_no_room_that_holds_a_history(copy):
+    for target in POOLING["forbidden_modules"]:
+        add_import(copy, "recsys_fed.trainers.pooling", target)
+    code, output = checked(copy, "lint-imports", "--no-cache", "--contract", "pooling")
+    found = set(
+        re.findall(r"^recsys_fed\.trainers\.pooling is not allowed to import (\S+):", output, flags=re.MULTILINE)
+    )
+    assert code != 0 and found == set(POOLING["forbidden_modules"])
+    # Its functions take released tables, numbers and what prepares a released table; of these no type holds a user.
+    types = {
+        str(annotation)
+        for one in (pool_counts, pool_products, product, products_of, released_table, remapped)
+        for annotation in one.__annotations__.values()
+    }
+    assert not [name for name in types if "Histor" in name or "Interactions" in name]
 
 
 def test_the_serving_process_takes_up_nothing_heavy_even_at_second_hand(copy):

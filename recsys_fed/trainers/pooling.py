@@ -16,10 +16,10 @@ Tastes change, and what was released before they did says less of today. C is sy
 newest K both say what Q_K^T C Q_t is, each with noise of known size. What they disagree by beyond it, D, is drift;
 an earlier training counts as if the drift were further noise on its tables,
 
-    lambda_t = n / (n + 4 |D|^2)     n the energy of its noise; 1 where D is within what noise explains
+    lambda_t = n / (n + 4 r s)     n, s the energies of its noise and of its signal; r = |D|^2 / (what both say)^2
 
-The factor stands for the drift outside of the directions that both have asked for. Counts are weighed by the same
-rule, without the factor, as all of their drift is seen.
+and r = 0 where D is within what noise explains. The factor is there because drift is in few directions and noise in
+all. Counts are weighed by their drift itself, all of which is seen.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,11 +28,11 @@ from dataclasses import dataclass, replace
 import torch
 
 # Columns of A shorter than this part of the longest are left out; chosen on the validation part of random90.
-_LEAST_ASKED = 0.3
+_LEAST_ASKED = 0.15
 # Standard deviations that noise explains.
 _EXPLAINED = 3.0
-# Drift beside what is seen of it; chosen on the validation part of random90 with users whose items were exchanged.
-_UNSEEN_DRIFT = 4.0
+# What drift counts beside noise of its energy; chosen on the validation part of random90 with tastes exchanged.
+_DRIFT = 4.0
 # How far the scale of a training's tables may be from that of the newest one's.
 _SCALES = (0.5, 2.0)
 
@@ -226,9 +226,12 @@ def _discount(earlier: Products, newest: _Sufficient) -> Products:
     weights = 1 / (variance_then + variance_now)
     along, length = float((weights * then * now).sum()), float((weights * (then.square() - variance_then)).sum())
     scale = min(max(along / length, _SCALES[0]), _SCALES[1]) if length > 0 else 1.0
-    drift = _excess(scale * then - now, scale**2 * variance_then + variance_now)
-    noise = float(len(old.basis) * (scale**2 * variance_then[0]).sum())
-    weight = (noise / (noise + _UNSEEN_DRIFT * drift)) ** 0.5
+    excess = _excess(scale * then - now, scale**2 * variance_then + variance_now)
+    said = float((scale**2 * (then.square() - variance_then) + now.square() - variance_now).sum())
+    rate = min(excess / said, 1.0) if said > 0 else 0.0
+    noise = float(len(old.basis) * variance_then[0].sum())
+    signal = max(float((old.table / old.sizes).square().sum()) - noise, 0.0)
+    weight = (noise / (noise + _DRIFT * rate * signal)) ** 0.5
     # Of noise below 1 where the weight is: what is left of it counts as little as what is left of the signal.
     return Products(asked=weight * earlier.asked, table=weight * earlier.table)
 
