@@ -63,9 +63,7 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
 
     given, trainings = _trainings_of(given)
     if not trainings and (cold or drift or new_items):
-        raise ConfigurationError(
-            "Expected --schedule N, a number, with --cold, --drift and --new-items."
-        )
+        raise ConfigurationError("Expected --schedule N, a number, with --cold, --drift and --new-items.")
     keys = _scenario_keys(scenario) | _options.settings_of(settings or []) | given
     simulation = runner.Simulation(
         federation=parse(FederationConfig, keys),

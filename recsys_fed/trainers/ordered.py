@@ -318,7 +318,7 @@ class OrderedSubspace(Trainer):
             return _with_start(replace(state, popularity=known))
         found = Products(asked=_asked(state), table=total.double())
         if state.facts.earlier_trainings and noise_std > 0:
-            own = product(found.asked, found.table, noise_std=noise_std)
+            own = product(found.asked, found.table, noise_std=noise_std, traced=False)
             own = own if state.own is None else side_by_side([state.own, own])
             state = replace(state, own=own)
             found, noise_std = pool_products([*_earlier_products(state), own]), 1.0
@@ -380,7 +380,8 @@ def _earlier_products(state: OrderedState) -> list[Products]:
     """One for each earlier training that has released a subspace, oldest first, over the rows of the head."""
     head = _known(state).head
     by_training = state.facts.released_by_training(STAGE)
-    return [found for releases in by_training if (found := products_of(releases, now=head)) is not None]
+    found = [products_of(releases, now=head, traced=False) for releases in by_training]
+    return [one for one in found if one is not None]
 
 
 def _with_basis(state: OrderedState, found: Products, *, noise_std: float) -> OrderedState:

@@ -128,13 +128,15 @@ class Products:
     table: torch.Tensor
 
 
-def product(asked: torch.Tensor, table: torch.Tensor, *, noise_std: float) -> Products:
+def product(asked: torch.Tensor, table: torch.Tensor, *, noise_std: float, traced: bool = True) -> Products:
     """One release as `Products`.
 
     Users' terms are scaled to one length, so the size of C that a round sees depends on W. Where W asks along C, the
-    trace of W^T Y is the sum of the users' lengths ||W^T x||: over it, tables of all rounds have one scale.
+    trace of W^T Y is the sum of the users' lengths ||W^T x||: over it, tables of all rounds have one scale. A round that
+    is all noise, with a trace that is not above zero, says nothing: its W is zero. Without its diagonal C has a trace
+    of either sign; then (`traced` = False) W is left as it is.
     """
-    size = float((asked * table).sum())
+    size = float((asked * table).sum()) if traced else 1.0
     level = noise_std or 1.0
     return Products(asked=asked / (max(size, 1e-300) * level) if size > 0 else 0 * asked, table=table / level)
 
@@ -154,6 +156,7 @@ def products_of(
     *,
     now: torch.Tensor,
     prepare: Callable[[ReleasedTable], torch.Tensor] = lambda table: table.total,
+    traced: bool = True,
 ) -> Products | None:
     """What one training has released of C W over the rows `now`; None for nothing.
 
@@ -161,16 +164,18 @@ def products_of(
         releases: of the training, of one stage.
         now: rows of the catalogue, ascending, int64.
         prepare: gives the sum to use.
+        traced: see `product`.
     """
     found = [
         over_rows(
-            product(table.asked, prepare(table), noise_std=table.noise_std),
+            product(table.asked, prepare(table), noise_std=table.noise_std, traced=traced),
             table.rows,
             now=now,
         )
         for table in releases
         if table.asked is not None and table.noise_std > 0
     ]
+    found = [one for one in found if bool(one.asked.any())]
     return side_by_side(found) if found else None
 
 
@@ -191,6 +196,8 @@ def pool_products(trainings: Sequence[Products]) -> Products:
     newest = _Sufficient.of(trainings[-1])
     kept = [_discount(one, newest) for one in trainings[:-1]]
     pooled = _Sufficient.of(side_by_side([*kept, trainings[-1]]))
+    if not len(pooled.sizes):
+        return trainings[-1]
     return Products(asked=pooled.basis * pooled.sizes, table=pooled.table)
 
 

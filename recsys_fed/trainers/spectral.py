@@ -159,7 +159,7 @@ class SpectralState:
         start_rows: of the items whose co-occurrence is asked for, ascending, int64 [n_start].
         pooled: the subspace rounds' tables side by side, each over its noise, float64 [n_head, rounds * k].
         asked: what they were asked with, on the scale of `pooling.product`; of a training that came after others.
-        start: drawn directions float64 [n_items, k], for one whose earlier trainings have released no subspace.
+        start: drawn directions float64 [n_items, k], of one that came after others: where those released no subspace.
     """
 
     facts: PublicFacts
@@ -210,10 +210,10 @@ class Spectral(Trainer):
         )
 
     def start(self, facts: PublicFacts, rng: np.random.Generator) -> _State:
-        """Nothing is known, nothing is drawn, but for ordered rounds and trainings without any subspace so far."""
+        """Nothing is known, nothing is drawn, but for ordered rounds and trainings that come after others."""
         if window_of(facts):
             return OrderedSubspace().start(facts, rng)
-        if not facts.earlier_trainings or facts.released_before(SUBSPACE):
+        if not facts.earlier_trainings:
             return SpectralState(facts=facts)
         drawn = rng.standard_normal((facts.n_items, self._columns(facts)))
         return SpectralState(facts=facts, start=torch.from_numpy(drawn))

@@ -74,7 +74,9 @@ def test_the_noise_of_the_pool_is_one():
     found = []
     for _ in range(200):
         noise = [torch.from_numpy(rng.standard_normal((N_ITEMS, DIM))) for _ in asked]
-        pooled = pool_products([side_by_side([Products(asked=w, table=n) for w, n in zip(asked, noise, strict=True)])])
+        pooled = pool_products(
+            [side_by_side([Products(asked=w, table=n) for w, n in zip(asked, noise, strict=True)])]
+        )
         found.append(pooled.table)
     noise = torch.cat(found, dim=1)
     assert float(noise.std()) == pytest.approx(1.0, abs=0.01)
@@ -130,7 +132,9 @@ def test_counts_are_pooled_by_their_noise_and_brought_to_the_scale_of_the_newest
     pooled, noise_std = pool_counts(newest, [table], noise_std=10.0)
     # An old count says half as much: 2 old has noise of 20 beside 10.
     scale = float(newest.sum() / old.sum())
-    torch.testing.assert_close(pooled, (newest / 100 + scale * old / (100 * scale**2)) / (1 / 100 + 1 / (100 * scale**2)))
+    torch.testing.assert_close(
+        pooled, (newest / 100 + scale * old / (100 * scale**2)) / (1 / 100 + 1 / (100 * scale**2))
+    )
     assert noise_std == pytest.approx((1 / 100 + 1 / 400) ** -0.5, rel=0.02)
     assert float((pooled - truth).std()) < 0.95 * float((newest - truth).std())
     assert pool_counts(newest, [], noise_std=10.0)[0] is newest
@@ -140,7 +144,10 @@ def test_counts_of_other_times_are_left_behind():
     rng = np.random.default_rng(7)
     newest = torch.from_numpy(rng.gamma(2.0, 300.0, (500, 1)))
     table = ReleasedTable(
-        stage="item counts", rows=torch.arange(500), total=newest[torch.from_numpy(rng.permutation(500))], noise_std=1.0
+        stage="item counts",
+        rows=torch.arange(500),
+        total=newest[torch.from_numpy(rng.permutation(500))],
+        noise_std=1.0,
     )
     pooled, _ = pool_counts(newest, [table], noise_std=1.0)
     torch.testing.assert_close(pooled, newest, rtol=0.01, atol=0.5)
