@@ -114,7 +114,7 @@ def begin(
         agreed: the catalogue that all silos hold.
         catalogue: its public columns, where the server has them.
         trainer: in place of the one that the configuration names, such as one with sizes set by hand.
-        earlier: what so many trainings have released, where the server has it; see `run_files.read_earlier`.
+        earlier: what so many trainings have released, where the server has it; see `kept_releases.read_earlier`.
 
     Raises:
         ConfigurationError: settings that do not go together.

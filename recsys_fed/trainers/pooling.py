@@ -132,9 +132,9 @@ def product(asked: torch.Tensor, table: torch.Tensor, *, noise_std: float, trace
     """One release as `Products`.
 
     Users' terms are scaled to one length, so the size of C that a round sees depends on W. Where W asks along C, the
-    trace of W^T Y is the sum of the users' lengths ||W^T x||: over it, tables of all rounds have one scale. A round that
-    is all noise, with a trace that is not above zero, says nothing: its W is zero. Without its diagonal C has a trace
-    of either sign; then (`traced` = False) W is left as it is.
+    trace of W^T Y is the sum of the users' lengths ||W^T x||: over it, tables of all rounds have one scale. A round
+    that is all noise, with a trace that is not above zero, says nothing: its W is zero. Without its diagonal C has a
+    trace of either sign; then (`traced` = False) W is left as it is.
     """
     size = float((asked * table).sum()) if traced else 1.0
     level = noise_std or 1.0

@@ -152,9 +152,11 @@ def gathered_again(there, folder, told) -> set[int]:
 
 def collected_again(there, folder, told) -> set[int]:
     from recsys_fed.federation.admission import read_roster
+    from recsys_fed.federation.kept_releases import RELEASES
     from recsys_fed.federation.messages import Greeting
     from recsys_fed.federation.run_files import EMBEDDINGS
-    from recsys_fed.models.items import load_item_embeddings
+    from recsys_fed.federation.wire import Conclusion
+    from recsys_fed.signing import sha256
 
     keys = read_roster(folder / "roster.json")
     greetings = {
@@ -162,8 +164,9 @@ def collected_again(there, folder, told) -> set[int]:
         for index, (name, key) in enumerate(sorted(keys.items()))
     }
     collect = load_apps()[0]._main.__globals__["collect_certificates"]
-    model = load_item_embeddings(folder / "training" / EMBEDDINGS)
+    model, releases = ((folder / "training" / name).read_bytes() for name in (EMBEDDINGS, RELEASES))
+    concluded = Conclusion(model=model, tables=sha256(releases))
     with task_identity(1):
-        found = collect(Answering(told), greetings, model, run="a-training")
+        found = collect(Answering(told), greetings, concluded, run="a-training")
     assert len(found.missing) == len(told) - len(found.certificates)
     return {node for node, greeting in greetings.items() if greeting.silo in found.certificates}

@@ -13,12 +13,14 @@ from recorded_runs import recorded_run, write_table
 from recsys_fed.certificates.certificate import Certificate, read_certificate
 from recsys_fed.config import SimulationConfig
 from recsys_fed.data.simulated import simulated_federation
+from recsys_fed.federation.kept_releases import RELEASES
 from recsys_fed.federation.messages import PLAN, PROTOCOL, Greeting, Request
 from recsys_fed.federation.metrics_round import SHAPE as METRICS_SHAPE
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import load_item_embeddings, user_vectors
 from recsys_fed.models.torch_modules import MODULES
 from recsys_fed.privacy.events import ReleaseEvent
+from recsys_fed.signing import sha256
 
 N_ITEMS, N_SILOS, SEED = 61, 3, 0
 # User 5 is called 910005.
@@ -80,10 +82,11 @@ def test_only_known_kinds_of_messages_travel(run):
 
 def test_the_last_question_is_the_released_model_and_its_answer_a_certificate(run):
     recorder, _, folder = run
-    model = (folder / "item_embeddings.safetensors").read_bytes()
+    model, releases = ((folder / name).read_bytes() for name in ("item_embeddings.safetensors", RELEASES))
+    told = {"protocol": PROTOCOL, "content": model, "tables": sha256(releases), "earlier": ""}
     for message in of_type(recorder.sent, "query.conclude"):
         assert set(message.content) == {"conclusion"}
-        assert dict(message.content.config_records["conclusion"]) == {"protocol": PROTOCOL, "content": model}
+        assert dict(message.content.config_records["conclusion"]) == told
     for reply in of_type(recorder.replies, "query.conclude"):
         assert set(reply.content) == {"certificate"}
         assert set(reply.content.config_records["certificate"]) == {"protocol", "content"}
