@@ -1,7 +1,7 @@
 """`recsys-fed privacy`: what runs would cost, what a ledger holds, whether it holds, and what a silo decides."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,11 @@ from recsys_fed.cli._options import (
     key_of,
     one_of_two,
 )
+from recsys_fed.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from recsys_fed.config import FederationConfig
+    from recsys_fed.federation.planning import PublicCatalogue
 
 
 @_options.run_options(
@@ -26,13 +31,17 @@ from recsys_fed.cli._options import (
     "metrics_epsilon", "noise", "secure_aggregation", "secure_aggregation_threshold", "secure_aggregation_colluders",
     epsilon="Budget of every user, over all runs that are planned.",
 )  # fmt: skip
-def plan(
+def plan(  # noqa: PLR0913  (one argument a flag)
     *,
     given: dict[str, Any],
     noise_multiplier: _options.NoiseMultiplier = None,
     n_items: _options.Items = _options.DEFAULT_ITEMS,
     catalogue: _options.CatalogueFile = None,
     runs: Annotated[int, typer.Option(min=1, help="Equal runs that share epsilon, such as trials of a sweep.")] = 1,
+    schedule: Annotated[
+        str | None, typer.Option(help="Trainings that build on one another: weekly, monthly, quarterly or yearly.")
+    ] = None,
+    years: Annotated[float, typer.Option(help="For how long, with --schedule.")] = 1.0,
     ledger: Annotated[str | None, typer.Option(help="Would it fit into this ledger, and how often?")] = None,
     settings: _options.Setting = None,
     as_json: _options.AsJson = False,
@@ -49,13 +58,27 @@ def plan(
     opened = Ledger.open(ledger) if ledger is not None else None
     config = federation_of(given, settings, terms=opened.terms() if opened is not None else None)
     public = catalogue_of(catalogue, n_items)
+    if schedule is not None:
+        if noise_multiplier is not None or runs > 1 or ledger is not None:
+            raise ConfigurationError("Expected --schedule without --noise-multiplier, --runs and --ledger.")
+        _plan_years(config, public, schedule=schedule, years=years, as_json=as_json)
+        return
     if noise_multiplier is not None:
-        schedule = schedule_with_noise(config, public, noise_multiplier=noise_multiplier)
+        planned = schedule_with_noise(config, public, noise_multiplier=noise_multiplier)
     else:
-        schedule = schedule_of_equal_runs(config, public, runs=runs)
-    record = plan_record(schedule, runs=runs, ledger=opened)
+        planned = schedule_of_equal_runs(config, public, runs=runs)
+    record = plan_record(planned, runs=runs, ledger=opened)
     emit(record) if as_json else print_plan(record)
     raise typer.Exit(0 if opened is None or record["ledger"]["fits"] else 1)
+
+
+def _plan_years(
+    config: "FederationConfig", public: "PublicCatalogue", *, schedule: str, years: float, as_json: bool
+) -> None:
+    from recsys_fed.report.years import print_years_plan, trainings_in, years_plan  # noqa: PLC0415
+
+    record = years_plan(config, public, trainings=trainings_in(schedule, years))
+    emit(record) if as_json else print_years_plan(record)
 
 
 @_options.run_options("delta", "trainer", "rounds", "silos", "declared_users", "max_silos_per_user")

@@ -46,8 +46,8 @@ class Greeting:
 class Request:
     """What the server asks for in one round. Everything in it is public.
 
-    A silo derives all of it by itself but for the tables, the epsilon of the training, how many came before, and the
-    attempt, and answers nothing else: see `federation.plan`.
+    A silo derives all of it by itself but for the tables, the epsilon of the training, and the attempt, and answers
+    nothing else: see `federation.plan`.
 
     Attributes:
         plan: version of the rules that it follows from.
@@ -67,7 +67,7 @@ class Request:
         catalogue_hash: of the catalogue whose rows the tables have.
         threshold, colluding: t and c of a masked round, see `noise_split`; 0 where the answer is not masked.
         attempt: of a masked round, from 0.
-        earlier_trainings: how many earlier ones the server pools; sizes and stages of the plan follow from it.
+        earlier_trainings: how many earlier ones are pooled; sizes and stages of the plan follow from it.
     """
 
     round: int

@@ -2,10 +2,9 @@
 
 A server is not trusted. From the settings that a silo agreed to and the public catalogue the silo computes every
 request of a training, in order: stages, shapes, noise, grid, clip norm, sampling, steps, settings. What a server
-sends must equal that in every scalar. Four things are the server's to decide, and each is bounded here:
+sends must equal that in every scalar. Three things are the server's to decide, and each is bounded here:
 
     epsilon of the training    above 0 and at most the agreed one; all else follows from it
-    earlier trainings          how many it pools: stages and sizes follow from it, its cost does not grow with it
     tables                     names, types and shapes of the plan, finite, rows of the catalogue strictly ascending
     attempt                    of a masked round; each is charged
 
@@ -34,10 +33,7 @@ MOST_ATTEMPTS = 100
 # Columns of a table whose columns are free, a bound on a silo's memory.
 MOST_COLUMNS = 4_096
 # What is compared by itself, or not at all.
-_APART = {
-    "plan", "epsilon", "earlier_trainings", "round", "attempt", "tables", "settings", "noise_multiplier",
-    "catalogue_hash",
-}  # fmt: skip
+_APART = {"plan", "epsilon", "round", "attempt", "tables", "settings", "noise_multiplier", "catalogue_hash"}
 # Settings that follow from a calibrated noise multiplier.
 _CALIBRATED_SETTINGS = {"count_share"}
 _KEPT_PLANS = 8
@@ -125,7 +121,7 @@ def _training_config(config: FederationConfig, request: Request, catalogue: Cata
         raise ProtocolError(
             f"Expected a training of at most the agreed epsilon {config.epsilon:g}, got {request.epsilon:g}."
         )
-    return replace(config, epsilon=request.epsilon, earlier_trainings=request.earlier_trainings)
+    return replace(config, epsilon=request.epsilon)
 
 
 def check_request(

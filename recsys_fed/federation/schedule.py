@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -32,7 +33,7 @@ from recsys_fed.models.histories import Histories
 from recsys_fed.models.items import FoldIn, ItemEmbeddings, favour_rare_items
 from recsys_fed.privacy.calibration import calibrate_noise_multiplier
 from recsys_fed.privacy.events import PlannedRelease, events_of
-from recsys_fed.privacy.guarantee import check_delta, guarantee_of
+from recsys_fed.privacy.guarantee import Guarantee, check_delta, guarantee_of
 from recsys_fed.privacy.integer_mechanism import ROUNDING_SLACK, grid_step
 from recsys_fed.trainers import ordered
 from recsys_fed.trainers.pooling import ReleasedTable, released_table
@@ -314,12 +315,17 @@ def _calibrate(
     plan: Sequence[PlannedRelease], config: FederationConfig, *, metrics_noise: float | None = None
 ) -> float:
     """The base noise multiplier at which a user who is in as many silos as allowed has spent epsilon."""
-    guarantee = guarantee_of(config)
+    return _calibrated(tuple(_with_slack(plan)), guarantee_of(config), metrics_noise)
+
+
+@lru_cache(maxsize=64)
+def _calibrated(plan: tuple[PlannedRelease, ...], guarantee: Guarantee, metrics_noise: float | None) -> float:
+    """Once for each plan: trainings of a sequence share theirs."""
     fixed = [] if not metrics_noise else events_of(_with_slack([metrics_release()]), metrics_noise)
     return calibrate_noise_multiplier(
-        guarantee.over_silos(_with_slack(plan)),
-        epsilon=config.epsilon,
-        delta=config.delta,
+        guarantee.over_silos(plan),
+        epsilon=guarantee.epsilon,
+        delta=guarantee.delta,
         fixed=guarantee.over_silos(fixed),
     )
 

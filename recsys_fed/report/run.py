@@ -28,6 +28,7 @@ from recsys_fed.report.privacy import (
     spent_by_events,
     spent_by_ledger,
 )
+from recsys_fed.report.years import trainings_section, trainings_table
 from recsys_fed.simulation.record import CONFIG, METRICS
 
 NO_PRIVACY = "epsilon is infinite: no noise is added and nothing is private"
@@ -39,6 +40,8 @@ def print_simulation(record: Mapping[str, Any], *, output: Path | None) -> None:
     console.print(_title(record), style="bold", markup=False)
     for table in _quality_tables(record):
         print_rows(console, table)
+    if "trainings" in record:
+        print_rows(console, trainings_table(record))
     if record["protocol"]["name"]:
         console.print(_protocol(record["protocol"]))
     if record["private_metrics"]:
@@ -120,7 +123,11 @@ def run_sections(folder: Path) -> Iterator[Section]:
     record = metrics_of(folder)
     checked = _verify_certificates(folder)
     yield _guarantee(record, checked)
-    yield budget_section(_spent(folder, record))
+    if "trainings" in record:
+        yield trainings_section(record)
+        yield budget_section(_spent(folder / f"training-{len(record['trainings'])}", record))
+    else:
+        yield budget_section(_spent(folder, record))
     yield _quality(record)
     if checked is not None:
         yield certificates_section(checked)
