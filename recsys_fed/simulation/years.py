@@ -14,17 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
 from recsys_fed import checks
+from recsys_fed.catalogue.features import public_features
 from recsys_fed.catalogue.items import Catalogue, drop_items
 from recsys_fed.config import FederationConfig, flat
 from recsys_fed.data.simulated import SimulatedFederation
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.evaluation.metrics import HEADLINE_CUTOFF
+from recsys_fed.evaluation.protocol import evaluate_ranking
 from recsys_fed.federation.planning import PublicCatalogue, schedules_of_trainings
-from recsys_fed.federation.run_files import EVENTS
+from recsys_fed.federation.run_files import EMBEDDINGS, EVENTS
+from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
+from recsys_fed.models.new_items import with_new_items
 from recsys_fed.privacy.guarantee import guarantee_of
 from recsys_fed.simulation.record import METRICS, finite, spent_by_silo, write_run
-from recsys_fed.simulation.runner import LEDGERS, Progress, Simulation, prepared, simulate
+from recsys_fed.simulation.runner import LEDGERS, Progress, Simulation, fold_in_scorer, prepared, simulate
 
 # Share of the users who change their tastes where `drift` says so.
 _CHANGED_TASTES = 0.5
@@ -32,6 +39,7 @@ _CHANGED_TASTES = 0.5
 _NEW_ITEMS_FROM = 3
 _NEW_ITEMS = 34
 _KNOWN_ITEMS = "known_items.parquet"
+_Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +110,8 @@ def simulate_years(
             _train(replace(settled, federation=config, data=data, declare_users=False), output, number, progress)
         records.append(json.loads((folder / METRICS).read_text(encoding="utf-8")))
     record = _record(records, settled.federation, years, output)
+    if years.new_items and years.trainings >= _NEW_ITEMS_FROM:
+        record["new_items"] = _new_items_record(federation, settled.federation, years, output)
     write_run(output, {key: value for key, value in settings.items() if not key.startswith("years.")}, record)
     return record
 
@@ -136,7 +146,7 @@ def _known_items(federation: SimulatedFederation, years: Years, output: Path, *,
     return str(path)
 
 
-def new_items(catalogue: Catalogue, share: float, *, seed: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def new_items(catalogue: Catalogue, share: float, *, seed: int) -> _Mask:
     """Which items of the catalogue are new at the third training, bool [n_items]."""
     new = np.zeros(catalogue.n_items, dtype=bool)
     drawn = np.random.default_rng([seed, _NEW_ITEMS]).choice(
@@ -144,6 +154,44 @@ def new_items(catalogue: Catalogue, share: float, *, seed: int) -> np.ndarray[An
     )
     new[drawn] = True
     return new
+
+
+def _new_items_record(
+    federation: SimulatedFederation, config: FederationConfig, years: Years, output: Path
+) -> dict[str, Any]:
+    """Quality among the new items alone, and among the others: mapped from features at first, then as trained."""
+    new = new_items(federation.catalogue, years.new_items, seed=config.seed)
+    features = public_features(federation.catalogue, kinds=config.feature_kinds.split(","))
+    found: dict[str, Any] = {"n_new": int(new.sum())}
+    if features is not None:
+        known = drop_items(federation.catalogue, new)
+        model = load_item_embeddings(_folder(output, _NEW_ITEMS_FROM - 1) / EMBEDDINGS)
+        rows = known.rows(federation.catalogue.item_ids)
+        mapped = with_new_items(model, features, rows, catalogue_hash=federation.catalogue.content_hash)
+        found["mapped from features"] = _quality_by_age(mapped, federation, new)
+    for number in range(_NEW_ITEMS_FROM, years.trainings + 1):
+        model = load_item_embeddings(_folder(output, number) / EMBEDDINGS)
+        found[f"training {number}"] = _quality_by_age(model, federation, new)
+    return found
+
+
+def _quality_by_age(
+    model: ItemEmbeddings, federation: SimulatedFederation, new: _Mask
+) -> dict[str, dict[str, float]]:
+    """Metrics of a ranking of the new items alone, and of one of the others, for histories of all items."""
+    score = fold_in_scorer(model, federation, device="cpu")
+
+    def quality(columns: npt.NDArray[np.int64]) -> dict[str, float]:
+        chosen = torch.from_numpy(columns)
+        return evaluate_ranking(
+            lambda rows: score(rows)[:, chosen],
+            train=federation.excluded.tocsc()[:, columns].tocsr(),
+            test=federation.test.tocsc()[:, columns].tocsr(),
+            cutoffs=(HEADLINE_CUTOFF,),
+            whole_ranking=False,
+        ).means()
+
+    return {"new": quality(np.flatnonzero(new)), "others": quality(np.flatnonzero(~new))}
 
 
 def _settings_of(simulation: Simulation, years: Years) -> dict[str, Any]:

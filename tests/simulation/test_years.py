@@ -154,3 +154,8 @@ def test_tastes_change_where_they_are_to_and_popularity_stays():
 def test_new_items_come_at_the_third_training(tmp_path):
     record = simulate_years(simulation(), Years(trainings=3, new_items=0.1), output=tmp_path)
     assert [one["n_items"] for one in record["trainings"]] == [36, 36, 40]
+    found = record["new_items"]
+    assert found["n_new"] == 4
+    for one in ("mapped from features", "training 3"):
+        # Of four new items any ranking finds all among the first twenty; of the others it does not.
+        assert found[one]["new"]["recall@20"] == 1.0 > found[one]["others"]["recall@20"] > 0
