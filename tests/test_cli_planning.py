@@ -126,3 +126,16 @@ def test_without_matplotlib_a_picture_is_refused_with_what_to_do(monkeypatch, tm
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, _, err = run_command("privacy", "simulate-budget", "--runs", 1, "--plot", tmp_path / "x.png")
     assert (code, "recsys-fed[plots]" in err) == (2, True)
+
+
+def test_a_plan_for_years_says_noise_cost_and_expected_quality_of_each_training():
+    code, found = plan("--epsilon", 4, *SIZE, "--schedule", "quarterly", "--years", 1.5, "--delta", "1e-5")
+    assert code == 0 and found["trainings"] == len(found["each"]) == 6
+    costs, expected = ([one[name] for one in found["each"]] for name in ("epsilon_in_all", "expected"))
+    assert costs == sorted(costs) and 0.985 * 4 <= costs[-1] <= 4
+    assert expected == sorted(expected) and found["cold"] == expected[0] < expected[-1] <= 1
+    # What is left after half of them buys one training with the noise of three.
+    half = next(rest for rest in found["rest"] if rest["done"] == 3)
+    assert half["noise_multiplier_of_one"] == pytest.approx(found["each"][3]["noise_multiplier"] / 3**0.5)
+    assert plan("--epsilon", 4, *SIZE, "--schedule", "daily")[0] == 2
+    assert plan("--epsilon", 4, *SIZE, "--schedule", "monthly", "--runs", 2)[0] == 2

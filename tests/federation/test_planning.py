@@ -13,6 +13,7 @@ from recsys_fed.federation.planning import (
     planned_schedule,
     schedule_of_equal_runs,
     schedule_with_noise,
+    schedules_of_trainings,
     stages_of,
 )
 from recsys_fed.federation.schedule import begin
@@ -109,3 +110,20 @@ def test_more_rounds_need_more_noise_in_each():
     # Four rounds share what one gets by itself.
     for stage in (pairs, subspace):
         assert stage.asked.noise_multiplier == pytest.approx(2 * alone.asked.noise_multiplier)
+
+
+@pytest.mark.parametrize("cold", [False, True])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_trainings_of_a_sequence_stay_within_their_epsilon_together(config, cold):
+    schedules = schedules_of_trainings(config, ITEMS, trainings=4, cold=cold)
+    events = [event for schedule in schedules for event in planned_events(schedule)]
+    cost = epsilon_spent(events * config.max_silos_per_user, delta=config.delta)
+    assert 0.985 * config.epsilon <= cost <= config.epsilon
+    assert len({schedule.config.epsilon for schedule in schedules}) == 1
+    signals = [schedule.facts.signal_to_noise for schedule in schedules]
+    assert signals == pytest.approx([signals[0] * (1 if cold else (1 + k) ** 0.5) for k in range(4)])
+
+
+def test_too_many_trainings_are_refused():
+    with pytest.raises(CalibrationError, match="trainings"):
+        schedules_of_trainings(FederationConfig(epsilon=0.05), ITEMS, trainings=1000)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from command_line import json_of, run_command
 from small_years import content, simulation
 
 from recsys_fed.certificates.run import read_certificates, verify_run
@@ -16,6 +17,7 @@ from recsys_fed.federation.kept_releases import RELEASES, read_earlier
 from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.models.items import load_item_embeddings
+from recsys_fed.report.report_file import write_report
 from recsys_fed.simulation.years import Years, simulate_years
 
 
@@ -159,3 +161,17 @@ def test_new_items_come_at_the_third_training(tmp_path):
     for one in ("mapped from features", "training 3"):
         # Of four new items any ranking finds all among the first twenty; of the others it does not.
         assert found[one]["new"]["recall@20"] == 1.0 > found[one]["others"]["recall@20"] > 0
+
+
+def test_the_command_and_a_page_show_every_training(tmp_path):
+    data = ["--data", "generated:users=150,items=40,interactions=12", "--silos", 4, "--delta", "1e-4"]
+    code, out, err = run_command(
+        "simulate", *data, "--threads", 1, "--schedule", 2, "--growth", 0.5, "--cold", "--output", tmp_path, "--json"
+    )
+    assert code == 0, err
+    found = json_of(out)
+    assert [one["share"] for one in found["trainings"]] == [0.5, 1.0]
+    assert json_of((tmp_path / "metrics.json").read_text())["trainings"] == found["trainings"]
+    assert run_command("simulate", *data, "--cold")[0] == 2
+    page = write_report(str(tmp_path)).read_text(encoding="utf-8")
+    assert "Trainings over the years" in page and "Epsilon spent in all" in page
