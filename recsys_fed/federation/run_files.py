@@ -34,7 +34,7 @@ EVENTS, EMBEDDINGS, FEDERATION = "events.jsonl", "item_embeddings.safetensors", 
 CERTIFICATES, LOG = "certificates", "log.jsonl"
 FILE = "checkpoint.safetensors"
 _METADATA, _VERSION = "recsys-fed checkpoint", 1
-_TENSOR, _BEGUN = "tensor", "as at the beginning"
+_TENSOR, _TENSORS, _BEGUN = "tensor", "tensors", "as at the beginning"
 # What may differ between the runs before and after an interruption.
 _FREE = {
     "output", "catalogue", "earlier", "roster", "resume", "threads", "device", "minimum-silos", "silos", "robust",
@@ -274,6 +274,9 @@ def _take_apart(state: Any, begun: Any, prefix: str = "") -> tuple[dict[str, tor
         elif isinstance(value, torch.Tensor):
             tensors[name] = value.detach().cpu().contiguous()
             record[declared.name] = _TENSOR
+        elif isinstance(value, tuple) and all(isinstance(one, torch.Tensor) for one in value):
+            tensors |= {f"{name}.{number}": one.detach().cpu().contiguous() for number, one in enumerate(value)}
+            record[declared.name] = {_TENSORS: len(value)}
         elif is_dataclass(value):
             inner, record[declared.name] = _take_apart(value, None, name + ".")
             tensors |= inner
@@ -305,6 +308,8 @@ def _rebuild(
             values[declared.name] = tensors[name]
         elif kept == _BEGUN:
             values[declared.name] = None
+        elif isinstance(kept, Mapping) and kept.keys() == {_TENSORS}:
+            values[declared.name] = tuple(tensors[f"{name}.{number}"] for number in range(kept[_TENSORS]))
         elif isinstance(kept, Mapping):
             values[declared.name] = _rebuild(_dataclass_of(expected), kept, tensors, name + ".", facts=facts)
         else:

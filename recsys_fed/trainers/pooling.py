@@ -173,7 +173,7 @@ def products_of(
             now=now,
         )
         for table in releases
-        if table.asked is not None and table.noise_std > 0
+        if table.asked is not None
     ]
     found = [one for one in found if bool(one.asked.any())]
     return side_by_side(found) if found else None

@@ -22,6 +22,7 @@ SPECTRAL = FederationConfig(silos=3, declared_users=90, rounds=3, embedding_dim=
 CONFIGS = {
     "spectral": SPECTRAL,
     "spectral, no privacy": replace(SPECTRAL, epsilon=float("inf")),
+    "ratings": replace(SPECTRAL, target="rating", trainer="ratings"),
     "auto, popularity": replace(SPECTRAL, trainer="auto", rounds=0, embedding_dim=0, epsilon=0.5),
     "dp-sgd": replace(SPECTRAL, trainer="dp-sgd", rounds=4),
     "dp-sgd, adaptive": replace(SPECTRAL, trainer="dp-sgd", rounds=4, dp_sgd={"clipping": "adaptive"}),
