@@ -9,9 +9,11 @@ Without the key a digest names nobody, not even to somebody with a list of all i
 a crash leaves whole lines and a file that is put back from a copy can be told from the newest.
 """
 
+import hmac
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from recsys_fed.errors import DataFormatError
@@ -31,6 +33,11 @@ class LeftOut:
     def now(self) -> bool:
         """Whether the user is left out still."""
         return self.readmitted is None
+
+
+def digest_of(user: str, *, key: bytes) -> str:
+    """Keyed digest (HMAC-SHA256, hex) of the id of a user whom a service has forgotten."""
+    return hmac.new(key, b"forgotten\0" + user.encode(), sha256).hexdigest()
 
 
 def read_digests(path: Path) -> dict[str, LeftOut]:

@@ -72,11 +72,6 @@ class ServicePaths:
         return key
 
 
-def digest_of(user: str, *, key: bytes) -> str:
-    """Keyed digest (HMAC-SHA256, hex) of a user's id, as `forgotten.txt` and the log have it."""
-    return hmac.new(key, b"forgotten\0" + user.encode(), sha256).hexdigest()
-
-
 _SCOPES = ("recommend", "feedback", "admin")
 _PREFIX = "rf_"
 _LOOK_SECONDS = 1.0

@@ -28,8 +28,8 @@ from recsys_fed.serving._tables import (
     settings,
 )
 from recsys_fed.serving.history import EARLIEST, IMPORTED, Event, event_time
-from recsys_fed.serving.paths import ServicePaths, digest_of
-from recsys_fed.user_digests import LeftOut, Stamp, append_digests, read_digests, stamp_of
+from recsys_fed.serving.paths import ServicePaths
+from recsys_fed.user_digests import LeftOut, Stamp, append_digests, digest_of, read_digests, stamp_of
 
 _PAGE = 20_000
 # What makes an event one.

@@ -15,14 +15,15 @@ import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.serving.paths import ServicePaths, digest_of
-from recsys_fed.serving.store import open_store
 from recsys_fed.silo.secret import NOBODY, Pseudonyms, SiloSecret
 from recsys_fed.silo.settings import SiloSettings
-from recsys_fed.user_digests import LeftOut, Stamp, append_digests, read_digests, stamp_of
+from recsys_fed.user_digests import LeftOut, Stamp, append_digests, digest_of, read_digests, stamp_of
+
+if TYPE_CHECKING:
+    from recsys_fed.serving.paths import ServicePaths
 
 _FILE = "opt-out.txt"
 
@@ -135,7 +136,7 @@ def stamp_of_lists(settings: SiloSettings) -> tuple[Stamp, Stamp]:
     return stamp_of(Path(settings.folder) / _FILE), None if service is None else stamp_of(service.forgotten)
 
 
-def service_of(settings: SiloSettings) -> ServicePaths | None:
+def service_of(settings: SiloSettings) -> "ServicePaths | None":
     """The service that silo.toml names.
 
     Raises:
@@ -143,6 +144,8 @@ def service_of(settings: SiloSettings) -> ServicePaths | None:
     """
     if not settings.service:
         return None
+    from recsys_fed.serving.paths import ServicePaths  # noqa: PLC0415  (only where there is a service)
+
     folder = Path(settings.service)
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         raise ConfigurationError(
@@ -161,6 +164,8 @@ def forget_in_service(settings: SiloSettings) -> bool:
     place = service_of(settings)
     if place is None or not (place.store or Path(place.address).is_file()):
         return True
+    from recsys_fed.serving.store import open_store  # noqa: PLC0415
+
     store = open_store(place)
     try:
         return store.erase_forgotten()

@@ -127,14 +127,14 @@ def test_deployed_silos_hand_over_the_order_of_their_files(where, reader, tmp_pa
 
 
 @pytest.mark.parametrize("trainer", sorted({"auto", "dp-sgd", "popularity", "spectral"} & TRAINERS.keys()))
-def test_trainers_of_any_item_read_nothing_and_their_silos_hold_nothing(trainer, table, tmp_path, monkeypatch):
+def test_trainers_of_any_item_read_weights_and_their_silos_hold_none(trainer, table, tmp_path, monkeypatch):
     """Nothing is looked up in the interactions, in a simulation whose data has times."""
 
     def refuse(*_, **__):
         raise AssertionError
 
     monkeypatch.setattr("recsys_fed.data.silo._sources", refuse)
-    assert TRAINERS[trainer]().reads == frozenset()
+    assert TRAINERS[trainer]().reads == {"weight"}
     data = SimulationConfig(data=str(tmp_path / "rows.csv"))
     config = FederationConfig(**(vars(READS_NOTHING) | {"trainer": trainer}))
     context = Context(

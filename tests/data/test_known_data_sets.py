@@ -150,7 +150,7 @@ def test_goodreads(tmp_path):
 
 def test_a_simulation_runs_by_the_same_options(tmp_path):
     lines = [
-        f"{1433221332117 + 1000 * place},{user},{'view' if place % 2 else 'buy'},{2 * item + user % 2},"
+        f"{1433221332117 + 1000 * place},{user},{'buy' if place % 2 else 'view'},{2 * item + user % 2},"
         for user in range(20)
         for place, item in enumerate((user + step) % 10 for step in range(6))
     ]

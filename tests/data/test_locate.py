@@ -110,7 +110,7 @@ def test_the_generator_takes_its_sizes_from_the_name(world):
 
 @pytest.mark.parametrize("spec", ["generated:size=3", "generated:users", "generated:users=-1", "generated:users=1.5"])
 def test_a_wrong_size_is_refused(world, spec):
-    with pytest.raises(ConfigurationError, match=r"KEY of users, items, interactions, groups, seed"):
+    with pytest.raises(ConfigurationError, match=r"KEY of users, items, interactions, groups, views, seed"):
         open_dataset(spec)
 
 

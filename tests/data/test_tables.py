@@ -103,7 +103,7 @@ def test_a_first_row_of_data_is_not_shown(tmp_path):
 
 def test_bad_requests_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text("user,item\n1,2\n")
-    with pytest.raises(ConfigurationError, match="columns for user, item, value, time, kind, test, got one for who"):
+    with pytest.raises(ConfigurationError, match="user, item, value, time, kind, weight, test, got one for who"):
         read(Request(path=tmp_path / "a.csv", columns={"who": "user"}))
     with pytest.raises(DataFormatError, match=r"column stars in .*among them user, item"):
         read(Request(path=tmp_path / "a.csv", columns={"value": "stars"}))

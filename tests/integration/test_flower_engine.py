@@ -44,7 +44,7 @@ def left_after(text: str, *, seconds: float) -> list[int]:
 @pytest.mark.soak
 def test_a_masked_run_gives_the_same_model_on_both_engines(tmp_path):
     """Masks are fresh on each, so events differ in their digests only."""
-    masked = {"secure_aggregation": "on", "secure_aggregation_threshold": 2}
+    masked = {"secure_aggregation": "on"}
     record = run("flower", tmp_path / "flower", **masked)
     expected = run("in-process", tmp_path / "in-process", **masked)
     models = [(tmp_path / engine / "item_embeddings.safetensors").read_bytes() for engine in ("flower", "in-process")]

@@ -110,7 +110,7 @@ WRONG = {
     "delta zero": ({"delta": 0.0}, ConfigurationError, "delta"),
     "delta for fewer users": ({"delta": 1 / 120}, ConfigurationError, "n_users = 120"),
     "delta NaN": ({"delta": math.nan}, ConfigurationError, "delta"),
-    "trainer": ({"trainer": "als"}, ConfigurationError, "dp-sgd, popularity, ratings, spectral, got 'als'"),
+    "trainer": ({"trainer": "als"}, ConfigurationError, "dp-sgd, popularity, ratings, spectral, torch, got 'als'"),
     "noise": ({"noise": "none"}, ConfigurationError, "distributed, per-silo, got 'none'"),
     "engine": ({"engine": "ray"}, ConfigurationError, "flower, in-process, got 'ray'"),
     "partition": ({"partition": "x"}, ConfigurationError, "dirichlet, equal, zipf, got 'x'"),

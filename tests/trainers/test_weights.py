@@ -189,6 +189,13 @@ def trained(trainer, histories):
     return trainer.item_embeddings(state)
 
 
+@pytest.mark.parametrize("trainer", [PopularItems(), Spectral(), DPSGD()], ids=lambda one: one.name)
+def test_a_user_of_any_weights_moves_a_sum_by_the_clip_norm_at_most(trainer):
+    assert trainer.reads == {"weight"}
+    check_trainer(trainer, n_items=12)
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize("trainer", TRAINERS, ids=lambda one: getattr(one, "loss", one.name))
 def test_whatever_the_weights_a_user_moves_a_sum_by_the_clip_norm_at_most(trainer):
     assert trainer.reads == {"weight"}
