@@ -121,9 +121,7 @@ def hold_out(train: csr_matrix | csr_array, test: csr_matrix | csr_array) -> Hel
             "A train item is never recommended again: remove it from the user's test row."
         )
     if not held_out.test.nnz:
-        raise DataError(
-            "Expected at least one user with a test item, got none. Check the split and --hit-weight."
-        )
+        raise DataError("Expected at least one user with a test item, got none. Check the split and --hit-weight.")
     return held_out
 
 

@@ -256,7 +256,7 @@ class RecommendationService:
             levels=dict.fromkeys(session, 0.0),
             places={item: place for place, item in enumerate(session, start=1)},
             newest=len(session),
-            consumed=set(session),
+            consumed=dict.fromkeys(session),
         )
         vector = build_equations(release, history).solve(now=0.0).astype(np.float32)
         ranked = self._ranker(served, None).page(vector, history, page, now=0.0, precision=None)

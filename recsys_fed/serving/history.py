@@ -114,7 +114,7 @@ class UserHistory:
         levels: by item id, log2 of its weight seen from time 0 (see `_level_of`).
         places: by item id, which event of the history was its last, counted from 1; newest: of the newest one. A
             model with a half-life in positions weighs by them (`fold_in.known_levels`).
-        consumed: items that are not to be recommended.
+        consumed: items that are not to be recommended; a dict, which the garbage collector does not walk through.
         last_number: of the newest event in it.
         rows_of: rows of the consumed items under model versions, kept until there is one more.
     """
@@ -122,7 +122,7 @@ class UserHistory:
     levels: dict[str, float] = field(default_factory=dict)
     places: dict[str, int] = field(default_factory=dict)
     newest: int = 0
-    consumed: set[str] = field(default_factory=set)
+    consumed: dict[str, None] = field(default_factory=dict)
     last_number: int = 0
     rows_of: dict[str, Rows] = field(default_factory=dict)
 
@@ -151,7 +151,7 @@ class UserHistory:
         if not event.accepted:
             return None
         if event.item not in self.consumed and _consumes(event, settings):
-            self.consumed.add(event.item)
+            self.consumed[event.item] = None
             self.rows_of.clear()
         before, place = self.levels.get(event.item), self.places.get(event.item, 0)
         if _is_dislike(event, settings):
@@ -175,7 +175,7 @@ def build_history(events: Sequence[Event], settings: FeedbackSettings) -> UserHi
         items = [event.item for event in events[:first]]
         history.levels = dict.fromkeys(items, _level_of(events[0], settings))
         history.places, history.newest = {item: place for place, item in enumerate(items, start=1)}, len(items)
-        history.consumed.update(items)
+        history.consumed.update(dict.fromkeys(items))
         history.last_number = max(event.number for event in events[:first])
     for event in events[first:]:
         history.apply(event, settings)

@@ -79,7 +79,7 @@ class PackedModel:
         """|v_i|, float32 [n_items]."""
         return np.asarray(np.linalg.norm(self.vectors, axis=1), dtype=np.float32)
 
-    def rows(self, items: list[str] | tuple[str, ...] | set[str]) -> Rows:
+    def rows(self, items: Iterable[str]) -> Rows:
         """Rows of those of `items` that are known, ascending, each once."""
         found = {self.row_of[item] for item in items if item in self.row_of}
         return np.array(sorted(found), dtype=np.int64)

@@ -362,9 +362,7 @@ def prepared(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
     if data.split == NONE:
         config = replace(config, metrics_epsilon=0.0)
     elif not federation.test.nnz:
-        raise DataError(
-            "Expected at least one user with a test item, got none. Check the split and --hit-weight."
-        )
+        raise DataError("Expected at least one user with a test item, got none. Check the split and --hit-weight.")
     if simulation.declare_users:
         config = replace(config, declared_users=one_digit(n_users))
         if not config.declared_interactions:

@@ -40,7 +40,7 @@ def test_questions_are_those_of_the_determinants(kind, known):
 
 def test_everything_known_or_nothing_popular_is_no_error():
     release = made_release(n_items=5)
-    everything = UserHistory(consumed={f"i{row}" for row in range(5)})
+    everything = UserHistory(consumed={f"i{row}": None for row in range(5)})
     assert propose_questions(release, everything.answered_rows(release), 3)[0].tolist() == []
     level = made_release(n_items=5, bias=np.zeros(5, dtype=np.float32))
     assert len(propose_questions(level, UserHistory().answered_rows(level), 9)[0]) == 5
