@@ -1,7 +1,7 @@
 """One version of the released model, ready to serve: plain arrays that nobody writes to."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
