@@ -12,6 +12,9 @@ from collections.abc import Collection
 
 from recsys_fed.errors import ConfigurationError
 
+# A century: dates that are further off overflow.
+MOST_DAYS = 36_525
+
 
 def positive(**values: float) -> None:
     """Refuse values that are not finite and above zero."""

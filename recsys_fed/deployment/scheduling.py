@@ -24,7 +24,6 @@ from recsys_fed.federation.planning import PublicCatalogue, schedule_of_equal_ru
 from recsys_fed.files import write_whole
 
 _FILE = "schedule.json"
-_MOST_DAYS = 36_525
 _LONGEST_SLEEP = 600.0
 
 
@@ -63,8 +62,8 @@ class CalendarOfTrainings:
         checks.at_least(1, trainings=self.trainings)
         checks.at_least(0, retries=self.retries)
         checks.non_negative(epsilon=self.epsilon, retry_minutes=self.retry_minutes)
-        if self.every_days > _MOST_DAYS or not math.isfinite(self.epsilon):
-            raise ConfigurationError(f"Expected at most {_MOST_DAYS:,} days and a finite epsilon.")
+        if self.every_days > checks.MOST_DAYS or not math.isfinite(self.epsilon):
+            raise ConfigurationError(f"Expected at most {checks.MOST_DAYS:,} days and a finite epsilon.")
         _moment(self.begins)
 
     @classmethod

@@ -13,8 +13,6 @@ from recsys_fed.ledger.transactions import first_since, kinds_charged, runs_begu
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.guarantee import Guarantee
 
-_MOST_DAYS = 36_525
-
 
 @dataclass(frozen=True, kw_only=True)
 class AgreedSchedule:
@@ -39,8 +37,8 @@ class AgreedSchedule:
         checks.at_least(1, trainings=self.trainings)
         checks.non_negative(spacing_days=self.spacing_days, period_days=self.period_days)
         checks.positive_or_inf(epsilon=self.epsilon)
-        if max(self.spacing_days, self.period_days) > _MOST_DAYS:
-            raise ConfigurationError(f"Expected spacing and period of at most {_MOST_DAYS:,} days.")
+        if max(self.spacing_days, self.period_days) > checks.MOST_DAYS:
+            raise ConfigurationError(f"Expected spacing and period of at most {checks.MOST_DAYS:,} days.")
 
     def sentence(self) -> str:
         """What is agreed to, in words."""

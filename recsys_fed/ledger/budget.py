@@ -20,7 +20,6 @@ from recsys_fed.privacy.guarantee import Guarantee
 # Calibration meets its target to 1e-4 from below; these only absorb the rounding of a recomputation.
 ROUNDING = 1e-6
 _ROUNDING_OF_TRAINING = 1e-9
-_MOST_DAYS = 36_525
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +40,8 @@ class Allowance:
         checks.positive_or_inf(epsilon=self.epsilon)
         checks.at_least(0, trainings=self.trainings)
         checks.non_negative(days=self.days)
-        if self.days > _MOST_DAYS:
-            raise ConfigurationError(f"Expected days of at most {_MOST_DAYS:,}, got {self.days:g}.")
+        if self.days > checks.MOST_DAYS:
+            raise ConfigurationError(f"Expected days of at most {checks.MOST_DAYS:,}, got {self.days:g}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,6 @@ FILE = "silo.toml"
 NOTICE = "notice.json"
 PERSONALISATION = ("user-only", "silo-trusted")
 HOLD_OUT = ("none", "last")
-_MOST_DAYS = 36_525
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,8 +188,8 @@ class SiloSettings:
         checks.one_of(PERSONALISATION, personalisation=self.personalisation)
         checks.at_least(0, threads=self.threads, trainings=self.trainings)
         checks.positive(per_days=self.per_days)
-        if self.per_days > _MOST_DAYS:
-            raise ConfigurationError(f"Expected per-days of at most {_MOST_DAYS:,}, got {self.per_days:g}.")
+        if self.per_days > checks.MOST_DAYS:
+            raise ConfigurationError(f"Expected per-days of at most {checks.MOST_DAYS:,}, got {self.per_days:g}.")
         checks.at_least(-1, simulated_seed=self.simulated_seed, simulated_index=self.simulated_index)
         if not self.name or not self.name.isprintable() or len(self.name) > 64:
             raise ConfigurationError(f"Expected a silo name of 1 to 64 printable characters, got {self.name!r}.")
