@@ -188,7 +188,7 @@ class Ledger:
             raise ConfigurationError(f"There is a ledger at {storage.place} already. Open it.")
         ledger = cls(storage, key=key, clock=clock, witness=witness)
         with storage.creating() as connection:
-            entry = ledger._append(connection, "genesis", terms, last=None, time=ledger._time(None))
+            entry = ledger._append(connection, "genesis", terms, terms=terms, last=None, time=ledger._time(None))
         ledger._note(entry)
         return ledger
 
@@ -324,7 +324,7 @@ class Ledger:
                 check_schedule(connection, event, terms.guarantee, schedule, begins=begins, now=moment)
                 draw = draw_name(silo=terms.silo, number=last.number + 1, request=request)
                 body = Release(event=event, run=run, request=request, payload=draw, code_version=code_version)
-                entry = self._append(connection, "release", body, last=last, time=time)
+                entry = self._append(connection, "release", body, terms=terms, last=last, time=time)
                 begin_payload(connection, run=run, request=request, keep=keep)
         self._note(entry)
         return entry
@@ -365,14 +365,14 @@ class Ledger:
         limit = Limit(epsilon=epsilon, reason=reason)
         with self._storage.writing() as connection:
             self._check_rollback(connection, self._read_note())
-            spent = account_spending(kinds_charged(connection), terms_now(connection).guarantee).epsilon
+            last, terms = last_entry(connection), terms_now(connection)
+            spent = account_spending(kinds_charged(connection), terms.guarantee).epsilon
             if spent > epsilon * (1 + ROUNDING):
                 raise ConfigurationError(
                     f"Expected a limit of at least what is spent, epsilon {spent:.4f}, got {epsilon:g}: what was "
                     "released cannot be taken back."
                 )
-            last = last_entry(connection)
-            entry = self._append(connection, "limit", limit, last=last, time=self._time(last))
+            entry = self._append(connection, "limit", limit, terms=terms, last=last, time=self._time(last))
         self._note(entry)
         return entry
 
@@ -390,7 +390,7 @@ class Ledger:
             if key.public_key == terms.public_key:
                 raise ConfigurationError("Expected another key than the one that signs already.")
             body = KeyChange.to(key, previous=last.hash, reason=reason)
-            entry = self._append(connection, "key", body, last=last, time=self._time(last))
+            entry = self._append(connection, "key", body, terms=terms, last=last, time=self._time(last))
         self._key = key
         self._note(entry)
         return entry
@@ -401,12 +401,9 @@ class Ledger:
         Raises:
             KeyFileError: opened without the ledger's key. LedgerError: it could not be written.
         """
-        if self._key is None:
-            raise KeyFileError("This ledger was opened without its key, for reading only. Open it with the key.")
         with self._storage.writing() as connection:
-            self._check_key(terms_now(connection))
-            time = utc_text(self._clock())
-            return append_agreement(connection, what, version=version, digest=digest, time=time, key=self._key)
+            key, time = self._signing_key(terms_now(connection)), utc_text(self._clock())
+            return append_agreement(connection, what, version=version, digest=digest, time=time, key=key)
 
     def agreements(self) -> list[Agreement]:
         """What the silo has agreed to, in order; raises LedgerIntegrityError if one does not hold."""
@@ -444,22 +441,24 @@ class Ledger:
         """Close the database."""
         self._storage.close()
 
-    def _append(self, connection: Connection, kind: str, body: Body, *, last: Entry | None, time: str) -> Entry:
-        if self._key is None:
-            raise KeyFileError(
-                "This ledger was opened without its key, for reading only. Open it with the key to write."
-            )
-        if last is not None:
-            self._check_key(terms_now(connection))
+    def _append(
+        self, connection: Connection, kind: str, body: Body, *, terms: LedgerTerms, last: Entry | None, time: str
+    ) -> Entry:
         entry = Entry(
             number=last.number + 1 if last else 0,
             time=time,
             previous=last.hash if last else NOTHING_BEFORE,
             kind=kind,
             body=body,
-        ).signed(self._key)
+        ).signed(self._signing_key(terms))
         connection.execute(entries_table.insert().values(**row_of(entry)))
         return entry
+
+    def _signing_key(self, terms: LedgerTerms) -> SigningKey:
+        if self._key is None:
+            raise KeyFileError("This ledger was opened without its key, for reading. Open it with the key to write.")
+        self._check_key(terms)
+        return self._key
 
     def _check_key(self, terms: LedgerTerms) -> None:
         if self._key is not None and self._key.public_key != terms.public_key:

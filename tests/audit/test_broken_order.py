@@ -1,51 +1,30 @@
 """The checks pass the step over neighbours as deployed, and catch its two broken copies and one without clipping."""
 
-from dataclasses import replace
-
-import numpy as np
 import pytest
-import torch
-from scipy import sparse
+from first_round import first_round, flagged_of
 
 from recsys_fed.audit._broken_mechanisms import BREAKAGES, ORDERED_BREAKAGES
-from recsys_fed.audit._mechanism import Mechanism
-from recsys_fed.audit.checks._conformance import Stand, conformance
-from recsys_fed.audit.checks._noise import flagged
 from recsys_fed.config import FederationConfig
-from recsys_fed.federation.planning import PublicCatalogue, planned_schedule
-from recsys_fed.federation.schedule import planned_request, request
+from recsys_fed.federation.schedule import planned_request
 from recsys_fed.trainers import ordered
-from recsys_fed.trainers.registry import configured_trainer
 
 CONFIG = FederationConfig(
     trainer="spectral", target="next", epsilon=4.0, metrics_epsilon=0.0, silos=2, declared_users=500, noise="per-silo"
 )
-N_ITEMS = 60
 
 
 @pytest.fixture(scope="module")
 def stand():
-    """The first ordered round, asked after counts of nobody, and ordinary users."""
-    schedule = planned_schedule(CONFIG, PublicCatalogue(n_items=N_ITEMS))
-    rng = np.random.default_rng(0)
-    counts = torch.from_numpy(100 * rng.random((N_ITEMS, 1)))
-    state = schedule.trainer.step(schedule.state, schedule.stages[0], counts, noise_std=1.0, n_silos=2)
-    schedule = replace(schedule, round=1, state=state)
-    ordinary = sparse.random(12, N_ITEMS, density=0.3, format="csr", rng=rng, dtype=np.float32)
-    ordinary.data[:] = 1.0
-    assert planned_request(schedule, 1).stage == ordered.STAGE
-    return Stand(rounds=[(schedule, request(schedule))], ordinary=ordinary, silos=2, delta=1e-6, public_seed=0)
-
-
-def found(stand, breakage=None):
-    mechanism = Mechanism(trainer=configured_trainer(CONFIG), key=5)
-    return flagged(conformance(breakage.of(mechanism) if breakage else mechanism, stand))
+    """The first ordered round."""
+    found = first_round(CONFIG)
+    assert planned_request(found.rounds[0][0], 1).stage == ordered.STAGE
+    return found
 
 
 def test_the_deployed_step_is_not_flagged(stand):
-    assert not found(stand)
+    assert not flagged_of(CONFIG, stand)
 
 
 @pytest.mark.parametrize("breakage", [*ORDERED_BREAKAGES, BREAKAGES[0]], ids=lambda one: one.name)
 def test_broken_copies_are_caught_by_their_sensitivity(stand, breakage):
-    assert any("sensitivity" in finding.instrument for finding in found(stand, breakage))
+    assert any("sensitivity" in finding.instrument for finding in flagged_of(CONFIG, stand, breakage))
