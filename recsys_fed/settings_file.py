@@ -8,6 +8,7 @@ import difflib
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -77,9 +78,11 @@ def check_tables(tables: Mapping[str, object], known: Collection[str], *, place:
 
 def keys_of(kind: type) -> dict[str, str]:
     """Key -> field, of the fields of a dataclass that hold plain values."""
-    return {one.name.replace("_", "-"): one.name for one in fields(kind) if one.name in _plain_hints(kind)}
+    hints = _plain_hints(kind)
+    return {one.name.replace("_", "-"): one.name for one in fields(kind) if one.name in hints}
 
 
+@cache
 def _plain_hints(kind: type) -> dict[str, type]:
     """Field -> type, of the fields that hold plain values; a text that may be given as an object is a text here."""
     hints = {name: str if str in get_args(hint) else hint for name, hint in get_type_hints(kind).items()}

@@ -16,12 +16,12 @@ would have to be learned first (layers behind a tower, places of a sequence) beg
 A class may say more of itself, as `RecommenderModule` does.
 """
 
-import math
 from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from recsys_fed import extensions
 from recsys_fed.errors import ConfigurationError
@@ -29,6 +29,8 @@ from recsys_fed.errors import ConfigurationError
 MODULES_GROUP = "recsys_fed.modules"
 ModuleFactory = Callable[[int, int], nn.Module]
 _PUBLIC_SEED = 20
+# Added to what is not to be attended to.
+_NEVER = -1e9
 
 
 class RecommenderModule(nn.Module):
@@ -178,9 +180,11 @@ class Attention(RecommenderModule):
         there = history < n_items
         states = (self.items(history) + self.places(ages)) * there[..., None]
         query, key, value, output = self.mix.weight.chunk(4)
-        similar = (states @ query.T) @ (states @ key.T).mT / math.sqrt(states.shape[-1])
-        similar = similar.masked_fill(~there[:, None], -1e9).softmax(-1)
-        states = states + similar @ (states @ value.T) @ output.T
+        # One head; nothing attends to no item, and a user without any item to all of them alike.
+        missing = states.new_zeros(there.shape).masked_fill(~there, _NEVER)[:, None, None]
+        asks, offers, says = ((states @ part.T)[:, None] for part in (query, key, value))
+        mixed = scaled_dot_product_attention(asks, offers, says, attn_mask=missing.expand(-1, -1, len(ages), -1))
+        states = states + mixed[:, 0] @ output.T
         states = states + self.out(self.inner(states).relu())
         users = pool(states * self.recency(ages).exp(), history, n_items)
         scores: torch.Tensor = (users[:, None] * self.items(items)).sum(-1)

@@ -7,7 +7,7 @@ between users of the silo as private as any ordinary recommender, and no release
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,8 @@ from recsys_fed.trainers.torch_trainer import example_settings, named_loss, user
 
 Floats = npt.NDArray[np.float64]
 _EPOCHS, _RATE, _NEGATIVES = 15, 2e-3, 64
+# Of a module that a silo trains on its own, table and all; and how popularity, at most 1, starts in the table.
+_WHOLE_EPOCHS, _WHOLE_RATE, _POPULARITY = 40, 1e-2, 0.3
 _SEED = 0
 # Scores of a block: users times items times columns.
 _CELLS = 1 << 22
@@ -112,7 +114,31 @@ def fit_private_parts(train: sparse.csr_matrix, released: ItemEmbeddings, *, epo
     Raises:
         ConfigurationError: the released model names a module that is not installed here.
     """
-    parts = start_private_parts(released)
+    return _fitted(start_private_parts(released), train, released, epochs=epochs, rate=_RATE)
+
+
+def fit_whole_module(
+    train: sparse.csr_matrix, like: ItemEmbeddings, *, epochs: int = _WHOLE_EPOCHS, rate: float = _WHOLE_RATE
+) -> PrivateParts:
+    """What a silo has without the federation: the module that `like` was trained for, table and all, on its users.
+
+    The table starts as the federation's does: small at random, popularity in the first column. Of `like` only module
+    and sizes are read.
+
+    Guarantees: none, see `fit_private_parts`.
+    """
+    rng, popularity = np.random.default_rng(_SEED), torch.from_numpy(np.asarray(train.sum(axis=0)).ravel())
+    vectors = torch.from_numpy(rng.standard_normal(like.vectors.shape) * 0.1 / like.embedding_dim**0.5).float()
+    vectors[:, 0] = (_POPULARITY * popularity / popularity.max()).float()
+    parts = start_private_parts(replace(like, vectors=vectors, bias=torch.zeros_like(like.bias)))
+    parts.module.requires_grad_(True)
+    return _fitted(parts, train, like, epochs=epochs, rate=rate)
+
+
+def _fitted(
+    parts: PrivateParts, train: sparse.csr_matrix, released: ItemEmbeddings, *, epochs: int, rate: float
+) -> PrivateParts:
+    """The same parts, what asks for gradients fitted to users."""
     trained = [parameter for parameter in parts.module.parameters() if parameter.requires_grad]
     histories = histories_of(train)
     if not trained or not len(histories.items):
@@ -120,7 +146,7 @@ def fit_private_parts(train: sparse.csr_matrix, released: ItemEmbeddings, *, epo
     spec = _module_of(released)
     loss = named_loss(spec.loss)
     how = example_settings(spec.name, loss, n_negatives=_NEGATIVES, columns=released.embedding_dim)
-    losses, optimizer = user_losses(loss, released.fold_in.unobserved_weight), torch.optim.Adam(trained, lr=_RATE)
+    losses, optimizer = user_losses(loss, released.fold_in.unobserved_weight), torch.optim.Adam(trained, lr=rate)
     parts.module.train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)

@@ -1,108 +1,97 @@
 """The table of docs/torch-modules.md: modules on the UltraGCN split, 10 silos, noise once on the sum, one colluder.
 
-    python -m simulations.modules --data PATH [--modules mf,attention] [--epsilons 8,inf] [--rounds 21]
+    python -m simulations.modules --data PATH [--modules mf,attention] [--epsilons 8,inf] [--rounds 11] [--silos 3]
 
-A line a module and budget: Recall@20 of the released table as it is served, of the module with private parts at their
-public start, of the module with parts fitted by each silo, of what each silo chooses on its own validation users, and
-of each silo on its own. The last four are means over the users of the first silos. No setting is chosen here.
+A line for each module and budget, see `measure`. What is done is kept below runs/modules, so that it goes on after a
+stop; what other code measured does not count. No setting is chosen here.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-from scipy import sparse
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from recsys_fed.config import FederationConfig, SimulationConfig
-from recsys_fed.data.protocols import apply_protocol
-from recsys_fed.data.simulated import simulated_federation
-from recsys_fed.evaluation.protocol import Scorer, evaluate_ranking
-from recsys_fed.federation.run_files import EMBEDDINGS
-from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
+from recsys_fed.files import write_whole
 from recsys_fed.models.torch_modules import MODULES
-from recsys_fed.personalisation.choice import choose_alone, choose_on, split_folds
-from recsys_fed.personalisation.private_parts import fit_private_parts, start_private_parts
-from recsys_fed.personalisation.silo_model import Recipe, SiloModel, fit_silo_model, scorer_of
-from recsys_fed.simulation.runner import Simulation, simulate
+from simulations.modules.measure import ALONE, FEDERATED, IN_SILOS, Federated, alone, federate, in_silos
+from simulations.quality.running import ROOT, kept_folder
 
-_SILOS, _SEED, _METRIC = 10, 0, "recall@20"
+_COLUMNS = ("module", "epsilon", FEDERATED, *IN_SILOS, *ALONE, "taken", "CPU seconds")
+Json = dict[str, Any]
 
 
-def main() -> None:
-    """Print the table, line by line as it is measured."""
-    options = argparse.ArgumentParser()
-    options.add_argument("--data", required=True)
-    options.add_argument("--modules", default=",".join(MODULES))
-    options.add_argument("--epsilons", default="8,inf")
-    options.add_argument("--measured-silos", type=int, default=2)
-    options.add_argument("--rounds", type=int, default=21)
-    given = options.parse_args()
-    _say(
-        "module", "epsilon", "released table", "public start", "fitted parts", "chosen", "alone", "recipes", "seconds"
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what is missing, and print the table."""
+    given = _options(arguments)
+    folder = kept_folder(given.kept) / f"{given.rounds}-rounds-{given.silos}-silos-{given.held_out}"
+    folder.mkdir(exist_ok=True)
+    lines = [
+        Federated(data=given.data, module=name, epsilon=epsilon, rounds=given.rounds, held_out=given.held_out)
+        for epsilon in given.epsilons
+        for name in given.modules
+    ]
+    _say(_COLUMNS)
+    _say(["--"] * len(_COLUMNS))
+    with _progress() as progress:
+        task = progress.add_task("", total=3 * len(lines))
+        for line in lines:
+            model = folder / f"{line.name}.safetensors"
+            found: Json = {}
+            for name, work in (
+                (f"federation-{line.name}", partial(federate, line, model=model)),
+                (f"silos-{line.name}", partial(in_silos, line, model=model, n_silos=given.silos)),
+                (f"alone-{line.module}", partial(alone, line, model=model, n_silos=given.silos)),
+            ):
+                progress.update(task, description=name)
+                found |= _kept(folder / f"{name}.json", work)
+                progress.advance(task)
+            _say(_cells(line, found))
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m simulations.modules", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="folder of the UltraGCN split of MovieLens-1M")
+    parser.add_argument("--held-out", default="test", choices=("test", "validation"))
+    parser.add_argument("--modules", type=lambda text: text.split(","), default=list(MODULES))
+    parser.add_argument(
+        "--epsilons", type=lambda text: [float(one) for one in text.split(",")], default=[8.0, float("inf")]
     )
-    for epsilon in map(float, given.epsilons.split(",")):
-        for name in given.modules.split(","):
-            _line(given.data, name, epsilon, given.measured_silos, given.rounds)
+    parser.add_argument("--rounds", type=int, default=11, help="of modules that are no dot products")
+    parser.add_argument("--silos", type=int, default=3, help="the first ones, in which own models are fitted")
+    parser.add_argument("--kept", type=Path, default=ROOT / "runs" / "modules")
+    return parser.parse_args(arguments)
 
 
-def _line(data: str, name: str, epsilon: float, n_measured: int, rounds: int) -> None:
-    simulation = Simulation(
-        federation=FederationConfig(
-            trainer="torch",
-            trainer_settings=json.dumps({"module": name}),
-            epsilon=epsilon,
-            rounds=rounds,
-            silos=_SILOS,
-            secure_aggregation="on",
-            seed=_SEED,
-            threads=1,
-        ),
-        data=apply_protocol(SimulationConfig(data=data, protocol="ultragcn")),
-        declare_users=True,
-    )
-    with TemporaryDirectory() as folder:
-        record: dict[str, Any] = simulate(simulation, output=Path(folder) / "run")
-        released = load_item_embeddings(Path(folder) / "run" / EMBEDDINGS)
-    federation = simulated_federation(simulation.data, silos=_SILOS, seed=_SEED)
-    rows: dict[str, list[tuple[float, int]]] = {}
-    recipes: list[str] = []
-    for silo in range(n_measured):
-        users = federation.users_of_silo[silo]
-        train, test = federation.train[users], federation.test[users]
-        folds = split_folds(train, rng=np.random.default_rng([_SEED, silo]))
-        choice = choose_on(folds, choose_alone(folds), released)
-        recipes.append(choice.recipe.name + (" with parts" if choice.recipe.private_parts else ""))
-        fitted = fit_private_parts(train, released)
-        models = {
-            "public start": _with_parts(released, start_private_parts(released)),
-            "fitted parts": _with_parts(released, fitted),
-            "chosen": fit_silo_model(train, released, choice.recipe),
-            "alone": fit_silo_model(train, released, choice.alone),
-        }
-        for what, model in models.items():
-            rows.setdefault(what, []).append((_recall(scorer_of(model, train), train, test), len(users)))
-    means = [np.average([v for v, _ in found], weights=[n for _, n in found]) for found in rows.values()]
-    seconds = f"{record['seconds']['train']:.0f}"
-    figures = (f"{value:.3f}" for value in (record["metrics"][_METRIC], *means))
-    _say(name, f"{epsilon:g}", *figures, ", ".join(recipes), seconds)
+def _kept(path: Path, work: Callable[[], Json]) -> Json:
+    """What a piece of work gave before, or gives now."""
+    if not path.is_file():
+        write_whole(path, json.dumps(work()))
+    found: Json = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
-def _with_parts(released: ItemEmbeddings, parts: object) -> SiloModel:
-    recipe = Recipe(own_weight=0.0, private_parts=True)
-    return SiloModel(recipe=recipe, released=released, item_model=None, spreads=(1.0, 1.0), parts=parts)  # type: ignore[arg-type]
+def _cells(line: Federated, found: Json) -> list[str]:
+    pairs = [_pair(found[what]) for what in (FEDERATED, *IN_SILOS, *ALONE)]
+    return [line.module, f"{line.epsilon:g}", *pairs, ", ".join(found["taken"]), f"{found['seconds']:.0f}"]
 
 
-def _recall(score: Scorer, train: sparse.csr_matrix, test: sparse.csr_matrix) -> float:
-    return evaluate_ranking(score, train=train, test=test).means()[_METRIC]
+def _pair(metrics: list[float]) -> str:
+    return " / ".join(f"{value:.3f}".removeprefix("0") for value in metrics)
 
 
-def _say(*cells: str) -> None:
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def _say(cells: Sequence[str]) -> None:
     sys.stdout.write("| " + " | ".join(cells) + " |\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":
