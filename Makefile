@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export FLWR_TELEMETRY_ENABLED = 0
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: demo-deployment setup run test test-fast coverage check bench soak docs docs-site quality clean
+.PHONY: demo-deployment setup run test test-fast test-gpu coverage check bench soak docs docs-site quality clean
 
 setup: $(READY)
 
@@ -32,6 +32,11 @@ test: $(READY)
 # A part that touches every package in under 90 seconds on two idle processors.
 test-fast: $(READY)
 	$(TESTS) -m 'not soak and not slow'
+
+# On a machine with a GPU: its tests, and a page of figures in bench-results/gpu.md, in under ten minutes.
+test-gpu: $(READY)
+	$(BIN)/pytest tests/gpu
+	$(BIN)/python -m simulations.benchmarks.on_gpu
 
 # The same tests as `make test`, with the coverage of branches; `fail_under` in pyproject.toml is its floor, once it is measured.
 coverage: $(READY)

@@ -1,8 +1,9 @@
-"""The clipped sum of a PyTorch module: the trainer's way by Opacus' hooks against Opacus' own ghost clipping.
+"""The clipped sum of a PyTorch module: the trainer's way by Opacus' hooks against what Opacus itself does.
 
-The same users, examples, module and loss. Opacus works in float32 on all users at once, which is how it is used, and
-passes backwards twice; its norms of an embedding need a module that reads the table once, so the module here does.
-The trainer works in float64, on a few users at a time, and passes backwards once. Both are compared, then timed.
+The same users, examples, module and loss. Opacus works in float32 on all users at once, which is how it is used. Its
+ghost clipping passes backwards twice, and its norms of an embedding need a module that reads the table once, so the
+module here does; its hooks hold a whole gradient of each user. The trainer works in float64, on a few users at a
+time, and passes backwards once. Everything runs where the table is: here on a CPU, in `on_gpu` on a GPU.
 """
 
 import json
@@ -14,6 +15,7 @@ from functools import partial
 from typing import cast
 
 import torch
+from opacus import GradSampleModule
 from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from torch import nn
 
@@ -27,7 +29,7 @@ from recsys_fed.trainers.losses import loss_of
 from recsys_fed.trainers.torch_trainer import user_losses
 from simulations.benchmarks.line import Line
 from simulations.benchmarks.peak_memory import peak_megabytes, print_peak
-from simulations.benchmarks.ways_to_clip import random_problem
+from simulations.benchmarks.ways_to_clip import quietly_backward, random_problem
 
 N_ITEMS, N_USERS, DIM, HISTORY, NEGATIVES = 3_706, 1_024, 64, 100, 64
 TIME_BAR, MEMORY_BAR, TURNS = 1.3, 1.0, 3
@@ -57,16 +59,16 @@ _LOSS = loss_of("bce")
 def module_step_lines() -> list[Line]:
     """Time and memory of a step over those of Opacus' ghost clipping."""
     use_threads(1)
-    module, table, examples = _problem(N_USERS)
+    module, table, examples = problem_of(N_USERS)
     difference = (ours(module, table, examples) - ghost(module, table, examples)).norm()
-    seconds: dict[str, list[float]] = {name: [] for name in STEPS}
+    seconds: dict[str, list[float]] = {name: [] for name in _COMPARED}
     for _ in range(TURNS):
-        for name, step in STEPS.items():
+        for name, step in _COMPARED.items():
             start = time.process_time()
             step(module, table, examples)
             seconds[name].append(time.process_time() - start)
     time_of = {name: statistics.median(found) for name, found in seconds.items()}
-    memory = {name: peak_megabytes(__spec__.name, json.dumps(name)) for name in STEPS}
+    memory = {name: peak_megabytes(__spec__.name, json.dumps(name)) for name in _COMPARED}
     size = f"{N_ITEMS:,} items, {N_USERS:,} users, d={DIM}"
     return [
         Line(name=f"clipped sum of a module ({size})", value=1e3 * time_of["ours"], unit="ms"),
@@ -90,9 +92,9 @@ def module_step_lines() -> list[Line]:
 
 def ours(module: nn.Module, table: torch.Tensor, examples: list[Examples]) -> torch.Tensor:
     """The trainer's way."""
-    gradients = ItemGradients(module, item_table="items.weight", n_items=len(table))
+    gradients = ItemGradients(module, item_table="items.weight", n_items=len(table)).to(table.device)
     gradients.load(table)
-    total = torch.zeros(table.shape, dtype=torch.float64)
+    total = torch.zeros(table.shape, dtype=torch.float64, device=table.device)
     clipping = Clipping(l2_clip_norm=1.0, mode="flat")
     add_clipped(gradients, examples, user_losses(_LOSS, 0.3), clipping=clipping, total=total)
     return total
@@ -100,23 +102,40 @@ def ours(module: nn.Module, table: torch.Tensor, examples: list[Examples]) -> to
 
 def ghost(module: nn.Module, table: torch.Tensor, examples: list[Examples]) -> torch.Tensor:
     """The two passes of Opacus' DPLossFastGradientClipping, all users at once."""
+    own = _loaded(module, table)
+    hooked = GradSampleModuleFastGradientClipping(own, loss_reduction="sum", max_grad_norm=1.0)
+    losses = user_losses(_LOSS, 0.3)(hooked, _joined(examples))
+    quietly_backward(losses.sum(), retain_graph=True)
+    factors = clip_factors(hooked.get_norm_sample(), l2_clip_norm=1.0)
+    hooked.zero_grad()
+    hooked.disable_hooks()
+    quietly_backward((factors * losses).sum())
+    gradient = own.items.weight.grad
+    return torch.zeros(0) if gradient is None else gradient[:-1].double()
+
+
+def hooks(module: nn.Module, table: torch.Tensor, examples: list[Examples]) -> torch.Tensor:
+    """Opacus' stock hooks: a gradient [n_items + 1, dim] of every user, clipped and added up."""
+    own = _loaded(module, table)
+    hooked = GradSampleModule(own, loss_reduction="sum")
+    quietly_backward(user_losses(_LOSS, 0.3)(hooked, _joined(examples)).sum())
+    samples: torch.Tensor = vars(own.items.weight)["grad_sample"]
+    factors = clip_factors(samples.flatten(1).norm(dim=1), l2_clip_norm=1.0)
+    return torch.einsum("u,uij->ij", factors, samples)[:-1].double()
+
+
+STEPS: dict[str, Step] = {"ours": ours, "ghost": ghost, "hooks": hooks}
+_COMPARED = {name: STEPS[name] for name in ("ours", "ghost")}
+
+
+def _loaded(module: nn.Module, table: torch.Tensor) -> _Net:
+    """A copy whose table alone asks for gradients, where the table is."""
     own = _Net(len(table), table.shape[1])
     own.load_state_dict(module.state_dict())
     own.requires_grad_(False)
     own.items.weight.requires_grad_(True)
     load_item_table(cast(nn.Parameter, own.items.weight), table)
-    hooked = GradSampleModuleFastGradientClipping(own, loss_reduction="sum", max_grad_norm=1.0)
-    losses = user_losses(_LOSS, 0.3)(hooked, _joined(examples))
-    losses.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
-    factors = clip_factors(hooked.get_norm_sample(), l2_clip_norm=1.0)
-    hooked.zero_grad()
-    hooked.disable_hooks()
-    (factors * losses).sum().backward()  # type: ignore[no-untyped-call]
-    gradient = own.items.weight.grad
-    return torch.zeros(0) if gradient is None else gradient[:-1].double()
-
-
-STEPS: dict[str, Step] = {"ours": ours, "ghost": ghost}
+    return own.to(table.device)
 
 
 def _joined(examples: list[Examples]) -> Examples:
@@ -129,20 +148,22 @@ def _joined(examples: list[Examples]) -> Examples:
     return Examples(**columns, asked=asked, n_items=examples[0].n_items)
 
 
-def _problem(n_users: int) -> tuple[nn.Module, torch.Tensor, list[Examples]]:
+def problem_of(
+    n_users: int, *, n_items: int = N_ITEMS, history: int = HISTORY, device: torch.device | str = "cpu"
+) -> tuple[nn.Module, torch.Tensor, list[Examples]]:
     """A module, a table, and the examples of users of equally many items."""
-    problem = random_problem(n_items=N_ITEMS, n_users=n_users, dim=DIM, history=HISTORY)
+    problem = random_problem(n_items=n_items, n_users=n_users, dim=DIM, history=history)
     how = ExampleSettings(hidden_share=0.0, n_negatives=NEGATIVES, all_items=False, columns=DIM)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module = _Net(N_ITEMS, DIM)
-    return module, problem.vectors, list(make_examples(problem.histories, how, key=0))
+        module = _Net(n_items, DIM)
+    return module, problem.vectors.to(device), list(make_examples(problem.histories.to(device), how, key=0))
 
 
 def _child(name: str) -> None:
     use_threads(1)
-    module, table, examples = _problem(N_USERS)
-    print_peak(partial(STEPS[name], module, table, examples), warm=partial(STEPS[name], *_problem(8)))
+    module, table, examples = problem_of(N_USERS)
+    print_peak(partial(STEPS[name], module, table, examples), warm=partial(STEPS[name], *problem_of(8)))
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def with_hooks(problem: Problem) -> torch.Tensor:
     """Opacus' stock hooks: a gradient [n_items, dim] of every user, then clipped and summed."""
     layer = _linear(problem)
     module = GradSampleModule(layer, loss_reduction="sum")
-    _quietly_backward(_catalogue_losses(problem, module(problem.users)).sum())
+    quietly_backward(_catalogue_losses(problem, module(problem.users)).sum())
     return _clipped_samples(layer)
 
 
@@ -128,7 +128,7 @@ def embedding_hooks(problem: Problem) -> torch.Tensor:
     """Opacus' stock hooks on nn.Embedding: a gradient [n_items, dim] of every interaction."""
     layer = _embedding(problem)
     module = GradSampleModule(layer, loss_reduction="sum")
-    _quietly_backward(_interaction_losses(problem, module(problem.histories.items.long()[:, None])).sum())
+    quietly_backward(_interaction_losses(problem, module(problem.histories.items.long()[:, None])).sum())
     return _clipped_samples(layer)
 
 
@@ -176,16 +176,17 @@ def _ghost(
     module: GradSampleModuleFastGradientClipping, layer: torch.nn.Module, losses: torch.Tensor
 ) -> torch.Tensor:
     """The two passes of Opacus' DPLossFastGradientClipping."""
-    _quietly_backward(losses.sum(), retain_graph=True)
+    quietly_backward(losses.sum(), retain_graph=True)
     factors = module.get_clipping_coef()
     module.zero_grad()
     module.disable_hooks()
-    _quietly_backward((factors * losses).sum())
+    quietly_backward((factors * losses).sum())
     gradient: torch.Tensor = layer.weight.grad  # type: ignore[assignment]
     return gradient
 
 
-def _quietly_backward(loss: torch.Tensor, *, retain_graph: bool = False) -> None:
+def quietly_backward(loss: torch.Tensor, *, retain_graph: bool = False) -> None:
+    """Backwards, without torch's word that hooks see no inputs with gradients, as those of a first layer do not."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
         loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]
