@@ -13,6 +13,7 @@ It tries, it does not prove: the proof that a sum has its sensitivity is the tra
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -149,17 +150,23 @@ def _made_signals(users: Sequence[Sequence[int]], reads: frozenset[Signal]) -> S
     """What a trainer reads besides items, a function of each user's own: ordinary values, and some that are not."""
     if not reads:
         return None
-    columns: dict[str, list[npt.NDArray[Any]]] = {"rank": [], "time": [], "value": [], "weight": []}
-    for items in users:
-        rng = np.random.default_rng([len(items), *items])
-        columns["rank"].append(rng.permutation(len(items)))
-        columns["time"].append(rng.choice([MISSING_TIME, 0, 10**18], len(items)))
-        columns["value"].append(rng.choice([1, 2, 3, 4, 5, 0, -7, np.nan, 1e30, -1e30], len(items)))
-        columns["weight"].append(rng.choice([1, 0.5, 0.1, 0, -2, np.nan, np.inf, 1e30], len(items)))
+    columns = [_signals_of_user(tuple(items)) for items in users]
     named = {"order": "rank", "time": "time", "value": "value", "weight": "weight"}
-    there = {named[signal]: np.concatenate([*columns[named[signal]], []]) for signal in reads}
+    there = {named[signal]: np.concatenate([*(column[named[signal]] for column in columns), []]) for signal in reads}
     kinds = {"rank": np.int32, "time": np.int64, "value": np.float32, "weight": np.float32}
     return Signals(**{name: torch.from_numpy(column.astype(kinds[name])) for name, column in there.items()})
+
+
+@lru_cache(maxsize=256)
+def _signals_of_user(items: tuple[int, ...]) -> dict[str, npt.NDArray[Any]]:
+    """The same users are asked for again and again, one of them more or less."""
+    rng = np.random.default_rng([len(items), *items])
+    return {
+        "rank": rng.permutation(len(items)),
+        "time": rng.choice([MISSING_TIME, 0, 10**18], len(items)),
+        "value": rng.choice([1, 2, 3, 4, 5, 0, -7, np.nan, 1e30, -1e30], len(items)),
+        "weight": rng.choice([1, 0.5, 0.1, 0, -2, np.nan, np.inf, 1e30], len(items)),
+    }
 
 
 def _check_training(checked: _Checked) -> None:

@@ -1,7 +1,9 @@
-"""Run `recsys-fed` in this process."""
+"""Run `recsys-fed` in this process, or several command lines in one child: imports are most of a short command."""
 
 import io
 import json
+import re
+import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from unittest.mock import patch
@@ -9,6 +11,29 @@ from unittest.mock import patch
 import pytest
 
 from recsys_fed import cli
+
+_RUNNER = """
+import json, sys
+from recsys_fed import cli
+for line in json.loads(sys.argv[1]):
+    sys.argv = ["recsys-fed", *line]
+    try:
+        cli.main()
+    except SystemExit as stop:
+        print("exit", stop.code, flush=True)
+"""
+
+
+def run_in_a_child(lines, *, env):
+    """Exit code and standard output of each command line, as bytes, and standard error of all."""
+    texts = json.dumps([[str(word) for word in line] for line in lines])
+    command = [sys.executable, "-c", _RUNNER, texts]
+    done = subprocess.run(command, env=env, capture_output=True, check=False, timeout=600)
+    *parts, rest = re.split(rb"^exit (\d+)\n", done.stdout, flags=re.MULTILINE)
+    assert rest == b"", done.stderr.decode("utf-8", "replace")
+    outs, codes = parts[::2], [int(code) for code in parts[1::2]]
+    assert len(codes) == len(lines), done.stderr.decode("utf-8", "replace")
+    return list(zip(codes, outs, strict=True)), done.stderr
 
 
 def run_command(*arguments):

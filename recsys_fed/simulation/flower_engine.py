@@ -12,7 +12,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,13 +43,20 @@ def load_apps() -> tuple[Any, Any]:
         EngineError: another module called `server` or `client` is already imported.
     """
     folder = app_folder()
-    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
-    components = project["tool"]["flwr"]["app"]["components"]
+    components = _components_of(folder)
     sys.path.insert(0, str(folder))
     try:
         return _load(components["serverapp"], folder), _load(components["clientapp"], folder)
     finally:
         sys.path.remove(str(folder))
+
+
+@cache
+def _components_of(folder: Path) -> Mapping[str, str]:
+    """What an app folder's pyproject.toml names; an audit asks for it with every message."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+    components: Mapping[str, str] = project["tool"]["flwr"]["app"]["components"]
+    return components
 
 
 def scenario_path(name: str) -> Path:

@@ -3,13 +3,13 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import run_in_a_child
 
 from recsys_fed import Dataset, Federation, Metric, PopularItems
 from recsys_fed.errors import ConfigurationError
@@ -43,14 +43,11 @@ def package(tmp_path):
 
 def test_the_command_line_finds_both_and_the_api_takes_objects(package, tmp_path):
     path = write_baskets(tmp_path / "a.baskets")
-    tool = str(Path(sys.executable).parent / "recsys-fed")
     flags = ["--silos", "2", "--trainer", "popularity", "--no-secure-aggregation", "--json", "--metrics", "first"]
-    records = []
-    for spec in (str(path), f"shop:{path}"):
-        command = [tool, "simulate", "--data", spec, *flags]
-        done = subprocess.run(command, capture_output=True, text=True, env=package, check=False)
-        assert done.returncode == 0, done.stderr
-        records.append(json.loads(done.stdout)["metrics"])
+    lines = [["simulate", "--data", spec, *flags] for spec in (path, f"shop:{path}")]
+    done, errors = run_in_a_child(lines, env=package)
+    assert [code for code, _ in done] == [0, 0], errors.decode()
+    records = [json.loads(record)["metrics"] for _, record in done]
     run = Federation(Dataset.open(path, source=BASKETS), silos=2).train(PopularItems(), metrics=[FIRST])
     assert records == [run.metrics, run.metrics]
     assert run.metrics["first@20"] == run.metrics["first@10"] and 0 < run.metrics["first@20"] <= 1

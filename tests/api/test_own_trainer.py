@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from command_line import run_in_a_child
 from own_package import EXAMPLES, install_own_trainer, path_with
 
 from recsys_fed import Dataset, Federation, PopularItems, Trainer
@@ -31,31 +30,32 @@ def package(tmp_path):
     return os.environ | {"PYTHONPATH": path_with(tmp_path, EXAMPLES.parent)}
 
 
-def simulate(package, *arguments):
-    tool = str(Path(sys.executable).parent / "recsys-fed")
-    command = [tool, "simulate", "--data", DATA, "--silos", "2", "--no-secure-aggregation", "--json", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=package, check=False)
+SIMULATE = ["simulate", "--data", DATA, "--silos", "2", "--no-secure-aggregation", "--json"]
 
 
 def test_the_command_line_finds_it_with_its_settings(package, tmp_path):
     output = tmp_path / "run"
-    done = simulate(package, "--trainer", "bestsellers", "--set", "bestsellers.power=0.75", "--output", str(output))
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["trainer"] == "bestsellers"
+    own = [*SIMULATE, "--trainer", "bestsellers"]
+    (tmp_path / "s.toml").write_text('trainer = "bestsellers"\n[bestsellers]\npower = 0.75\n')
+    lines = [
+        [*own, "--set", "bestsellers.power=0.75", "--output", output],
+        # The run's own settings repeat it, and a table of a scenario says the same.
+        [*SIMULATE, output / "config.toml"],
+        [*SIMULATE, tmp_path / "s.toml"],
+        [*own, "--set", "bestsellers.height=1"],
+    ]
+    (*done, refused), errors = run_in_a_child(lines, env=package)
+    assert [code for code, _ in (*done, refused)] == [0, 0, 0, 2], errors.decode()
+    assert "Expected a key of [bestsellers]" in errors.decode()
     run = Federation(DATA, silos=2).train(Bestsellers(power=0.75))
     assert (output / "item_embeddings.safetensors").read_bytes() == (
         run.folder / "item_embeddings.safetensors"
     ).read_bytes()
-    # The run's own settings repeat it, and a table of a scenario says the same.
-    again = simulate(package, str(output / "config.toml"))
-    assert json.loads(again.stdout)["metrics"] == run.metrics
-    (tmp_path / "s.toml").write_text('trainer = "bestsellers"\n[bestsellers]\npower = 0.75\n')
-    assert json.loads(simulate(package, str(tmp_path / "s.toml")).stdout)["metrics"] == run.metrics
+    for _, record in done:
+        assert (json.loads(record)["trainer"], json.loads(record)["metrics"]) == ("bestsellers", run.metrics)
 
 
-def test_settings_are_checked_by_their_types(package):
-    refused = simulate(package, "--trainer", "bestsellers", "--set", "bestsellers.height=1")
-    assert refused.returncode == 2 and "Expected a key of [bestsellers]" in refused.stderr
+def test_settings_are_checked_by_their_types():
     register("recsys_fed.trainers", "bestsellers", Bestsellers)
     keys = {"trainer": "bestsellers", "bestsellers.power": "much"}
     with pytest.raises(ConfigurationError, match=r"power of type float in \[bestsellers\]"):
@@ -74,9 +74,10 @@ def test_settings_are_checked_by_their_types(package):
 
 @pytest.mark.soak
 def test_flowers_engine_finds_it_in_its_own_processes(package):
-    done = simulate(package, "--trainer", "bestsellers", "--set", "bestsellers.power=0.75", "--engine", "flower")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["metrics"] == Federation(DATA, silos=2).train(Bestsellers(power=0.75)).metrics
+    own = [*SIMULATE, "--trainer", "bestsellers", "--set", "bestsellers.power=0.75", "--engine", "flower"]
+    ((code, record),), errors = run_in_a_child([own], env=package)
+    assert code == 0, errors.decode()
+    assert json.loads(record)["metrics"] == Federation(DATA, silos=2).train(Bestsellers(power=0.75)).metrics
 
 
 @pytest.mark.parametrize("trainer", [Bestsellers(), PopularItems()], ids=lambda t: t.name)

@@ -107,19 +107,11 @@ df = pd.DataFrame(bought, columns=["customer", "sku"])
     assert (tmp_path / "runs" / "mine" / "item_embeddings.safetensors").is_file()
 
 
-def test_a_simulation_runs_from_the_wheel(run, tmp_path):
-    data = "generated:users=150,items=40"
-    out = run("recsys-fed", "simulate", "--data", data, "--silos", "3", "--output", "out", "--json")
-    record = json.loads(out)
-    assert (record["n_users"], record["refused"]) == (150, [])
+def test_a_scenario_runs_from_the_wheel_by_its_name(run, tmp_path):
+    data = "generated:users=90,items=30"
+    record = json.loads(run("recsys-fed", "simulate", "quickstart", "--data", data, "--output", "out", "--json"))
+    assert (record["n_users"], record["refused"]) == (90, [])
     assert (tmp_path / "out" / "item_embeddings.safetensors").is_file()
-
-
-def test_a_scenario_runs_from_the_wheel_by_its_name(run):
-    record = json.loads(
-        run("recsys-fed", "simulate", "quickstart", "--data", "generated:users=90,items=30", "--json")
-    )
-    assert record["n_users"] == 90
 
 
 def test_flower_bundles_the_apps_from_the_wheel(run, installed, tmp_path):

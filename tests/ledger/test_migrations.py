@@ -105,7 +105,10 @@ def _open(url):
 
 
 def test_processes_that_open_it_at_once_bring_it_forward_once(older):
-    processes = [multiprocessing.get_context("spawn").Process(target=_open, args=(older,)) for _ in range(2)]
+    context = multiprocessing.get_context("forkserver")
+    # Imported once, before the two are forked.
+    context.set_forkserver_preload(["recsys_fed.ledger.ledger", "opacus"])
+    processes = [context.Process(target=_open, args=(older,)) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:

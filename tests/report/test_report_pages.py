@@ -3,13 +3,16 @@
 import json
 import re
 import shutil
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from chromium import BROWSER, chromium
 from command_line import json_of, run_command
 
+from recsys_fed.audit.audit import AuditSettings
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.report._page import Page, Section, Table, Verdict, render
 
@@ -23,7 +26,9 @@ def places(tmp_path_factory):
     for epsilon in (2, 8):
         run = base / "runs" / f"epsilon-{epsilon}"
         assert run_command("simulate", *DATA, "--epsilon", epsilon, "--output", run)[0] == 0
-    code, _, err = run_command("audit", *DATA, "--epsilon", 4, "--canaries", 60, "--output", base / "audit")
+    few = partial(AuditSettings, hostile_requests=20, neighbouring_files=6, runs=20)
+    with mock.patch("recsys_fed.audit.audit.AuditSettings", few):
+        code, _, err = run_command("audit", *DATA, "--epsilon", 4, "--canaries", 60, "--output", base / "audit")
     assert code == 0, err
     code, _, err = run_command("compare", *DATA, "--epsilons", 4, "--new-items", 0.1, "--output", base / "compared")
     assert code == 0, err
