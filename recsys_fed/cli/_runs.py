@@ -330,3 +330,18 @@ def report(
     from recsys_fed.report.report_file import write_report  # noqa: PLC0415
 
     typer.echo(str(write_report(place, output=output)))
+
+
+def dossier(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, an audit, a silo or a federation.")],
+    *,
+    audit: Annotated[Path | None, typer.Option(help="Folder of an audit, where it is another one.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to write to; by default dossier in DIR.")] = None,
+    docx: Annotated[bool, typer.Option("--docx", help="Also write dossier.docx, to fill in blanks.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every figure with its source as JSON.")] = False,
+) -> None:
+    """Write a dossier for a data-protection officer: impact assessment, record of processing, evidence, checklist."""
+    from recsys_fed.report.dossier import FOLDER, HTML, write_dossier  # noqa: PLC0415
+
+    record = write_dossier(folder, audit=audit, output=output, docx=docx)
+    _options.emit(record) if as_json else typer.echo(str((output or folder / FOLDER) / HTML))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from markupsafe import Markup
 
@@ -30,15 +30,32 @@ from markupsafe import escape
 _TEMPLATE, _STYLE = "page.html.j2", "page.css"
 
 
+class Cell(str):
+    """A cell that a page shows in another way: with a link, as the target of one, or marked as a blank to fill in."""
+
+    href: str
+    anchor: str
+    blank: bool
+
+    def __new__(cls, text: str, *, href: str = "", anchor: str = "", blank: bool = False) -> Self:
+        cell = super().__new__(cls, text)
+        cell.href, cell.anchor, cell.blank = href, anchor, blank
+        return cell
+
+
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table: the first `keys` columns name the row; `numeric` columns (from 0) are set flush right."""
+    """A table: the first `keys` columns name the row; `numeric` columns (from 0) are set flush right.
+
+    Of `texts`, cells stand below each other where there is little room.
+    """
 
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     numeric: frozenset[int] = frozenset()
     keys: int = 1
+    texts: bool = False
 
     def __post_init__(self) -> None:
         if any(len(row) != len(self.header) for row in self.rows):
