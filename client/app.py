@@ -23,13 +23,14 @@ from recsys_fed.federation.messages import Greeting
 from recsys_fed.federation.plan import check_plan_version
 from recsys_fed.federation.release import OnFailure
 from recsys_fed.federation.wire import (
+    Invitation,
     blob_from_records,
     blob_to_records,
     conclusion_from_records,
     greeting_to_records,
+    invitation_from_records,
     masked_request_from_records,
     masked_to_records,
-    plan_of_invitation,
     request_from_records,
     update_to_records,
 )
@@ -85,9 +86,12 @@ def _guarded(asked: str) -> Callable[[_Handler], _Handler]:
 @_guarded("greet")
 def greet(message: Message, context: Context) -> Message:
     """Say which public catalogue this silo holds; nothing about its users, who are not looked at."""
+    invitation = Invitation()
     if message.has_content() and len(message.content):
-        check_plan_version(plan_of_invitation(message.content))
+        invitation = invitation_from_records(message.content)
+        check_plan_version(invitation.plan)
     silo = open_silo(context)
+    silo.build_on(invitation.earlier, run=training_of(context))
     greeting = Greeting(
         silo=silo.name,
         catalogue_hash=silo.catalogue.content_hash,
@@ -145,6 +149,7 @@ def conclude(message: Message, context: Context) -> Message:
     model = told.model
     if isinstance(silo, DeployedSilo):
         silo.check_model(model)
+        silo.check_earlier(told.earlier, run=training_of(context))
     certificate = certify_run(
         silo.ledger,
         silo.key,

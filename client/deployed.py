@@ -3,6 +3,7 @@
 The path of silo.toml comes from the SuperNode's own command line (--node-config); a server cannot change it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from client.state import Silo
 from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.certificates.certificate import Certificate
+from recsys_fed.certificates.earlier import proven_releases
 from recsys_fed.config import FederationConfig
 from recsys_fed.data.readers.blocks import check_place
 from recsys_fed.errors import ConfigurationError, DataFormatError, ProtocolError
@@ -26,6 +29,7 @@ from recsys_fed.models.device import resolve_device
 from recsys_fed.privacy.guarantee import check_delta
 from recsys_fed.privacy.noise import SystemNoise
 from recsys_fed.signing import SigningKey
+from recsys_fed.silo.earlier import earlier_of, note_earlier
 from recsys_fed.silo.interactions import SiloData
 from recsys_fed.silo.on_disk import StoredSiloData, open_silo_data
 from recsys_fed.silo.opt_out import OptOuts, Participants, stamp_of_lists
@@ -80,18 +84,59 @@ class DeployedSilo(Silo):
         return _lists_of(self.settings) != self.lists
 
     def prepare(self) -> None:
-        """Read the data and derive the plan, which the first request would do; raises what reading them raises."""
+        """Read the data and derive the plan, which a first training would do; raises what reading them raises."""
         derive_plan(self.config, self.catalogue)
         self.users()
 
-    def check_request(self, request: Request) -> None:
+    def build_on(self, certificates: Sequence[bytes], *, run: str) -> None:
+        """Check and note on which earlier trainings a run builds: as many as were agreed to, each one proven.
+
+        One that this silo took part in is proven by its own ledger, whose key signed a certificate at an entry that
+        is still there; any by another silo's certificate, under the key of the roster that was taken in.
+
+        Raises:
+            ProtocolError: too many, one that nothing proves, or others than the run began with.
+        """
+        most = self.config.most_earlier_trainings
+        if len(certificates) > most:
+            raise ProtocolError(
+                f"Expected a training that builds on at most {most} earlier ones, as was agreed, got "
+                f"{len(certificates)}. New terms allow it: most-earlier-trainings."
+            )
+        note_earlier(self.settings, run, proven_releases(certificates, run=run, trusts=self._knows))
+
+    def check_earlier(self, digests: Sequence[str], *, run: str) -> None:
+        """Refuse to sign that a run has built on other releases than were proven; raises ProtocolError."""
+        if tuple(digests) != earlier_of(self.settings, run):
+            raise ProtocolError("Expected the earlier releases that this training began with, got others.")
+
+    def config_of(self, run: str) -> FederationConfig:
+        """As agreed, with as many earlier trainings as were proven for the run."""
+        return replace(self.config, earlier_trainings=len(earlier_of(self.settings, run)))
+
+    def _knows(self, certificate: Certificate) -> bool:
+        """Whether this silo's ledger, or its roster, has the key and, of its own, the entry."""
+        if certificate.terms.silo != self.name:
+            return self._roster.get(certificate.terms.silo) == certificate.terms.public_key
+        head = certificate.head
+        if head.number > self.ledger.head().number or self.ledger.entry(head.number).hash != head.hash:
+            raise ProtocolError(f"This silo's ledger does not prove the certificate of {certificate.run!r:.80}.")
+        return self.ledger.terms(until=head.number).public_key == certificate.terms.public_key
+
+    @cached_property
+    def _roster(self) -> dict[str, str]:
+        """The silos whom its operator has taken in; none where no roster was."""
+        path = Path(self.settings.roster)
+        return read_roster(path) if path.is_file() else {}
+
+    def check_request(self, request: Request, *, run: str) -> None:
         """As every silo; besides, there must be something to read, which says nothing of what is in it.
 
         Raises:
             ProtocolError: see `federation.plan.check_request`.
             DataNotFoundError: the file, folder or database of silo.toml is not there; nothing is charged.
         """
-        super().check_request(request)
+        super().check_request(request, run=run)
         if "data" not in self.__dict__:
             check_place(self.settings.data.reading())
 

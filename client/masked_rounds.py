@@ -72,7 +72,7 @@ def masked_release(
         SecureAggregationError: the shares or the request do not hold; nothing is charged.
         BudgetExceededError: it would exceed the ledger's limit; nothing is charged.
     """
-    silo.check_request(request)
+    silo.check_request(request, run=training_of(context))
     used = _take(context)
     ready = protocol.receive(state_of(used, Shared), silo.key, delivery)
     check_terms_of(request, ready.roster.terms)

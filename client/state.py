@@ -7,7 +7,7 @@ A simulated silo's ledger is a real one, but for the wait for the disk, with a k
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -181,13 +181,21 @@ class Silo(ABC):
         key = self.config.seed, self.index, release
         return Randomness(noise=SeededNoise(_NOISE, *key), sampling=SeededNoise(_SAMPLING, *key))
 
-    def check_request(self, request: Request) -> None:
+    @abstractmethod
+    def build_on(self, certificates: Sequence[bytes], *, run: str) -> None:
+        """Take in on which earlier trainings a run builds."""
+
+    def config_of(self, run: str) -> FederationConfig:
+        """What the silo accepts in a run: which earlier trainings it builds on bears on its plan."""
+        return self.config
+
+    def check_request(self, request: Request, *, run: str) -> None:
         """Refuse what is not part of the plan that this silo derives, before anything private is touched.
 
         Raises:
             ProtocolError: it names what differs; see `federation.plan.check_request`.
         """
-        check_request(request, self.config, self.catalogue, with_features=self._server_has_features())
+        check_request(request, self.config_of(run), self.catalogue, with_features=self._server_has_features())
         check_ranks(request)
 
     def release(self, request: Request, *, run: str, on_failure: OnFailure) -> Update:
@@ -203,7 +211,7 @@ class Silo(ABC):
         """
         if request.masked:
             raise ProtocolError("The request of a masked round came before its keys and shares. Ask for those first.")
-        self.check_request(request)
+        self.check_request(request, run=run)
         digest = request_digest(request)
         kept = self.ledger.kept_payload(run=run, request=digest)
         if kept is not None:
@@ -228,7 +236,7 @@ class Silo(ABC):
         Raises:
             ProtocolError, BudgetExceededError: as `release`; nothing is charged.
         """
-        self.check_request(request)
+        self.check_request(request, run=run)
         event = self._event(request)
         entry = self._charge(event, run=run, digest=request_digest(request), keep=False)
         randomness = self.randomness(entry.number - 1)
@@ -263,6 +271,9 @@ class SimulatedSilo(Silo):
     """
 
     read: Callable[[], SiloUsers]
+
+    def build_on(self, certificates: Sequence[bytes], *, run: str) -> None:
+        """The settings that it has from the server say it."""
 
     def users(self) -> SiloUsers:
         """The users as they are read."""

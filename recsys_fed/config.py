@@ -82,6 +82,7 @@ class FederationConfig:
         earlier_trainings: how many trainings of this federation came before that this one builds on; public, as the
             plan follows from it.
         earlier: folders of those runs on the server, oldest first, a JSON list of paths.
+        most_earlier_trainings: of the terms of a deployed federation: how many of them one may build on.
         catalogue: path of the public catalogue on the server; "" asks the silos for its hash and size only.
         seed: of the server's start, and of a simulation's noise and samples.
         device: "auto", "cpu", "cuda", ... of the silos.
@@ -121,6 +122,7 @@ class FederationConfig:
     feature_kinds: str = _key("categories,decades,words", "Of categories,decades,words,vectors; with commas.")
     earlier_trainings: int = 0
     earlier: str = ""
+    most_earlier_trainings: int = 0
     catalogue: str = ""
     seed: int = _key(0, "Seed of splits, silos, start and simulated noise.")
     device: str = _key("auto", "Device of torch: auto, cpu, cuda or cuda:N.")
@@ -158,6 +160,7 @@ class FederationConfig:
             checks.non_negative(metrics_epsilon=self.metrics_epsilon)
         checks.at_least(0, rounds=self.rounds, embedding_dim=self.embedding_dim, threads=self.threads)
         checks.at_least(0, earlier_trainings=self.earlier_trainings)
+        checks.at_least(0, most_earlier_trainings=self.most_earlier_trainings)
         checks.at_least(0, seed=self.seed, declared_interactions=self.declared_interactions)
         checks.at_least(0, silos=self.silos, minimum_silos=self.minimum_silos)
         checks.one_of(ROBUST, robust=self.robust)

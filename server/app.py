@@ -53,13 +53,15 @@ def main(grid: Grid, context: Context) -> None:
         masking_of(resolve_masking(config, simulated=True))
     catalogue = Catalogue.load(config.catalogue) if config.catalogue else None
     run = config.training or str(context.run_id)
-    gathered = greet_silos(_retrying(grid, config, masked=False), config, run=run, catalogue=catalogue)
+    earlier = read_earlier(config, catalogue)
+    # Simulated silos have the settings of the server, and leave it to them.
+    shown = earlier.certificates if config.roster else ()
+    gathered = greet_silos(_retrying(grid, config, masked=False), config, run=run, catalogue=catalogue, earlier=shown)
     kept = Path(config.output) / CHECKPOINT if config.output and config.roster else None
     resumed = kept is not None and config.resume and kept.is_file()
     simulated = any(greeting.simulated for greeting in gathered.greetings.values())
     config = replace(config, silos=_silos(config, gathered, kept if resumed else None))
     config = resolve_masking(config, simulated=simulated)
-    earlier = read_earlier(config, catalogue)
     agreed = agree(list(gathered.greetings.values()), catalogue)
     begun = begin(config, agreed, catalogue, earlier=earlier.trainings)
     schedule = resume_schedule(begun, kept) if resumed and kept is not None else begun

@@ -18,7 +18,7 @@ from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ProtocolError
 from recsys_fed.federation.admission import check_greeting, read_roster
 from recsys_fed.federation.messages import PLAN, Greeting
-from recsys_fed.federation.wire import greeting_from_records, invitation_to_records
+from recsys_fed.federation.wire import Invitation, greeting_from_records, invitation_to_records
 from recsys_fed.flower import allowed
 
 # Seconds to wait for all silos to be connected, on an idle machine.
@@ -37,11 +37,18 @@ class Greeted:
     refused: list[str] = field(default_factory=list)
 
 
-def greet_silos(grid: Grid, config: FederationConfig, *, run: str, catalogue: Catalogue | None = None) -> Greeted:
+def greet_silos(
+    grid: Grid,
+    config: FederationConfig,
+    *,
+    run: str,
+    catalogue: Catalogue | None = None,
+    earlier: tuple[bytes, ...] = (),
+) -> Greeted:
     """Ask every connected silo which public catalogue it holds; the answer is signed for `run`.
 
-    Where `minimum_silos` will do, silos that hold another version of the `catalogue` than the server are left out
-    until they are updated.
+    Silos are shown the certificates of the `earlier` trainings that this one builds on. Where `minimum_silos` will
+    do, silos that hold another version of the `catalogue` than the server are left out until they are updated.
 
     Raises:
         ProtocolError: too few silos are connected or greet; without a roster also if one of them does not greet.
@@ -49,7 +56,8 @@ def greet_silos(grid: Grid, config: FederationConfig, *, run: str, catalogue: Ca
     """
     roster = read_roster(Path(config.roster)) if config.roster else None
     nodes = _wait_for_silos(grid, config)
-    messages = [Message(invitation_to_records(), node, "query") for node in nodes]
+    records = invitation_to_records(Invitation(earlier=earlier))
+    messages = [Message(records, node, "query") for node in nodes]
     found = Greeted(greetings={})
     timeout = _GREETING_TIMEOUT if roster is not None else None
     replies = sorted(grid.send_and_receive(messages, timeout=timeout), key=lambda reply: reply.metadata.src_node_id)

@@ -50,13 +50,14 @@ def deployed(
     folder: Path,
     *,
     config: FederationConfig = CONFIG,
+    data: SimulationConfig = DATA,
     simulated: bool = False,
     host: str = "127.0.0.1",
     port: int = 9092,
     insecure: bool = False,
 ) -> Deployed:
     """Make everything; silos read CSV."""
-    federation, tables = silo_tables()
+    federation, tables = silo_tables(data)
     folder.mkdir(parents=True, exist_ok=True)
     federation.catalogue.save(folder / "catalogue.parquet")
     settings = FederationSettings(address=f"{host}:{port}", insecure=insecure, training=config)

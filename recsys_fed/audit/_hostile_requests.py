@@ -31,7 +31,7 @@ from recsys_fed.federation.messages import Greeting, Request, Update
 from recsys_fed.federation.plan import derive_plan
 from recsys_fed.federation.release import OnFailure, Randomness, noisy_integers, raise_it
 from recsys_fed.federation.schedule import advance_by_sum, begin, request
-from recsys_fed.federation.wire import invitation_to_records, request_to_records
+from recsys_fed.federation.wire import Invitation, invitation_to_records, request_to_records
 from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.simulation.flower_engine import load_apps
 
@@ -59,7 +59,7 @@ def _broken_silos() -> "dict[str, type[SimulatedSilo]]":
     class Unvalidated(SimulatedSilo):
         """Any request is answered, whatever it asks for."""
 
-        def check_request(self, request: Request) -> None:
+        def check_request(self, request: Request, *, run: str) -> None:
             """Accept it."""
 
     class ComputesBeforeCharging(SimulatedSilo):
@@ -67,20 +67,20 @@ def _broken_silos() -> "dict[str, type[SimulatedSilo]]":
 
         def release(self, request: Request, *, run: str, on_failure: OnFailure) -> Update:
             """Look at the users first."""
-            self.check_request(request)
+            self.check_request(request, run=run)
             self.users()
             return super().release(request, run=run, on_failure=raise_it)
 
     class AnyGrid(SimulatedSilo):
         """The grid and the unit of the sum are the server's to choose."""
 
-        def check_request(self, request: Request) -> None:
+        def check_request(self, request: Request, *, run: str) -> None:
             """Check all but these two."""
             planned = derive_plan(self.config, self.catalogue, with_features=self._server_has_features()).requests
             if request.round < len(planned):
                 known = planned[request.round]
                 request = replace(request, grid_step=known.grid_step, l2_clip_norm=known.l2_clip_norm)
-            super().check_request(request)
+            super().check_request(request, run=run)
 
     return {
         "validation off": Unvalidated,
@@ -135,7 +135,7 @@ def hostile_requests(
         for number in range(count):
             if number % _A_PAIR == 0:
                 pairs.append(made(more=more[len(pairs) % len(more)], folder=Path(folder) / f"{len(pairs)}"))
-                pairs[-1].ask("query", invitation_to_records())
+                pairs[-1].ask("query", invitation_to_records(Invitation()))
             name, records = server.make(rng)
             rules[name] += 1
             # Where the plan has masked rounds, two requests in three come within one.

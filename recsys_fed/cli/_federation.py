@@ -48,18 +48,19 @@ def init(  # noqa: PLR0913  (one argument a flag)
     insecure: Insecure = False,
 ) -> None:
     """Make a certificate authority, the server's certificate, federation.toml and the folder that silos get."""
-    from recsys_fed.deployment.federation import FederationSettings  # noqa: PLC0415
+    from recsys_fed.deployment.federation import BUILD_ON, FederationSettings  # noqa: PLC0415
     from recsys_fed.deployment.provisioning import init_federation  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
     from recsys_fed.silo.secret import passphrase  # noqa: PLC0415
 
     keys = given | {"silos": silos, "declared-users": declared_users}
+    terms = {"most-earlier-trainings": BUILD_ON} | settings_of(settings or []) | keys
     made = FederationSettings(
         name=name,
         address=address,
         listen=listen,
         insecure=insecure,
-        training=parse(FederationConfig, settings_of(settings or []) | keys),
+        training=parse(FederationConfig, terms),
     )
     found = init_federation(folder, made, catalogue=catalogue, hosts=host or (), passphrase=passphrase())
     say(f"made {found.settings_file}; hand {found.public} to every silo")
@@ -175,8 +176,15 @@ def serve(folder: Folder, *, metrics_port: MetricsPort = 0, insecure: Insecure =
 @run_options("epsilon", "minimum_silos", "robust", epsilon="Of this training; at most the agreed one.")
 def train(
     folder: Folder,
+    earlier: Annotated[
+        str | None, typer.Argument(metavar="[TRAINING]", help="With --continue: the last one to build on.")
+    ] = None,
     *,
     given: dict[str, Any],
+    builds_on: Annotated[
+        bool,
+        typer.Option("--continue", help="Build on all that earlier trainings released, or those up to TRAINING."),
+    ] = False,
     settings: Setting = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest training.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds in which the training has to end.")] = 86_400.0,
@@ -185,6 +193,7 @@ def train(
     """Train a global model with the connected silos."""
     from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
     from recsys_fed.deployment.training import (  # noqa: PLC0415
+        earlier_runs,
         new_training,
         only_training,
         progress_of,
@@ -195,9 +204,17 @@ def train(
     from recsys_fed.report.deployment import say  # noqa: PLC0415
 
     own = FederationFolder(folder)
-    keys = settings_of(settings or []) | given
+    keys: Any = settings_of(settings or []) | given
+    if earlier is not None and not builds_on:
+        raise ConfigurationError(f"Expected --continue before the training to build on, {earlier}.")
+    if resume and builds_on:
+        raise ConfigurationError("Expected --resume alone: a training goes on with what it began to build on.")
     with only_training(own), show_line(new_console(stderr=True)) as tell, _interrupted_by_sigterm():
-        training = resumed_training(own) if resume else new_training(own, overrides=keys)  # type: ignore[arg-type]
+        if resume:
+            training = resumed_training(own)
+        else:
+            built = earlier_runs(own, until=earlier, say=say) if builds_on else []
+            training = new_training(own, overrides=keys, earlier=built)
         tell(f"{training.name}: waiting for silos")
 
         def look(path: Path) -> None:
@@ -228,6 +245,9 @@ def schedule(  # noqa: PLR0913  (one argument a flag)
     ] = None,
     retries: Annotated[int, typer.Option(help="How often a training that fails is taken up again.")] = 3,
     retry_minutes: Annotated[float, typer.Option(help="Minutes until then.")] = 15.0,
+    builds_on: Annotated[
+        bool, typer.Option("--continue", help="Each builds on all that trainings before it released.")
+    ] = False,
     once: Annotated[bool, typer.Option("--once", help="Train if one is due now, and end: for a timer.")] = False,
     systemd: Annotated[bool, typer.Option("--systemd", help="Print a timer and its service, and end.")] = False,
     settings: Setting = None,
@@ -239,6 +259,7 @@ def schedule(  # noqa: PLR0913  (one argument a flag)
     from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
     from recsys_fed.deployment.scheduling import keep_calendar, systemd_units  # noqa: PLC0415
     from recsys_fed.deployment.training import (  # noqa: PLC0415
+        earlier_runs,
         new_training,
         only_training,
         progress_of,
@@ -251,12 +272,13 @@ def schedule(  # noqa: PLR0913  (one argument a flag)
     if systemd:
         typer.echo(systemd_units(own), nl=False)
         return
-    calendar = _calendar(own, every_days, trainings, begin, epsilon_in_all, (retries, retry_minutes))
+    calendar = _calendar(own, every_days, trainings, begin, epsilon_in_all, builds_on, (retries, retry_minutes))
     keys: Any = settings_of(settings or []) | given
 
     def begin_training(planned: "CalendarOfTrainings") -> Path:
         own_keys = keys | ({"epsilon": planned.epsilon} if planned.epsilon else {})
-        return new_training(own, overrides=own_keys)
+        built = earlier_runs(own, say=say) if planned.builds_on else []
+        return new_training(own, overrides=own_keys, earlier=built)
 
     def finish_training(training: Path) -> None:
         # After a crash that left the model but no note of it there is nothing to do.
@@ -277,12 +299,14 @@ def _calendar(
     trainings: int | None,
     begin: str | None,
     epsilon: float | None,
+    builds_on: bool,
     retrying: tuple[int, float],
 ) -> "CalendarOfTrainings":
     """The schedule that is there, or a new one, whose trainings share epsilon."""
     from datetime import UTC, datetime  # noqa: PLC0415
 
     from recsys_fed.deployment.scheduling import CalendarOfTrainings, epsilon_of_each, read_calendar  # noqa: PLC0415
+    from recsys_fed.deployment.training import earlier_runs  # noqa: PLC0415
 
     there = read_calendar(own)
     if every_days is None and trainings is None:
@@ -291,11 +315,14 @@ def _calendar(
         return there
     if every_days is None or trainings is None:
         raise ConfigurationError("Expected --every-days and --trainings together.")
+    earlier = len(earlier_runs(own, say=lambda _: None)) if builds_on else None
+    each = epsilon_of_each(own, epsilon, trainings=trainings, earlier=earlier) if epsilon is not None else 0.0
     return CalendarOfTrainings(
         begins=begin or datetime.now(UTC).isoformat(timespec="seconds"),
         every_days=every_days,
         trainings=trainings,
-        epsilon=0.0 if epsilon is None else epsilon_of_each(own, epsilon, trainings=trainings),
+        epsilon=each,
+        builds_on=builds_on,
         retries=retrying[0],
         retry_minutes=retrying[1],
     )

@@ -1,7 +1,8 @@
 """A whole deployment on one machine: `python -m recsys_fed.deployment.demo FOLDER`, or `make demo-deployment`.
 
 It types what docs/deployment.md says: three operators of silos (Parquet, SQLite, CSV) and one of the federation, real
-SuperLink and SuperNode processes on loopback, TLS, node authentication, and recommendations at the end. The silo with
+SuperLink and SuperNode processes on loopback, TLS, node authentication, two trainings of which the second builds on
+the first, and recommendations at the end. The silo with
 the CSV file also fits a model of its own users (`silo-trusted`). Users are generated; noise, ledgers and secure
 aggregation are real.
 """
@@ -68,10 +69,12 @@ def _demonstrate(arguments: list[str]) -> None:
             folder = FederationFolder(federation)
             with _timed("the silos read their data and connect"):
                 wait_until(lambda: missing_silos(folder), server, seconds=_PATIENCE, what="three silos")
-            _run("federation", "train", federation, "--epsilon", 6)
+            _run("federation", "train", federation, "--epsilon", 4)
+            with _timed("a second training, which builds on the first"):
+                _run("federation", "train", federation, "--epsilon", 4, "--continue")
             _run("federation", "status", federation)
-    (training,) = (federation / "trainings").iterdir()
-    _run("privacy", "verify-run", training)
+    for training in sorted((federation / "trainings").iterdir()):
+        _run("privacy", "verify-run", training)
     for silo in silos:
         _run("silo", "recommend", silo, "customer-0" if silo == silos[0] else f"customer-{silo.name[-1]}", "-k", 5)
 

@@ -20,7 +20,7 @@ from recsys_fed import checks
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.deployment.federation import CATALOGUE, FederationFolder
 from recsys_fed.errors import ConfigurationError, DataFormatError, RecsysFedError
-from recsys_fed.federation.planning import PublicCatalogue, schedule_of_equal_runs
+from recsys_fed.federation.planning import PublicCatalogue, schedules_of_trainings
 from recsys_fed.files import write_whole
 
 _FILE = "schedule.json"
@@ -44,6 +44,7 @@ class CalendarOfTrainings:
     Attributes:
         begins: when the first training is due, ISO, UTC. every_days: from one to the next.
         trainings: how many. epsilon: of each; 0: what the terms say.
+        builds_on: whether each builds on what all trainings before it released.
         retries: how often a training that fails is taken up again, `retry_minutes` later each.
         done: those so far, in order. running: name of the one that goes on; after a crash it is taken up again.
     """
@@ -52,6 +53,7 @@ class CalendarOfTrainings:
     every_days: float
     trainings: int
     epsilon: float = 0.0
+    builds_on: bool = False
     retries: int = 3
     retry_minutes: float = 15.0
     done: tuple[ScheduledTraining, ...] = field(default=())
@@ -183,8 +185,14 @@ def _try(
     return ScheduledTraining(number=len(calendar.done) + 1, began=began, training=name, state="failed")
 
 
-def epsilon_of_each(folder: FederationFolder, epsilon: float, *, trainings: int) -> float:
+def epsilon_of_each(folder: FederationFolder, epsilon: float, *, trainings: int, earlier: int | None = None) -> float:
     """What each of so many equal trainings under the terms may cost, so that together they cost at most epsilon.
+
+    Args:
+        folder: of the federation.
+        epsilon: of all of them.
+        trainings: how many.
+        earlier: each builds on those before it, the first on so many; None: each starts from nothing.
 
     Raises:
         CalibrationError: each would get less than can be calibrated.
@@ -193,7 +201,9 @@ def epsilon_of_each(folder: FederationFolder, epsilon: float, *, trainings: int)
     terms = folder.settings().training
     items = Catalogue.load(folder.public / CATALOGUE)
     catalogue = PublicCatalogue(n_items=items.n_items, items=items)
-    each = schedule_of_equal_runs(replace(terms, epsilon=epsilon), catalogue, runs=trainings).config.epsilon
+    asked = replace(terms, epsilon=epsilon, earlier_trainings=earlier or 0)
+    schedules = schedules_of_trainings(asked, catalogue, trainings=trainings, cold=earlier is None)
+    each = schedules[0].config.epsilon
     if each > terms.epsilon:
         raise ConfigurationError(
             f"Expected at most the agreed epsilon {terms.epsilon:g} a training, {trainings} trainings that share "

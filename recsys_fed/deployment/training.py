@@ -6,15 +6,18 @@ import re
 import secrets
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.certificates.run import read_certificates
 from recsys_fed.config import FederationConfig, flat, parse
 from recsys_fed.deployment.federation import (
     AUTHORITY,
+    BUILD_ON,
     CATALOGUE,
     ROSTER,
     FederationFolder,
@@ -27,11 +30,12 @@ from recsys_fed.deployment.federation import (
 )
 from recsys_fed.deployment.roster import admitted, publish_roster
 from recsys_fed.deployment.serving import prepare_flower
-from recsys_fed.errors import ConfigurationError, EngineError
-from recsys_fed.federation.run_files import EMBEDDINGS
+from recsys_fed.errors import ConfigurationError, DataNotFoundError, EngineError
+from recsys_fed.federation.kept_releases import RELEASES, read_earlier
+from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS
 from recsys_fed.files import held
 from recsys_fed.flower import ask_flower, end, environment, healthy
-from recsys_fed.settings_file import Value, to_toml
+from recsys_fed.settings_file import Value, flattened, read_tables, to_toml
 from recsys_fed.simulation.flower_engine import app_folder
 
 RUN_CONFIG, FLOWER_LOG = "run.toml", "flower.log"
@@ -39,18 +43,73 @@ _POLL = 0.5
 _OnPoll = Callable[[Path], None]
 
 
-def new_training(folder: FederationFolder, *, overrides: Mapping[str, Value]) -> Path:
+def earlier_runs(folder: FederationFolder, *, until: str | None = None, say: Callable[[str], None]) -> list[Path]:
+    """Folders of the trainings on which a new one can build, oldest first.
+
+    That is every complete one of the same trainer and target that kept its released tables. The others are named.
+
+    Args:
+        folder: of the federation.
+        until: the last one to build on; None: the newest.
+        say: takes a line for each that is left out, and one for those that are not.
+
+    Raises:
+        ConfigurationError: there is no complete training of that name.
+    """
+    complete = [path for path in _trainings(folder) if (path / EMBEDDINGS).is_file()]
+    if until is not None and until not in {path.name for path in complete}:
+        raise ConfigurationError(f"There is no complete training {until} in {folder.trainings}.")
+    terms, found = folder.settings().training, []
+    for path in complete:
+        reason = _why_not(path, terms)
+        if until is not None and path.name > until:
+            reason = f"it is newer than {until}"
+        if reason:
+            say(f"leaves out {path.name}: {reason}")
+        else:
+            found.append(path)
+    say(f"builds on {len(found)} earlier trainings{': ' if found else ''}{', '.join(path.name for path in found)}")
+    return found
+
+
+def _why_not(training: Path, terms: FederationConfig) -> str:
+    """Why a complete training is nothing that one under these terms can build on; "" if it is."""
+    if not (training / RELEASES).is_file():
+        return "it kept no released tables, as those of earlier versions"
+    config = parse(FederationConfig, flattened(read_tables(training / RUN_CONFIG, what="a training")))
+    then, now = flat(config), flat(terms)
+    changed = [name for name in sorted(then.keys() | now.keys()) if _means(name) and then.get(name) != now.get(name)]
+    if changed:
+        return f"its {', '.join(changed)} was another"
+    try:
+        certificates, problems = read_certificates(training / CERTIFICATES)
+    except DataNotFoundError:
+        return "no silo has signed for it"
+    unnamed = any(not certificate.tables for certificate in certificates.values())
+    return "an earlier version signed for it, which named no released tables" if unnamed and not problems else ""
+
+
+def _means(name: str) -> bool:
+    """Whether a key of a run bears on what its released tables mean."""
+    return name in ("trainer", "target", "order", "trainer-settings") or "." in name
+
+
+def new_training(folder: FederationFolder, *, overrides: Mapping[str, Value], earlier: Sequence[Path] = ()) -> Path:
     """Make the folder of a new training within the terms that silos agreed to.
 
     Args:
         folder: of the federation.
         overrides: keys of a run; epsilon may be lower than agreed, and what silos do not agree to is free.
+        earlier: folders of the trainings that it builds on, oldest first, see `earlier_runs`.
 
     Raises:
-        ConfigurationError: epsilon above the agreed one, another of the agreed terms, or too few admitted silos.
+        ConfigurationError: epsilon above the agreed one, another of the agreed terms, more earlier trainings than
+            were agreed, or too few admitted silos.
+        LedgerIntegrityError: what an earlier training released was changed later.
     """
     terms = folder.settings().training
     config = parse(FederationConfig, flat(terms) | dict(overrides))
+    config = _building_on(folder, config, earlier)
     if config.epsilon > terms.epsilon:
         raise ConfigurationError(f"Expected at most the agreed epsilon {terms.epsilon:g}, got {config.epsilon:g}.")
     agreed, asked = agreed_keys(terms), agreed_keys(config)
@@ -70,9 +129,28 @@ def new_training(folder: FederationFolder, *, overrides: Mapping[str, Value]) ->
     return training
 
 
+def _building_on(folder: FederationFolder, config: FederationConfig, earlier: Sequence[Path]) -> FederationConfig:
+    """With what it builds on, all of which is read here once: what was changed is refused before a silo is asked."""
+    if len(earlier) > config.most_earlier_trainings:
+        raise ConfigurationError(
+            f"Expected at most {config.most_earlier_trainings} earlier trainings to build on, as silos agreed, there "
+            f"are {len(earlier)}. `federation terms --set most-earlier-trainings={BUILD_ON}` makes new terms, to "
+            "which silos agree by `silo update DIR --agree`."
+        )
+    named = json.dumps([str(path) for path in earlier]) if earlier else ""
+    config = replace(config, earlier_trainings=len(earlier), earlier=named)
+    read_earlier(config, Catalogue.load(folder.public / CATALOGUE))
+    return config
+
+
+def _trainings(folder: FederationFolder) -> list[Path]:
+    """Folders of all trainings, oldest first."""
+    return sorted(path for path in folder.trainings.glob("*") if (path / RUN_CONFIG).is_file())
+
+
 def _last_training(folder: FederationFolder) -> Path:
     """The newest training's folder; raises ConfigurationError if there is none."""
-    found = sorted(path for path in folder.trainings.glob("*") if (path / RUN_CONFIG).is_file())
+    found = _trainings(folder)
     if not found:
         raise ConfigurationError(f"There is no training in {folder.trainings}. Start one.")
     return found[-1]
@@ -202,7 +280,7 @@ def run_training(
 def _last_refusal(log: Path) -> str:
     """What the server said when it gave up, from Flower's log, which draws frames around lines and breaks them."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(encoding="utf-8", errors="replace"))
-    found = re.findall(r"ProtocolError: (.+)", text)
+    found = re.findall(r"(?:ProtocolError|LedgerIntegrityError): (.+)", text)
     return f" The server gave up: {found[-1].strip()}" if found else ""
 
 

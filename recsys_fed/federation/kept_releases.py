@@ -16,7 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.catalogue.items import Catalogue, catalogue_of_model
+from recsys_fed.certificates.earlier import joined
 from recsys_fed.certificates.run import read_certificates
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError, LedgerIntegrityError
@@ -32,10 +33,17 @@ _METADATA, _VERSION = "recsys-fed releases", 1
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EarlierTrainings:
-    """What a training builds on, oldest first, and the SHA-256 of each file of releases."""
+    """What a training builds on, oldest first.
+
+    Attributes:
+        trainings: their tables and models.
+        digests: SHA-256 of each file of releases.
+        certificates: of each, all in one text; what silos are shown (`certificates.earlier`).
+    """
 
     trainings: tuple[EarlierTraining, ...] = ()
     digests: tuple[str, ...] = ()
+    certificates: tuple[bytes, ...] = ()
 
 
 def take_releases_apart(releases: Sequence[ReleasedTable]) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
@@ -91,10 +99,11 @@ def read_earlier(config: FederationConfig, catalogue: Catalogue | None) -> Earli
             f"Expected the folders of {config.earlier_trainings} earlier trainings, got {len(folders)}."
         )
     read = [_read_run(folder, catalogue) for folder in folders]
-    return EarlierTrainings(trainings=tuple(one for one, _ in read), digests=tuple(digest for _, digest in read))
+    trainings, digests, certificates = zip(*read, strict=True) if read else ((), (), ())
+    return EarlierTrainings(trainings=trainings, digests=digests, certificates=certificates)
 
 
-def _read_run(folder: Path, catalogue: Catalogue | None) -> tuple[EarlierTraining, str]:
+def _read_run(folder: Path, catalogue: Catalogue | None) -> tuple[EarlierTraining, str, bytes]:
     from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS  # noqa: PLC0415
 
     path, model_path = folder / RELEASES, folder / EMBEDDINGS
@@ -102,7 +111,7 @@ def _read_run(folder: Path, catalogue: Catalogue | None) -> tuple[EarlierTrainin
         raise DataNotFoundError(f"Cannot find {RELEASES} of a finished run in {folder}. Start without it.")
     content = path.read_bytes()
     digest = sha256(content)
-    _check_certified(folder / CERTIFICATES, releases=digest, model=sha256(model_path.read_bytes()))
+    certificates = _certificates_of(folder / CERTIFICATES, releases=digest, model=sha256(model_path.read_bytes()))
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})[_METADATA])
@@ -114,27 +123,34 @@ def _read_run(folder: Path, catalogue: Catalogue | None) -> tuple[EarlierTrainin
         raise DataFormatError(f"Expected released tables in {path}, got another file: {error}.") from error
     model = load_item_embeddings(model_path)
     if catalogue is None or facts["catalogue_hash"] == catalogue.content_hash:
-        return EarlierTraining(releases=releases, vectors=model.vectors), digest
-    row_now = _rows_now(folder, facts["catalogue_hash"], catalogue)
+        return EarlierTraining(releases=releases, vectors=model.vectors), digest, certificates
+    row_now = _rows_now(folder, facts["catalogue_hash"], catalogue, n_items=model.n_items)
     vectors = torch.zeros(catalogue.n_items, model.embedding_dim)
     vectors[row_now[row_now >= 0]] = model.vectors[row_now >= 0]
-    return EarlierTraining(releases=tuple(remapped(one, row_now) for one in releases), vectors=vectors), digest
+    moved = EarlierTraining(releases=tuple(remapped(one, row_now) for one in releases), vectors=vectors)
+    return moved, digest, certificates
 
 
-def _rows_now(folder: Path, catalogue_hash: str, catalogue: Catalogue) -> torch.Tensor:
-    """For each row of the run's own catalogue that of the same item today, -1 for none."""
+def _rows_now(folder: Path, catalogue_hash: str, catalogue: Catalogue, *, n_items: int) -> torch.Tensor:
+    """For each of the `n_items` rows of the run's own catalogue that of the same item today, -1 for none."""
     if not (folder / CATALOGUE).is_file():
-        raise ConfigurationError(
-            f"The run in {folder} is over another catalogue, and its own is not there. Put it there as {CATALOGUE}."
-        )
+        try:
+            catalogue_of_model(catalogue, content_hash=catalogue_hash, n_items=n_items)
+        except DataFormatError as error:
+            raise ConfigurationError(
+                f"The run in {folder} is over another catalogue, of which today's is no later version. Put its own "
+                f"there as {CATALOGUE}, or start without this run."
+            ) from error
+        # An earlier version of a catalogue is its beginning.
+        return torch.arange(n_items)
     then = Catalogue.load(folder / CATALOGUE)
     if then.content_hash != catalogue_hash:
         raise ConfigurationError(f"The catalogue in {folder} is not that of its releases.")
     return torch.from_numpy(np.asarray(catalogue.rows(then.item_ids)))
 
 
-def _check_certified(place: Path, *, releases: str, model: str) -> None:
-    """Refuse tables and models that the certificates of the run, each signed by its silo, do not name."""
+def _certificates_of(place: Path, *, releases: str, model: str) -> bytes:
+    """The certificates of a run in one text; refuses tables and models that one of them does not name."""
     certificates, problems = read_certificates(place)
     if problems:
         raise LedgerIntegrityError(problems[0])
@@ -148,3 +164,4 @@ def _check_certified(place: Path, *, releases: str, model: str) -> None:
                 f"{name}: the released tables or the model in {place.parent} are not those that it was signed for: "
                 "they were changed later. Restore them, or start without this run."
             )
+    return joined((place / name).read_bytes() for name in certificates)

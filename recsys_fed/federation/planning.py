@@ -147,7 +147,7 @@ def schedules_of_trainings(
     both accountants, and come within 1% of the configuration's epsilon.
 
     Args:
-        config: with the epsilon of all of them.
+        config: with the epsilon of all of them; the first builds on its `earlier_trainings`.
         catalogue: of the last one.
         trainings: how many.
         cold: each starts from nothing.
@@ -166,7 +166,8 @@ def schedules_of_trainings(
                 "Plan fewer, or a larger epsilon."
             )
         configs = [
-            replace(config, epsilon=epsilon, earlier_trainings=0 if cold else earlier) for earlier in range(trainings)
+            replace(config, epsilon=epsilon, earlier_trainings=0 if cold else config.earlier_trainings + number)
+            for number in range(trainings)
         ]
         schedules = [planned_schedule(one, catalogue) for one in configs]
         if math.isinf(epsilon):

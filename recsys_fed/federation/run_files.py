@@ -272,10 +272,10 @@ def _take_apart(state: Any, begun: Any, prefix: str = "") -> tuple[dict[str, tor
         if isinstance(value, torch.Tensor) and value is getattr(begun, declared.name, None):
             record[declared.name] = _BEGUN
         elif isinstance(value, torch.Tensor):
-            tensors[name] = value.detach().cpu().contiguous()
+            tensors[name] = _own_copy(value)
             record[declared.name] = _TENSOR
         elif isinstance(value, tuple) and all(isinstance(one, torch.Tensor) for one in value):
-            tensors |= {f"{name}.{number}": one.detach().cpu().contiguous() for number, one in enumerate(value)}
+            tensors |= {f"{name}.{number}": _own_copy(one) for number, one in enumerate(value)}
             record[declared.name] = {_TENSORS: len(value)}
         elif is_dataclass(value):
             inner, record[declared.name] = _take_apart(value, None, name + ".")
@@ -285,6 +285,11 @@ def _take_apart(state: Any, begun: Any, prefix: str = "") -> tuple[dict[str, tor
         else:
             raise ConfigurationError(f"Expected a state of tensors, numbers and texts, {name} is another thing.")
     return tensors, record
+
+
+def _own_copy(tensor: torch.Tensor) -> torch.Tensor:
+    """Parts of a state may be one tensor; a file of tensors takes each by itself."""
+    return tensor.detach().cpu().contiguous().clone()
 
 
 def _put_together(begun: Any, record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:

@@ -2,7 +2,8 @@
 
     request   tables: ArrayRecord of released tables;  request: ConfigRecord of public numbers
     update    total: ArrayRecord with one int32 table;  update: ConfigRecord, the release event and the silo's name
-    invitation  invitation: ConfigRecord with the version of the server's plan, to which a greeting is the answer
+    invitation  invitation: ConfigRecord with the version of the server's plan and, of a training that builds on
+                earlier ones, their certificates; a greeting is the answer
     greeting  greeting: ConfigRecord with the catalogue's hash and size, the silo's name and its ledger's key
     conclusion    conclusion: ConfigRecord with the released item embeddings, the bytes of their file, and digests of
                   released tables
@@ -155,18 +156,37 @@ def update_from_records(records: RecordDict) -> Update:
     return Update(silo=silo, total=total, event=event, catalogue_hash=catalogue_hash, nonce=nonce)
 
 
-def invitation_to_records() -> RecordDict:
-    """Encode what a server sends to be greeted."""
-    return RecordDict({"invitation": ConfigRecord({"protocol": PROTOCOL, "plan": PLAN})})
+@dataclass(frozen=True, kw_only=True)
+class Invitation:
+    """What a server sends to be greeted.
+
+    Attributes:
+        plan: version of the plan that it computes.
+        earlier: of each earlier training that this one builds on, oldest first, its certificates; see
+            `certificates.earlier`.
+    """
+
+    plan: str = PLAN
+    earlier: tuple[bytes, ...] = ()
 
 
-def plan_of_invitation(records: RecordDict) -> str:
-    """Decode the version of the plan that the server computes; raises ProtocolError for anything else."""
+def invitation_to_records(invitation: Invitation) -> RecordDict:
+    """Encode an invitation."""
+    config: dict[str, Any] = {"protocol": PROTOCOL, "plan": invitation.plan}
+    config |= {"earlier": list(invitation.earlier)} if invitation.earlier else {}
+    return RecordDict({"invitation": ConfigRecord(config)})
+
+
+def invitation_from_records(records: RecordDict) -> Invitation:
+    """Decode an invitation; raises ProtocolError for anything else."""
     config = _config(records, "invitation")
-    _only({"protocol", "plan"}, config)
-    if type(config.get("plan")) is not str:
+    _only({"protocol", "plan", "earlier"}, config)
+    plan, earlier = config.get("plan"), config.get("earlier", [])
+    if type(plan) is not str:
         raise ProtocolError("Expected an invitation with the version of the server's plan.")
-    return str(config["plan"])
+    if not (isinstance(earlier, list) and all(isinstance(one, bytes) for one in earlier)):
+        raise ProtocolError("Expected certificates of earlier trainings in an invitation.")
+    return Invitation(plan=plan, earlier=tuple(earlier))
 
 
 def greeting_to_records(greeting: Greeting) -> RecordDict:

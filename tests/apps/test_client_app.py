@@ -17,6 +17,7 @@ from recsys_fed.federation.messages import PLAN, PROTOCOL, Update, payload_of
 from recsys_fed.federation.release import release_event
 from recsys_fed.federation.schedule import advance, begin, request
 from recsys_fed.federation.wire import (
+    Invitation,
     greeting_from_records,
     invitation_to_records,
     request_to_records,
@@ -297,7 +298,7 @@ def test_a_greeting_does_not_depend_on_the_silos_users(monkeypatch):
 
 def test_a_server_that_computes_another_plan_is_refused_with_both_versions(monkeypatch):
     def main(ask):
-        invitation = invitation_to_records()
+        invitation = invitation_to_records(Invitation())
         good = ask("query", invitation)
         invitation["invitation"] = ConfigRecord({"protocol": PROTOCOL, "plan": "2.9"})
         asked = replace(request(planned(ask)), plan="2.9")

@@ -24,7 +24,7 @@ from recsys_fed.audit._neighbouring_silos import NeighbouringSilos
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig
 from recsys_fed.federation.noise_split import resolve_masking
-from recsys_fed.federation.wire import blob_to_records, invitation_to_records, request_to_records
+from recsys_fed.federation.wire import Invitation, blob_to_records, invitation_to_records, request_to_records
 from recsys_fed.simulation.flower_engine import load_apps
 
 N_ITEMS = 24
@@ -92,7 +92,9 @@ class LyingServer(RuleBasedStateMachine):
 
     @rule(kind=st.sampled_from(["query", "query.conclude", "query.advertise", "query.share", "query.unmask"]))
     def other_message(self, kind):
-        records = invitation_to_records() if kind == "query" else blob_to_records("conclusion", b"no model")
+        records = (
+            invitation_to_records(Invitation()) if kind == "query" else blob_to_records("conclusion", b"no model")
+        )
         self.silos.ask(kind, records)
 
     @invariant()

@@ -138,11 +138,11 @@ def test_what_was_not_agreed_to_is_refused_and_charges_nothing(tmp_path):
     silo = open_deployed_silo(there.silos[0])
     before = silo.ledger.releases()
     with pytest.raises(ProtocolError, match="trainer 'spectral' of the agreed plan"):
-        silo.check_request(replace(first, trainer="dp-sgd"))
+        silo.check_request(replace(first, trainer="dp-sgd"), run="a-run")
     with pytest.raises(ProtocolError, match="catalogue"):
-        silo.check_request(replace(first, catalogue_hash="0" * 64))
+        silo.check_request(replace(first, catalogue_hash="0" * 64), run="a-run")
     with pytest.raises(ProtocolError, match="noise_share"):
-        silo.check_request(replace(first, noise_share=0.5))
+        silo.check_request(replace(first, noise_share=0.5), run="a-run")
     # Less noise than the agreed epsilon allows: within the ledger's limit of 20, above the 6 of a training.
     with pytest.raises(ProtocolError, match="noise_multiplier"):
         silo.release(replace(first, noise_multiplier=0.4), run="cheap", on_failure=raise_it)

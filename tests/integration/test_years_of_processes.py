@@ -1,4 +1,5 @@
-"""A federation's life over processes with TLS: silos join and leave, the catalogue grows, no key is made anew."""
+"""A federation's life over processes with TLS: trainings build on one another, silos join and leave, the catalogue
+grows, and no key is made anew."""
 
 from dataclasses import replace
 
@@ -8,15 +9,26 @@ from deployment_kit import CONFIG, deployed
 from real_federation import PATIENCE, RealFederation, wait_for
 
 from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.certificates.run import read_certificates
+from recsys_fed.config import SimulationConfig
 from recsys_fed.deployment.roster import missing_silos
+from recsys_fed.deployment.training import progress_of
+from recsys_fed.evaluation.protocol import evaluate_ranking
+from recsys_fed.federation.kept_releases import RELEASES
 from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.flower import free_port
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.verification import verify_ledger
 from recsys_fed.models.items import load_item_embeddings
+from recsys_fed.signing import sha256
 from recsys_fed.silo.settings import read_silo_settings
+from recsys_fed.simulation.runner import fold_in_scorer
 
-MASKED = replace(CONFIG, secure_aggregation="on", seed=0)
+DATA = SimulationConfig(data="generated:users=1500,items=200,interactions=30")
+MASKED = replace(
+    CONFIG, secure_aggregation="on", seed=0, declared_users=1500, embedding_dim=0, rounds=0, epsilon=2.0,
+    most_earlier_trainings=10,
+)  # fmt: skip
 
 
 def keys(there):
@@ -30,10 +42,10 @@ def ran(federation, *arguments, code=0):
     return done.stdout + done.stderr
 
 
-def trained(federation, there):
+def trained(federation, there, *arguments):
     """One training to its end; its certificates hold."""
     wait_for(lambda: not missing_silos(there.federation), federation.process("server"))
-    training = federation.finish(federation.train(), timeout=2 * PATIENCE)
+    training = federation.finish(federation.train(*arguments), timeout=2 * PATIENCE)
     ran(federation, "privacy", "verify-run", training)
     return training, sorted(path.name.partition("-")[2] for path in (training / "certificates").iterdir())
 
@@ -51,9 +63,26 @@ def joined(federation, there, tmp_path):
     return path
 
 
+def recall(training, simulated):
+    """Recall@20 of what was held out, among the items of the first catalogue."""
+    model = load_item_embeddings(training / EMBEDDINGS)
+    n_items = simulated.catalogue.n_items
+    known = replace(
+        model,
+        vectors=model.vectors[:n_items],
+        bias=model.bias[:n_items],
+        history_weights=model.history_weights[:n_items],
+        catalogue_hash=simulated.catalogue.content_hash,
+    )
+    found = evaluate_ranking(
+        fold_in_scorer(known, simulated, device="cpu"), train=simulated.excluded, test=simulated.test, cutoffs=(20,)
+    )
+    return found.means()["recall@20"]
+
+
 @pytest.mark.soak
 def test_three_trainings_a_silo_joins_one_leaves_and_the_catalogue_grows(tmp_path):
-    there = deployed(tmp_path, config=MASKED, port=free_port())
+    there = deployed(tmp_path, config=MASKED, data=DATA, port=free_port())
     before = keys(there)
     federation = RealFederation(there, tmp_path / "logs")
     try:
@@ -76,7 +105,7 @@ def test_three_trainings_a_silo_joins_one_leaves_and_the_catalogue_grows(tmp_pat
         for silo in there.silos:
             ran(federation, "silo", "update", silo, "--agree")
         federation.start_silo(3)
-        second, names = trained(federation, there)
+        second, names = trained(federation, there, "--continue")
         assert names == [f"silo-{index}.json" for index in range(4)]
 
         # A user leaves the first silo, and the second silo leaves the federation.
@@ -87,7 +116,7 @@ def test_three_trainings_a_silo_joins_one_leaves_and_the_catalogue_grows(tmp_pat
         gone = there.silos.pop(1)
         for silo in there.silos:
             assert "(revoked)" in ran(federation, "silo", "update", silo, "--agree")
-        third, names = trained(federation, there)
+        third, names = trained(federation, there, "--continue")
         assert names == ["silo-0.json", "silo-2.json", "silo-3.json"]
         ran(federation, "silo", "recommend", there.silos[0], user, code=2)
 
@@ -101,7 +130,16 @@ def test_three_trainings_a_silo_joins_one_leaves_and_the_catalogue_grows(tmp_pat
         assert [model.n_items for model in models] == [old.n_items, old.n_items + 3, old.n_items + 3]
         agreed = [(one.what, one.version) for one in Ledger.open(settings.ledger).agreements()]
         assert [one for one in agreed if one[0] != "roster"] == [("terms", 2), ("catalogue", 2), ("terms", 3)]
-        assert verify_ledger(Ledger.open(settings.ledger)).releases == 9
-        assert Ledger.open(read_silo_settings(new).ledger).releases() == 6
+        # The silo that joined had the first training proven by others; what was built on is certified by all.
+        tables = [sha256((folder / RELEASES).read_bytes()) for folder in (first, second, third)]
+        for number, folder in enumerate((first, second, third)):
+            certificates, problems = read_certificates(folder / "certificates")
+            assert not problems
+            assert {one.earlier for one in certificates.values()} == {tuple(tables[:number])}
+        of_old, of_new = (Ledger.open(read_silo_settings(one).ledger) for one in (there.silos[0], new))
+        rounds = [progress_of(folder)["rounds"] for folder in (first, second, third)]
+        assert verify_ledger(of_old).releases == sum(rounds) and of_new.releases() == sum(rounds[1:])
+        qualities = [recall(folder, there.simulated) for folder in (first, second, third)]
+        assert qualities[0] < qualities[1] and qualities[0] < qualities[2], qualities
     finally:
         federation.stop()
