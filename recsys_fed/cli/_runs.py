@@ -321,7 +321,8 @@ def audit(  # noqa: PLR0913  (one argument a flag)
 
 def report(
     place: Annotated[
-        str, typer.Argument(metavar="DIR", help="Folder of a run, of several runs or of an audit; or a ledger.")
+        str,
+        typer.Argument(metavar="DIR", help="Folder of a run, of several, of an audit or a federation; or a ledger."),
     ],
     *,
     output: Annotated[Path | None, typer.Option(help="The page; by default report.html in the folder.")] = None,

@@ -6,10 +6,12 @@ from typing import Any
 
 from recsys_fed.comparison.record import FILE as COMPARED
 from recsys_fed.comparison.record import KIND as COMPARISON
+from recsys_fed.deployment.federation import FILE as FEDERATION
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 from recsys_fed.report._page import Page, Section, Verdict, render
 from recsys_fed.report.audit import audit_sections
 from recsys_fed.report.comparison import compared_sections
+from recsys_fed.report.life import life_sections
 from recsys_fed.report.privacy import ledger_sections
 from recsys_fed.report.run import comparison_sections, metrics_of, run_sections
 from recsys_fed.simulation.record import METRICS
@@ -19,7 +21,7 @@ _LEDGERS = (".sqlite", ".jsonl")
 
 
 def write_report(place: str, *, output: Path | None = None) -> Path:
-    """Write the page of a run, of several runs, a comparison, an audit, or a ledger, and return where it is.
+    """Write the page of a run, of several runs, a comparison, an audit, a federation, or a ledger; returns its path.
 
     Without `output` it goes into the folder, or beside the ledger's file.
 
@@ -49,6 +51,8 @@ def _page_of(place: str) -> Page:
 
 
 def _page_of_folder(folder: Path) -> Page:
+    if (folder / FEDERATION).is_file():
+        return _page("A federation's life", tuple(life_sections(folder)))
     sections: list[Section] = []
     named = []
     if (folder / METRICS).is_file():

@@ -1,8 +1,10 @@
 """Trainings of a deployed federation that build on earlier ones: found, proven to silos, resumed; and liars."""
 
 import json
+import re
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +71,13 @@ def holds(training):
     return found.holds, found.problems
 
 
+def page_of(federation):
+    """The text of the page of a federation's life."""
+    code, out, err = run_command("report", federation)
+    assert code == 0, err
+    return re.sub(r"<[^>]+>", "", Path(out.strip()).read_text())
+
+
 @pytest.mark.parametrize("mode", ["masked", "ordered"])
 def test_each_builds_on_those_before_it_and_every_certificate_says_so(tmp_path, mode):
     config = MASKED if mode == "masked" else replace(PLAIN, target="next")
@@ -95,6 +104,9 @@ def test_each_builds_on_those_before_it_and_every_certificate_says_so(tmp_path, 
     stages = [json.loads(line)["stage"] for line in (second / EVENTS).read_text().splitlines()]
     assert "co-occurrence" not in stages
     assert load_item_embeddings(third / EMBEDDINGS).n_items == old.n_items + 2
+    page = page_of(there.federation.path)
+    for said in ("the catalogue has 52 items in place of 50", "What is next", "silo-1", "within its limit"):
+        assert said in page, said
     with pytest.raises(ConfigurationError, match=r"at most 2 earlier.*most-earlier-trainings"):
         begun(there)
 
