@@ -18,9 +18,9 @@ import torch
 from scipy import sparse
 
 from recsys_fed import checks
-from recsys_fed.comparison._attributes import Attributes, parse_attribute_columns, read_attributes
 from recsys_fed.comparison._ceilings import NOT_PRIVATE, pooled_ceilings
 from recsys_fed.comparison.new_items import new_item_record
+from recsys_fed.data.readers.users import Attributes, parse_attribute_columns, read_attributes
 from recsys_fed.data.simulated import SimulatedFederation
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.evaluation.baselines import popularity

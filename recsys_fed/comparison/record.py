@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from recsys_fed import checks
-from recsys_fed.comparison._attributes import groups_of, worst_group
+from recsys_fed.comparison._groups import groups_of, worst_group
 from recsys_fed.comparison.compare import BOTH, LISTS, LOCAL, Compared, Floats, Groups, Line
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.evaluation.metrics import (

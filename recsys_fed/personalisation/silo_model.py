@@ -44,6 +44,7 @@ from recsys_fed.errors import ConfigurationError
 from recsys_fed.evaluation.protocol import Scorer
 from recsys_fed.models.histories import weighted_histories
 from recsys_fed.models.items import ItemEmbeddings, scores, user_vectors
+from recsys_fed.personalisation.fusion import Fusion
 from recsys_fed.personalisation.private_parts import PrivateParts, fit_private_parts
 
 Floats = npt.NDArray[np.float64]
@@ -328,6 +329,7 @@ class SiloModel:
         item_model: of the silo; None for a recipe without it.
         parts: of the silo; None for a recipe without them.
         spreads: standard deviations of the two scores over the silo's users.
+        fusion: effects of attributes and contexts, for `Fusion.add_to`; None where nothing is told or nothing wins.
     """
 
     recipe: Recipe
@@ -335,6 +337,7 @@ class SiloModel:
     item_model: ItemModel | None
     spreads: tuple[float, float]
     parts: PrivateParts | None = None
+    fusion: Fusion | None = None
 
     def scores(self, histories: sparse.csr_matrix) -> Floats:
         """Float64 [n_users, n_items], higher is better; items of the history itself have no meaningful score."""

@@ -1,12 +1,7 @@
-"""Groups of users by an attribute that somebody knows of them, such as an age band, and how each method serves them.
+"""Attributes that somebody knows of users, such as an age band, from a table of users. Private to whoever has it."""
 
-A simulator sees all users; the figures are its own, and not privatised. A silo that published such a figure of its
-users would release a function of their data, which nothing here does.
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +14,6 @@ Attributes = Mapping[str, npt.NDArray[np.object_]]
 # Whole numbers of more different values than this become bands of ten, as ages do.
 _MOST_VALUES = 12
 _SEPARATORS = ("::", "|", "\t", ";", ",")
-# A group of fewer users with a test item is shown, and not called the worst.
-LEAST_USERS = 30
 
 
 def parse_attribute_columns(text: str) -> dict[str, str]:
@@ -39,13 +32,20 @@ def parse_attribute_columns(text: str) -> dict[str, str]:
     return found
 
 
-def read_attributes(path: Path, columns: Mapping[str, str], user_ids: npt.NDArray[np.object_]) -> Attributes:
+def read_attributes(
+    path: Path,
+    columns: Mapping[str, str],
+    user_ids: npt.NDArray[np.object_],
+    *,
+    rename: Callable[[str], str] = str,
+) -> Attributes:
     """Attributes of users from a text table whose first column, or the one called user, holds their ids.
 
     Args:
         path: of the table; `::`, `|`, tab, semicolon or comma between fields, as its first line has them.
         columns: see `parse_attribute_columns`; all names, or all positions of a file without a header.
         user_ids: whose, object array of str [n_users]. A user that the table lacks has the value "".
+        rename: from the table's ids to these, as a silo's pseudonyms are.
 
     Raises:
         DataNotFoundError, DataFormatError, ConfigurationError: no such file, a column that is not there, or nobody of
@@ -71,7 +71,7 @@ def read_attributes(path: Path, columns: Mapping[str, str], user_ids: npt.NDArra
     if missing:
         raise DataFormatError(f"Expected the columns {', '.join(missing)} in {path}, got {', '.join(table.columns)}.")
     ids = table["user"] if "user" in table.columns else table.iloc[:, 0]
-    row_of = {name: row for row, name in enumerate(ids)}
+    row_of = {rename(name): row for row, name in enumerate(ids)}
     rows = [row_of.get(str(name), -1) for name in user_ids]
     if max(rows, default=-1) < 0:
         raise DataFormatError(f"Expected users of the data in the first column of {path}, got none of them.")
@@ -84,25 +84,3 @@ def _values(column: Sequence[str], rows: Sequence[int]) -> npt.NDArray[np.object
     if len(known) > _MOST_VALUES and all(text.isdecimal() for text in known):
         column = [f"{int(text) // 10 * 10} to {int(text) // 10 * 10 + 9}" if text else "" for text in column]
     return np.array([column[row] for row in rows], dtype=object)
-
-
-def groups_of(attributes: Attributes) -> Iterator[tuple[str, str, npt.NDArray[np.bool_]]]:
-    """Attribute, value and who has it, bool [n_users], values in their order; whoever has none is in no group."""
-    for name, values in attributes.items():
-        for value in sorted({text for text in values if text}, key=_in_order):
-            yield name, value, values == value
-
-
-def _in_order(value: str) -> tuple[int, str]:
-    head = value.partition(" ")[0]
-    return (int(head), value) if head.isdecimal() else (-1, value)
-
-
-def worst_group(groups: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The value with the lowest mean, of those with enough users; None where there are not two of them.
-
-    Args:
-        groups: value -> n_users with a test item, and mean.
-    """
-    enough = {value: one["mean"] for value, one in groups.items() if one["n_users"] >= LEAST_USERS}
-    return min(enough, key=lambda value: enough[value]) if len(enough) > 1 else None
