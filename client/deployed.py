@@ -26,6 +26,7 @@ from recsys_fed.ledger.agreed_schedule import AgreedSchedule
 from recsys_fed.ledger.budget import Allowance
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.models.device import resolve_device
+from recsys_fed.models.histories import Signal
 from recsys_fed.privacy.guarantee import check_delta
 from recsys_fed.privacy.noise import SystemNoise
 from recsys_fed.signing import SigningKey
@@ -68,11 +69,13 @@ class DeployedSilo(Silo):
     @cached_property
     def data(self) -> SiloData | StoredSiloData:
         """What [data] of silo.toml says, read when it is first asked for; a failure is tried again."""
+        # No trainer reads more than it says; times are kept for the silo's own model.
+        kept = frozenset[Signal]({"time"} if self.settings.attributes.context else ())
         return open_silo_data(
             self.settings.data,
             self.catalogue,
             Participants.of_silo(self.settings, self.secret),
-            reads=signals_read(self.config),
+            reads=signals_read(self.config) | kept,
         )
 
     @property

@@ -136,10 +136,14 @@ NewItems = Annotated[
     float, typer.Option(help="Also train without so large a share of the items, and rank them by their features.")
 ]
 UserAttributes = Annotated[
-    Path | None, typer.Option(help="Table of users: also measure groups of them, and name the one served worst.")
+    Path | None,
+    typer.Option(help="Table of users: measure groups of them, and let silos add effects of their attributes."),
 ]
 AttributeColumns = Annotated[
     str, typer.Option(help="NAME=COLUMN,... of that table; a number is a position in a file without a header.")
+]
+Contexts = Annotated[
+    str, typer.Option(help="Of hour and weekday: also let silos add effects of when something happened.")
 ]
 DEFAULT_EPSILONS = "1,2,4,8"
 
@@ -161,6 +165,7 @@ def compare(  # noqa: PLR0913  (one argument a flag)
     new_items: NewItems = 0.0,
     user_attributes: UserAttributes = None,
     attribute_columns: AttributeColumns = "",
+    context: Contexts = "",
     settings: _options.Setting = None,
     output: Output = None,
     plot: Plot = None,
@@ -186,10 +191,13 @@ def compare(  # noqa: PLR0913  (one argument a flag)
         new_items=new_items,
         user_attributes=str(user_attributes or ""),
         attribute_columns=attribute_columns,
+        context=context,
     )
     rating = simulation.federation.target == "rating"
-    if rating and (plot is not None or new_items or user_attributes is not None):
-        raise ConfigurationError("Expected no --plot, --new-items or --user-attributes with target = rating.")
+    if rating and (plot is not None or new_items or user_attributes is not None or context):
+        raise ConfigurationError(
+            "Expected no --plot, --new-items, --user-attributes or --context with target = rating."
+        )
     with show_progress(new_console(stderr=True)) as progress:
         if rating:
             record = compare_ratings(comparison, output=output, progress=progress)

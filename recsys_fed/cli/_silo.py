@@ -279,19 +279,25 @@ def serve(folder: Folder, *, metrics_port: MetricsPort = 0, insecure: Insecure =
     raise typer.Exit(code)
 
 
+At = Annotated[
+    str, typer.Option(help="Date or time of the request, where the silo's own model uses hour or weekday.")
+]
+
+
 @app.command()
 def recommend(
     folder: Folder,
     user: Annotated[str, typer.Argument(help="A user's id as in the silo's data.")],
     *,
     k: Annotated[int, typer.Option("-k", help="How many items to recommend.")] = 10,
+    at: At = "",
     as_json: AsJson = False,
 ) -> None:
     """Recommend from the silo's own state; nothing leaves this machine."""
     from recsys_fed.report.deployment import print_ranking  # noqa: PLC0415
     from recsys_fed.silo.recommendations import recommend_user  # noqa: PLC0415
 
-    items = recommend_user(_recommender(folder), user, k=k)
+    items = recommend_user(_recommender(folder, at=at), user, k=k)
     emit(items) if as_json else print_ranking(items)
 
 
@@ -304,6 +310,7 @@ def export(
     users: Annotated[
         Path | None, typer.Option(help="Text file with a user id a line: export these, under their ids.")
     ] = None,
+    at: At = "",
 ) -> None:
     """Write the recommendations of all users, under pseudonyms, or of those in a file."""
     from recsys_fed.report.deployment import say  # noqa: PLC0415
@@ -312,7 +319,7 @@ def export(
     named: Sequence[str] | None = None
     if users is not None:
         named = [line.strip() for line in users.read_text(encoding="utf-8").splitlines() if line.strip()]
-    count = export_recommendations(_recommender(folder), output, k=k, users=named)
+    count = export_recommendations(_recommender(folder, at=at), output, k=k, users=named)
     say(f"wrote recommendations of {count} users to {output}")
 
 
@@ -321,9 +328,10 @@ def residual(folder: Folder) -> None:
     """Write the silo's own model for `silo api --silo DIR`, for personalisation silo-trusted, after each training."""
     from recsys_fed.errors import ConfigurationError  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
-    from recsys_fed.silo.secret import SiloSecret, passphrase  # noqa: PLC0415
+    from recsys_fed.silo.secret import Pseudonyms, SiloSecret, passphrase  # noqa: PLC0415
     from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415
     from recsys_fed.silo.state import StateFolder  # noqa: PLC0415
+    from recsys_fed.silo.told import Knowledge  # noqa: PLC0415
 
     settings = read_silo_settings(folder)
     if settings.personalisation != "silo-trusted":
@@ -331,21 +339,29 @@ def residual(folder: Folder) -> None:
             f"Expected personalisation = silo-trusted in silo.toml, got {settings.personalisation}."
         )
     secret = SiloSecret.load(Path(settings.secret_key), passphrase=passphrase())
-    say(f"wrote {StateFolder(Path(settings.state), secret).write_residual()}")
+    knowledge = Knowledge.of_silo(settings, Pseudonyms(secret))
+    say(f"wrote {StateFolder(Path(settings.state), secret).write_residual(knowledge)}")
 
 
-def _recommender(folder: Path) -> "Recommender":
+def _recommender(folder: Path, *, at: str) -> "Recommender":
     from recsys_fed.catalogue.items import Catalogue  # noqa: PLC0415
     from recsys_fed.silo.opt_out import Participants  # noqa: PLC0415
     from recsys_fed.silo.recommendations import open_recommender  # noqa: PLC0415
     from recsys_fed.silo.secret import SiloSecret, passphrase  # noqa: PLC0415
-    from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415
+    from recsys_fed.silo.settings import moment, read_silo_settings  # noqa: PLC0415
     from recsys_fed.silo.state import StateFolder  # noqa: PLC0415
+    from recsys_fed.silo.told import Knowledge  # noqa: PLC0415
 
     settings = read_silo_settings(folder)
     secret = SiloSecret.load(Path(settings.secret_key), passphrase=passphrase())
     catalogue = Catalogue.load(settings.catalogue)
     state = StateFolder(Path(settings.state), secret)
+    participants = Participants.of_silo(settings, secret)
     return open_recommender(
-        state, catalogue, Participants.of_silo(settings, secret), personalisation=settings.personalisation
+        state,
+        catalogue,
+        participants,
+        personalisation=settings.personalisation,
+        knowledge=Knowledge.of_silo(settings, participants),
+        moment=moment(at, name="--at"),
     )

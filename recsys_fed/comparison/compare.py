@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +20,9 @@ from scipy import sparse
 
 from recsys_fed import checks
 from recsys_fed.comparison._ceilings import NOT_PRIVATE, pooled_ceilings
+from recsys_fed.comparison._fused import Fusing
 from recsys_fed.comparison.new_items import new_item_record
+from recsys_fed.context import parse_contexts
 from recsys_fed.data.readers.users import Attributes, parse_attribute_columns, read_attributes
 from recsys_fed.data.simulated import SimulatedFederation
 from recsys_fed.errors import ConfigurationError
@@ -146,6 +149,7 @@ def _make_line(
 
 
 LOCAL, GLOBAL, BOTH = "local-only", "global, user-only", "global, silo-trusted"
+FUSED = f"{BOTH}, attributes"
 _CHOICE = 31
 
 
@@ -170,26 +174,28 @@ def _silo_lines(
     *,
     seed: int,
     say: Say,
+    fusing: Fusing,
     next_item: bool = False,
 ) -> Iterator[Line]:
-    """Local-only first, then the released model with a model of the silo's own, for each budget.
+    """Local-only first, then the released model with a model of the silo's own, for each budget, and with attributes.
 
     What a silo takes is chosen on its train histories alone, on the same folds for all released models.
     """
-    found: dict[Key | None, dict[str, Floats]] = {}
+    found: dict[tuple[str, Key | None], dict[str, Floats]] = {}
     n_users = federation.train.shape[0]
     for silo, users in enumerate(federation.users_of_silo):
         say(f"silo-{silo}: choosing on its own users")
-        measured = _next_of_silo if next_item else _of_silo
+        measured = _next_of_silo if next_item else partial(_of_silo, fusing=fusing)
         of_silo = measured(federation, users, models, groups, seed=[seed, _CHOICE, silo])
         for key, values in of_silo:
             for name, value in values.items():
                 found.setdefault(key, {}).setdefault(name, np.full((n_users, *value.shape[1:]), np.nan))[users] = (
                     value
                 )
-    yield _make_line(LOCAL, [found[None]], note="nothing is released")
-    for epsilon, keys in _by_budget(models):
-        yield _make_line(BOTH, [found[key] for key in keys], epsilon=epsilon)
+    yield _make_line(LOCAL, [found[LOCAL, None]], note="nothing is released")
+    for method in dict.fromkeys(method for method, key in found if key is not None):
+        for epsilon, keys in _by_budget(models):
+            yield _make_line(method, [found[method, key] for key in keys], epsilon=epsilon)
 
 
 def _of_silo(
@@ -199,8 +205,9 @@ def _of_silo(
     groups: Groups,
     *,
     seed: list[int],
-) -> Iterator[tuple[Key | None, dict[str, Floats]]]:
-    """What the users of one silo get: under None alone, else with the model of that key."""
+    fusing: Fusing,
+) -> Iterator[tuple[tuple[str, Key | None], dict[str, Floats]]]:
+    """What the users of one silo get: alone, with the model of each key, and with what is told of them beside it."""
     train, excluded, test = federation.histories.matrix()[users], federation.excluded[users], federation.test[users]
     folds = split_folds(train, rng=np.random.default_rng(seed))
     own, pairs = choose_alone(folds), silo_pairs(train)
@@ -214,9 +221,13 @@ def _of_silo(
         if not number:
             # A recipe without pull and with all weight on the silo reads nothing of the model: any will do.
             alone = measured(model, own.recipe)
-            yield None, alone
+            yield (LOCAL, None), alone
         recipe = choose_on(folds, own, model).recipe
-        yield key, alone if recipe == own.recipe else measured(model, recipe)
+        yield (BOTH, key), alone if recipe == own.recipe else measured(model, recipe)
+        if fusing:
+            about = {"epsilon": key[0], "seed": key[1], "silo": seed[-1]}
+            score = fusing.scorer(federation, users, folds, model, recipe, about)
+            yield (FUSED, key), _measure_users(score, excluded, test, groups)
 
 
 def _next_of_silo(
@@ -226,7 +237,7 @@ def _next_of_silo(
     groups: Groups,
     *,
     seed: list[int],
-) -> Iterator[tuple[Key | None, dict[str, Floats]]]:
+) -> Iterator[tuple[tuple[str, Key | None], dict[str, Floats]]]:
     """The same where the next item is asked for."""
     histories = federation.histories.rows(torch.from_numpy(users))
     excluded, test = federation.excluded[users], federation.test[users]
@@ -235,7 +246,7 @@ def _next_of_silo(
     for number, (key, model) in enumerate(models.items()):
         choice = choose_next(held, model)
         # What the silo takes alone is the same whichever model it was chosen beside.
-        for of, recipe in [(None, choice.alone)] * (not number) + [(key, choice.recipe)]:
+        for of, recipe in [((LOCAL, None), choice.alone)] * (not number) + [((BOTH, key), choice.recipe)]:
             score = scorer_of_next(fit_next_item_model(histories, model, recipe, own=own), histories)
             yield of, _measure_users(score, excluded, test, groups)
 
@@ -283,6 +294,7 @@ class Comparison:
         n_seeds: runs of each budget, which differ in start and noise; data and silos stay as they are.
         new_items: share of the items that further runs train without, to rank them by their public features; 0: none.
         user_attributes, attribute_columns: a table of users, and NAME=COLUMN,... of what is told apart; "": nothing.
+        context: names of contexts that count beside the score, with commas between them; see `recsys_fed.context`.
     """
 
     simulation: Simulation
@@ -291,6 +303,7 @@ class Comparison:
     new_items: float = 0.0
     user_attributes: str = ""
     attribute_columns: str = ""
+    context: str = ""
 
     def __post_init__(self) -> None:
         checks.at_least(1, n_epsilons=len(self.epsilons), n_seeds=self.n_seeds)
@@ -302,6 +315,8 @@ class Comparison:
             raise ConfigurationError("Expected a table of users and the columns of their attributes together.")
         if self.attribute_columns:
             parse_attribute_columns(self.attribute_columns)
+        if parse_contexts(self.context) and self.simulation.federation.target == "next":
+            raise ConfigurationError("Expected no --context with target = next, whose own model has none.")
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -312,13 +327,17 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Compared:
-    """What came out: all lines, in the order of the table; where they were asked for, new items and attributes."""
+    """What came out: all lines, in the order of the table; where they were asked for, new items and attributes.
+
+    `fusion` is what silos took of attributes and contexts, and gained; see `Fusing.records`.
+    """
 
     comparison: Comparison
     federation: SimulatedFederation
     lines: tuple[Line, ...]
     new_items: Mapping[str, Any] | None = None
     attributes: Attributes = field(default_factory=dict)
+    fusion: Sequence[Mapping[str, Any]] = ()
 
 
 def prepare_comparison(comparison: Comparison) -> tuple[Comparison, SimulatedFederation]:
@@ -347,6 +366,9 @@ def compare(comparison: Comparison, *, output: Path | None = None, progress: Pro
     ready, federation = prepare_comparison(comparison)
     simulation = ready.simulation
     attributes = _attributes_of(ready, federation)
+    fusing = Fusing(attributes=attributes, contexts=parse_contexts(ready.context))
+    if fusing.contexts:
+        fusing.told(federation.histories, np.arange(federation.train.shape[0]))
     with ExitStack() as stack:
         folder = output or Path(stack.enter_context(TemporaryDirectory(prefix="recsys-fed-compare-")))
         popularity = _with_popularity(ready)
@@ -360,11 +382,14 @@ def compare(comparison: Comparison, *, output: Path | None = None, progress: Pro
     seed = simulation.data.data_seed
     lines = tuple(
         _all_lines(
-            federation, models, popular, seed=seed, step=steps.begin,
+            federation, models, popular, seed=seed, step=steps.begin, fusing=fusing,
             next_item=simulation.federation.target == "next",
         )
     )  # fmt: skip
-    return Compared(comparison=ready, federation=federation, lines=lines, new_items=new_items, attributes=attributes)
+    return Compared(
+        comparison=ready, federation=federation, lines=lines, new_items=new_items, attributes=attributes,
+        fusion=fusing.records,
+    )  # fmt: skip
 
 
 def _attributes_of(comparison: Comparison, federation: SimulatedFederation) -> Attributes:
@@ -419,6 +444,7 @@ def _all_lines(
     *,
     seed: int,
     step: Say,
+    fusing: Fusing,
     next_item: bool,
 ) -> Iterator[Line]:
     """All lines; what is held out to choose follows from `seed`, as the silos do."""
@@ -426,7 +452,9 @@ def _all_lines(
     private = {key: model for key, model in models.items() if math.isfinite(key[0])}
     yield _popularity_line(federation, groups)
     yield from _fold_in_lines(federation, popular, groups, method="private popularity")
-    local, *personal = _silo_lines(federation, private, groups, seed=seed, say=step, next_item=next_item)
+    local, *personal = _silo_lines(
+        federation, private, groups, seed=seed, say=step, fusing=fusing, next_item=next_item
+    )
     yield local
     yield from _fold_in_lines(federation, private, groups)
     yield from personal

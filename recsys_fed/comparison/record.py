@@ -211,6 +211,7 @@ def comparison_record(compared: Compared, *, seed: int = 0) -> dict[str, Any]:
         "sentences": [silo.pop("sentence") for silo in silos],
         "new_items": compared.new_items,
         "by_attribute": _by_attribute(compared, seed=seed) if compared.attributes else None,
+        "fusion": [{**one, "epsilon": _finite(one["epsilon"])} for one in compared.fusion] or None,
     }
 
 

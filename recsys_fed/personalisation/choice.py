@@ -22,7 +22,7 @@ from recsys_fed.evaluation.metrics import ndcg_at
 from recsys_fed.evaluation.ranking import top_items
 from recsys_fed.models.histories import weighted_histories
 from recsys_fed.models.items import ItemEmbeddings, user_vectors
-from recsys_fed.personalisation.fusion import Effects, Told, fit_effects, fit_fusion
+from recsys_fed.personalisation.fusion import Effects, Texts, Told, fit_effects, fit_fusion
 from recsys_fed.personalisation.private_parts import fit_private_parts, has_private_parts
 from recsys_fed.personalisation.silo_model import (
     AS_RELEASED,
@@ -136,7 +136,7 @@ _STRENGTHS = (0.3, 0.7, 2.0)
 _PULLED = ((1.0, 0.3), (1.0, 0.6), (3.0, 0.3), (3.0, 0.6), (10.0, 0.3))
 """Pulls with their strengths: with a pull there is more to lean on, and less strength is best."""
 _OWN_WEIGHTS = (1.0, 2.0, 4.0, 8.0)
-_WAYS = tuple(Shown(row_exponent=exponent, bias=bias) for exponent in (0.0, 0.25, 0.5) for bias in (True, False))
+WAYS = tuple(Shown(row_exponent=exponent, bias=bias) for exponent in (0.0, 0.25, 0.5) for bias in (True, False))
 """In which the released model is scored; the first is how it was released."""
 _USER_ONLY, _FITTED = Recipe(own_weight=0.0), Recipe(own_weight=0.0, private_parts=True)
 # With fewer users a standard error says nothing, and the best is taken as it is.
@@ -177,7 +177,7 @@ class Choice:
 
 
 def choose(
-    train: sparse.csr_matrix, released: ItemEmbeddings, *, rng: np.random.Generator, ways: tuple[Shown, ...] = _WAYS
+    train: sparse.csr_matrix, released: ItemEmbeddings, *, rng: np.random.Generator, ways: tuple[Shown, ...] = WAYS
 ) -> Choice:
     """Measure recipes on the users of a silo, csr [n_users, n_items] of ones or weights; see `choose_on`."""
     folds = split_folds(train, rng=rng)
@@ -201,7 +201,7 @@ def choose_alone(folds: tuple[Fold, ...]) -> Alone:
 
 
 def choose_on(
-    folds: tuple[Fold, ...], own: Alone, released: ItemEmbeddings, *, ways: tuple[Shown, ...] = _WAYS
+    folds: tuple[Fold, ...], own: Alone, released: ItemEmbeddings, *, ways: tuple[Shown, ...] = WAYS
 ) -> Choice:
     """The recipe of a silo whose folds and own models are known.
 
@@ -334,8 +334,61 @@ def _ndcg(values: Floats | Singles, kept: sparse.csr_matrix, held: sparse.csr_ma
     return np.asarray(ndcg_at(hits[there > 0], there[there > 0], _K).numpy())
 
 
-# Of an attribute's effects, in standard deviations of the score; requests with a context of their own that are asked.
+# Of an attribute's effects, in standard deviations of the score; requests that are asked at most.
 _FUSED, _MOST_REQUESTS = (0.2, 0.4, 0.8, 1.6), 2_000
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Requests:
+    """What users ask for, a row a request: a user, or where there are contexts a user in one of them.
+
+    Attributes:
+        kept, held: what is no candidate, and what is to be found, csr [n_requests, n_items].
+        values: name of an attribute or context -> value of each request.
+        scores: float32 [n_requests, n_items].
+    """
+
+    kept: sparse.csr_matrix
+    held: sparse.csr_matrix
+    values: Mapping[str, Texts]
+    scores: Singles
+
+    def plus(self, name: str, effects: Effects, weight: float) -> "Requests":
+        """The same with the effects of one attribute or context."""
+        return replace(self, scores=self.scores + np.float32(weight) * effects.of(self.values[name]))
+
+    def ndcg(self) -> Floats:
+        """ndcg@20 of each request."""
+        return _ndcg(self.scores, self.kept, self.held)
+
+
+def make_requests(
+    kept: sparse.csr_matrix, held: sparse.csr_matrix, scores: Floats, told: Told, *, most: int = _MOST_REQUESTS
+) -> Requests:
+    """The requests of users by what is held out of them, evenly chosen among all where these are more than `most`.
+
+    Args:
+        kept, held: of users, csr [n_users, n_items]. scores: float64 [n_users, n_items].
+        told: attributes of these users, and contexts beside the entries of `held`.
+        most: of a huge catalogue they are fewer.
+    """
+    users, items = np.repeat(np.arange(held.shape[0]), np.diff(held.indptr)), held.indices
+    codes = [np.unique(column, return_inverse=True)[1] for column in told.contexts.values()]
+    _, first, request = np.unique(np.array([users, *codes]), axis=1, return_index=True, return_inverse=True)
+    most = min(len(first), most, max(_MOST_CELLS // max(held.shape[1], 1), _LEAST))
+    taken = np.unique(np.linspace(0, len(first) - 1, most).astype(np.int64))
+    row_of = np.full(len(first), -1)
+    row_of[taken] = np.arange(len(taken))
+    row, asking = row_of[request.ravel()], users[first[taken]]
+    cells = (row[row >= 0], items[row >= 0])
+    values = {name: column[asking] for name, column in told.attributes.items()}
+    values |= {name: column[first[taken]] for name, column in told.contexts.items()}
+    return Requests(
+        kept=kept[asking],
+        held=sparse.csr_matrix((np.ones(len(cells[0])), cells), shape=(len(taken), held.shape[1])),
+        values=values,
+        scores=scores[asking].astype(np.float32),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,77 +414,52 @@ def choose_fusion(
     """Take what is told of users and of interactions, one after the other, where it wins on users not fitted to.
 
     An attribute or context is taken with its best weight if that is better by more than a standard error of the
-    difference, request by request; so what is taken is never worse than without on the same users. A request is a
-    user, or where there are contexts a user in one context, and what that user has then been with is to be found.
+    difference, request by request; so what is taken is never worse than without on the same requests.
 
     Args:
         train: the histories that were split. told: beside them. folds: of them.
         released, recipe: what the scores without come from, fitted to each fold's users.
     """
-    measured = [_Requests(train, told, fold, released, recipe) for fold in folds]
+    asked = [_fold_requests(train, told, fold, released, recipe) for fold in folds]
+    without = best = _join_ndcg(asked)
     weights: dict[str, float] = {}
-    without = best = np.concatenate([np.zeros(0), *(one.ndcg() for one in measured)])
-    if len(without) < _ENOUGH_USERS:
-        return FusionChoice(weights={}, without=float(without.sum()), gain=0.0, n_requests=len(without))
-    for name in told.names:
-        tried = {weight: np.concatenate([one.ndcg(name, weight) for one in measured]) for weight in _FUSED}
-        weight = max(tried, key=lambda weight: float(tried[weight].sum()))
-        gain = tried[weight] - best
+    for name in told.names if len(without) >= _ENOUGH_USERS else ():
+        effects = [fit_effects(train, told, name, users=fold.fitted) for fold in folds]
+        tried = {
+            weight: [one.plus(name, own, weight) for one, own in zip(asked, effects, strict=True)]
+            for weight in _FUSED
+        }
+        found = {weight: _join_ndcg(requests) for weight, requests in tried.items()}
+        weight = max(found, key=lambda weight: float(found[weight].sum()))
+        gain = found[weight] - best
         if gain.mean() > gain.std(ddof=1) / math.sqrt(len(gain)):
-            weights[name], best = weight, tried[weight]
-            for one in measured:
-                one.take(name, weight)
+            weights[name], best, asked = weight, found[weight], tried[weight]
     return FusionChoice(
         weights=weights,
-        without=float(without.mean()),
-        gain=float((best - without).mean()),
+        without=float(without.mean()) if len(without) else 0.0,
+        gain=float((best - without).mean()) if weights else 0.0,
         n_requests=len(without),
     )
 
 
-class _Requests:
-    """What the users of a fold ask for: scores, what is known, and what is to be found, a row a request."""
+def _join_ndcg(asked: list[Requests]) -> Floats:
+    return np.concatenate([np.zeros(0), *(one.ndcg() for one in asked)])
 
-    def __init__(
-        self, train: sparse.csr_matrix, told: Told, fold: Fold, released: ItemEmbeddings, recipe: Recipe
-    ) -> None:
-        self._train, self._told, self._fold = train, told, fold
-        model = fit_silo_model(train[fold.fitted], released, recipe, pairs=fold.pairs)
-        users, items = fold.held.nonzero()
-        # Where in `train` each held item stands: what is told of it.
-        numbered = sparse.csr_matrix((np.arange(1, train.nnz + 1), train.indices, train.indptr), shape=train.shape)
-        place = np.asarray(numbered[fold.asked[users], items]).ravel() - 1
-        keys = np.array([users, *(np.unique(column, return_inverse=True)[1][place] for column in
-                                  told.contexts.values())])  # fmt: skip
-        _, first, request = np.unique(keys, axis=1, return_index=True, return_inverse=True)
-        most = min(len(first), _MOST_REQUESTS, max(_MOST_CELLS // train.shape[1], _LEAST))
-        taken = np.unique(np.linspace(0, len(first) - 1, most).astype(np.int64))
-        row_of = np.full(len(first), -1)
-        row_of[taken] = np.arange(len(taken))
-        row = row_of[request.ravel()]
-        there, users = row >= 0, users[first[taken]]
-        self._held = sparse.csr_matrix(
-            (np.ones(int(there.sum())), (row[there], items[there])), shape=(len(taken), train.shape[1])
-        )
-        self._kept = fold.kept[users]
-        self._values = {name: column[fold.asked[users]] for name, column in told.attributes.items()}
-        self._values |= {name: column[place[first[taken]]] for name, column in told.contexts.items()}
-        scores = model.scores(fold.kept)
-        self._scores = (scores[users] / score_spread(scores)).astype(np.float32)
-        self._effects: dict[str, Effects] = {}
 
-    def _with(self, name: str, weight: float) -> Singles:
-        if name not in self._effects:
-            self._effects[name] = fit_effects(self._train, self._told, name, users=self._fold.fitted)
-        return np.asarray(self._scores + np.float32(weight) * self._effects[name].of(self._values[name]))
-
-    def take(self, name: str, weight: float) -> None:
-        """Go on from the scores with these effects."""
-        self._scores = self._with(name, weight)
-
-    def ndcg(self, name: str = "", weight: float = 0.0) -> Floats:
-        """ndcg@20 of each request, with the effects of `name` where one is given."""
-        return _ndcg(self._with(name, weight) if name else self._scores, self._kept, self._held)
+def _fold_requests(
+    train: sparse.csr_matrix, told: Told, fold: Fold, released: ItemEmbeddings, recipe: Recipe
+) -> Requests:
+    model = fit_silo_model(train[fold.fitted], released, recipe, pairs=fold.pairs)
+    # Where in `train` each held item stands: what is told of it.
+    places = sparse.csr_matrix((np.arange(1, train.nnz + 1), train.indices, train.indptr), shape=train.shape)
+    users = np.repeat(fold.asked, np.diff(fold.held.indptr))
+    place = np.asarray(places[users, fold.held.indices]).ravel() - 1
+    of_fold = Told(
+        attributes={name: column[fold.asked] for name, column in told.attributes.items()},
+        contexts={name: column[place] for name, column in told.contexts.items()},
+    )
+    scores = model.scores(fold.kept)
+    return make_requests(fold.kept, fold.held, scores / score_spread(scores), of_fold)
 
 
 def fit_with_fusion(

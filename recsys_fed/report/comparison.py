@@ -1,5 +1,6 @@
 """The comparison "should we federate?" in a terminal, as a picture, and on a page."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,17 @@ def compared_sections(record: Mapping[str, Any]) -> Iterator[Section]:
             paragraphs=[_worst_sentence(name, lines) for name, lines in record["by_attribute"].items()],
             tables=[_attribute_table(name, lines) for name, lines in record["by_attribute"].items()],
         )
+    if record.get("fusion"):
+        yield Section(
+            anchor="fusion",
+            title="Attributes and contexts in the silo",
+            paragraphs=[
+                "Effects of what a silo knows of its users and of a request, beside the score; taken where they win "
+                "on the silo's validation users, and never released. Means over silos and seeds; of test no choice "
+                "was made."
+            ],
+            tables=[_fusion_table(record["fusion"])],
+        )
     if record["new_items"]:
         yield Section(anchor="new-items", title="New items", tables=[_new_items_table(record)])
 
@@ -297,6 +309,36 @@ def _worst_sentence(name: str, lines: list[Mapping[str, Any]]) -> str:
     return (
         f"By {name}, {line['worst']} is served worst by the released model of epsilon {line['epsilon']:g}: Recall@20 "
         f"{_figure(worst)}, where {value} has {_figure(best)}."
+    )
+
+
+def _fusion_table(records: list[Mapping[str, Any]]) -> Table:
+    """What silos took for each budget, and NDCG@20 of requests without it and with it."""
+    rows = []
+    for epsilon in dict.fromkeys(one["epsilon"] for one in records):
+        mine = [one for one in records if one["epsilon"] == epsilon]
+        taken = Counter(name for one in mine for name in one["weights"])
+        validation, test = (
+            [sum(one[part]["n"] * one[part][name] for one in mine) / max(sum(one[part]["n"] for one in mine), 1)
+             for name in names]
+            for part, names in (("validation", ("without", "gain")), ("test", ("without", "with")))
+        )  # fmt: skip
+        rows.append(
+            [
+                f"{epsilon:g}",
+                ", ".join(f"{name} by {count} of {len(mine)}" for name, count in taken.items()) or "none",
+                f"{validation[0]:.4f}",
+                f"{validation[1]:+.4f}",
+                f"{min(one['validation']['gain'] for one in mine):+.4f}",
+                f"{test[0]:.4f}",
+                f"{test[1] - test[0]:+.4f}",
+            ]
+        )
+    return Table(
+        caption="NDCG@20 of requests without attributes and contexts, and what they add",
+        header=["epsilon", "taken", "validation", "gain", "least gain of a silo", "test", "gain on test"],
+        rows=rows,
+        numeric=frozenset({0, 2, 3, 4, 5, 6}),
     )
 
 

@@ -1,7 +1,7 @@
 """Recommendations from what a silo keeps, offline: nothing is asked of anybody and nothing is charged."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,18 @@ import torch
 
 from recsys_fed import checks
 from recsys_fed.catalogue.items import Catalogue, catalogue_of_model
+from recsys_fed.context import contexts_at
 from recsys_fed.errors import ConfigurationError, DataFormatError
 from recsys_fed.evaluation.ranking import top_items
+from recsys_fed.models.histories import Histories
 from recsys_fed.models.items import ItemEmbeddings, scores
+from recsys_fed.personalisation.fusion import Texts, Told
 from recsys_fed.personalisation.next_item import NextItemModel
+from recsys_fed.personalisation.silo_model import Floats, SiloModel
+from recsys_fed.silo._own_model import OwnModel
 from recsys_fed.silo.secret import Pseudonyms
-from recsys_fed.silo.state import OwnModel, StateFolder, UserState
+from recsys_fed.silo.state import StateFolder, UserState
+from recsys_fed.silo.told import Knowledge
 
 _USERS_AT_ONCE = 1024
 _SCHEMA = pa.schema([("user", pa.string()), ("rank", pa.int32()), ("item", pa.string()), ("score", pa.float32())])
@@ -27,7 +33,10 @@ _SCHEMA = pa.schema([("user", pa.string()), ("rank", pa.int32()), ("item", pa.st
 class Recommender:
     """A silo's users, their model and the catalogue it is about.
 
-    `personal` is the silo's own model, where its operator has chosen "silo-trusted".
+    Attributes:
+        personal: the silo's own model, where its operator has chosen "silo-trusted".
+        attributes: of the users of the state, for that model: name -> value of each, [n_users].
+        contexts: of the request, for that model: name -> value.
     """
 
     model: ItemEmbeddings
@@ -35,6 +44,8 @@ class Recommender:
     catalogue: Catalogue
     pseudonyms: Pseudonyms
     personal: OwnModel | None = None
+    attributes: Mapping[str, Texts] = field(default_factory=dict)
+    contexts: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.model.catalogue_hash != self.catalogue.content_hash:
@@ -50,27 +61,55 @@ class Recommender:
         elif isinstance(self.personal, NextItemModel):
             ranked = torch.from_numpy(self.personal.scores(histories)).float()
         else:
-            ranked = torch.from_numpy(self.personal.scores(histories.matrix())).float()
+            ranked = torch.from_numpy(self._own_scores(self.personal, rows, histories)).float()
         ranked[histories.users, histories.items.long()] = -torch.inf
         best = top_items(ranked, min(k, self.catalogue.n_items))
         return best, ranked.gather(1, best)
 
+    def _own_scores(self, personal: SiloModel, rows: Sequence[int], histories: Histories) -> Floats:
+        scored = personal.scores(histories.matrix())
+        if personal.fusion is None:
+            return scored
+        told = {name: column[list(rows)] for name, column in self.attributes.items()}
+        return personal.fusion.add_to(
+            scored, told | {name: np.full(len(rows), value) for name, value in self.contexts.items()}
+        )
+
 
 def open_recommender(
-    folder: StateFolder, catalogue: Catalogue, pseudonyms: Pseudonyms, *, personalisation: str = "user-only"
+    folder: StateFolder,
+    catalogue: Catalogue,
+    pseudonyms: Pseudonyms,
+    *,
+    personalisation: str = "user-only",
+    knowledge: Knowledge | None = None,
+    moment: int | None = None,
 ) -> Recommender:
     """Open the state of a silo for recommendations; see `StateFolder` for what it refuses.
 
     `catalogue` may have grown since the training: the model's version of it is used.
     Under "silo-trusted" the silo's own model is fitted here, if that was not done since the last training.
+
+    Args:
+        folder, catalogue, pseudonyms, personalisation: of the silo.
+        knowledge: what else its own model may use.
+        moment: nanoseconds since 1970 of the request, for contexts; without it none counts.
     """
-    model = folder.model()
+    model, state = folder.model(), folder.users()
+    personal = folder.personal(knowledge) if personalisation == "silo-trusted" else None
+    told, contexts = Told(), {}
+    if personal is not None and knowledge is not None:
+        told = knowledge.of(state.users, state.histories)
+        at = contexts_at(np.array([moment]), knowledge.contexts) if moment is not None else {}
+        contexts = {name: str(values[0]) for name, values in at.items()}
     return Recommender(
         model=model,
-        state=folder.users(),
+        state=state,
         catalogue=catalogue_of_model(catalogue, content_hash=model.catalogue_hash, n_items=model.n_items),
         pseudonyms=pseudonyms,
-        personal=folder.personal() if personalisation == "silo-trusted" else None,
+        personal=personal,
+        attributes=told.attributes,
+        contexts=contexts,
     )
 
 

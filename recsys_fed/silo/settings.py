@@ -8,8 +8,10 @@ from typing import Any
 
 from recsys_fed import checks
 from recsys_fed.config import COLUMN_ROLES, FederationConfig, check_kinds, check_run_keys, parse
+from recsys_fed.context import parse_contexts
 from recsys_fed.data.readers.cells import UNITS, UNREADABLE, moment_of_text
 from recsys_fed.data.readers.reading import DATABASES, SOURCES, Reading, text_format_of
+from recsys_fed.data.readers.users import parse_attribute_columns
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.settings_file import check_tables, flattened, parse_table, read_tables
 
@@ -135,6 +137,28 @@ class ScheduleSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AttributeSettings:
+    """The table [attributes]: what counts beside histories for "silo-trusted"; see `personalisation.fusion`.
+
+    Attributes:
+        path: of a text table of users, see `data.readers.users`; "" for none.
+        columns: NAME=COLUMN,... of it.
+        context: of hour and weekday, with commas between them; they follow from data.time.
+    """
+
+    path: str = ""
+    columns: str = ""
+    context: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.path) != bool(self.columns):
+            raise ConfigurationError("Expected attributes.path, a table of users, and attributes.columns together.")
+        if self.columns:
+            parse_attribute_columns(self.columns)
+        parse_contexts(self.context)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SiloSettings:
     """All of silo.toml. Paths are absolute once it is read.
 
@@ -152,7 +176,7 @@ class SiloSettings:
         service: folder of the silo's service (`silo api --state`), "" for none; see `opt_out`. service_store: its
             PostgreSQL URL, where it has one.
         agreed: the terms of training that this silo accepts. schedule: how many, in years; None: no schedule.
-        data: its interactions.
+        data: its interactions. attributes: what else it knows of its users, in the silo alone.
         trainings, per_days: how many trainings may begin in so many days; 0 trainings: any number. Each may cost what
             was agreed, and the ledger's limit holds besides.
         simulated_seed, simulated_index: noise from this seed, as the silo of this number in a simulation; -1 in
@@ -183,6 +207,7 @@ class SiloSettings:
     agreed: FederationConfig = field(default_factory=FederationConfig)
     schedule: ScheduleSettings | None = None
     data: DataSettings = field(default_factory=lambda: DataSettings(path="interactions.csv"))
+    attributes: AttributeSettings = field(default_factory=AttributeSettings)
 
     def __post_init__(self) -> None:
         checks.one_of(PERSONALISATION, personalisation=self.personalisation)
@@ -197,6 +222,10 @@ class SiloSettings:
             raise ConfigurationError("Expected agreed.silos >= 1: how many silos there are is public.")
         if (self.simulated_seed < 0) != (self.simulated_index < 0):
             raise ConfigurationError("Expected simulated-seed and simulated-index together, or none of them.")
+        if self.attributes != AttributeSettings() and self.personalisation != "silo-trusted":
+            raise ConfigurationError("Expected [attributes] with personalisation = silo-trusted only.")
+        if self.attributes.context and not self.data.time:
+            raise ConfigurationError("Expected data.time, the column that attributes.context needs, got none.")
 
     @property
     def simulated(self) -> bool:
@@ -216,7 +245,7 @@ _PATHS = (
     "service",
 )
 # Where each field of a silo is written; the others are in [silo].
-_TABLES = ("silo", "agreed", "schedule", "data", "kinds")
+_TABLES = ("silo", "agreed", "schedule", "data", "kinds", "attributes")
 
 
 def settings_file(path: Path) -> Path:
@@ -250,6 +279,7 @@ def read_silo_settings(path: Path) -> SiloSettings:
         agreed=parse(FederationConfig, agreed),
         schedule=_schedule(tables["schedule"], path) if "schedule" in tables else None,
         data=_data(tables.get("data", {}), tables.get("kinds", {}), path),
+        attributes=_attributes(tables.get("attributes", {}), path),
     )
     paths: dict[str, Any] = {name: _within(folder, getattr(settings, name)) for name in _PATHS}
     return replace(settings, ledger=_address(folder, settings.ledger), **paths)
@@ -289,6 +319,11 @@ def _data(table: Mapping[str, Any], kinds: Mapping[str, Any], path: Path) -> Dat
         url=_address(folder, data.url) if data.url else "",
         blocks=_within(folder, data.blocks),
     )
+
+
+def _attributes(table: Mapping[str, Any], path: Path) -> AttributeSettings:
+    attributes = parse_table(AttributeSettings, table, place=f"[attributes] in {path}")
+    return replace(attributes, path=_within(path.parent, attributes.path))
 
 
 def _within(folder: Path, text: str) -> str:

@@ -5,6 +5,7 @@
                              silo that is read in blocks those of the first block, with .1, .2 ... of the others
     personal-HASH.sealed     the silo's own model beside it, for personalisation = "silo-trusted": encrypted
     residual-HASH.npy        the same as `silo residual` writes it for the silo's service: not encrypted
+    effects-HASH.npz         beside it, effects of attributes and contexts: not encrypted
     current.json             which HASH is in use, in how many parts; replaced last: a crash leaves the one before
 
 HASH is the SHA-256 of the model's file, 16 digits of it in names. User vectors of one model are never used with
@@ -14,11 +15,9 @@ The silo's own model beside the released one, for "silo-trusted", is fitted to i
 It follows from what the silo keeps of a training, so it is made when it is first asked for.
 """
 
-import hashlib
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.numpy import load, save
-from scipy import sparse
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
@@ -35,176 +33,24 @@ from recsys_fed.files import OWNER_ONLY, whole_file, write_whole
 from recsys_fed.models.histories import Histories, Signals, join_signals
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings, user_vectors
 from recsys_fed.models.stored_histories import SIGNALS
-from recsys_fed.models.transitions import Following, Transitions
-from recsys_fed.personalisation.choice import choose
-from recsys_fed.personalisation.next_item import (
-    NextItemModel,
-    NextRecipe,
-    choose_next,
-    fit_next_item_model,
-    hold_out_latest,
-)
-from recsys_fed.personalisation.private_parts import restore_private_parts
-from recsys_fed.personalisation.silo_model import (
-    AS_RELEASED,
-    ItemModel,
-    Recipe,
-    Shown,
-    SiloModel,
-    Singles,
-    fit_silo_model,
-)
+from recsys_fed.personalisation.next_item import NextItemModel
+from recsys_fed.personalisation.silo_model import AS_RELEASED
 from recsys_fed.signing import sha256
+from recsys_fed.silo._own_model import (
+    OwnModel,
+    asked_of,
+    effects_of,
+    fit_own_model,
+    fit_unordered_model,
+    pack_model,
+    residual_of,
+    unpack_model,
+)
 from recsys_fed.silo.secret import SiloSecret, read_sealed, write_sealed
+from recsys_fed.silo.told import Knowledge
 
 if TYPE_CHECKING:
     from recsys_fed.silo.interactions import Part
-
-
-# In the place of an infinite weight, where the released model cannot be left out.
-_ALMOST_ALONE = 1e5
-# Before the names of a module's private parts, among the tensors of a silo's own model.
-_PRIVATE = "private."
-
-
-OwnModel = SiloModel | NextItemModel
-
-
-def _fit_personal_model(histories: Histories, released: ItemEmbeddings, *, purpose: str) -> OwnModel:
-    """Choose a recipe on the silo's users and fit it to all of them: of the next item, where that is asked for.
-
-    Args:
-        histories: of the silo's users.
-        released: the model in use; it asks for the next item if it weighs a history by its order.
-        purpose: a public text that the choice of users follows from, so that the same state gives the same model.
-    """
-    rng = _rng_of(purpose)
-    if "order" in released.fold_in.reads and histories.signals is not None and histories.signals.rank is not None:
-        return fit_next_item_model(
-            histories, released, choose_next(hold_out_latest(histories, rng=rng), released).recipe
-        )
-    matrix = histories.matrix()
-    return fit_silo_model(matrix, released, choose(matrix, released, rng=rng).recipe)
-
-
-def _fit_as_served(histories: Histories, released: ItemEmbeddings, *, purpose: str) -> SiloModel:
-    """The same of recipes that score the released model as it is, as the silo's service does."""
-    matrix = histories.matrix()
-    recipe = choose(matrix, released, rng=_rng_of(purpose), ways=(AS_RELEASED,)).recipe
-    return fit_silo_model(matrix, released, recipe)
-
-
-def _rng_of(purpose: str) -> np.random.Generator:
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "big"))
-
-
-def _pack_model(model: OwnModel) -> bytes:
-    """Everything but the released model; `_unpack_model` gives it back."""
-    shown = np.array([model.recipe.shown.row_exponent, model.recipe.shown.bias])
-    tensors = {"spreads": np.array(model.spreads), "shown": shown}
-    if isinstance(model, SiloModel):
-        recipe = model.recipe
-        tensors["recipe"] = np.array([recipe.own_weight, recipe.pull, recipe.regularization])
-        if model.parts is not None:
-            tensors |= {f"{_PRIVATE}{name}": np.ascontiguousarray(part) for name, part in model.parts.state().items()}
-    else:
-        tensors["next"] = np.array([model.recipe.own_weight, model.recipe.ease_weight, *_numbers(model.recipe)])
-        if model.transitions is not None:
-            counts = model.transitions.counts
-            tensors |= {"follow": counts.data, "follow_items": counts.indices, "follow_starts": counts.indptr}
-    if model.item_model is not None:
-        for name in _TABLES:
-            tensors |= _pack_table(name, getattr(model.item_model, name))
-    return save(tensors)
-
-
-_TABLES = ("left", "right", "core")
-
-
-def _pack_table(name: str, table: Singles | sparse.csr_matrix | None) -> dict[str, npt.NDArray[Any]]:
-    if table is None:
-        return {}
-    if isinstance(table, sparse.csr_matrix):
-        shape = np.array(table.shape, dtype=np.int64)
-        return {
-            name: table.data,
-            f"{name}_items": table.indices,
-            f"{name}_starts": table.indptr,
-            f"{name}_shape": shape,
-        }
-    return {name: np.ascontiguousarray(table)}
-
-
-def _unpack_table(tensors: Mapping[str, npt.NDArray[Any]], name: str) -> Singles | sparse.csr_matrix | None:
-    if f"{name}_items" not in tensors:
-        return tensors.get(name)
-    arrays = (tensors[name], tensors[f"{name}_items"], tensors[f"{name}_starts"])
-    return sparse.csr_matrix(arrays, shape=tuple(tensors[f"{name}_shape"].tolist()))
-
-
-def _numbers(recipe: NextRecipe) -> list[float]:
-    return [float(getattr(recipe.following, one.name)) for one in fields(Following)]
-
-
-def _unpack_model(content: bytes, released: ItemEmbeddings) -> OwnModel:
-    """What `_pack_model` wrote, with the released model that it was fitted beside."""
-    tensors = load(content)
-    tables = {name: _unpack_table(tensors, name) for name in _TABLES}
-    item_model = None if tables["left"] is None else ItemModel(**tables)
-    # Models that were sealed before there was a choice have none: they score the released model as it is.
-    row_exponent, bias = tensors["shown"].tolist() if "shown" in tensors else (0.0, 1.0)
-    shown = Shown(row_exponent=row_exponent, bias=bool(bias))
-    if "next" in tensors:
-        own_weight, ease_weight, *numbers = tensors["next"].tolist()
-        values = dict(zip((one.name for one in fields(Following)), numbers, strict=True))
-        following, counts = Following(**(values | {"directed": bool(values["directed"])})), None
-        if "follow" in tensors:
-            arrays = (tensors["follow"], tensors["follow_items"], tensors["follow_starts"])
-            counts = sparse.csr_matrix(arrays, shape=(released.n_items, released.n_items))
-        whole, follow, ease = tensors["spreads"].tolist()
-        return NextItemModel(
-            recipe=NextRecipe(own_weight=own_weight, ease_weight=ease_weight, following=following, shown=shown),
-            released=released,
-            transitions=None if counts is None else Transitions(how=following, counts=counts),
-            item_model=item_model,
-            spreads=(whole, follow, ease),
-        )
-    own_weight, pull, regularization = tensors["recipe"].tolist()
-    private = {name.removeprefix(_PRIVATE): part for name, part in tensors.items() if name.startswith(_PRIVATE)}
-    first, second = tensors["spreads"].tolist()
-    return SiloModel(
-        recipe=Recipe(
-            own_weight=own_weight,
-            pull=pull,
-            regularization=regularization,
-            shown=shown,
-            private_parts=bool(private),
-        ),
-        released=released,
-        item_model=item_model,
-        spreads=(first, second),
-        parts=restore_private_parts(private, released) if private else None,
-    )
-
-
-def _residual_of(model: SiloModel) -> Singles:
-    """B [n_items, n_items]: scores of the released model + sum of B's rows of a history rank as `model` does.
-
-    B = own_weight * spreads[0] / spreads[1] * (item model), 0 on the diagonal. Where the recipe leaves the released
-    model out, own_weight is 100,000: that orders only what the item model scores alike. Private to the silo.
-
-    Raises:
-        ConfigurationError: the recipe scores the released model otherwise than the service does.
-    """
-    if model.recipe.shown != AS_RELEASED and not math.isinf(model.recipe.own_weight):
-        raise ConfigurationError("Expected a recipe that scores the released model as it is, got another.")
-    n_items = model.released.n_items
-    if model.item_model is None:
-        return np.zeros((n_items, n_items), dtype=np.float32)
-    table = model.item_model.weights()
-    table *= np.float32(min(model.recipe.own_weight, _ALMOST_ALONE) * model.spreads[0] / model.spreads[1])
-    np.fill_diagonal(table, 0.0)
-    return table
 
 
 _PURPOSE, _CURRENT = "stored state", "current.json"
@@ -279,8 +125,7 @@ class StateFolder:
             partial.unlink()
             raise
         partial.replace(path)
-        for stale in (self._personal(model_hash), self._residual(model_hash)):
-            stale.unlink(missing_ok=True)
+        self._remove_own(model_hash)
         self._make_current(model_hash, parts=count)
         return model_hash
 
@@ -326,21 +171,26 @@ class StateFolder:
         sealed = read_sealed(self._users(model_hash, number), key=self._key, label=_label(model_hash, number))
         return _unpack(sealed)
 
-    def personal(self) -> OwnModel:
+    def personal(self, knowledge: Knowledge | None = None) -> OwnModel:
         """The silo's own model beside the one in use, fitted to all users when it is first asked for, and sealed.
 
-        Private to the silo, and no function of each user's own history alone: for "silo-trusted" only.
+        Private to the silo, and no function of each user's own history alone: for "silo-trusted" only. It is fitted
+        anew where other attributes or contexts than those of `knowledge` were offered to it.
         """
         model_hash, released = self.current(), self.model()
         path, label = self._personal(model_hash), f"personal {model_hash}"
+        asked = knowledge.names if knowledge is not None else ()
         if path.is_file():
-            return _unpack_model(read_sealed(path, key=self._key, label=label), released)
-        model = _fit_personal_model(self.users().histories, released, purpose=label)
-        write_sealed(path, _pack_model(model), key=self._key, label=label)
+            content = read_sealed(path, key=self._key, label=label)
+            if asked_of(content) == asked:
+                return unpack_model(content, released)
+        state = self.users()
+        model = fit_own_model(state.users, state.histories, released, knowledge, purpose=label)
+        write_sealed(path, pack_model(model, asked), key=self._key, label=label)
         return model
 
-    def write_residual(self) -> Path:
-        """Write the silo's own model as the table that its service reads, mode 0600, whole or not at all.
+    def write_residual(self, knowledge: Knowledge | None = None) -> Path:
+        """Write the silo's own model as the tables that its service reads, mode 0600, each whole or not at all.
 
         The service scores the released model as it is: where the silo's own model does otherwise, the best that does
         so is written instead.
@@ -349,16 +199,24 @@ class StateFolder:
             ConfigurationError: it is a model of the next item, which the service does not read.
         """
         model_hash = self.current()
-        path, model = self._residual(model_hash), self.personal()
+        path, model = self._residual(model_hash), self.personal(knowledge)
         if isinstance(model, NextItemModel) or model.parts is not None:
             raise ConfigurationError(
                 "A silo's own model of the next item, or with private parts of a PyTorch module, cannot be written "
                 "for its service. `silo recommend` and `silo export` use it; the service serves the released model."
             )
         if model.recipe.shown != AS_RELEASED:
-            model = _fit_as_served(self.users().histories, self.model(), purpose=f"personal {model_hash}")
+            state, purpose = self.users(), f"personal {model_hash}"
+            model = fit_unordered_model(
+                state.users, state.histories, self.model(), knowledge, purpose=purpose, ways=(AS_RELEASED,)
+            )
+        # First what is beside it: the service takes over once the residual is there.
+        self._effects(model_hash).unlink(missing_ok=True)
+        if model.fusion is not None:
+            with whole_file(self._effects(model_hash), mode=OWNER_ONLY) as file:
+                np.savez(file, **effects_of(model))
         with whole_file(path, mode=OWNER_ONLY) as file:
-            np.save(file, _residual_of(model))
+            np.save(file, residual_of(model))
         return path
 
     def user_record(self, pseudonym: str, catalogue: Catalogue) -> list[dict[str, Any]]:
@@ -402,8 +260,7 @@ class StateFolder:
             if kept.all():
                 continue
             # First what was fitted with them, so that a crash in between leaves nothing of it.
-            self._personal(model_hash).unlink(missing_ok=True)
-            self._residual(model_hash).unlink(missing_ok=True)
+            self._remove_own(model_hash)
             self._write(model_hash, number, _keep_users(state, kept))
             changed += 1
         return changed
@@ -413,7 +270,13 @@ class StateFolder:
         before = self.current() if (self._folder / _CURRENT).is_file() else model_hash
         write_whole(self._folder / _CURRENT, json.dumps({"model": model_hash, "parts": parts}))
         kept = {name[:_DIGITS] for name in (before, model_hash)}
-        for pattern in ("model-*.safetensors", "users-*.sealed", "personal-*.sealed", "residual-*.npy"):
+        for pattern in (
+            "model-*.safetensors",
+            "users-*.sealed",
+            "personal-*.sealed",
+            "residual-*.npy",
+            "effects-*.npz",
+        ):
             for path in self._folder.glob(pattern):
                 if path.name.partition("-")[2].partition(".")[0] not in kept:
                     path.unlink(missing_ok=True)
@@ -430,6 +293,14 @@ class StateFolder:
 
     def _residual(self, model_hash: str) -> Path:
         return self._folder / f"residual-{model_hash[:_DIGITS]}.npy"
+
+    def _effects(self, model_hash: str) -> Path:
+        return self._folder / f"effects-{model_hash[:_DIGITS]}.npz"
+
+    def _remove_own(self, model_hash: str) -> None:
+        """What was fitted to the users of a model's state."""
+        for path in (self._residual(model_hash), self._effects(model_hash), self._personal(model_hash)):
+            path.unlink(missing_ok=True)
 
 
 def _label(model_hash: str, number: int) -> str:

@@ -29,8 +29,9 @@ def world(seed=0):
 
 
 def by_popularity(train):
+    counts = torch.from_numpy(np.asarray(train.sum(axis=0)).ravel())
     return ItemEmbeddings(
-        vectors=torch.zeros(N_ITEMS, 2), bias=torch.from_numpy(np.log1p(np.asarray(train.sum(axis=0)).ravel())).float(),
+        vectors=torch.zeros(N_ITEMS, 2), bias=counts.log1p().float(),
         history_weights=torch.ones(N_ITEMS), fold_in=FoldIn(kind="projection"), catalogue_hash="c",
     )  # fmt: skip
 
@@ -67,7 +68,8 @@ def test_what_tells_of_items_is_taken_and_ranks_them_for_users_without_a_history
     assert found.gain > 0.2 * found.without
     model = fit_with_fusion(train, told, by_popularity(train), ALONE, found.weights)
     nobody = sparse.csr_matrix((3, N_ITEMS))
-    scores = model.fusion.add_to(model.scores(nobody), {"kind": ["odd", "even", ""], "when": ["day", "day", "evening"]})
+    asked = {"kind": ["odd", "even", ""], "when": ["day", "day", "evening"]}
+    scores = model.fusion.add_to(model.scores(nobody), asked)
     best = np.argsort(-scores, axis=1)[:, :5]
     assert (best[0] % 2 == 1).all() and (best[1] % 2 == 0).all() and (best[2] >= 30).all()
     np.testing.assert_array_equal(model.fusion.add_to(model.scores(nobody), {}), model.scores(nobody))

@@ -17,10 +17,11 @@ from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import FoldIn, ItemEmbeddings, item_embeddings_bytes
 from recsys_fed.personalisation.silo_model import Recipe, Shown, fit_silo_model, released_scores
 from recsys_fed.serving.reload import ModelSource
+from recsys_fed.silo._own_model import pack_model, residual_of, unpack_model
 from recsys_fed.silo.recommendations import open_recommender
 from recsys_fed.silo.secret import Pseudonyms, SiloSecret
 from recsys_fed.silo.settings import SiloSettings
-from recsys_fed.silo.state import StateFolder, _pack_model, _residual_of, _unpack_model
+from recsys_fed.silo.state import StateFolder
 
 N_ITEMS, N_USERS = 40, 60
 CATALOGUE = Catalogue(item_ids=np.array([f"i{item}" for item in range(N_ITEMS)], dtype=object))
@@ -110,7 +111,7 @@ OTHERWISE = Recipe(own_weight=2.0, pull=1.0, shown=Shown(row_exponent=0.25, bias
 @pytest.mark.parametrize("n_users", [60, 10])
 def test_what_is_packed_comes_back(recipe, n_users):
     found = fit_silo_model(histories()[:n_users], model(), recipe)
-    back = _unpack_model(_pack_model(found), model())
+    back = unpack_model(pack_model(found), model())
     assert back.recipe == found.recipe
     np.testing.assert_array_equal(back.scores(histories()), found.scores(histories()))
 
@@ -123,12 +124,12 @@ def test_what_earlier_versions_sealed_is_read():
     )
     train = histories()
     whole, own = released_scores(model(), train), (train @ left) @ right.T
-    np.testing.assert_allclose(_unpack_model(content, model()).scores(train), whole / 2 + 1.5 / 3 * own, rtol=1e-5)
+    np.testing.assert_allclose(unpack_model(content, model()).scores(train), whole / 2 + 1.5 / 3 * own, rtol=1e-5)
 
 
 def test_the_service_gets_a_recipe_that_it_can_score(state, monkeypatch):
     with pytest.raises(ConfigurationError, match="as it is"):
-        _residual_of(fit_silo_model(histories(), model(), OTHERWISE))
+        residual_of(fit_silo_model(histories(), model(), OTHERWISE))
     personal = fit_silo_model(histories(), model(), OTHERWISE)
     monkeypatch.setattr(state, "personal", lambda: personal)
     table = np.load(state.write_residual())
@@ -141,7 +142,7 @@ def test_the_service_gets_a_recipe_that_it_can_score(state, monkeypatch):
 def test_the_services_table_ranks_as_the_silo_does(recipe, n_users):
     train = histories()[:n_users]
     found = fit_silo_model(train, model(), recipe)
-    table = _residual_of(found)
+    table = residual_of(found)
     assert (np.diag(table) == 0).all()
     served = released_scores(model(), train) + train @ table
     free = train.toarray() == 0
