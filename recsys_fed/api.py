@@ -33,6 +33,7 @@ from recsys_fed.settings_file import Value
 from recsys_fed.simulation.recommender import Recommender
 from recsys_fed.simulation.record import CONFIG, METRICS
 from recsys_fed.simulation.runner import Progress, Simulation, simulate
+from recsys_fed.simulation.sweep import Space, Sweep, run_sweep
 from recsys_fed.trainers.registry import settings_of
 from recsys_fed.trainers.spectral import Spectral
 from recsys_fed.trainers.trainer import Trainer
@@ -121,6 +122,36 @@ class Federation:
             Comparison(simulation=simulation, epsilons=tuple(epsilons), n_seeds=seeds), progress=progress
         )
         return comparison_record(compared)
+
+    def sweep(  # noqa: PLR0913  (the promise, the search, and where it is kept)
+        self,
+        space: Space,
+        trainer: Trainer | str = "auto",
+        *,
+        output: str | Path,
+        trials: int = 10,
+        epsilon: float = 8.0,
+        delta: float = 1e-6,
+        metric: str = "ndcg@20",
+        limit: float = 0.0,
+        seed: int = 0,
+        progress: Progress | None = None,
+        **settings: Value,
+    ) -> dict[str, Any]:
+        """Search settings with Optuna under one guarantee for all trials: the record of `recsys-fed sweep`.
+
+        Args:
+            space: key of a run -> the values to choose from, or a `recsys_fed.simulation.sweep.Range`.
+            trainer: see `train`.
+            output: folder of all trials, `Run.load(output / "trial-0")` among them.
+            trials: how many share the budget. epsilon, delta: the guarantee of all of them together.
+            metric: ndcg@20 or recall@20, as the silos report it with noise; it chooses the winner.
+            limit: of the ledgers, if it is another than epsilon: the trial that would exceed it ends the sweep.
+            seed, progress, settings: see `train`.
+        """
+        given: dict[str, Value] = {"epsilon": epsilon, "delta": delta, "seed": seed, **_dash_keys(settings)}
+        sweep = Sweep(space=space, trials=trials, metric=metric, limit=limit)
+        return run_sweep(self._simulation(trainer, given), sweep, output=Path(output), progress=progress)
 
     def _simulation(self, trainer: Trainer | str, given: Mapping[str, Value]) -> Simulation:
         named = settings_of(trainer) if isinstance(trainer, Trainer) else {"trainer": trainer}

@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command("simulate")(_runs.simulate)
 app.command("compare")(_runs.compare)
+app.command("sweep")(_runs.sweep)
 app.command("recommend")(_runs.recommend)
 app.command("predict")(_runs.predict)
 app.command("catalogue")(_catalogue.catalogue)

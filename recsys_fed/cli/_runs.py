@@ -224,6 +224,48 @@ def _numbers(text: str) -> tuple[float, ...]:
         raise ConfigurationError(f"Expected --epsilons as numbers with commas between them, got {text!r}.") from error
 
 
+@_options.run_options(
+    "data", "protocol", "columns", "kinds", "format", "item_catalogue", "split", "silos", "partition", "skew",
+    "trainer", "module", "loss", "epsilon", "delta", "target", "noise", "secure_aggregation", "metrics_epsilon",
+    "epsilon_limit", "declared_users", "declared_interactions", "max_silos_per_user", "threads", "seed",
+    epsilon="Budget of every user, over all trials together.",
+    epsilon_limit="Limit of the ledgers, if it is another: the trial that would exceed it is refused.",
+)  # fmt: skip
+def sweep(
+    scenario: Scenario = None,
+    *,
+    space: Annotated[
+        list[str], typer.Option(help="KEY=V1,V2 or KEY=LOW..HIGH[:log], any key of training; or a TOML file of them.")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for sweep.json, the ledgers and a run for each trial.")],
+    given: dict[str, Any],
+    trials: Annotated[int, typer.Option(min=1, help="Trainings that share the budget.")] = 10,
+    metric: Annotated[str, typer.Option(help="What chooses: ndcg@20 or recall@20, as silos report it.")] = "ndcg@20",
+    settings: _options.Setting = None,
+    as_json: _options.AsJson = False,
+) -> None:
+    """Search settings with Optuna: every trial is charged, noisy metrics choose, and all of it has one guarantee.
+
+    Exit code 1 if a trial was refused because it would have exceeded the limit.
+    """
+    from recsys_fed.report.run import print_sweep  # noqa: PLC0415
+    from recsys_fed.simulation.runner import Simulation  # noqa: PLC0415
+    from recsys_fed.simulation.sweep import Sweep, read_space, run_sweep  # noqa: PLC0415
+
+    keys = _scenario_keys(scenario) | _options.settings_of(settings or []) | given
+    limit = float(str(keys.pop("epsilon-limit", 0.0)))
+    wanted = Sweep(space=read_space(space), trials=trials, metric=metric, limit=limit)
+    simulation = Simulation(
+        federation=parse(FederationConfig, keys),
+        data=parse(SimulationConfig, keys),
+        declare_users="declared-users" not in keys,
+    )
+    with show_progress(_console_of(simulation)) as progress:
+        record = run_sweep(simulation, wanted, output=output, progress=progress)
+    _options.emit(record) if as_json else print_sweep(record)
+    raise typer.Exit(1 if record["refused"] else 0)
+
+
 def recommend(
     *,
     run: Annotated[Path, typer.Option(help="Folder that `simulate --output` wrote.")],

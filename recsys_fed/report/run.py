@@ -65,6 +65,37 @@ def print_simulation(record: Mapping[str, Any], *, output: Path | None) -> None:
         console.print(f"written to {output}", markup=False)
 
 
+def print_sweep(record: Mapping[str, Any]) -> None:
+    """Trials with what they cost, the winner, and the promise of all of them."""
+    console, spent = new_console(), record["spending"]
+    names = sorted({key for one in record["trials"] for key in one["settings"]})
+    header = ["trial", *names, f"{record['metric']}, noisy", "noise", "epsilon", "in all"]
+    rows = [
+        [
+            str(one["trial"]),
+            *(str(one["settings"][key]) for key in names),
+            *(number(one[name], 4) for name in ("value", "noise", "epsilon", "epsilon_in_all")),
+        ]
+        for one in record["trials"]
+    ]
+    numeric = frozenset(range(len(names) + 1, len(header)))
+    print_rows(console, Table(caption="Trials", header=header, rows=rows, numeric=numeric))
+    if record["refused"]:
+        refused = record["refused"]
+        console.print(
+            f"[yellow]trial {refused['trial']} was refused: epsilon would have been {number(refused['would_spend'])} "
+            f"of {number(refused['limit'])}; nothing was released for it[/]"
+        )
+    if record["best"]:
+        console.print(f"best: trial {record['best']['trial']}, {record['note']}", markup=False, highlight=False)
+    console.print(
+        f"epsilon spent by all trials together: {number(spent['epsilon'])} of {number(spent['epsilon_limit'])} at "
+        f"delta {spent['delta']:g} (PLD {number(spent['epsilon_pld'])}, PRV {number(spent['epsilon_prv'])})",
+        highlight=False,
+    )
+    console.print(record["guarantee"], markup=False, highlight=False)
+
+
 def print_recommendations(result: Mapping[str, Any]) -> None:
     """History and recommendations as tables."""
     console = new_console()
