@@ -15,12 +15,13 @@ _BANDS = np.array([f"{first} to {first + _HOURS_A_BAND - 1}" for first in range(
 Times = npt.NDArray[np.int64]
 Texts = npt.NDArray[np.object_]
 
-_TIMED: dict[str, Callable[[Times], Texts]] = {
+_VALUES: dict[str, Callable[[Times], Texts]] = {
     "hour": lambda time: _BANDS[time % _DAY // (_HOURS_A_BAND * _HOUR)],
     # 1970 began on a Thursday.
     "weekday": lambda time: _WEEKDAYS[(time // _DAY + 3) % 7],
 }
 """Name -> value of each time, int64 nanoseconds since 1970; what is before 1970 is no time, and has the value ""."""
+TIMED = tuple(_VALUES)
 
 
 def parse_contexts(text: str) -> tuple[str, ...]:
@@ -34,8 +35,8 @@ def parse_contexts(text: str) -> tuple[str, ...]:
     """
     names = tuple(filter(None, (name.strip() for name in text.split(","))))
     for name in names:
-        if name not in _TIMED:
-            raise ConfigurationError(f"Expected contexts of {', '.join(_TIMED)}, got {name!r}.")
+        if name not in TIMED:
+            raise ConfigurationError(f"Expected contexts of {', '.join(TIMED)}, got {name!r}.")
     return names
 
 
@@ -45,4 +46,4 @@ def contexts_at(time: Times, names: tuple[str, ...]) -> dict[str, Texts]:
     >>> contexts_at(np.array([0]), ("hour", "weekday"))
     {'hour': array(['0 to 3'], dtype=object), 'weekday': array(['Thursday'], dtype=object)}
     """
-    return {name: np.where(time >= 0, _TIMED[name](np.maximum(time, 0)), "") for name in names}
+    return {name: np.where(time >= 0, _VALUES[name](np.maximum(time, 0)), "") for name in names}

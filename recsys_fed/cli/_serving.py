@@ -235,11 +235,10 @@ def _pack(source: Any, state: Path) -> None:
     """Pack the model if it is not there yet, and use it unless another one was chosen since."""
     from recsys_fed.serving.versions import adopt, packed_version  # noqa: PLC0415
 
-    version = packed_version(source.model, source.residual, state)
+    version = packed_version(source.model, source.residual, state, effects=source.effects)
     new = version is None
     if version is None:
-        arguments = [str(source.model), str(source.catalogue), str(state)]
-        arguments += ["--residual", str(source.residual)] if source.residual is not None else []
+        arguments = [str(source.model), str(source.catalogue), str(state), *source.files]
         version = _apart("recsys_fed.serving.packing", arguments)
     adopt(state, version, new=new)
 

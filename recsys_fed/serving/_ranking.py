@@ -1,12 +1,13 @@
 """One list of recommendations: scores, what is left out, exploration, breadth, a page of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from recsys_fed.serving.diversity import RerankWeights, genre_profile, rerank
+from recsys_fed.serving.effects import sum_effects
 from recsys_fed.serving.exploration import Candidates, Choice, choose
 from recsys_fed.serving.fold_in import aged_now, known_levels
 from recsys_fed.serving.history import UserHistory
@@ -24,6 +25,7 @@ class Page:
         shown: rows of earlier pages of the same walk, which are left out; their places come before the offset's.
         blocked: items that are left out. allowed: only these, or None. categories: only items of one of these, or
         None. exclude_consumed: leave out what the user has bought, liked, rated or disliked.
+        told: attributes of the user and contexts of the request, name -> value; see `effects`.
     """
 
     offset: int = 0
@@ -33,6 +35,7 @@ class Page:
     allowed: tuple[str, ...] | None = None
     categories: tuple[str, ...] | None = None
     exclude_consumed: bool = True
+    told: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,8 +81,8 @@ class Ranker:
     ) -> Ranked:
         """The page of a user's list.
 
-        Guarantees: a function of the released model, the silo's residual where it has one, this user's own events and
-        the request. Without exploration the same arguments give the same page; equal scores go by row.
+        Guarantees: a function of the released model, the silo's residual and effects where it has them, this user's
+        own events and the request. Without exploration the same arguments give the same page; equal scores go by row.
 
         Args:
             vector: of the user, float32 [dim].
@@ -120,6 +123,8 @@ class Ranker:
         rows = np.setdiff1d(np.arange(release.n_items) if only is None else only, without, assume_unique=True)
         scores = release.vectors[rows] @ vector + release.bias[rows]
         scores = scores + self._residual(history, now=now)[rows] if release.residual is not None else scores
+        added = sum_effects(release.effects, page.told)
+        scores = scores if added is None else scores + added[rows]
         best = top_rows(scores, depth)
         return rows[best], scores[best]
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys_fed.errors import DataFormatError, DataNotFoundError
+from recsys_fed.serving.effects import PackedEffects, read_effects, write_effects
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 _ARRAYS, RECORD = ("vectors", "bias", "weights", "gramian"), "release.json"
+_EFFECTS = "effects.npz"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,6 +33,7 @@ class PackedModel:
         half_life: of a history in positions; 0: places do not matter.
         provenance: what is known of the training: guarantee, epsilon, rounds.
         residual: item-item weights of this silo's own users, float32 [n_items, n_items], or None. Private.
+        effects: of attributes and contexts, beside a residual. Private.
     """
 
     version: str
@@ -46,6 +49,7 @@ class PackedModel:
     regularization: float
     provenance: Mapping[str, Any]
     residual: Floats | None = None
+    effects: Mapping[str, PackedEffects] = field(default_factory=dict)
     half_life: float = 0.0
     lowest: float = 0.0
     highest: float = 0.0
@@ -91,6 +95,9 @@ def write_packed_model(release: PackedModel, folder: Path) -> None:
         np.save(folder / f"{name}.npy", getattr(release, name))
     if release.residual is not None:
         np.save(folder / "residual.npy", release.residual)
+    if release.effects:
+        with (folder / _EFFECTS).open("wb") as file:
+            write_effects(file, release.effects)
     record = {
         "version": release.version,
         "item_ids": release.item_ids,
@@ -132,6 +139,7 @@ def read_packed_model(folder: Path) -> PackedModel:
             highest=float(record.get("highest", 0.0)),
             provenance=record["provenance"],
             residual=np.load(residual, mmap_mode="r") if residual.is_file() else None,
+            effects=read_effects(folder / _EFFECTS, n_items=len(record["item_ids"])),
             **arrays,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:

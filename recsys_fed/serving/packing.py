@@ -17,7 +17,8 @@ import numpy as np
 
 from recsys_fed.catalogue.items import Catalogue, catalogue_of_model
 from recsys_fed.errors import ConfigurationError, RecsysFedError
-from recsys_fed.models.items import gramian_of, load_item_embeddings
+from recsys_fed.models.items import ItemEmbeddings, gramian_of, load_item_embeddings
+from recsys_fed.serving.effects import read_effects
 from recsys_fed.serving.packed_model import PackedModel, write_packed_model
 from recsys_fed.serving.versions import DIGITS, model_version
 
@@ -25,27 +26,34 @@ from recsys_fed.serving.versions import DIGITS, model_version
 _METRICS, _EVENTS = "metrics.json", "events.jsonl"
 
 
-def pack(model_path: Path, catalogue_path: Path, folder: Path, *, residual: Path | None = None) -> str:
+def pack(
+    model_path: Path,
+    catalogue_path: Path,
+    folder: Path,
+    *,
+    residual: Path | None = None,
+    effects: Path | None = None,
+) -> str:
     """Check a model and write it as `folder`/versions/VERSION; returns the version.
 
     Args:
         model_path: item embeddings. catalogue_path: the catalogue that they were trained on, or a later version.
         folder: state of the service.
         residual: item-item weights of the silo's own users (.npy, [n_items, n_items]), for "silo-trusted".
+        effects: of attributes and contexts (.npz, see `effects`), beside a residual.
 
     Raises:
         DataError: a file is missing or damaged, or they do not belong together.
-        ConfigurationError: it is a model of ratings, and there is a residual.
+        ConfigurationError: it is a model of ratings, and there is a residual; or effects without one.
     """
     content = model_path.read_bytes() if model_path.is_file() else b""
     model = load_item_embeddings(model_path)
     catalogue = catalogue_of_model(
         Catalogue.load(catalogue_path), content_hash=model.catalogue_hash, n_items=model.n_items
     )
-    if model.fold_in.kind == "ratings" and residual is not None:
-        raise ConfigurationError("Expected no residual beside a model of ratings: it orders nothing.")
+    _check_beside(model, residual, effects)
     release = PackedModel(
-        version=model_version(content, residual),
+        version=model_version(content, residual, effects),
         item_ids=tuple(map(str, catalogue.item_ids)),
         titles=catalogue.titles or ("",) * catalogue.n_items,
         categories=catalogue.categories or ((),) * catalogue.n_items,
@@ -61,6 +69,7 @@ def pack(model_path: Path, catalogue_path: Path, folder: Path, *, residual: Path
         highest=model.fold_in.highest,
         provenance=_provenance_of(model_path.parent),
         residual=None if residual is None else np.load(residual).astype(np.float32),
+        effects={} if effects is None else read_effects(effects, n_items=model.n_items),
     )
     versions = folder / "versions"
     versions.mkdir(parents=True, exist_ok=True)
@@ -73,6 +82,13 @@ def pack(model_path: Path, catalogue_path: Path, folder: Path, *, residual: Path
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return release.version
+
+
+def _check_beside(model: ItemEmbeddings, residual: Path | None, effects: Path | None) -> None:
+    if model.fold_in.kind == "ratings" and residual is not None:
+        raise ConfigurationError("Expected no residual beside a model of ratings: it orders nothing.")
+    if effects is not None and residual is None:
+        raise ConfigurationError("Expected effects of attributes beside a residual, got them alone.")
 
 
 def _provenance_of(run: Path) -> dict[str, Any]:
@@ -99,9 +115,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("catalogue", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--residual", type=Path)
+    parser.add_argument("--effects", type=Path)
     given = parser.parse_args(arguments)
     try:
-        sys.stdout.write(pack(given.model, given.catalogue, given.folder, residual=given.residual) + "\n")
+        sys.stdout.write(
+            pack(given.model, given.catalogue, given.folder, residual=given.residual, effects=given.effects)
+        )
+        sys.stdout.write("\n")
     except (RecsysFedError, OSError, ValueError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 2

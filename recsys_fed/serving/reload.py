@@ -46,6 +46,21 @@ class ModelSource:
         named = None if self.weights is None else _current(self.weights)
         return self.weights if self.weights is None or named is None else self.weights / f"residual-{named}.npy"
 
+    @property
+    def effects(self) -> Path | None:
+        """The effects of attributes and contexts that `silo residual` wrote beside the residual, if it did."""
+        named = None if self.weights is None else _current(self.weights)
+        path = None if self.weights is None or named is None else self.weights / f"effects-{named}.npz"
+        return path if path is not None and path.is_file() else None
+
+    @property
+    def files(self) -> list[str]:
+        """What `packing` is told of the residual and the effects."""
+        found = []
+        for flag, path in (("--residual", self.residual), ("--effects", self.effects)):
+            found += [flag, str(path)] if path is not None else []
+        return found
+
     def stamp(self) -> tuple[str, int, int, int] | None:
         """Changes when there is a new model or residual; None where there is none, or none that can be served yet."""
         residual = self.residual
@@ -124,7 +139,9 @@ class ModelReloader:
     def _known(self) -> bool:
         """Whether the source's model is a version that is kept: it was served before, and perhaps rolled back."""
         source = self._source
-        return source is not None and packed_version(source.model, source.residual, self._folder) is not None
+        if source is None:
+            return False
+        return packed_version(source.model, source.residual, self._folder, effects=source.effects) is not None
 
     async def _serve(self, version: str) -> Served:
         served = await asyncio.to_thread(self._loaded, version)
@@ -140,9 +157,7 @@ class ModelReloader:
 
 async def _pack_in_subprocess(source: ModelSource, folder: Path) -> str:
     """Pack in a process of its own; returns the version. Raises DataFormatError with its reason."""
-    arguments = [str(source.model), str(source.catalogue), str(folder)]
-    if source.residual is not None:
-        arguments += ["--residual", str(source.residual)]
+    arguments = [str(source.model), str(source.catalogue), str(folder), *source.files]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "recsys_fed.serving.packing", *arguments,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,

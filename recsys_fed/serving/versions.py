@@ -142,17 +142,17 @@ def fingerprint_of(path: Path) -> str:
     return sha256("\n".join(lines).encode()).hexdigest()
 
 
-def model_version(content: bytes, residual: Path | None) -> str:
-    """The version of a model's file, and of the residual that it is served with: SHA-256, hex."""
+def model_version(content: bytes, *beside: Path | None) -> str:
+    """The version of a model's file, and of the residual and effects that it is served with: SHA-256, hex."""
     digest = sha256(content)
-    if residual is not None:
-        digest.update(residual.read_bytes())
+    for path in filter(None, beside):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def packed_version(model: Path, residual: Path | None, folder: Path) -> str | None:
+def packed_version(model: Path, residual: Path | None, folder: Path, *, effects: Path | None = None) -> str | None:
     """The version of a model that is packed in the folder already; None where it is not, or there is no such file."""
     if not model.is_file() or (residual is not None and not residual.is_file()):
         return None
-    version = model_version(model.read_bytes(), residual)
+    version = model_version(model.read_bytes(), residual, effects)
     return version if (folder / "versions" / version[:DIGITS] / RECORD).is_file() else None

@@ -42,6 +42,7 @@ from recsys_fed.personalisation.silo_model import (
     Singles,
     fit_silo_model,
 )
+from recsys_fed.serving.effects import PackedEffects
 from recsys_fed.silo.told import Knowledge
 
 # In the place of an infinite weight, where the released model cannot be left out.
@@ -246,9 +247,15 @@ def _own_scale(model: SiloModel) -> float:
     return min(model.recipe.own_weight, _ALMOST_ALONE) * model.spreads[0] / model.spreads[1]
 
 
-def effects_of(model: SiloModel) -> dict[str, npt.NDArray[Any]]:
-    """Effects in the units of the service's scores: a table by name, and the values of its rows."""
+def effects_of(model: SiloModel) -> dict[str, PackedEffects]:
+    """Effects by name in the units of the service's scores."""
+    if model.fusion is None:
+        return {}
     alone = math.isinf(model.recipe.own_weight)
     scale = 1.0 if model.item_model is None else _own_scale(model) if alone else model.spreads[0]
-    packed = _pack_fusion(model.fusion)
-    return {name: np.float32(scale) * part if name.startswith(_EFFECTS) else part for name, part in packed.items()}
+    return {
+        name: PackedEffects(
+            values={value: row for row, value in enumerate(one.values)}, table=np.float32(scale) * one.table
+        )
+        for name, one in model.fusion.effects.items()
+    }

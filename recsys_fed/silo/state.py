@@ -35,6 +35,7 @@ from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings, user_v
 from recsys_fed.models.stored_histories import SIGNALS
 from recsys_fed.personalisation.next_item import NextItemModel
 from recsys_fed.personalisation.silo_model import AS_RELEASED
+from recsys_fed.serving.effects import write_effects
 from recsys_fed.signing import sha256
 from recsys_fed.silo._own_model import (
     OwnModel,
@@ -214,7 +215,7 @@ class StateFolder:
         self._effects(model_hash).unlink(missing_ok=True)
         if model.fusion is not None:
             with whole_file(self._effects(model_hash), mode=OWNER_ONLY) as file:
-                np.savez(file, **effects_of(model))
+                write_effects(file, effects_of(model))
         with whole_file(path, mode=OWNER_ONLY) as file:
             np.save(file, residual_of(model))
         return path

@@ -7,6 +7,8 @@ import pytest
 from serving_kit import add_version, made_application, made_release
 from starlette.testclient import TestClient
 
+from recsys_fed.serving.effects import PackedEffects
+
 RECOMMEND = "/v1/recommendations"
 
 
@@ -204,6 +206,43 @@ def test_the_privacy_mode_is_in_every_header_and_a_residual_needs_consent(tmp_pa
         why = client.post("/v1/explanation", headers=headers["all"], json={"user": "u", "item": "i50"}).json()
         assert why["score"] == pytest.approx(answer.json()["items"][0]["score"], rel=1e-5)
         assert client.get("/health").headers["x-privacy-mode"] == "silo-trusted"
+
+
+def test_a_request_may_tell_attributes_and_a_context(tmp_path):
+    table = np.zeros((2, 60), dtype=np.float32)
+    table[0, 51], table[1, 52] = 100.0, 100.0
+    age = PackedEffects(values={"20 to 29": 0, "30 to 39": 1}, table=table)
+    hour = PackedEffects(values={f"{h} to {h + 3}": h // 4 for h in range(0, 24, 4)},
+                         table=np.eye(60, dtype=np.float32)[[40, 41, 42, 43, 44, 45]] * 300)  # fmt: skip
+    release = made_release(residual=np.zeros((60, 60), dtype=np.float32), effects={"age": age, "hour": hour})
+    gate, headers = made_application(tmp_path, release, api={"personalisation": "silo-trusted"})
+    with TestClient(gate) as client:
+        report(client, headers, "u", "i3")
+        for attributes, context, best in (
+            ({"age": "20 to 29"}, {"hour": "0 to 3"}, ["i40", "i51"]),
+            ({"age": "25"}, {"hour": "13"}, ["i43", "i51"]),
+            ({"age": "39"}, {"hour": "23"}, ["i45", "i52"]),
+        ):
+            told = {"attributes": attributes, "context": context}
+            for who in ({"user": "u"}, {"history": ["i3"]}, {"history": []}):
+                answer = client.post(RECOMMEND, headers=headers["all"], json=who | told)
+                assert items_of(answer)[:2] == best, who
+                assert answer.json()["used"] == ["age", "hour"]
+        ask = {"user": "u", "item": "i52"} | told
+        why = client.post("/v1/explanation", headers=headers["all"], json=ask).json()
+        assert why["effects"] == 100.0
+        parts = sum(one["contribution"] for one in why["contributions"]) + why["rest"]
+        assert why["score"] == pytest.approx(why["bias"] + why["effects"] + parts)
+        assert why["score"] == pytest.approx(
+            recommended(client, headers, **told).json()["items"][1]["score"], rel=1e-5
+        )
+        for unheard in ({}, {"age": "40"}, {"age": "²"}, {"shoe size": "20"}):
+            answer = recommended(client, headers, attributes=unheard)
+            # The hour is that of now, where the request has none.
+            assert answer.json()["used"] == ["hour"]
+            assert items_of(answer)[0] in {f"i{row}" for row in range(40, 46)}
+        for wrong in ({"age": 3}, {"": "x"}, {"age": "x" * 200}, {str(n): "x" for n in range(30)}, ["age"]):
+            assert recommended(client, headers, attributes=wrong).status_code == 422
 
 
 def test_no_page_asks_anybody_else_and_no_metric_names_anybody(served):

@@ -13,15 +13,20 @@ from scipy import sparse
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.cli._serving import _of_silo
 from recsys_fed.errors import ConfigurationError, KeyFileError
-from recsys_fed.models.histories import histories_of
+from recsys_fed.models.histories import Signals, histories_of
 from recsys_fed.models.items import FoldIn, ItemEmbeddings, item_embeddings_bytes
+from recsys_fed.personalisation.choice import fit_with_fusion
 from recsys_fed.personalisation.silo_model import Recipe, Shown, fit_silo_model, released_scores
+from recsys_fed.serving.effects import sum_effects
+from recsys_fed.serving.packed_model import read_packed_model
+from recsys_fed.serving.packing import pack
 from recsys_fed.serving.reload import ModelSource
 from recsys_fed.silo._own_model import pack_model, residual_of, unpack_model
 from recsys_fed.silo.recommendations import open_recommender
 from recsys_fed.silo.secret import Pseudonyms, SiloSecret
-from recsys_fed.silo.settings import SiloSettings
+from recsys_fed.silo.settings import SiloSettings, read_silo_settings
 from recsys_fed.silo.state import StateFolder
+from recsys_fed.silo.told import Knowledge
 
 N_ITEMS, N_USERS = 40, 60
 CATALOGUE = Catalogue(item_ids=np.array([f"i{item}" for item in range(N_ITEMS)], dtype=object))
@@ -131,7 +136,7 @@ def test_the_service_gets_a_recipe_that_it_can_score(state, monkeypatch):
     with pytest.raises(ConfigurationError, match="as it is"):
         residual_of(fit_silo_model(histories(), model(), OTHERWISE))
     personal = fit_silo_model(histories(), model(), OTHERWISE)
-    monkeypatch.setattr(state, "personal", lambda: personal)
+    monkeypatch.setattr(state, "personal", lambda _: personal)
     table = np.load(state.write_residual())
     assert table.shape == (N_ITEMS, N_ITEMS)
     assert np.abs(table).max() > 0
@@ -198,3 +203,127 @@ def test_the_operators_commands_follow_silo_toml(state, tmp_path):
     assert _of_silo(tmp_path, None)[3:] == (tmp_path / "state", "silo-trusted")
     table = np.load(next((tmp_path / "state").glob("residual-*.npy")))
     assert table.shape == (N_ITEMS, N_ITEMS)
+
+
+MORE = 120
+
+
+def silo_with_attributes(tmp_path):
+    """A silo of users of two kinds, of whom the released model knows nothing and each history little."""
+    SECRET.save(tmp_path / "keys" / "secret.key")
+    CATALOGUE.save(tmp_path / "catalogue.parquet")
+    rows = [f"u{row},{('left', 'right')[row % 2]}" for row in range(MORE + 1)]
+    (tmp_path / "users.csv").write_text("\n".join(["user,side", *rows]) + "\n")
+    lines = ["[silo]", 'name = "north"', 'personalisation = "silo-trusted"', 'catalogue = "catalogue.parquet"',
+             "[agreed]", "silos = 2", "[data]", 'path = "x.csv"', 'time = "time"']  # fmt: skip
+    lines += ["[attributes]", 'path = "users.csv"', 'columns = "side=side"', 'context = "hour"']
+    (tmp_path / "silo.toml").write_text("\n".join(lines) + "\n")
+    rng = np.random.default_rng(1)
+    side, evening = np.arange(MORE)[:, None] % 2, rng.random((MORE, N_ITEMS)) < 0.5
+    odd, late = np.arange(N_ITEMS) % 2, np.arange(N_ITEMS) >= 30
+    likely = np.where(evening, np.where(late, 0.2, 0.01), np.where((odd == side) & ~late, 0.2, 0.01))
+    train = sparse.csr_matrix((rng.random(likely.shape) < likely).astype(np.float32))
+    hours = np.where(evening[train.nonzero()], 21, 9)
+    times = torch.from_numpy((np.int64(1_700_000_000) // 86_400 * 86_400 + hours * 3_600) * 10**9)
+    users = PSEUDONYMS.of_all(np.array([f"u{row}" for row in range(MORE)], dtype=object))
+    plain = replace(model(), vectors=torch.zeros(N_ITEMS, 3), bias=torch.zeros(N_ITEMS))
+    state = StateFolder(tmp_path / "state", SECRET)
+    state.keep(item_embeddings_bytes(plain), [(users, histories_of(train, signals=Signals(time=times)))])
+    return state, plain
+
+
+def recommended(tmp_path, user, *more):
+    code, out, err = run_command("silo", "recommend", tmp_path, user, "--json", "-k", 8, *more)
+    assert code == 0, err
+    return np.array([int(row["item"][1:]) for row in json_of(out)])
+
+
+def test_attributes_and_the_hour_change_what_a_silo_recommends_and_are_sealed(tmp_path):
+    state, _ = silo_with_attributes(tmp_path)
+    for user, side in (("u0", 0), ("u1", 1)):
+        assert (recommended(tmp_path, user, "--at", "2026-11-30T09:15:00Z") % 2 == side).mean() > 0.6
+    assert (recommended(tmp_path, "u0", "--at", "2026-11-30T22:15:00Z") >= 30).mean() > 0.6
+    code, _, err = run_command("silo", "export", tmp_path, tmp_path / "best.parquet", "--at", "2026-11-30")
+    assert code == 0, err
+    for path in (tmp_path / "state").iterdir():
+        assert b"left" not in path.read_bytes(), path
+    (own,) = (tmp_path / "state").glob("personal-*.sealed")
+    stamp = own.stat().st_mtime_ns
+    recommended(tmp_path, "u0")
+    assert own.stat().st_mtime_ns == stamp
+    # Without [attributes] it is fitted anew, and to nothing of them.
+    silo_with_attributes_off(tmp_path)
+    assert (
+        recommended(tmp_path, "u0").tolist() == recommended(tmp_path, "u0", "--at", "2026-11-30T22:15:00Z").tolist()
+    )
+    assert own.stat().st_mtime_ns > stamp
+    assert state.personal().fusion is None
+
+
+def silo_with_attributes_off(tmp_path):
+    path = tmp_path / "silo.toml"
+    path.write_text(path.read_text().partition("[attributes]")[0])
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_service_ranks_with_attributes_as_the_silo_does(tmp_path, monkeypatch, recipe):
+    state, plain = silo_with_attributes(tmp_path)
+    matrix, users = state.users().histories.matrix(), state.users()
+    told = Knowledge.of_silo(read_silo_settings(tmp_path), PSEUDONYMS).of(users.users, users.histories)
+    personal = fit_with_fusion(matrix, told, plain, recipe, {"side": 0.8, "hour": 0.4})
+    monkeypatch.setattr(state, "personal", lambda _: personal)
+    state.write_residual()
+    source = ModelSource(
+        place=tmp_path / "state", catalogue=tmp_path / "catalogue.parquet", weights=tmp_path / "state"
+    )
+    assert stat.S_IMODE(source.effects.stat().st_mode) == 0o600
+    version = pack(source.model, source.catalogue, tmp_path / "s", residual=source.residual, effects=source.effects)
+    release = read_packed_model(tmp_path / "s" / "versions" / version[:16])
+    assert version != pack(source.model, source.catalogue, tmp_path / "s", residual=source.residual)
+    with pytest.raises(ConfigurationError, match="alone"):
+        pack(source.model, source.catalogue, tmp_path / "s", effects=source.effects)
+    served = released_scores(plain, matrix) + matrix @ release.residual
+    served = served + sum_effects(release.effects, {"side": "left", "hour": "21"})
+    asked = {"side": ["left"] * MORE, "hour": ["20 to 23"] * MORE}
+    mine = personal.fusion.add_to(personal.scores(matrix), asked)
+    for row in range(MORE):
+        free = np.flatnonzero(matrix[row].toarray()[0] == 0)
+        best = free[np.argsort(-served[row][free])[:5]]
+        np.testing.assert_allclose(mine[row][best], np.sort(mine[row][free])[::-1][:5], atol=1e-4 * mine[row].std())
+    # Who leaves takes along what was fitted.
+    assert state.remove_users(frozenset(state.users().users[:1].tolist())) == 1
+    assert not list((tmp_path / "state").glob("effects-*")) and not list((tmp_path / "state").glob("personal-*"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (['columns = "a=b"'], "together"),
+        (['context = "phase of the moon"'], "hour"),
+        (['path = "nowhere.csv"', 'columns = "a=b"'], "nowhere.csv"),
+        (['path = "users.csv"', 'columns = "a=b"'], "columns b"),
+        (['paths = "users.csv"'], "paths"),
+    ],
+)
+def test_attributes_that_cannot_be_read_are_refused(tmp_path, lines, said):
+    silo_with_attributes(tmp_path)
+    silo_with_attributes_off(tmp_path)
+    path = tmp_path / "silo.toml"
+    path.write_text("\n".join([path.read_text(), "[attributes]", *lines]) + "\n")
+    code, _, err = run_command("silo", "recommend", tmp_path, "u0")
+    assert code == 2 and said in " ".join(err.split())
+
+
+def test_attributes_are_for_silo_trusted_and_contexts_need_times(tmp_path):
+    silo_with_attributes(tmp_path)
+    path = tmp_path / "silo.toml"
+    text = path.read_text()
+    for changed, said in ((text.replace("silo-trusted", "user-only"), "silo-trusted"),
+                          (text.replace('time = "time"', ""), "data.time")):  # fmt: skip
+        path.write_text(changed)
+        code, _, err = run_command("silo", "recommend", tmp_path, "u0")
+        assert code == 2 and said in " ".join(err.split())
+    path.write_text(text)
+    keep(StateFolder(tmp_path / "state", SECRET))
+    code, _, err = run_command("silo", "recommend", tmp_path, "u0")
+    assert code == 2 and "without" in err

@@ -15,12 +15,14 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from fastapi.security import HTTPBearer
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
+from recsys_fed.context import TIMED, contexts_at
 from recsys_fed.serving._ranking import Page
 from recsys_fed.serving._ratings import check_orders, predict_ratings
 from recsys_fed.serving._service import Answer, RecommendationService
 from recsys_fed.serving.api import _schemas
 from recsys_fed.serving.api._schemas import Problem
 from recsys_fed.serving.api._strict import StrictRoute
+from recsys_fed.serving.effects import sum_effects, used_effects
 from recsys_fed.serving.fold_in import Explanation
 from recsys_fed.serving.history import Event
 from recsys_fed.serving.packed_model import Floats, PackedModel, Rows
@@ -81,6 +83,12 @@ def _list_items(release: PackedModel, rows: Rows, scores: Floats, *, offset: int
     ]
 
 
+def _now() -> dict[str, str]:
+    """The contexts of a request that comes now."""
+    found = contexts_at(np.array([time.time_ns()]), TIMED)
+    return {name: str(values[0]) for name, values in found.items()}
+
+
 def _page_record(answer: Answer, *, offset: int, limit: int, explored: bool) -> dict[str, Any]:
     """A page of recommendations."""
     by_offset = answer.ranked.more and not explored and not answer.shown
@@ -98,16 +106,21 @@ def _page_record(answer: Answer, *, offset: int, limit: int, explored: bool) -> 
     }
 
 
-def _explanation_record(served: Served, found: Explanation, item: str, *, limit: int) -> dict[str, Any]:
+def _explanation_record(
+    served: Served, found: Explanation, item: str, *, limit: int, told: dict[str, str]
+) -> dict[str, Any]:
     """The largest contributions, by their size, and the sum of the others."""
     release = served.release
+    added = sum_effects(release.effects, told)
+    effects = 0.0 if added is None else float(added[release.row_of[item]])
     pairs = sorted(zip(found.rows.tolist(), found.parts.tolist(), strict=True), key=lambda pair: -abs(pair[1]))
     return {
         "model": served.name,
         "item": item,
         "title": release.titles[release.row_of[item]],
-        "score": found.score,
+        "score": found.score + effects,
         "bias": found.bias,
+        "effects": effects,
         "contributions": [
             {"item": release.item_ids[row], "title": release.titles[row], "contribution": part}
             for row, part in pairs[:limit]
@@ -136,6 +149,7 @@ async def recommend(request: _schemas.RecommendRequest, service: _Service) -> Re
         allowed=None if request.allowed is None else tuple(request.allowed),
         categories=None if request.categories is None else tuple(request.categories),
         exclude_consumed=request.exclude_consumed,
+        told=_now() | request.context | request.attributes,
     )
     raw = request.history is not None or request.titles is not None
     if (request.user is not None) == raw:
@@ -150,6 +164,7 @@ async def recommend(request: _schemas.RecommendRequest, service: _Service) -> Re
         )
     explored = request.user is not None and service.settings.exploration.method != "none"
     record = _page_record(answer, offset=request.offset, limit=request.limit, explored=explored)
+    record["used"] = used_effects(answer.served.release.effects, page.told)
     return as_json(record, answer.served)
 
 
@@ -204,7 +219,8 @@ async def similar_items(
 async def explanation(request: _schemas.ExplanationRequest, service: _Service) -> Response:
     """What the items of a user's history add to the score of an item: exact parts that sum to it."""
     served, found = await service.explain(request.user, request.item)
-    return as_json(_explanation_record(served, found, request.item, limit=request.limit), served)
+    told = _now() | request.context | request.attributes
+    return as_json(_explanation_record(served, found, request.item, limit=request.limit, told=told), served)
 
 
 @recommending.post("/questions", response_model=_schemas.Questions)

@@ -29,6 +29,7 @@ Id = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_plain)]
 Text = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_plain)]
 _Ids = Annotated[list[Id], Field(max_length=_LIST)]
 _Kind = Literal["view", "click", "like", "buy", "rating", "dislike"]
+_Told = Annotated[dict[Id, Id], Field(max_length=20)]
 _Moment = Annotated[float, Field(ge=EARLIEST, allow_inf_nan=False), AfterValidator(_not_future)]
 
 
@@ -64,6 +65,14 @@ class RecommendRequest(PageRequest):
     titles: Annotated[list[Text], Field(max_length=20)] | None = Field(
         default=None, description="Titles that are mapped to the nearest item of the catalogue by their words."
     )
+    attributes: _Told = Field(
+        default_factory=dict,
+        description="Of the user, for this request: what the silo's own model knows none of is left out.",
+    )
+    context: _Told = Field(
+        default_factory=dict,
+        description="Of this request; hour and weekday are those of now (UTC) where they are not given.",
+    )
 
 
 class BatchRequest(Strict):
@@ -94,6 +103,9 @@ class Recommendations(BaseModel):
     next_cursor: str | None = None
     unknown: list[str] = Field(default_factory=list, description="Items and titles that were left out.")
     mapped: dict[str, str] = Field(default_factory=dict, description="Titles and the items they were mapped to.")
+    used: list[str] = Field(
+        default_factory=list, description="Attributes and contexts that had effects on the scores."
+    )
 
 
 class UserList(BaseModel):
@@ -120,13 +132,14 @@ class Contribution(BaseModel):
 
 
 class ExplanationAnswer(BaseModel):
-    """bias + the sum of all contributions is the score; those that are not listed add up to `rest`."""
+    """bias + effects + the sum of all contributions is the score; those that are not listed add up to `rest`."""
 
     model: str
     item: str
     title: str
     score: float
     bias: float
+    effects: float = Field(description="Of attributes and contexts, in a silo's own model.")
     contributions: list[Contribution]
     rest: float
 
@@ -262,6 +275,8 @@ class ExplanationRequest(Strict):
     user: Id
     item: Id
     limit: int = Field(default=10, ge=1, le=200)
+    attributes: _Told = Field(default_factory=dict, description="As in the request of the list.")
+    context: _Told = Field(default_factory=dict, description="As in the request of the list.")
 
 
 class VersionRequest(Strict):
