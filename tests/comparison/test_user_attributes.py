@@ -80,7 +80,16 @@ def test_a_comparison_measures_groups_and_names_the_one_served_worst(tmp_path):
             assert whole == pytest.approx(overall[line["method"]])
     pooled = next(line for line in record["by_attribute"]["taste"] if line["method"] == "pooled EASE")
     assert pooled["worst"] == "any"
+    (fused,) = [one for one in record["fusion"] if one["epsilon"] == 8.0]
+    assert fused["validation"]["gain"] >= 0 and fused["validation"]["n"] == 160
+    lines = {line["method"]: line["ndcg@20"]["mean"] for line in record["lines"] if line["epsilon"] == 8.0}
+    # Users have no context here, so requests are users, and the line is the table's figure.
+    assert fused["test"]["with"] == pytest.approx(lines["global, silo-trusted, attributes"], abs=1e-6)
+    assert fused["test"]["without"] == pytest.approx(lines["global, silo-trusted"], abs=1e-6)
+    code, _, err = run_command(*arguments, "--context", "hour")
+    assert code == 2 and "clock times" in err
     code, out, err = run_command(*arguments, *asked)
+    assert code == 0 and "by taste" in out and "silo-trusted, attributes" in " ".join(out.split())
     assert code == 0 and "by taste" in out and "served worst" in " ".join(out.split()), err
     code, _, err = run_command(*arguments, *asked[:2])
     assert code == 2 and "together" in err
