@@ -340,7 +340,13 @@ def residual(folder: Folder) -> None:
         )
     secret = SiloSecret.load(Path(settings.secret_key), passphrase=passphrase())
     knowledge = Knowledge.of_silo(settings, Pseudonyms(secret))
-    say(f"wrote {StateFolder(Path(settings.state), secret).write_residual(knowledge)}")
+    state = StateFolder(Path(settings.state), secret)
+    say(f"wrote {state.write_residual(knowledge)}")
+    if getattr(state.personal(knowledge), "parts", None) is not None:
+        say(
+            "The service runs no module: it gets the silo's best model without the private parts that were chosen. "
+            "`silo recommend` and `silo export` use them."
+        )
 
 
 def _recommender(folder: Path, *, at: str) -> "Recommender":
@@ -362,6 +368,7 @@ def _recommender(folder: Path, *, at: str) -> "Recommender":
         catalogue,
         participants,
         personalisation=settings.personalisation,
+        self_attention=settings.self_attention,
         knowledge=Knowledge.of_silo(settings, participants),
         moment=moment(at, name="--at"),
     )

@@ -38,11 +38,12 @@ class AttentionSettings:
     seed: int = 0
 
 
-class _SelfAttention(nn.Module):
+class SelfAttention(nn.Module):
     """The transformer; item `n_items` stands for nothing."""
 
     def __init__(self, n_items: int, settings: AttentionSettings) -> None:
         super().__init__()
+        self.settings = settings
         dim = settings.embedding_dim
         self.items = nn.Embedding(n_items + 1, dim, padding_idx=n_items)
         self.places = nn.Embedding(settings.length, dim)
@@ -63,6 +64,13 @@ class _SelfAttention(nn.Module):
         found: torch.Tensor = self.norm(self.layers(states, mask=later))
         return found
 
+    @torch.no_grad()
+    def start_from(self, vectors: torch.Tensor) -> None:
+        """Take item vectors [n_items, columns] in the scale that the table has."""
+        columns = min(vectors.shape[1], self.items.embedding_dim)
+        scale = _INITIAL_STD / vectors.square().mean().sqrt().clamp_min(1e-12)
+        self.items.weight[:-1, :columns] = vectors[:, :columns].to(self.items.weight) * scale
+
     def scores(self, states: torch.Tensor) -> torch.Tensor:
         """Of all items, [..., n_items]."""
         return states @ self.items.weight[:-1].T
@@ -79,8 +87,13 @@ def _newest_items(histories: Histories, *, length: int, skipped: torch.Tensor | 
     return torch.where(inside, ordered[places.clamp_min(0)], histories.n_items)
 
 
-def fit_self_attention(histories: Histories, settings: AttentionSettings | None = None) -> _SelfAttention:
+def fit_self_attention(
+    histories: Histories, settings: AttentionSettings | None = None, *, start: torch.Tensor | None = None
+) -> SelfAttention:
     """Train on users in order, on the device of the histories.
+
+    Item vectors may `start` from others [n_items, columns], brought to the scale of a random start. Columns that they
+    lack stay random, and those that the table lacks are left out.
 
     Guarantees: none; the result depends on the users without noise.
     """
@@ -88,7 +101,10 @@ def fit_self_attention(histories: Histories, settings: AttentionSettings | None 
     generator = torch.Generator().manual_seed(how.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(how.seed)
-        model = _SelfAttention(histories.n_items, how).to(histories.device)
+        model = SelfAttention(histories.n_items, how)
+        if start is not None:
+            model.start_from(start)
+        model.to(histories.device)
         optimizer = torch.optim.Adam(model.parameters(), lr=how.learning_rate, betas=(0.9, 0.98))
         sizes = histories.starts.diff().cpu()
         several = torch.nonzero(sizes > 1)[:, 0]
@@ -102,7 +118,7 @@ def fit_self_attention(histories: Histories, settings: AttentionSettings | None 
     return model.eval()
 
 
-def _step(model: _SelfAttention, optimizer: torch.optim.Optimizer, sequences: torch.Tensor) -> None:
+def _step(model: SelfAttention, optimizer: torch.optim.Optimizer, sequences: torch.Tensor) -> None:
     known, following = sequences[:, :-1], sequences[:, 1:]
     asked = known < model.items.num_embeddings - 1
     optimizer.zero_grad()
@@ -113,7 +129,7 @@ def _step(model: _SelfAttention, optimizer: torch.optim.Optimizer, sequences: to
 
 
 @torch.no_grad()
-def attention_scores(model: _SelfAttention, histories: Histories) -> torch.Tensor:
+def attention_scores(model: SelfAttention, histories: Histories) -> torch.Tensor:
     """float32 [n_users, n_items] for users in order."""
     length = model.places.num_embeddings
     found: torch.Tensor = model.scores(model(_newest_items(histories, length=length))[:, -1])

@@ -1,5 +1,7 @@
 """What a silo recommends next: the released model, transitions of its own users, EASE, or these together.
 
+A large silo may add self-attention (`models.self_attention`), whose item vectors start from the released ones.
+
 Private to the silo, as all of this package. Each part's scores are divided by their standard deviation over the
 silo's users, and added:
 
@@ -10,7 +12,7 @@ of the released model those of one of four ways (`silo_model.Shown`).
 The recipe is chosen on the silo's users: of each the latest interaction is kept away and asked for. First what the
 silo has alone, then how much of it goes with the released model, scored in which way. The silo alone is taken unless
 another recipe is better by more than a standard error of the difference, user by user: so it is never worse on these
-users.
+users. Self-attention is added to what was taken where that is better in the same sense.
 """
 
 import math
@@ -22,8 +24,15 @@ import torch
 
 from recsys_fed.evaluation.protocol import Scorer
 from recsys_fed.evaluation.ranking import first_relevant_rank
+from recsys_fed.models.device import resolve_device
 from recsys_fed.models.histories import Histories
 from recsys_fed.models.items import ItemEmbeddings, user_vectors
+from recsys_fed.models.self_attention import (
+    AttentionSettings,
+    SelfAttention,
+    attention_scores,
+    fit_self_attention,
+)
 from recsys_fed.models.transitions import Following, Transitions, fit_transitions
 from recsys_fed.personalisation.silo_model import (
     AS_RELEASED,
@@ -40,6 +49,7 @@ from recsys_fed.personalisation.silo_model import (
 _FOLLOWING = (Following(), Following(directed=False))
 _EASE_WEIGHTS = (0.0, 0.3, 1.0)
 _OWN_WEIGHTS = (0.5, 1.0, 2.0, 4.0, 8.0)
+_ATTENTION_WEIGHTS = (0.3, 1.0, 3.0, 10.0)
 _WAYS = tuple(Shown(row_exponent=exponent, bias=bias) for exponent in (0.0, 0.25) for bias in (True, False))
 # Strength of EASE, in users of the silo.
 _EASE_STRENGTH = 0.7
@@ -61,19 +71,21 @@ class NextRecipe:
         ease_weight: of EASE beside transitions.
         following: how transitions are counted and scored.
         shown: what is scored of the released model.
+        attention_weight: of self-attention beside the sum of all else; 0 is without.
     """
 
     own_weight: float
     ease_weight: float = 0.0
+    attention_weight: float = 0.0
     following: Following = _FOLLOWING[0]
     shown: Shown = AS_RELEASED
 
     @property
     def name(self) -> str:
         """Which of the three kinds it is."""
-        if not self.own_weight:
-            return "user-only"
-        return "local-only" if math.isinf(self.own_weight) else "silo-trusted"
+        if self.attention_weight or 0 < self.own_weight < math.inf:
+            return "silo-trusted"
+        return "local-only" if self.own_weight else "user-only"
 
     @property
     def alone(self) -> "NextRecipe":
@@ -90,6 +102,7 @@ class NextItemModel:
         released: the federation's model.
         transitions, item_model: of the silo's users; None for what the recipe leaves out.
         spreads: of the scores of the released model, of transitions and of EASE over the silo's users.
+        attention: of the silo's users, and the spread of its scores; None without.
     """
 
     recipe: NextRecipe
@@ -97,6 +110,7 @@ class NextItemModel:
     transitions: Transitions | None
     item_model: ItemModel | None
     spreads: tuple[float, float, float]
+    attention: tuple[SelfAttention, float] | None = None
 
     def scores(self, histories: Histories) -> Floats:
         """Float64 [n_users, n_items], higher is better; items of the history itself have no meaningful score."""
@@ -109,6 +123,9 @@ class NextItemModel:
             total += self.transitions.scores(histories) * (own / self.spreads[1])
         if self.item_model is not None:
             total += self.item_model.scores(histories.matrix()) * (own * self.recipe.ease_weight / self.spreads[2])
+        if self.attention is not None:
+            model, spread = self.attention
+            total += attention_scores(model, histories).numpy() * (self.recipe.attention_weight / spread)
         return total
 
 
@@ -159,7 +176,12 @@ class OwnParts:
 
 
 def fit_next_item_model(
-    histories: Histories, released: ItemEmbeddings, recipe: NextRecipe, *, own: OwnParts | None = None
+    histories: Histories,
+    released: ItemEmbeddings,
+    recipe: NextRecipe,
+    *,
+    own: OwnParts | None = None,
+    attention: AttentionSettings | None = None,
 ) -> NextItemModel:
     """Fit a recipe to the histories of a silo, in order; without any it is "user-only".
 
@@ -169,8 +191,9 @@ def fit_next_item_model(
     Args:
         histories: of the silo's users. released: the federation's model. recipe: which.
         own: fitted to these histories already, where several models are compared.
+        attention: sizes of self-attention, where the recipe has some; None: as by default.
     """
-    if not recipe.own_weight or not len(histories.items):
+    if not len(histories.items) or not (recipe.own_weight or recipe.attention_weight):
         recipe = NextRecipe(own_weight=0.0, shown=recipe.shown if len(histories.items) else AS_RELEASED)
         return NextItemModel(
             recipe=recipe, released=released, transitions=None, item_model=None, spreads=(1.0, 1.0, 1.0)
@@ -179,10 +202,19 @@ def fit_next_item_model(
     return NextItemModel(
         recipe=recipe,
         released=released,
-        transitions=own.transitions[recipe.following],
-        item_model=own.ease if recipe.ease_weight else None,
+        transitions=own.transitions[recipe.following] if recipe.own_weight else None,
+        item_model=own.ease if recipe.own_weight and recipe.ease_weight else None,
         spreads=own.spreads(released, recipe),
+        attention=_fit_attention(histories, released, own.some, attention) if recipe.attention_weight else None,
     )
+
+
+def _fit_attention(
+    histories: Histories, released: ItemEmbeddings, some: Histories, settings: AttentionSettings | None
+) -> tuple[SelfAttention, float]:
+    """Fitted where there is a GPU, for use on a CPU; and the spread of its scores of `some` users."""
+    model = fit_self_attention(histories.to(resolve_device("auto")), settings, start=released.vectors).to("cpu")
+    return model, score_spread(attention_scores(model, some).double().numpy())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -204,12 +236,14 @@ class NextValidation:
     """A silo's users with the latest interaction of each kept away. Private to the silo.
 
     Attributes:
+        kept: what is known of all users.
         known, wanted: of the users who are asked, what is known of them, and the latest interaction.
         own: fitted to what is known of all users; None where nobody can be asked.
         scores: of `own` for the users who are asked, [n_asked, n_items] by recipe.
         per_user: ndcg@10 of these.
     """
 
+    kept: Histories
     known: Histories
     wanted: Histories
     own: OwnParts | None
@@ -230,15 +264,20 @@ def hold_out_latest(histories: Histories, *, rng: np.random.Generator) -> NextVa
         asked = np.sort(rng.choice(asked, most, replace=False))
     known, wanted = (one.rows(torch.from_numpy(asked)) for one in (kept, held))
     if not len(asked):
-        return NextValidation(known=known, wanted=wanted, own=None, scores={}, per_user={})
+        return NextValidation(kept=kept, known=known, wanted=wanted, own=None, scores={}, per_user={})
     own = OwnParts(kept)
     found = own.scores(known)
     per_user = {recipe: _ndcg(values, known, wanted) for recipe, values in found.items()}
-    return NextValidation(known=known, wanted=wanted, own=own, scores=found, per_user=per_user)
+    return NextValidation(kept=kept, known=known, wanted=wanted, own=own, scores=found, per_user=per_user)
 
 
-def choose_next(held: NextValidation, released: ItemEmbeddings) -> NextChoice:
-    """The recipe that is taken; see the module. Where there is nobody to ask, the released model."""
+def choose_next(
+    held: NextValidation, released: ItemEmbeddings, *, attention: AttentionSettings | None = None
+) -> NextChoice:
+    """The recipe that is taken; see the module. Where there is nobody to ask, the released model.
+
+    With sizes for `attention` self-attention is tried, too, which takes minutes in a silo of thousands of users.
+    """
     user_only, alone = NextRecipe(own_weight=0.0), NextRecipe(own_weight=math.inf)
     if held.own is None:
         return NextChoice(recipe=user_only, alone=alone, validation={})
@@ -254,11 +293,38 @@ def choose_next(held: NextValidation, released: ItemEmbeddings) -> NextChoice:
             together = whole + weight * held.scores[alone]
             per_user[replace(blend, own_weight=weight)] = _ndcg(together, held.known, held.wanted)
     per_user |= held.per_user
+    taken = _best(per_user, alone)
+    if attention is not None:
+        tried = _with_attention(held, released, taken, attention)
+        per_user |= tried
+        taken = _best({taken: per_user[taken], **tried}, taken)
     validation = {recipe: float(found.mean()) for recipe, found in per_user.items()}
-    best = max(validation, key=validation.__getitem__)
-    gain = per_user[best] - per_user[alone]
+    return NextChoice(recipe=taken, alone=alone, validation=validation)
+
+
+def _best(per_user: Mapping[NextRecipe, Floats], first: NextRecipe) -> NextRecipe:
+    """The best recipe where it is better than the `first` by more than a standard error, else that one."""
+    best = max(per_user, key=lambda recipe: float(per_user[recipe].mean()))
+    gain = per_user[best] - per_user[first]
     better = len(gain) < _ENOUGH_USERS or gain.mean() > gain.std(ddof=1) / math.sqrt(len(gain))
-    return NextChoice(recipe=best if better else alone, alone=alone, validation=validation)
+    return best if better else first
+
+
+def _with_attention(
+    held: NextValidation, released: ItemEmbeddings, taken: NextRecipe, settings: AttentionSettings
+) -> dict[NextRecipe, Floats]:
+    """ndcg@10 of what was taken with self-attention added, by weight."""
+    model = fit_next_item_model(
+        held.kept, released, replace(taken, attention_weight=1.0), own=held.own, attention=settings
+    )
+    if model.attention is None:
+        return {}
+    without = replace(model, attention=None).scores(held.known)
+    added = model.scores(held.known) - without
+    return {
+        replace(taken, attention_weight=weight): _ndcg(without + weight * added, held.known, held.wanted)
+        for weight in _ATTENTION_WEIGHTS
+    }
 
 
 def _ndcg(values: Floats | Singles, known: Histories, wanted: Histories) -> Floats:

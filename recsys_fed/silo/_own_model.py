@@ -4,17 +4,19 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from safetensors.numpy import load, save
 from scipy import sparse
 
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.histories import Histories
 from recsys_fed.models.items import ItemEmbeddings
+from recsys_fed.models.self_attention import AttentionSettings, SelfAttention
 from recsys_fed.models.transitions import Following, Transitions
 from recsys_fed.personalisation.choice import (
     WAYS,
@@ -47,8 +49,8 @@ from recsys_fed.silo.told import Knowledge
 
 # In the place of an infinite weight, where the released model cannot be left out.
 _ALMOST_ALONE = 1e5
-# Before the names of a module's private parts, among the tensors of a silo's own model.
-_PRIVATE = "private."
+# Before the names of what a module and self-attention hold, among the tensors of a silo's own model.
+_PRIVATE, _ATTENTION = "private.", "attention."
 
 
 OwnModel = SiloModel | NextItemModel
@@ -61,6 +63,7 @@ def fit_own_model(
     knowledge: Knowledge | None,
     *,
     purpose: str,
+    self_attention: bool = False,
 ) -> OwnModel:
     """Choose a recipe on the silo's users and fit it to all of them: of the next item, where that is asked for.
 
@@ -69,12 +72,13 @@ def fit_own_model(
         released: the model in use; it asks for the next item if it weighs a history by its order.
         knowledge: what else counts, where it wins; nothing beside a model of the next item.
         purpose: a public text that the choice of users follows from, so that the same state gives the same model.
+        self_attention: whether that is tried, too, in a model of the next item.
     """
     rng = _rng_of(purpose)
     if "order" in released.fold_in.reads and histories.signals is not None and histories.signals.rank is not None:
-        return fit_next_item_model(
-            histories, released, choose_next(hold_out_latest(histories, rng=rng), released).recipe
-        )
+        attention = AttentionSettings() if self_attention else None
+        choice = choose_next(hold_out_latest(histories, rng=rng), released, attention=attention)
+        return fit_next_item_model(histories, released, choice.recipe, attention=attention)
     return fit_unordered_model(users, histories, released, knowledge, purpose=purpose)
 
 
@@ -117,6 +121,8 @@ def pack_model(model: OwnModel, asked: tuple[str, ...] = ()) -> bytes:
         if model.transitions is not None:
             counts = model.transitions.counts
             tensors |= {"follow": counts.data, "follow_items": counts.indices, "follow_starts": counts.indptr}
+        if model.attention is not None:
+            tensors |= _pack_attention(*model.attention, weight=model.recipe.attention_weight)
     if model.item_model is not None:
         for name in _TABLES:
             tensors |= _pack_table(name, getattr(model.item_model, name))
@@ -175,6 +181,29 @@ def _numbers(recipe: NextRecipe) -> list[float]:
     return [float(getattr(recipe.following, one.name)) for one in fields(Following)]
 
 
+# What the shapes of self-attention's parameters, and its scores, follow from.
+_SIZES = ("embedding_dim", "layers", "heads", "length")
+
+
+def _pack_attention(model: SelfAttention, spread: float, *, weight: float) -> dict[str, npt.NDArray[Any]]:
+    sizes = [getattr(model.settings, name) for name in _SIZES]
+    tensors = {f"{_ATTENTION}{name}": part.numpy() for name, part in model.state_dict().items()}
+    return tensors | {"attention": np.array([weight, spread, *sizes])}
+
+
+def _unpack_attention(
+    tensors: Mapping[str, npt.NDArray[Any]], *, n_items: int
+) -> tuple[float, tuple[SelfAttention, float] | None]:
+    """Weight, self-attention and the spread of its scores; 0 and None where there is none."""
+    if "attention" not in tensors:
+        return 0.0, None
+    weight, spread, *sizes = tensors["attention"].tolist()
+    model = SelfAttention(n_items, AttentionSettings(**dict(zip(_SIZES, map(int, sizes), strict=True))))
+    named = {name.removeprefix(_ATTENTION): part for name, part in tensors.items() if name.startswith(_ATTENTION)}
+    model.load_state_dict({name: torch.from_numpy(np.array(part)) for name, part in named.items()})
+    return weight, (model.eval(), spread)
+
+
 def asked_of(content: bytes) -> tuple[str, ...]:
     tensors = load(content)
     return tuple(json.loads(tensors[_ASKED].tobytes())) if _ASKED in tensors else ()
@@ -196,12 +225,15 @@ def unpack_model(content: bytes, released: ItemEmbeddings) -> OwnModel:
             arrays = (tensors["follow"], tensors["follow_items"], tensors["follow_starts"])
             counts = sparse.csr_matrix(arrays, shape=(released.n_items, released.n_items))
         whole, follow, ease = tensors["spreads"].tolist()
+        attention_weight, attention = _unpack_attention(tensors, n_items=released.n_items)
+        recipe = NextRecipe(own_weight=own_weight, ease_weight=ease_weight, following=following, shown=shown)
         return NextItemModel(
-            recipe=NextRecipe(own_weight=own_weight, ease_weight=ease_weight, following=following, shown=shown),
+            recipe=replace(recipe, attention_weight=attention_weight),
             released=released,
             transitions=None if counts is None else Transitions(how=following, counts=counts),
             item_model=item_model,
             spreads=(whole, follow, ease),
+            attention=attention,
         )
     own_weight, pull, regularization = tensors["recipe"].tolist()
     private = {name.removeprefix(_PRIVATE): part for name, part in tensors.items() if name.startswith(_PRIVATE)}

@@ -82,6 +82,7 @@ def open_recommender(
     pseudonyms: Pseudonyms,
     *,
     personalisation: str = "user-only",
+    self_attention: bool = False,
     knowledge: Knowledge | None = None,
     moment: int | None = None,
 ) -> Recommender:
@@ -91,12 +92,13 @@ def open_recommender(
     Under "silo-trusted" the silo's own model is fitted here, if that was not done since the last training.
 
     Args:
-        folder, catalogue, pseudonyms, personalisation: of the silo.
+        folder, catalogue, pseudonyms, personalisation, self_attention: of the silo.
         knowledge: what else its own model may use.
         moment: nanoseconds since 1970 of the request, for contexts; without it none counts.
     """
     model, state = folder.model(), folder.users()
-    personal = folder.personal(knowledge) if personalisation == "silo-trusted" else None
+    trusted = personalisation == "silo-trusted"
+    personal = folder.personal(knowledge, self_attention=self_attention) if trusted else None
     told, contexts = Told(), {}
     if personal is not None and knowledge is not None:
         told = knowledge.of(state.users, state.histories)

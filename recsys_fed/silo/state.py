@@ -17,7 +17,7 @@ It follows from what the silo keeps of a training, so it is made when it is firs
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 
 
 _PURPOSE, _CURRENT = "stored state", "current.json"
+# What was asked for beside attributes and contexts, whose names have no space.
+_SELF_ATTENTION = "self attention"
 _DIGITS = 16
 
 
@@ -172,44 +174,48 @@ class StateFolder:
         sealed = read_sealed(self._users(model_hash, number), key=self._key, label=_label(model_hash, number))
         return _unpack(sealed)
 
-    def personal(self, knowledge: Knowledge | None = None) -> OwnModel:
+    def personal(self, knowledge: Knowledge | None = None, *, self_attention: bool = False) -> OwnModel:
         """The silo's own model beside the one in use, fitted to all users when it is first asked for, and sealed.
 
         Private to the silo, and no function of each user's own history alone: for "silo-trusted" only. It is fitted
-        anew where other attributes or contexts than those of `knowledge` were offered to it.
+        anew where other attributes or contexts than those of `knowledge` were offered to it, or where self-attention
+        was tried and is not to be, or the other way round.
         """
         model_hash, released = self.current(), self.model()
         path, label = self._personal(model_hash), f"personal {model_hash}"
-        asked = knowledge.names if knowledge is not None else ()
+        asked = (knowledge.names if knowledge is not None else ()) + (_SELF_ATTENTION,) * self_attention
         if path.is_file():
             content = read_sealed(path, key=self._key, label=label)
             if asked_of(content) == asked:
                 return unpack_model(content, released)
         state = self.users()
-        model = fit_own_model(state.users, state.histories, released, knowledge, purpose=label)
+        model = fit_own_model(
+            state.users, state.histories, released, knowledge, purpose=label, self_attention=self_attention
+        )
         write_sealed(path, pack_model(model, asked), key=self._key, label=label)
         return model
 
     def write_residual(self, knowledge: Knowledge | None = None) -> Path:
         """Write the silo's own model as the tables that its service reads, mode 0600, each whole or not at all.
 
-        The service scores the released model as it is: where the silo's own model does otherwise, the best that does
-        so is written instead.
+        The service scores the released model as it is, by vectors: where the silo's own model does otherwise, or runs
+        a module with private parts, the best that does not is written instead.
 
         Raises:
             ConfigurationError: it is a model of the next item, which the service does not read.
         """
         model_hash = self.current()
         path, model = self._residual(model_hash), self.personal(knowledge)
-        if isinstance(model, NextItemModel) or model.parts is not None:
+        if isinstance(model, NextItemModel):
             raise ConfigurationError(
-                "A silo's own model of the next item, or with private parts of a PyTorch module, cannot be written "
-                "for its service. `silo recommend` and `silo export` use it; the service serves the released model."
+                "A silo's own model of the next item cannot be written for its service. `silo recommend` and `silo "
+                "export` use it. For the service set personalisation = user-only: it serves the released model."
             )
-        if model.recipe.shown != AS_RELEASED:
+        if model.recipe.shown != AS_RELEASED or model.parts is not None:
             state, purpose = self.users(), f"personal {model_hash}"
+            vectors = replace(self.model(), module=None)
             model = fit_unordered_model(
-                state.users, state.histories, self.model(), knowledge, purpose=purpose, ways=(AS_RELEASED,)
+                state.users, state.histories, vectors, knowledge, purpose=purpose, ways=(AS_RELEASED,)
             )
         # First what is beside it: the service takes over once the residual is there.
         self._effects(model_hash).unlink(missing_ok=True)

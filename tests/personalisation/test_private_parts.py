@@ -14,7 +14,7 @@ from recsys_fed.models.torch_modules import MODULES, item_table_of, make_module
 from recsys_fed.personalisation.choice import choose_alone, choose_on, split_folds
 from recsys_fed.personalisation.private_parts import fit_private_parts, has_private_parts, start_private_parts
 from recsys_fed.personalisation.silo_model import Recipe, fit_silo_model
-from recsys_fed.silo.state import _pack_model, _unpack_model
+from recsys_fed.silo._own_model import pack_model, unpack_model
 
 N_ITEMS, DIM = 24, 4
 
@@ -90,7 +90,7 @@ def test_what_is_sealed_gives_the_same_scores(own_weight, train):
     released = released_for("two-tower")
     model = fit_silo_model(train, released, Recipe(own_weight=own_weight, private_parts=True))
     assert model.recipe.name == "silo-trusted"
-    opened = _unpack_model(_pack_model(model), released)
+    opened = unpack_model(pack_model(model), released)
     assert opened.recipe == model.recipe
     np.testing.assert_allclose(opened.scores(train[:5]), model.scores(train[:5]), rtol=1e-6)
 

@@ -2,6 +2,7 @@
 
 import stat
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,13 +15,16 @@ from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.cli._serving import _of_silo
 from recsys_fed.errors import ConfigurationError, KeyFileError
 from recsys_fed.models.histories import Signals, histories_of
-from recsys_fed.models.items import FoldIn, ItemEmbeddings, item_embeddings_bytes
-from recsys_fed.personalisation.choice import fit_with_fusion
+from recsys_fed.models.items import FoldIn, ItemEmbeddings, TrainedModule, item_embeddings_bytes
+from recsys_fed.models.self_attention import AttentionSettings
+from recsys_fed.personalisation.choice import choose_on, fit_with_fusion
+from recsys_fed.personalisation.next_item import choose_next
 from recsys_fed.personalisation.silo_model import Recipe, Shown, fit_silo_model, released_scores
 from recsys_fed.serving.effects import sum_effects
 from recsys_fed.serving.packed_model import read_packed_model
 from recsys_fed.serving.packing import pack
 from recsys_fed.serving.reload import ModelSource
+from recsys_fed.silo import _own_model as own_model_module
 from recsys_fed.silo._own_model import pack_model, residual_of, unpack_model
 from recsys_fed.silo.recommendations import open_recommender
 from recsys_fed.silo.secret import Pseudonyms, SiloSecret
@@ -52,6 +56,15 @@ def model(seed=0):
 def keep(state, seed=0):
     users = PSEUDONYMS.of_all(np.array([f"u{row}" for row in range(N_USERS)], dtype=object))
     return state.keep(item_embeddings_bytes(model(seed)), [(users, histories_of(histories()))])
+
+
+def make_silo(folder, level, *more):
+    """What the operator's commands need beside the state, with `more` lines of silo.toml."""
+    if not (folder / "keys").is_dir():
+        SECRET.save(folder / "keys" / "secret.key")
+    CATALOGUE.save(folder / "catalogue.parquet")
+    lines = ["[silo]", f'personalisation = "{level}"', 'name = "north"', 'catalogue = "catalogue.parquet"', *more]
+    (folder / "silo.toml").write_text("\n".join([*lines, "[agreed]", "silos = 2", "[data]", 'path = "x.csv"']) + "\n")
 
 
 @pytest.fixture
@@ -142,6 +155,32 @@ def test_the_service_gets_a_recipe_that_it_can_score(state, monkeypatch):
     assert np.abs(table).max() > 0
 
 
+def test_private_parts_are_recommended_with_and_the_service_gets_the_best_without(tmp_path, monkeypatch):
+    """A module's parts that win on the silo's users are what `silo recommend` and `silo export` go by."""
+    module = TrainedModule(name="autoencoder", dim=3, item_table="items.weight", loss="bce", bias_scale=0.0)
+    released = replace(model(), module=module)
+    make_silo(tmp_path, "silo-trusted")
+    folder = StateFolder(tmp_path / "state", SECRET)
+    users = PSEUDONYMS.of_all(np.array([f"u{row}" for row in range(N_USERS)], dtype=object))
+    folder.keep(item_embeddings_bytes(released), [(users, histories_of(histories()))])
+    recipe = Recipe(own_weight=0.0, private_parts=True)
+
+    def choose_parts(folds, own, model, **settings):
+        chosen = choose_on(folds, own, replace(model, module=None), **settings)
+        return replace(chosen, recipe=recipe) if model.module is not None else chosen
+
+    monkeypatch.setattr(own_model_module, "choose_on", choose_parts)
+    expected = fit_silo_model(histories(), released, recipe).scores(histories()[:1])[0]
+    expected[histories()[0].indices] = -np.inf
+    best = json_of(run_command("silo", "recommend", tmp_path, "u0", "--json")[1])
+    assert [row["item"] for row in best] == [f"i{item}" for item in np.argsort(-expected)[: len(best)]]
+    code, out, err = run_command("silo", "residual", tmp_path)
+    assert code == 0, err
+    assert "without the private parts" in out + err
+    # The silo's own users say more than a released model of noise.
+    assert np.abs(np.load(next((tmp_path / "state").glob("residual-*.npy")))).max() > 0
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("n_users", [60, 10])
 def test_the_services_table_ranks_as_the_silo_does(recipe, n_users):
@@ -179,21 +218,13 @@ def test_silo_toml_knows_both_levels():
 
 
 def test_the_operators_commands_follow_silo_toml(state, tmp_path):
-    SECRET.save(tmp_path / "keys" / "secret.key")
-    CATALOGUE.save(tmp_path / "catalogue.parquet")
-    lines = ['name = "north"', 'catalogue = "catalogue.parquet"', "[agreed]", "silos = 2", "[data]", 'path = "x.csv"']
-
-    def settle(level):
-        text = ["[silo]", f'personalisation = "{level}"', *lines]
-        (tmp_path / "silo.toml").write_text("\n".join(text) + "\n")
-
-    settle("user-only")
+    make_silo(tmp_path, "user-only")
     assert _of_silo(tmp_path, None)[3:] == (None, "")
     code, _, err = run_command("silo", "residual", tmp_path)
     assert (code, "silo-trusted" in err) == (2, True)
     plain = json_of(run_command("silo", "recommend", tmp_path, "u0", "--json")[1])
 
-    settle("silo-trusted")
+    make_silo(tmp_path, "silo-trusted")
     with pytest.raises(ConfigurationError, match="silo residual"):
         _of_silo(tmp_path, None)
     trusted = json_of(run_command("silo", "recommend", tmp_path, "u0", "--json")[1])
@@ -327,3 +358,29 @@ def test_attributes_are_for_silo_trusted_and_contexts_need_times(tmp_path):
     keep(StateFolder(tmp_path / "state", SECRET))
     code, _, err = run_command("silo", "recommend", tmp_path, "u0")
     assert code == 2 and "without" in err
+
+
+def test_self_attention_is_tried_where_silo_toml_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(own_model_module, "AttentionSettings", partial(AttentionSettings, embedding_dim=4, epochs=1))
+    folder, asked = StateFolder(tmp_path / "state", SECRET), []
+    rank = torch.cat([torch.arange(n) for n in np.diff(histories().indptr)]).int()
+    users = PSEUDONYMS.of_all(np.array([f"u{row}" for row in range(N_USERS)], dtype=object))
+    ordered = histories_of(histories(), signals=Signals(rank=rank))
+    released = replace(model(), fold_in=FoldIn(kind="projection", half_life=2.0))
+
+    def choose_attention(held, released, *, attention):
+        asked.append(attention)
+        chosen = choose_next(held, released)
+        return replace(chosen, recipe=replace(chosen.recipe, attention_weight=2.0)) if attention else chosen
+
+    monkeypatch.setattr(own_model_module, "choose_next", choose_attention)
+    folder.keep(item_embeddings_bytes(released), [(users, ordered)])
+    lists = []
+    for more in ((), ("self-attention = true",), ("self-attention = true",), ()):
+        make_silo(tmp_path, "silo-trusted", *more)
+        lists.append(json_of(run_command("silo", "recommend", tmp_path, "u0", "--json")[1]))
+    assert lists[0] == lists[3]
+    assert lists[1] == lists[2]
+    assert lists[0] != lists[1]
+    # Fitted when it is first asked for, and whenever the switch was turned.
+    assert [settings is not None for settings in asked] == [False, True, False]
