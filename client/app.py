@@ -159,6 +159,7 @@ def conclude(message: Message, context: Context) -> Message:
         earlier=told.earlier,
     )
     if isinstance(silo, DeployedSilo):
+        silo.state.take(model)
         try:
             silo.keep(model)
         except Exception as error:  # noqa: BLE001  (it may depend on users: the answer must not)

@@ -177,6 +177,12 @@ class DeployedSilo(Silo):
             # Between the reading and now.
             self.state.remove_users(OptOuts(self.settings, Pseudonyms(self.secret)).pseudonyms())
 
+    def keep_waiting(self) -> None:
+        """Take in the model that could not be taken in when its training ended; raises what `keep` raises."""
+        waiting = self.state.waiting()
+        if waiting is not None:
+            self.keep(waiting)
+
     @property
     def state(self) -> StateFolder:
         """What the silo keeps of finished trainings."""

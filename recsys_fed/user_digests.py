@@ -6,17 +6,17 @@ A line a change, the newest last, mode 0600:
     DIGEST SECONDS SECONDS      the same, and taken in again since the second time
 
 Without the key a digest names nobody, not even to somebody with a list of all ids. Lines are only ever added, so that
-a crash leaves whole lines and a file that is put back from a copy can be told from the newest.
+a file that is put back from a copy can be told from the newest; a line that is not whole is damage, and is refused.
 """
 
 import hmac
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from recsys_fed.errors import DataFormatError
+from recsys_fed.files import OWNER_ONLY, append_lines
 
 # Changes when a file does; None where there is none.
 Stamp = tuple[int, int, int] | None
@@ -63,15 +63,14 @@ def read_digests(path: Path) -> dict[str, LeftOut]:
 
 
 def append_digests(path: Path, found: Mapping[str, LeftOut]) -> None:
-    """Add a line each; they are on the disk when this returns."""
+    """Add a line each; they are on the disk when this returns. Raises OSError: none of them was added."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    with os.fdopen(descriptor, "a", encoding="ascii") as file:
-        for digest, note in found.items():
-            times = (note.since,) if note.readmitted is None else (note.since, note.readmitted)
-            file.write(" ".join([digest, *map(repr, times)]) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    append_lines(path, "".join(map(_line_of, found, found.values())), mode=OWNER_ONLY)
+
+
+def _line_of(digest: str, note: LeftOut) -> str:
+    times = (note.since,) if note.readmitted is None else (note.since, note.readmitted)
+    return " ".join([digest, *map(repr, times)]) + "\n"
 
 
 def stamp_of(path: Path) -> Stamp:

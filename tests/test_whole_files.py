@@ -3,11 +3,12 @@
 import stat
 
 import pytest
+from failing_disk import FailingDisk, failing
 
 from recsys_fed.config import read_toml
 from recsys_fed.deployment.federation import read_federation
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.files import OWNER_ONLY, whole_file, write_whole
+from recsys_fed.files import OWNER_ONLY, append_lines, whole_file, write_whole
 from recsys_fed.serving.settings import read_serving_settings
 from recsys_fed.silo.settings import read_silo_settings
 from recsys_fed.trainers.registry import make_trainer
@@ -33,6 +34,18 @@ def test_a_new_file_takes_no_others_place_and_is_its_owners(tmp_path):
     assert path.read_text() == "first"
     assert stat.S_IMODE(path.stat().st_mode) == OWNER_ONLY
     assert [one.name for one in tmp_path.iterdir()] == ["key"]
+
+
+def test_lines_are_added_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "lines"
+    append_lines(path, "one\n", mode=OWNER_ONLY)
+    for number, lost in ((2, "half of it is written"), (3, "it is written, and not known to be on the disk")):
+        disk = FailingDisk(tmp_path, number=number)
+        with failing(disk), pytest.raises(OSError, match="lines"):
+            append_lines(path, "two\nthree\n")
+        assert disk.failed, lost
+        assert path.read_text() == "one\n", lost
+    assert stat.S_IMODE(path.stat().st_mode) == OWNER_ONLY
 
 
 DATA = '\n[data]\npath = "x.csv"\n'

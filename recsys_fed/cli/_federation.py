@@ -414,6 +414,28 @@ def restore(
     say(f"the federation is in {folder}; then: recsys-fed federation serve {folder}")
 
 
+@app.command("change-keys")
+def change_keys(
+    folder: Folder,
+    *,
+    reason: Annotated[str, typer.Option(help="Shown to the operators of silos.")],
+) -> None:
+    """Make a new key for notices, signed by the one before, and a new authority for the server's certificate.
+
+    Silos take them in by `silo update --agree`; when all have, `federation renew-certificate` makes use of the
+    authority.
+    """
+    from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
+    from recsys_fed.deployment.provisioning import change_federation_keys  # noqa: PLC0415
+    from recsys_fed.report.deployment import say  # noqa: PLC0415
+    from recsys_fed.silo.secret import passphrase  # noqa: PLC0415
+
+    own = FederationFolder(folder)
+    _say_notice(change_federation_keys(own, reason=reason, passphrase=passphrase()))
+    say("each silo: recsys-fed silo update DIR --agree, and start it again")
+    say(f"when all have: recsys-fed federation renew-certificate {folder}, and start the server again")
+
+
 @app.command("renew-certificate")
 def renew_certificate(
     folder: Folder,

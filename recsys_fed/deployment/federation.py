@@ -1,7 +1,8 @@
 """The folder of a federation's operator: federation.toml, keys, admitted silos, and what is handed to silos.
 
 federation.toml      name, address, terms of training
-keys/                authority.key (may be kept offline), federation.key, server.key, server.pem
+keys/                authority.key (may be kept offline), federation.key, server.key, server.pem; changes.json:
+                     the federation's keys before this one
 public/              what silos get: terms.toml, authority.pem, catalogue.parquet, roster.json, notice.json
 admitted/NAME.pub    one line a silo, see `_keys`; revoked/ has those that were taken back, replaced/ earlier keys
 trainings/ID/        checkpoint, model, events and certificates of each training
@@ -114,6 +115,11 @@ class FederationFolder:
     def federation_key(self) -> Path:
         """Private key that signs notices."""
         return self.path / "keys" / "federation.key"
+
+    @property
+    def key_changes(self) -> Path:
+        """Each change of that key, oldest first."""
+        return self.path / "keys" / "changes.json"
 
     @property
     def server_key(self) -> Path:

@@ -30,7 +30,7 @@ from recsys_fed.deployment.federation import (
     read_federation,
     split_address,
 )
-from recsys_fed.deployment.notice import publish
+from recsys_fed.deployment.notice import Notice, change_federation_key, publish
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.files import write_whole
 from recsys_fed.ledger.ledger import Ledger
@@ -181,6 +181,45 @@ def change_keys(path: Path, *, reason: str, passphrase: str | None = None) -> Ad
     return admission
 
 
+def change_federation_keys(folder: FederationFolder, *, reason: str, passphrase: str | None) -> Notice:
+    """Give a federation a new key for notices and a new authority for server certificates; returns the notice.
+
+    Silos keep trusting the authority before, whose server certificate serves on, until `renew_server_certificate`
+    makes one of the new authority. What a call that was interrupted has begun, the next one finishes.
+
+    Args:
+        folder: of the federation.
+        reason: shown to silos' operators.
+        passphrase: of the federation's keys, old and new.
+
+    Raises:
+        ConfigurationError: there is no reason.
+        KeyFileError: the federation's key cannot be read with this passphrase.
+    """
+    settings, certificates = folder.settings(), folder.public / AUTHORITY
+    new_key = folder.authority_key.with_name(f"{folder.authority_key.name}.new")
+    new_certificate = new_key.with_suffix(".pem")
+    if not settings.insecure:
+        if not new_certificate.exists():
+            new_key.unlink(missing_ok=True)
+            make_authority(new_key, new_certificate, name=settings.name, passphrase=passphrase)
+        added, there = new_certificate.read_text(encoding="ascii"), certificates.read_text(encoding="ascii")
+        if added not in there:
+            # Whichever authority has signed the certificate that serves, it is among those before.
+            write_whole(certificates, added + there)
+    change_federation_key(folder, reason=reason, passphrase=passphrase)
+    if not settings.insecure:
+        new_key.replace(folder.authority_key)
+        new_certificate.unlink()
+    return publish(folder, passphrase=passphrase)
+
+
+def _first_certificate(text: str) -> str:
+    """The authority of today, in a file that may have those before as well."""
+    end = "-----END CERTIFICATE-----\n"
+    return text.partition(end)[0] + end
+
+
 def _check_name(name: str) -> None:
     """Raise ConfigurationError for a silo's name that cannot be a file's: NAME.pub is handed on."""
     if "/" in name or "\0" in name or name in (".", "..") or not name.isprintable():
@@ -237,18 +276,26 @@ def _silo_toml(
 
 
 def renew_server_certificate(folder: FederationFolder, *, hosts: Sequence[str], passphrase: str | None) -> None:
-    """Replace the server's key and certificate under the same authority; silos notice nothing."""
-    settings = folder.settings()
+    """Replace the server's key and certificate under the federation's authority.
+
+    Silos notice nothing; after a change of the federation's keys, those that have not taken in the new authority can
+    connect no more, and the others are told to let go of the one before.
+    """
+    settings, certificates = folder.settings(), folder.public / AUTHORITY
     own = split_address(settings.address)[0]
     new = replace(folder, path=folder.path / ".renewed")
     make_server_certificate(
         new.server_key,
         new.server_certificate,
         authority_key=folder.authority_key,
-        authority_certificate=folder.public / AUTHORITY,
+        authority_certificate=certificates,
         hosts=list(dict.fromkeys([own, *hosts, "localhost", "127.0.0.1"])),
         passphrase=passphrase,
     )
     new.server_key.replace(folder.server_key)
     new.server_certificate.replace(folder.server_certificate)
     shutil.rmtree(new.path)
+    there = certificates.read_text(encoding="ascii")
+    if there != _first_certificate(there):
+        write_whole(certificates, _first_certificate(there))
+        publish(folder, passphrase=passphrase)

@@ -32,11 +32,12 @@ from recsys_fed.deployment.roster import admitted, publish_roster
 from recsys_fed.deployment.serving import prepare_flower
 from recsys_fed.errors import ConfigurationError, DataNotFoundError, EngineError
 from recsys_fed.federation.kept_releases import RELEASES, read_earlier
-from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS
+from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, FEDERATION, MISSING
 from recsys_fed.files import held
 from recsys_fed.flower import ask_flower, end, environment, healthy
 from recsys_fed.settings_file import Value, flattened, read_tables, to_toml
 from recsys_fed.simulation.flower_engine import app_folder
+from recsys_fed.user_digests import stamp_of
 
 RUN_CONFIG, FLOWER_LOG = "run.toml", "flower.log"
 _POLL = 0.5
@@ -162,8 +163,12 @@ def resumed_training(folder: FederationFolder) -> Path:
 
 
 def resumed(folder: FederationFolder, training: Path) -> Path:
-    """A training, made ready to begin or to go on; raises ConfigurationError if it is complete."""
-    if (training / EMBEDDINGS).is_file():
+    """A training, made ready to begin or to go on: also one that has its model and not all of its certificates.
+
+    Raises:
+        ConfigurationError: it is complete.
+    """
+    if (training / EMBEDDINGS).is_file() and not json.loads((training / FEDERATION).read_text())[MISSING]:
         raise ConfigurationError(f"Expected an interrupted training, {training.name} is complete. Start a new one.")
     text = (training / RUN_CONFIG).read_text(encoding="utf-8")
     (training / RUN_CONFIG).write_text(text.replace("resume = false", "resume = true"), encoding="utf-8")
@@ -250,13 +255,15 @@ def run_training(
     Raises:
         EngineError: the federation does not serve, or the run ended without a model. Go on with --resume.
     """
-    command = run_command(app_folder(), training / RUN_CONFIG)
+    command, model = run_command(app_folder(), training / RUN_CONFIG), training / EMBEDDINGS
+    # That of a training that goes on for the sake of its certificates is there already.
+    before = stamp_of(model)
     say(printed(command, folder.flower_home))
     with (training / FLOWER_LOG).open("ab") as output:
         process = subprocess.Popen(command, env=dict(environment(folder.flower_home)), stdout=output, stderr=output)
         try:
             deadline = time.monotonic() + timeout
-            while process.poll() is None and not (training / EMBEDDINGS).is_file():
+            while process.poll() is None and stamp_of(model) == before:
                 if time.monotonic() > deadline:
                     raise EngineError(f"The training did not end within {timeout:.0f} s.")
                 on_poll(training)
@@ -269,7 +276,7 @@ def run_training(
         finally:
             end(process)
     on_poll(training)
-    if not (training / EMBEDDINGS).is_file():
+    if stamp_of(model) == before:
         _stop_if_served(folder, say=say)
         raise EngineError(
             f"Expected a model in {training}, the run ended without one. See {training / FLOWER_LOG}; "
@@ -280,7 +287,7 @@ def run_training(
 def _last_refusal(log: Path) -> str:
     """What the server said when it gave up, from Flower's log, which draws frames around lines and breaks them."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(encoding="utf-8", errors="replace"))
-    found = re.findall(r"(?:ProtocolError|LedgerIntegrityError): (.+)", text)
+    found = re.findall(r"[A-Z]\w*Error: (.+)", text)
     return f" The server gave up: {found[-1].strip()}" if found else ""
 
 

@@ -26,7 +26,7 @@ from recsys_fed.deployment.federation import (
     agreed_keys,
     split_address,
 )
-from recsys_fed.deployment.notice import FOR_EVER, Notice, public_federation_key, read_notice
+from recsys_fed.deployment.notice import FOR_EVER, KeyOfFederation, Notice, public_federation_key, read_notice
 from recsys_fed.errors import ConfigurationError, DataError, DataNotFoundError, EngineError, LedgerIntegrityError
 from recsys_fed.federation.admission import read_roster, write_roster
 from recsys_fed.files import write_whole
@@ -48,6 +48,8 @@ class Update:
         admitted, gone: name -> ledger key of silos that the silo's roster lacks, or has and the notice lacks.
         terms: key -> what the silo agreed to and what the notice says, where they differ.
         catalogue: whether the notice's is another one than the silo's.
+        changes: of the federation's key, since the one that the silo has pinned.
+        authority: whether the notice's are others than the silo's.
     """
 
     notice: Notice
@@ -56,11 +58,13 @@ class Update:
     gone: dict[str, str]
     terms: dict[str, tuple[object, object]]
     catalogue: bool
+    changes: tuple[KeyOfFederation, ...] = ()
+    authority: bool = False
 
     @property
     def is_news(self) -> bool:
         """Whether there is anything to agree to."""
-        return bool(self.admitted or self.gone or self.terms or self.catalogue)
+        return bool(self.admitted or self.gone or self.terms or self.catalogue or self.changes or self.authority)
 
     def lines(self) -> Iterator[str]:
         """What is to be compared and agreed to, for the operator."""
@@ -72,6 +76,10 @@ class Update:
             yield f"terms version {self.notice.terms_version}: {name} = {after}, was {before}"
         if self.catalogue:
             yield f"catalogue version {self.notice.catalogue_version}, {self.notice.catalogue[:16]}..."
+        for change in self.changes:
+            yield f"new key of the federation {change.after}, since {change.time}: {change.reason}"
+        if self.authority:
+            yield "another authority for the server's certificate: start the silo again once it is taken in"
 
 
 def pin_federation_key(settings: SiloSettings, key: str) -> None:
@@ -82,7 +90,10 @@ def pin_federation_key(settings: SiloSettings, key: str) -> None:
     """
     path = handed_out(settings) / FEDERATION_KEY
     if path.is_file() and public_federation_key(path.parent) != parse_public_key(key):
-        raise ConfigurationError(f"This silo has pinned another key of the federation, in {path}. It never changes.")
+        raise ConfigurationError(
+            f"This silo has pinned another key of the federation, in {path}. Only a notice that this key leads to "
+            "can change it: `recsys-fed silo update`."
+        )
     write_whole(path, f"{parse_public_key(key)}\n")
 
 
@@ -97,9 +108,9 @@ def fetch_update(settings: SiloSettings, *, passphrase: str | None, file: Path |
     """
     public_key = public_federation_key(handed_out(settings))
     content = file.read_bytes() if file is not None else _fetch(settings, NOTICE_PATH, passphrase=passphrase)
-    notice = read_notice(content, public_key=public_key)
-    last = handed_out(settings) / NOTICE
-    if last.is_file() and read_notice(last.read_bytes(), public_key=public_key).version > notice.version:
+    signed = read_notice(content, public_key=public_key)
+    notice, last = signed.notice, handed_out(settings) / NOTICE
+    if last.is_file() and read_notice(last.read_bytes(), public_key=public_key).notice.version > notice.version:
         raise LedgerIntegrityError(
             f"Expected a notice at least as new as the one that this silo has, got version {notice.version}: "
             "somebody shows an older one. Nothing was taken in."
@@ -122,11 +133,14 @@ def fetch_update(settings: SiloSettings, *, passphrase: str | None, file: Path |
             if agreed.get(name) != offered.get(name)
         },
         catalogue=Catalogue.load(settings.catalogue).content_hash != notice.catalogue,
+        changes=signed.changes,
+        authority=bool(notice.authority and settings.root_certificate)
+        and Path(settings.root_certificate).read_text(encoding="ascii") != notice.authority,
     )
 
 
 def accept_roster(settings: SiloSettings, update: Update, *, passphrase: str | None) -> None:
-    """Take in the roster alone."""
+    """Take in the roster, and the federation's keys, alone."""
     write_roster(Path(settings.roster), update.notice.roster)
     _note(settings, update, ("roster",), passphrase=passphrase)
 
@@ -200,7 +214,12 @@ def _note(settings: SiloSettings, update: Update, what: tuple[str, ...], *, pass
             version, digest = digests[name]
             if (name, version, digest) not in known:
                 ledger.agree(name, version=version, digest=digest)
+    if update.authority:
+        write_whole(Path(settings.root_certificate), notice.authority)
     write_whole(handed_out(settings) / NOTICE, update.content)
+    if update.changes:
+        # Last: until then the key before leads to both notices.
+        write_whole(handed_out(settings) / FEDERATION_KEY, f"{update.changes[-1].after}\n")
 
 
 def _fetch(settings: SiloSettings, path: str, *, passphrase: str | None) -> bytes:

@@ -107,6 +107,14 @@ def load(silo: Path) -> None:
             f"This silo cannot read its data, and will answer for nobody until it can: {error}\n"
             "Its answers are charged nevertheless. See `recsys-fed silo check`.\n"
         )
+        return
+    try:
+        opened.keep_waiting()
+    except Exception as error:  # noqa: BLE001  (as above)
+        sys.stderr.write(
+            f"This silo could not take in the model of its last training, and keeps the one before: {error}\n"
+            "It tries again when it is started anew.\n"
+        )
 
 
 def _run_installed_app(arguments: list[str]) -> None:

@@ -10,6 +10,7 @@ dataclasses; what follows from the configuration and the public catalogue is not
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
@@ -19,20 +20,23 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from recsys_fed.certificates.certificate import read_certificate
 from recsys_fed.config import FederationConfig, current_noise, flat
-from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
+from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError, LedgerIntegrityError
 from recsys_fed.federation.kept_releases import RELEASES, put_releases_together, take_releases_apart
 from recsys_fed.federation.messages import Released, Request
 from recsys_fed.federation.schedule import Schedule
-from recsys_fed.files import write_whole
+from recsys_fed.files import append_lines, write_whole
 from recsys_fed.logs import EventLog, Field
-from recsys_fed.models.items import ItemEmbeddings, save_item_embeddings
-from recsys_fed.signing import canonical
+from recsys_fed.models.items import ItemEmbeddings, item_embeddings_bytes, save_item_embeddings
+from recsys_fed.signing import canonical, sha256
 from recsys_fed.trainers.trainer import PublicFacts
 
 EVENTS, EMBEDDINGS, FEDERATION = "events.jsonl", "item_embeddings.safetensors", "federation.json"
 CERTIFICATES, LOG = "certificates", "log.jsonl"
 FILE = "checkpoint.safetensors"
+# In the totals: a line for each silo without a certificate.
+MISSING = "certificates_missing"
 _METADATA, _VERSION = "recsys-fed checkpoint", 1
 _TENSOR, _TENSORS, _BEGUN = "tensor", "tensors", "as at the beginning"
 # What may differ between the runs before and after an interruption.
@@ -69,7 +73,7 @@ class FederationLog:
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not schedule.round:
-                (self.folder / EVENTS).write_text("")
+                write_whole(self.folder / EVENTS, "")
             self._write_totals(self.folder)
 
     def _go_on(self, folder: Path, done: int) -> None:
@@ -116,8 +120,8 @@ class FederationLog:
             return
         # By silo; of one silo in the order in which they came.
         ordered = sorted(released, key=lambda one: (len(one.silo), one.silo))
-        with (self.folder / EVENTS).open("a") as file:
-            file.writelines(json.dumps(_line(one), sort_keys=True) + "\n" for one in ordered)
+        lines = (json.dumps(_line(one), sort_keys=True) + "\n" for one in ordered)
+        append_lines(self.folder / EVENTS, "".join(lines))
 
     def finished(
         self,
@@ -131,12 +135,20 @@ class FederationLog:
         """Write the releases, the certificates, the totals, then the model: where the model is, the run is complete.
 
         `releases` is their file, see `kept_releases`; `missing` says of each silo without a certificate why there is
-        none; `metrics` are what the silos measured, each with the standard deviation of its noise.
+        none; `metrics` are what the silos measured, each with the standard deviation of its noise. A run that goes on
+        for the certificates that it lacked keeps those that it has.
         """
-        self.totals |= {"embedding_dim": model.embedding_dim, "certificates_missing": list(missing)}
+        if self.folder is not None:
+            model_hash = sha256(item_embeddings_bytes(model))
+            certificates = _certificates_of(self.folder / CERTIFICATES, model_hash, run=self.training) | dict(
+                certificates
+            )
+            missing = [line for line in missing if line.partition(":")[0] not in certificates]
+        self.totals |= {"embedding_dim": model.embedding_dim, MISSING: list(missing)}
         self.totals["private_metrics"] = {name: dict(values) for name, values in metrics.items()}
         if self.folder is None:
             return
+        self._add_events(_unheard(self.folder / EVENTS, certificates))
         write_whole(self.folder / RELEASES, releases)
         _write_certificates(self.folder / CERTIFICATES, certificates)
         self._write_totals(self.folder)
@@ -151,6 +163,29 @@ class FederationLog:
         write_whole(folder / FEDERATION, json.dumps(self.totals, indent=2, sort_keys=True) + "\n")
 
 
+def _unheard(events: Path, certificates: Mapping[str, bytes]) -> list[Released]:
+    """What silos have charged and the events lack: the answer was lost, or is of a round that was done again."""
+    heard = {(line["silo"], line["payload"]) for line in map(json.loads, events.read_text().splitlines())}
+    return [
+        Released(silo=silo, payload=release.payload, event=release.event)
+        for silo, content in certificates.items()
+        for release in read_certificate(content).releases
+        if (silo, release.payload) not in heard
+    ]
+
+
+def _certificates_of(folder: Path, model_hash: str, *, run: str) -> dict[str, bytes]:
+    """Signed certificates of a run and its model that are there already, by silo."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        content = path.read_bytes().strip()
+        with suppress(DataFormatError, LedgerIntegrityError):
+            known = read_certificate(content)
+            if (known.run, known.model) == (run, model_hash):
+                found[known.terms.silo] = content
+    return found
+
+
 def _write_certificates(folder: Path, certificates: Mapping[str, bytes]) -> None:
     """Write one file a silo; those of an earlier run there are removed."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,7 +193,7 @@ def _write_certificates(folder: Path, certificates: Mapping[str, bytes]) -> None
         stale.unlink()
     for number, (silo, content) in enumerate(certificates.items()):
         name = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in silo)
-        (folder / f"{number:04}-{name[:64]}.json").write_bytes(content + b"\n")
+        write_whole(folder / f"{number:04}-{name[:64]}.json", content + b"\n")
 
 
 def _line(released: Released) -> dict[str, Any]:

@@ -6,6 +6,7 @@
     personal-HASH.sealed     the silo's own model beside it, for personalisation = "silo-trusted": encrypted
     residual-HASH.npy        the same as `silo residual` writes it for the silo's service: not encrypted
     effects-HASH.npz         beside it, effects of attributes and contexts: not encrypted
+    waiting.safetensors      a released model that could not be taken in yet: the disk was full, or a crash came
     current.json             which HASH is in use, in how many parts; replaced last: a crash leaves the one before
 
 HASH is the SHA-256 of the model's file, 16 digits of it in names. User vectors of one model are never used with
@@ -19,7 +20,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from recsys_fed.silo.interactions import Part
 
 
-_PURPOSE, _CURRENT = "stored state", "current.json"
+_PURPOSE, _CURRENT, _WAITING = "stored state", "current.json", "waiting.safetensors"
 # What was asked for beside attributes and contexts, whose names have no space.
 _SELF_ATTENTION = "self attention"
 _DIGITS = 16
@@ -93,15 +94,24 @@ class StateFolder:
             DataFormatError: it is something else, or a model of other items.
         """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with NamedTemporaryFile(dir=self._folder, suffix=".part") as file:
-            file.write(content)
-            file.flush()
+        with TemporaryDirectory(dir=self._folder, suffix=".part") as place:
+            path = Path(place) / "model.safetensors"
+            write_whole(path, content)
             try:
-                model = load_item_embeddings(Path(file.name))
+                model = load_item_embeddings(path)
             except DataFormatError as error:
                 raise DataFormatError("Expected the released item embeddings, got something else.") from error
         if (model.catalogue_hash, model.n_items) != (catalogue.content_hash, catalogue.n_items):
             raise DataFormatError("Expected item embeddings of the agreed catalogue, got those of another.")
+
+    def take(self, content: bytes) -> None:
+        """Put a released model on the disk, for `keep`: its size is public, unlike that of what is sealed for it."""
+        write_whole(self._folder / _WAITING, content)
+
+    def waiting(self) -> bytes | None:
+        """The model that `keep` could not take in."""
+        path = self._folder / _WAITING
+        return path.read_bytes() if path.is_file() else None
 
     def keep(self, content: bytes, parts: "Iterable[Part]") -> str:
         """Take in a released model: fold in all users, seal them, and make it the current one; returns its hash.
@@ -130,6 +140,8 @@ class StateFolder:
         partial.replace(path)
         self._remove_own(model_hash)
         self._make_current(model_hash, parts=count)
+        if self.waiting() == content:
+            (self._folder / _WAITING).unlink()
         return model_hash
 
     def _seal(

@@ -80,6 +80,10 @@ def test_masked_rounds_go_on_at_the_price_of_the_interrupted_one(tmp_path):
         ledger = open_deployed_silo(silo).ledger
         verify_ledger(ledger)
         assert 3.0 < ledger.spending().epsilon < 6.0
+    # What was charged for the interrupted round stands in the events too, as the certificates have it.
+    assert len((output / EVENTS).read_text().splitlines()) == 4 * SILOS
+    found = verify_run(output / CERTIFICATES, events=output / EVENTS, model=output / EMBEDDINGS)
+    assert found.holds, found.problems
 
 
 def test_a_silo_that_is_away_is_left_out_and_the_divisor_stays(tmp_path):

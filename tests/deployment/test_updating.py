@@ -279,7 +279,7 @@ def test_a_federation_and_silos_of_an_earlier_version_go_on(tmp_path):
         pin_federation_key(settings, "0" * 64)
     found = fetch_update(settings, passphrase=None)
     assert not found.is_news
-    assert read_notice(found.content, public_key=key.strip()).version == 1
+    assert read_notice(found.content, public_key=key.strip()).notice.version == 1
 
 
 def test_a_notice_changes_only_with_what_it_says_and_has_a_fingerprint(tmp_path):

@@ -1,4 +1,4 @@
-"""Real processes go on after a silo has new keys, and after a silo and the federation were put back from backups."""
+"""Real processes go on after a silo or the federation has new keys, and after both were put back from backups."""
 
 import shutil
 
@@ -22,6 +22,23 @@ def keys_of(folder) -> dict[str, str]:
     found = verify_run(folder / CERTIFICATES, events=folder / EVENTS, model=folder / EMBEDDINGS)
     assert found.holds, found.problems
     return {silo: certificate.terms.public_key for silo, certificate in found.certificates.items()}
+
+
+def change_federation_keys(federation):
+    """Silos fetch the new keys from the server that has the old certificate, and go on under the new authority."""
+    there = federation.there
+    done(federation, "federation", "change-keys", there.federation.path, "--reason", "yearly")
+    for silo in there.silos:
+        assert "new key of the federation" in done(federation, "silo", "update", silo, "--agree")
+    done(federation, "federation", "renew-certificate", there.federation.path)
+    for name in ("server", *(f"silo-{index}" for index in range(SILOS))):
+        federation.kill(name)
+    federation.start_all()
+    for silo in there.silos:
+        assert "nothing is new" not in done(federation, "silo", "update", silo, "--agree")
+        authority = (silo / "federation" / "authority.pem").read_text()
+        assert authority == (there.federation.public / "authority.pem").read_text()
+        assert authority.count("BEGIN CERTIFICATE") == 1
 
 
 @pytest.mark.soak
@@ -50,11 +67,15 @@ def test_training_goes_on_after_new_keys_and_backups(tmp_path):
         done(federation, "federation", "restore", tmp_path / "federation.tgz", there.federation.path)
         federation.start_all()
         second = federation.finish(federation.train())
+        change_federation_keys(federation)
+        third = federation.finish(federation.train())
     finally:
         federation.stop()
     before, after = keys_of(first), keys_of(second)
+    # The silos' own keys, and runs of every time, have nothing to do with the federation's.
+    assert keys_of(third) == after
     assert len(after) == SILOS
     assert {silo for silo in after if before[silo] != after[silo]} == {"silo-0"}
     for silo in there.silos:
-        # Under the default terms a training may begin three times in seven days: both are in one ledger.
+        # Under the default terms a training may begin three times in seven days: all are in one ledger.
         assert "It holds" in done(federation, "privacy", "verify", silo / "ledger.sqlite")
