@@ -154,6 +154,7 @@ def conclude(message: Message, context: Context) -> Message:
         silo.ledger,
         silo.key,
         run=training_of(context),
+        federation=silo.federation,
         model=sha256(model),
         tables=told.tables,
         earlier=told.earlier,

@@ -15,7 +15,7 @@ from recsys_fed.certificates.certificate import Certificate
 from recsys_fed.certificates.earlier import proven_releases
 from recsys_fed.config import FederationConfig
 from recsys_fed.data.readers.blocks import check_place
-from recsys_fed.errors import ConfigurationError, DataFormatError, ProtocolError
+from recsys_fed.errors import DataFormatError, ProtocolError
 from recsys_fed.federation.admission import read_roster
 from recsys_fed.federation.messages import Request
 from recsys_fed.federation.noise_split import masking_of, resolve_masking
@@ -35,7 +35,15 @@ from recsys_fed.silo.interactions import SiloData
 from recsys_fed.silo.on_disk import StoredSiloData, open_silo_data
 from recsys_fed.silo.opt_out import OptOuts, Participants, stamp_of_lists
 from recsys_fed.silo.secret import Pseudonyms, SiloSecret, passphrase
-from recsys_fed.silo.settings import NOTICE, SiloSettings, handed_out, moment, read_silo_settings, settings_file
+from recsys_fed.silo.settings import (
+    NOTICE,
+    SiloSettings,
+    check_ledger,
+    handed_out,
+    moment,
+    read_silo_settings,
+    settings_file,
+)
 from recsys_fed.silo.state import StateFolder
 from recsys_fed.trainers.registry import signals_read
 from recsys_fed.user_digests import Stamp, stamp_of
@@ -60,6 +68,11 @@ class DeployedSilo(Silo):
     def allowance(self) -> Allowance:
         """The agreed epsilon for one training, and as many trainings as silo.toml says."""
         return Allowance(epsilon=self.config.epsilon, trainings=self.settings.trainings, days=self.settings.per_days)
+
+    @property
+    def federation(self) -> str:
+        """As silo.toml has it."""
+        return self.settings.federation
 
     @cached_property
     def schedule(self) -> AgreedSchedule | None:
@@ -216,7 +229,7 @@ def _open(path: Path) -> DeployedSilo:
     key = SigningKey.load(Path(settings.ledger_key), passphrase=words)
     secret = SiloSecret.load(Path(settings.secret_key), passphrase=words)
     ledger = Ledger.open(settings.ledger, key=key, witness=Path(settings.witness) if settings.witness else None)
-    _check_terms(settings, ledger)
+    check_ledger(settings, ledger.terms())
     check_delta(settings.agreed.delta, n_users=settings.agreed.declared_users)
     agreed = replace(settings.agreed, device=settings.device, threads=settings.threads)
     config = resolve_masking(replace(agreed, seed=max(settings.simulated_seed, 0)), simulated=settings.simulated)
@@ -267,29 +280,6 @@ def _accepted(settings: SiloSettings, config: FederationConfig) -> AcceptedTerms
         least_contributors=masking.contributors,
         least_colluding=masking.colluding,
     )
-
-
-def _check_terms(settings: SiloSettings, ledger: Ledger) -> None:
-    """Refuse a ledger that does not fit silo.toml.
-
-    Raises:
-        ConfigurationError: another silo's; terms of another delta or overlap; or seeded noise where the ledger is
-            not a simulation's, and the reverse.
-    """
-    terms = ledger.terms()
-    facts = {
-        "silo": (terms.silo, settings.name),
-        "delta": (terms.guarantee.delta, settings.agreed.delta),
-        "max-silos-per-user": (terms.guarantee.max_silos_per_user, settings.agreed.max_silos_per_user),
-        "declared-users": (terms.declared_users, settings.agreed.declared_users),
-        "simulated": (terms.simulated, settings.simulated),
-    }
-    for name, (expected, got) in facts.items():
-        if expected != got:
-            raise ConfigurationError(
-                f"Expected {name} {expected} in silo.toml, as in the first entry of its ledger, got {got}. "
-                "Terms of a ledger never change: start a silo anew for others."
-            )
 
 
 def forget_silos() -> None:

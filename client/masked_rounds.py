@@ -46,7 +46,7 @@ def advertise(silo: Silo, context: Context, terms_message: bytes) -> bytes:
         raise TermsError(f"Expected terms of run {training_of(context)}, got some of another run.")
     state, message = protocol.advertise(terms, silo.key, silo.accepted)
     content = state_to_bytes(state)
-    silo.ledger.begin_states(run=terms.run, state=sha256(content))
+    silo.ledger.begin_states(run=silo.run_in_ledger(terms.run), state=sha256(content))
     _keep(context, content)
     return message
 
@@ -78,7 +78,7 @@ def masked_release(
     check_terms_of(request, ready.roster.terms)
     # The state is used up before the charge: of two processes with a copy of it one is charged.
     claim = _CLAIMED + used
-    silo.ledger.consume_state(run=training_of(context), used=sha256(used), after=sha256(claim))
+    silo.ledger.consume_state(run=silo.run_in_ledger(training_of(context)), used=sha256(used), after=sha256(claim))
     masked = silo.masked_input(request, run=training_of(context), on_failure=on_failure)
     state, message = protocol.mask(ready, silo.key, masked.integers)
     _keep(context, _replace_state(silo, context, claim, state))
@@ -103,7 +103,7 @@ def unmask(silo: Silo, context: Context, confirmations: bytes) -> bytes:
     """Reveal one share of each neighbour's, if enough silos have signed the same survivors."""
     used = _take(context)
     message = protocol.unmask(state_of(used, Confirmed), silo.key, confirmations)
-    silo.ledger.consume_state(run=training_of(context), used=sha256(used), after="")
+    silo.ledger.consume_state(run=silo.run_in_ledger(training_of(context)), used=sha256(used), after="")
     return message
 
 
@@ -120,7 +120,7 @@ def _take(context: Context) -> bytes:
 def _replace_state(silo: Silo, context: Context, used: bytes, after: KeptState) -> bytes:
     """Use the state for good; the bytes of the one after it."""
     content = state_to_bytes(after)
-    silo.ledger.consume_state(run=training_of(context), used=sha256(used), after=sha256(content))
+    silo.ledger.consume_state(run=silo.run_in_ledger(training_of(context)), used=sha256(used), after=sha256(content))
     return content
 
 

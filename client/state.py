@@ -30,7 +30,7 @@ from recsys_fed.federation.release import OnFailure, Randomness, SiloUsers, answ
 from recsys_fed.federation.secure_aggregation.terms import AcceptedTerms
 from recsys_fed.ledger.agreed_schedule import AgreedSchedule
 from recsys_fed.ledger.budget import Allowance
-from recsys_fed.ledger.entries import Entry
+from recsys_fed.ledger.entries import Entry, run_name
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.models.device import resolve_device
 from recsys_fed.models.histories import Signal, UserHistories
@@ -167,6 +167,15 @@ class Silo(ABC):
         """The trainings that the silo agrees to for years; a simulated silo leaves it to its ledger's limit."""
         return None
 
+    @property
+    def federation(self) -> str:
+        """What tells this federation's trainings apart in a ledger that several share."""
+        return ""
+
+    def run_in_ledger(self, training: str) -> str:
+        """The run under which a training stands in the ledger."""
+        return run_name(self.federation, training)
+
     @abstractmethod
     def users(self) -> SiloUsers:
         """The private data; of one rank, where the silo has several. Reading it may fail."""
@@ -213,10 +222,11 @@ class Silo(ABC):
             raise ProtocolError("The request of a masked round came before its keys and shares. Ask for those first.")
         self.check_request(request, run=run)
         digest = request_digest(request)
-        kept = self.ledger.kept_payload(run=run, request=digest)
+        charged_to = self.run_in_ledger(run)
+        kept = self.ledger.kept_payload(run=charged_to, request=digest)
         if kept is not None:
             return update_of(kept)
-        entry = self._charge(self._event(request), run=run, digest=digest, keep=True)
+        entry = self._charge(self._event(request), run=charged_to, digest=digest, keep=True)
         update = answer(
             request,
             self.trainer,
@@ -226,7 +236,7 @@ class Silo(ABC):
             randomness=self.randomness(entry.number - 1),
             on_failure=on_failure,
         )
-        return update_of(self.ledger.settle(run=run, request=digest, payload=payload_of(update)))
+        return update_of(self.ledger.settle(run=charged_to, request=digest, payload=payload_of(update)))
 
     def masked_input(self, request: Request, *, run: str, on_failure: OnFailure) -> MaskedInput:
         """Charge a masked request and compute the integers that answer it, which must be masked.
@@ -238,7 +248,7 @@ class Silo(ABC):
         """
         self.check_request(request, run=run)
         event = self._event(request)
-        entry = self._charge(event, run=run, digest=request_digest(request), keep=False)
+        entry = self._charge(event, run=self.run_in_ledger(run), digest=request_digest(request), keep=False)
         randomness = self.randomness(entry.number - 1)
         integers = noisy_integers(request, self.trainer, self.users, randomness=randomness, on_failure=on_failure)
         return MaskedInput(integers=integers, event=event, nonce=entry.draw)

@@ -26,7 +26,11 @@ def init(  # noqa: PLR0913  (one argument a flag)
     given: dict[str, Any],
     federation: Annotated[Path, typer.Option(help="The public folder that the federation handed out.")],
     name: Annotated[str, typer.Option(help="Public name of the silo.")],
-    epsilon: Annotated[float, typer.Option(help="Limit of the silo's ledger over its lifetime.")],
+    epsilon: Annotated[float | None, typer.Option(help="Limit of the silo's ledger over its lifetime.")] = None,
+    beside: Annotated[
+        Path | None,
+        typer.Option(help="Folder of this silo in another federation: one ledger and one limit for both."),
+    ] = None,
     source: Annotated[
         str, typer.Option(help="csv (any text), json (lines), parquet, sqlite or postgresql; found by --path.")
     ] = "",
@@ -46,7 +50,7 @@ def init(  # noqa: PLR0913  (one argument a flag)
     """Make keys, ledger and silo.toml; hand the NAME.pub that it writes to the federation's operator."""
     from recsys_fed.config import columns_of, kinds_of  # noqa: PLC0415
     from recsys_fed.data.readers.blocks import source_of  # noqa: PLC0415
-    from recsys_fed.deployment.provisioning import init_silo  # noqa: PLC0415
+    from recsys_fed.deployment.provisioning import init_silo, shared_ledger  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
     from recsys_fed.silo.secret import passphrase  # noqa: PLC0415
 
@@ -61,6 +65,7 @@ def init(  # noqa: PLR0913  (one argument a flag)
     place_of = {"path": str(path.expanduser().resolve()) if path else None, "url": place, "query": query}
     data |= {key: value for key, value in place_of.items() if value is not None}
     data |= _settings_of(settings or [])
+    ledger = shared_ledger(beside, federation) if beside is not None else {}
     admission = init_silo(
         folder,
         federation=federation,
@@ -68,7 +73,7 @@ def init(  # noqa: PLR0913  (one argument a flag)
         epsilon=epsilon,
         data=data,
         kinds=counted,
-        extra={"personalisation": personalisation, **machine},
+        extra={"personalisation": personalisation, **machine, **ledger},
         passphrase=passphrase(),
     )
     say(f"made {folder / 'silo.toml'}; hand {folder / (admission.name + '.pub')} to the federation's operator")
@@ -184,6 +189,10 @@ def change_keys(
     folder: Folder,
     *,
     reason: Annotated[str, typer.Option(help="Kept in the silo's ledger.")],
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(help="The silo's folder in another federation, with the same ledger; may be repeated."),
+    ] = None,
 ) -> None:
     """Make a new node key and a new ledger key; hand the NAME.pub that it writes to the federation's operator.
 
@@ -193,9 +202,10 @@ def change_keys(
     from recsys_fed.report.deployment import say  # noqa: PLC0415
     from recsys_fed.silo.secret import passphrase  # noqa: PLC0415
 
-    admission = make_new_keys(folder, reason=reason, passphrase=passphrase())
-    say(f"new ledger key {admission.ledger_key}")
-    say(f"hand {folder / (admission.name + '.pub')} to the federation's operator")
+    admissions = make_new_keys(folder, reason=reason, also=also or (), passphrase=passphrase())
+    say(f"new ledger key {admissions[0].ledger_key}")
+    for admission, place in zip(admissions, (folder, *(also or ())), strict=True):
+        say(f"hand {place / (admission.name + '.pub')} to the federation's operator")
     say("then: silo roster, and start the silo again")
 
 

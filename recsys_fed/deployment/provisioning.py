@@ -30,7 +30,7 @@ from recsys_fed.deployment.federation import (
     read_federation,
     split_address,
 )
-from recsys_fed.deployment.notice import Notice, change_federation_key, publish
+from recsys_fed.deployment.notice import Notice, change_federation_key, public_federation_key, publish
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.files import write_whole
 from recsys_fed.ledger.ledger import Ledger
@@ -39,9 +39,9 @@ from recsys_fed.settings_file import Value, to_toml
 from recsys_fed.signing import SigningKey
 from recsys_fed.silo.secret import SiloSecret
 from recsys_fed.silo.settings import FILE as SILO_FILE
-from recsys_fed.silo.settings import SiloSettings, read_silo_settings
+from recsys_fed.silo.settings import SiloSettings, check_ledger, read_silo_settings
 
-_FEDERATION = "federation"
+_FEDERATION, _LABEL = "federation", 12
 
 
 def init_federation(
@@ -95,7 +95,7 @@ def init_silo(
     *,
     federation: Path,
     name: str,
-    epsilon: float,
+    epsilon: float | None,
     data: Mapping[str, Value],
     kinds: Mapping[str, float] | None = None,
     extra: Mapping[str, Value] | None = None,
@@ -107,7 +107,7 @@ def init_silo(
         path: a new or empty folder.
         federation: the public folder that the federation handed out; it is copied.
         name: public name.
-        epsilon: limit of the silo's ledger over its lifetime.
+        epsilon: limit of the silo's ledger over its lifetime; None where `extra` names a ledger, see `shared_ledger`.
         data: keys of the table [data]. kinds: the table [kinds].
         extra: more keys of the table [silo].
         passphrase: of the three keys.
@@ -117,6 +117,11 @@ def init_silo(
     """
     if (path / SILO_FILE).exists():
         raise ConfigurationError(f"There is a silo in {path} already.")
+    if (epsilon is None) != ("ledger" in (extra or {})):
+        raise ConfigurationError(
+            "Expected either --epsilon, the limit of a new ledger, or --beside, the folder of this silo in another "
+            "federation: then the ledger and its limit are the one that is there."
+        )
     _check_name(name)
     _check_no_password(str(data.get("url", "")))
     terms = read_federation(federation / TERMS)
@@ -141,8 +146,26 @@ def init_silo(
     return admission
 
 
-def change_keys(path: Path, *, reason: str, passphrase: str | None = None) -> Admission:
-    """Give a silo a new node key and a new ledger key; returns what the federation needs to admit it with them.
+def shared_ledger(beside: Path, federation: Path) -> dict[str, Value]:
+    """Keys of [silo] for a silo that takes part in another federation too: what both ask for is charged to one limit.
+
+    Args:
+        beside: the silo's folder in the other federation, whose ledger, key and witness this one uses.
+        federation: the public folder; in the ledger it goes by the first digits of the key that it has now.
+    """
+    there = read_silo_settings(beside)
+    return {
+        "ledger": there.ledger,
+        "ledger-key": there.ledger_key,
+        "witness": there.witness,
+        "federation": public_federation_key(federation)[:_LABEL],
+    }
+
+
+def change_keys(
+    path: Path, *, reason: str, also: Sequence[Path] = (), passphrase: str | None = None
+) -> list[Admission]:
+    """Give a silo a new node key and a new ledger key; returns what each federation needs to admit it with them.
 
     The ledger takes the new key by an entry that the old one signs: earlier entries and certificates stay verifiable.
     Pseudonyms and sealed state are of the silo's secret, which stays. What a call that was interrupted has begun, the
@@ -152,13 +175,19 @@ def change_keys(path: Path, *, reason: str, passphrase: str | None = None) -> Ad
     Args:
         path: of the silo's folder.
         reason: kept in the ledger.
+        also: its folders in other federations, which share the ledger; their node keys stay.
         passphrase: of the keys, old and new.
 
     Raises:
-        ConfigurationError: there is no reason.
+        ConfigurationError: there is no reason, or a folder of `also` has another ledger key.
         KeyFileError: the key is not the ledger's.
     """
-    settings = read_silo_settings(path)
+    settings, others = read_silo_settings(path), [read_silo_settings(other) for other in also]
+    for other in others:
+        if other.ledger_key != settings.ledger_key:
+            raise ConfigurationError(
+                f"Expected silos that share the key {settings.ledger_key}, {other.folder} does not."
+            )
     node_file, ledger_file = Path(settings.node_key), Path(settings.ledger_key)
     new_node, new_ledger = (file.with_name(f"{file.name}.new") for file in (node_file, ledger_file))
     old = SigningKey.load(ledger_file, passphrase=passphrase)
@@ -173,12 +202,14 @@ def change_keys(path: Path, *, reason: str, passphrase: str | None = None) -> Ad
             ledger.change_key(new, reason=reason)
     if not new_node.exists():
         make_node_key(new_node, passphrase=passphrase)
-    node_key = public_node_key(new_node, passphrase=passphrase)
-    admission = Admission(name=settings.name, node_key=node_key, ledger_key=new.public_key).approved(old)
-    write_whole(path / f"{settings.name}.pub", admission.line())
+    admissions = []
+    for one, node_key in ((settings, new_node), *((other, Path(other.node_key)) for other in others)):
+        public = public_node_key(node_key, passphrase=passphrase)
+        admissions.append(Admission(name=one.name, node_key=public, ledger_key=new.public_key).approved(old))
+        write_whole(Path(one.folder) / f"{one.name}.pub", admissions[-1].line())
     new_node.replace(node_file)
     new_ledger.replace(ledger_file)
-    return admission
+    return admissions
 
 
 def change_federation_keys(folder: FederationFolder, *, reason: str, passphrase: str | None) -> Notice:
@@ -235,23 +266,34 @@ def _check_no_password(url: str) -> None:
         )
 
 
-def _make_keys(settings: SiloSettings, *, epsilon: float, passphrase: str | None) -> Admission:
+def _make_keys(settings: SiloSettings, *, epsilon: float | None, passphrase: str | None) -> Admission:
+    """Make the keys of a silo, and the ledger; without a limit it has one, which must fit."""
+    secret, witness = SiloSecret.generate(), Path(settings.witness) if settings.witness else None
+    if epsilon is None:
+        signing = SigningKey.load(Path(settings.ledger_key), passphrase=passphrase)
+        with closing(Ledger.open(settings.ledger, key=signing, witness=witness)) as ledger:
+            check_ledger(settings, ledger.terms())
+    else:
+        signing = SigningKey.generate()
+        signing.save(Path(settings.ledger_key), passphrase=passphrase)
+        Ledger.create(
+            settings.ledger, key=signing, terms=_ledger_terms(settings, epsilon, signing), witness=witness
+        ).close()
+    node_key = make_node_key(Path(settings.node_key), passphrase=passphrase)
+    secret.save(Path(settings.secret_key), passphrase=passphrase)
+    return Admission(name=settings.name, node_key=node_key, ledger_key=signing.public_key)
+
+
+def _ledger_terms(settings: SiloSettings, epsilon: float, key: SigningKey) -> LedgerTerms:
     agreed = settings.agreed
     guarantee = Guarantee(epsilon=epsilon, delta=agreed.delta, max_silos_per_user=agreed.max_silos_per_user)
-    signing, secret = SigningKey.generate(), SiloSecret.generate()
-    terms = LedgerTerms(
+    return LedgerTerms(
         silo=settings.name,
-        public_key=signing.public_key,
+        public_key=key.public_key,
         guarantee=guarantee,
         declared_users=agreed.declared_users,
         simulated=settings.simulated,
     )
-    node_key = make_node_key(Path(settings.node_key), passphrase=passphrase)
-    signing.save(Path(settings.ledger_key), passphrase=passphrase)
-    secret.save(Path(settings.secret_key), passphrase=passphrase)
-    witness = Path(settings.witness) if settings.witness else None
-    Ledger.create(settings.ledger, key=signing, terms=terms, witness=witness).close()
-    return Admission(name=settings.name, node_key=node_key, ledger_key=signing.public_key)
 
 
 def _silo_toml(

@@ -53,15 +53,18 @@ def admit(folder: FederationFolder, file: Path) -> Admission:
         )
     gone = _read_all(folder.revoked)
     names = {known.name for known in (*there, *gone) if known != before}
+    # A silo whose ledger another federation shares keeps its node key here.
+    own = {before.node_key} if before is not None else set()
     for known in (*there, *gone, *_read_all(folder.replaced)):
-        if found.name in names or {found.node_key, found.ledger_key} & {known.node_key, known.ledger_key}:
+        if found.name in names or {found.node_key, found.ledger_key} & {known.node_key, known.ledger_key} - own:
             raise ConfigurationError(
                 f"Expected a name and keys of its own for {found.name!r}, another silo has or had one of them. Let "
                 "the silo make new keys; `silo change-keys` makes them for one that is admitted."
             )
     if before is not None:
         folder.replaced.mkdir(exist_ok=True)
-        _file(folder.admitted, before).replace(_file(folder.replaced, before))
+        gone_by = _file(folder.replaced, before)
+        _file(folder.admitted, before).replace(gone_by.with_stem(f"{gone_by.stem}-{before.ledger_key[:16]}"))
     _file(folder.admitted, found).write_text(found.line(), encoding="utf-8")
     publish_roster(folder)
     return found

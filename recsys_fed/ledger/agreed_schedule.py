@@ -59,6 +59,7 @@ def check_schedule(
     guarantee: Guarantee,
     schedule: AgreedSchedule | None,
     *,
+    federation: str,
     begins: bool,
     now: datetime,
 ) -> None:
@@ -68,6 +69,7 @@ def check_schedule(
         connection: of the ledger, under its write lock.
         event: the planned release. guarantee: of the ledger; its delta and overlap count, not its epsilon.
         schedule: what was agreed to; None: nothing.
+        federation: of several that share the ledger; each has a schedule of its own.
         begins: whether it would be the first of its training.
         now: by the ledger's clock.
 
@@ -78,7 +80,7 @@ def check_schedule(
         return
     first = 0 if schedule.since is None else first_since(connection, schedule.since)
     if begins:
-        begun = runs_begun(connection, newest=schedule.trainings, since=first)
+        begun = runs_begun(connection, federation=federation, newest=schedule.trainings, since=first)
         if len(begun) >= schedule.trainings:
             raise BudgetExceededError(
                 f"All {schedule.trainings} trainings of the schedule that this silo agreed to have begun. Its "
@@ -94,7 +96,7 @@ def check_schedule(
         return
     if schedule.period_days:
         first = max(first, first_since(connection, now - timedelta(days=schedule.period_days)))
-    spent = would_spend(kinds_charged(connection, since=first), [event], guarantee)
+    spent = would_spend(kinds_charged(connection, federation=federation, since=first), [event], guarantee)
     if spent > schedule.epsilon * (1 + ROUNDING):
         over = f"any {schedule.period_days:g} days" if schedule.period_days else "all trainings together"
         raise BudgetExceededError(

@@ -76,6 +76,24 @@ class Release:
         return cls(event=_event(known["event"]), **texts)
 
 
+def run_name(federation: str, training: str) -> str:
+    """The run of a training in a ledger that several federations share; "" is the federation that made the ledger.
+
+    Names of trainings and of federations have no "/": one federation cannot name a run of another's.
+    """
+    return f"{federation}/{training}" if federation else training
+
+
+def federation_in(run: str) -> str:
+    """The federation of a run, "" for the one that made the ledger."""
+    return run.rpartition("/")[0]
+
+
+def training_in(run: str) -> str:
+    """The name of a run's training, as its federation says it."""
+    return run.rpartition("/")[2]
+
+
 def draw_name(*, silo: str, number: int, request: str) -> str:
     """The name of the draw that entry `number` pays for: one entry, one name, before anything is computed."""
     return sha256(canonical({"silo": silo, "number": number, "request": request}))

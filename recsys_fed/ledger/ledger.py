@@ -49,6 +49,7 @@ from recsys_fed.ledger.entries import (
     Limit,
     Release,
     draw_name,
+    federation_in,
     parse_utc,
     read_entry,
     utc_text,
@@ -289,10 +290,10 @@ class Ledger:
 
         Args:
             event: what the answer to the request will cost.
-            run: id of the run that asks.
+            run: that asks, as `run_name` has it.
             request: SHA-256 of the request.
             code_version: of the software that computes the answer.
-            allowance, schedule: what the silo allows beside the ledger's limit.
+            allowance, schedule: what the silo allows this federation beside the ledger's limit, which is for all.
             keep: the bytes will be settled, and kept until the run's next charge. False for an attempt at a masked
                 round: each is charged, whatever was charged before.
 
@@ -315,13 +316,12 @@ class Ledger:
                 check_round(newest, event, keep=keep)
                 check_budget(kinds_charged(connection), event, terms.guarantee)
                 check_training(kinds_charged(connection, run=run), event, terms.guarantee, allowance)
-                last = last_entry(connection)
+                last, own, begins = last_entry(connection), federation_in(run), newest is None
                 time = self._time(last)
-                if newest is None and allowance.trainings:
-                    begun = runs_begun(connection, newest=allowance.trainings)
-                    check_beginning(begun, parse_utc(time), allowance)
-                begins, moment = newest is None, parse_utc(time)
-                check_schedule(connection, event, terms.guarantee, schedule, begins=begins, now=moment)
+                at = parse_utc(time)
+                if begins and allowance.trainings:
+                    check_beginning(runs_begun(connection, federation=own, newest=allowance.trainings), at, allowance)
+                check_schedule(connection, event, terms.guarantee, schedule, federation=own, begins=begins, now=at)
                 draw = draw_name(silo=terms.silo, number=last.number + 1, request=request)
                 body = Release(event=event, run=run, request=request, payload=draw, code_version=code_version)
                 entry = self._append(connection, "release", body, terms=terms, last=last, time=time)

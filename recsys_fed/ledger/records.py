@@ -14,7 +14,7 @@ from recsys_fed.certificates.erasure import ErasureReceipt, PastTraining, sign_r
 from recsys_fed.certificates.terms import epsilon_to_record
 from recsys_fed.errors import ConfigurationError, LedgerError, LedgerIntegrityError
 from recsys_fed.files import whole_file
-from recsys_fed.ledger.entries import Entry, KeyChange, Limit, Release, utc_text
+from recsys_fed.ledger.entries import Entry, KeyChange, Limit, Release, run_name, utc_text
 from recsys_fed.ledger.ledger import Ledger, now
 from recsys_fed.signing import SigningKey
 from recsys_fed.versions import versions
@@ -106,21 +106,28 @@ def export_ledger(ledger: Ledger, path: Path) -> int:
 
 
 def certify_run(
-    ledger: Ledger, key: SigningKey, *, run: str, model: str, tables: str = "", earlier: Sequence[str] = ()
+    ledger: Ledger,
+    key: SigningKey,
+    *,
+    run: str,
+    model: str,
+    tables: str = "",
+    earlier: Sequence[str] = (),
+    federation: str = "",
 ) -> bytes:
     """Return the signed certificate of a run.
 
     Args:
         ledger: of the silo.
         key: that of the ledger.
-        run: id of the run.
+        run: id of the run, as its federation says it. federation: of several that share the ledger.
         model: SHA-256 of the item embeddings that the run released, "" if there are none.
         tables: that of the released tables which the server keeps for later trainings.
         earlier: those of the trainings that this one has pooled, oldest first.
     """
     # The head first: should another run write meanwhile, all that is said here is about what the head covers.
-    head = ledger.head()
-    entries = [entry for entry in ledger.releases_of(run) if entry.number <= head.number]
+    head, name = ledger.head(), run_name(federation, run)
+    entries = [entry for entry in ledger.releases_of(name) if entry.number <= head.number]
     certificate = Certificate(
         terms=ledger.terms(until=head.number),
         run=run,
@@ -128,7 +135,7 @@ def certify_run(
         genesis=ledger.entry(0).hash,
         head=Head(number=head.number, hash=head.hash),
         releases=tuple(_certify(entry, entry.body) for entry in entries if isinstance(entry.body, Release)),
-        epsilon_of_run=_figures(ledger.spending(run=run, until=head.number).by_accountant),
+        epsilon_of_run=_figures(ledger.spending(run=name, until=head.number).by_accountant),
         epsilon_in_all=_figures(ledger.spending(until=head.number).by_accountant),
         model=model,
         versions=versions(),

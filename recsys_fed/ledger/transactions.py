@@ -82,14 +82,23 @@ def first_since(connection: Connection, moment: datetime) -> int:
 
 
 def kinds_charged(
-    connection: Connection, *, run: str | None = None, since: int = 0, until: int | None = None
+    connection: Connection,
+    *,
+    run: str | None = None,
+    federation: str | None = None,
+    since: int = 0,
+    until: int | None = None,
 ) -> Kinds:
-    """Return the history, or that of one run, from and up to an entry, by kinds: the database adds up the steps."""
+    """Return the history, or that of one run, from and up to an entry, by kinds: the database adds up the steps.
+
+    Of all federations that share the ledger, or of one.
+    """
     what = (_entries.noise_multiplier, _entries.sampling_probability)
     sums = sa.func.sum(_entries.steps), sa.func.sum(_entries.slack_units)
     query = sa.select(*what, *sums).group_by(*what)
     # Only releases have a run. Asking for one thing at a time lets the right index answer.
     query = query.where(_entries.kind == "release" if run is None else _entries.run == run)
+    query = query if federation is None else query.where(_is_of(federation))
     rows = connection.execute(_upto(query if not since else query.where(_entries.number >= since), until))
     return kinds_of(
         PrivacyEvent(
@@ -119,13 +128,19 @@ def newest_of_run(connection: Connection, run: str) -> Entry | None:
     return None if number is None else entry_at(connection, number)
 
 
-def runs_begun(connection: Connection, *, newest: int, since: int = 0) -> list[datetime]:
-    """Return when the newest runs began, which is the time of their first entry; the newest first.
+def _is_of(federation: str) -> sa.ColumnElement[bool]:
+    """The condition that a run is one of this federation's."""
+    other = _entries.run.contains("/", autoescape=True)
+    return _entries.run.startswith(f"{federation}/", autoescape=True) if federation else sa.not_(other)
+
+
+def runs_begun(connection: Connection, *, federation: str, newest: int, since: int = 0) -> list[datetime]:
+    """Return when a federation's newest runs began, which is the time of their first entry; the newest first.
 
     Runs that began before the entry `since` are left out.
     """
     first = sa.func.min(_entries.number)
-    query = sa.select(first).where(_entries.run.is_not(None)).group_by(_entries.run).having(first >= since)
+    query = sa.select(first).where(_is_of(federation)).group_by(_entries.run).having(first >= since)
     numbers = connection.execute(query.order_by(first.desc()).limit(newest)).scalars().all()
     return [parse_utc(entry_at(connection, number).time) for number in numbers]
 

@@ -21,7 +21,16 @@ from recsys_fed.certificates.run import read_certificates
 from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.errors import DataFormatError, DataNotFoundError, LedgerError, LedgerIntegrityError
 from recsys_fed.ledger.budget import ROUNDING, Spending, account_spending
-from recsys_fed.ledger.entries import NOTHING_BEFORE, Entry, KeyChange, Limit, Release, read_entry, read_entry_line
+from recsys_fed.ledger.entries import (
+    NOTHING_BEFORE,
+    Entry,
+    KeyChange,
+    Limit,
+    Release,
+    read_entry,
+    read_entry_line,
+    training_in,
+)
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.storage import Storage
 from recsys_fed.ledger.transactions import row_of
@@ -271,7 +280,8 @@ class _CertificateCheck:
     terms: LedgerTerms | None = None
     kinds: Kinds = ()
     pending: list[PrivacyEvent] = field(default_factory=list)
-    releases: list[CertifiedRelease] = field(default_factory=list)
+    # By run: those of another federation may have the same name.
+    held: dict[str, list[CertifiedRelease]] = field(default_factory=dict)
 
     def see(self, entry: Entry) -> None:
         """Take an entry; at the certificate's head, compare."""
@@ -289,11 +299,11 @@ class _CertificateCheck:
             self.pending.append(event)
             if len(self.pending) >= _MOST_PENDING:
                 self._merge()
-            if entry.body.run == self.certificate.run:
+            if training_in(entry.body.run) == self.certificate.run:
                 release = CertifiedRelease(
                     number=entry.number, hash=entry.hash, payload=entry.body.payload, event=event
                 )
-                self.releases.append(release)
+                self.held.setdefault(entry.body.run, []).append(release)
         if entry.number == head:
             self._check()
 
@@ -303,14 +313,17 @@ class _CertificateCheck:
                 f"Expected the terms of {self.name} to be the ledger's at entry {self.certificate.head.number}, "
                 "they are not."
             )
-        if tuple(self.releases) != self.certificate.releases:
+        listed = {release.number for release in self.certificate.releases}
+        of_run = sorted(self.held.values(), key=lambda run: -len(listed & {release.number for release in run}))
+        releases = of_run[0] if of_run else []
+        if tuple(releases) != self.certificate.releases:
             raise LedgerIntegrityError(
-                f"Expected {self.name} to list the {len(self.releases)} releases of run {self.certificate.run} that "
+                f"Expected {self.name} to list the {len(releases)} releases of run {self.certificate.run} that "
                 f"the ledger holds up to entry {self.certificate.head.number}, it lists "
-                f"{len(self.certificate.releases)}: {_differing(self.releases, self.certificate.releases)}."
+                f"{len(self.certificate.releases)}: {_differing(releases, self.certificate.releases)}."
             )
         guarantee = self.certificate.terms.guarantee
-        run = [release.event for release in self.releases]
+        run = [release.event for release in releases]
         check_figures(self.certificate.epsilon_of_run, run, guarantee, what=f"epsilon of the run in {self.name}")
         check_figures(
             self.certificate.epsilon_in_all, self._merge(), guarantee, what=f"epsilon in all in {self.name}"

@@ -1,5 +1,6 @@
 """silo.toml: all that a silo's operator decides. Only the silo reads it; nothing that a server sends changes it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys_fed import checks
+from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.config import COLUMN_ROLES, FederationConfig, check_kinds, check_run_keys, parse
 from recsys_fed.context import parse_contexts
 from recsys_fed.data.readers.cells import UNITS, UNREADABLE, moment_of_text
@@ -174,6 +176,8 @@ class SiloSettings:
         roster: names and ledger keys of the silos with which this one takes part in secure aggregation.
         node_key, ledger_key, secret_key: the silo's three key files.
         ledger: path or URL. witness: file that notes the ledger's head; "" is none.
+        federation: what tells this federation's trainings apart in a ledger that another one uses as well, see
+            `ledger.entries.run_name`; "" for the federation that made the ledger.
         state: folder of what the silo keeps.
         service: folder of the silo's service (`silo api --state`), "" for none; see `opt_out`. service_store: its
             PostgreSQL URL, where it has one.
@@ -200,6 +204,7 @@ class SiloSettings:
     secret_key: str = "keys/secret.key"  # noqa: S105  (a path)
     ledger: str = "ledger.sqlite"
     witness: str = "ledger.witness"
+    federation: str = ""
     state: str = "state"
     service: str = ""
     service_store: str = ""
@@ -223,6 +228,8 @@ class SiloSettings:
             raise ConfigurationError(f"Expected a silo name of 1 to 64 printable characters, got {self.name!r}.")
         if self.agreed.silos < 1:
             raise ConfigurationError("Expected agreed.silos >= 1: how many silos there are is public.")
+        if not re.fullmatch(r"[A-Za-z0-9-]{0,64}", self.federation, re.ASCII):
+            raise ConfigurationError(f"Expected letters, digits and hyphens for federation, got {self.federation!r}.")
         if (self.simulated_seed < 0) != (self.simulated_index < 0):
             raise ConfigurationError("Expected simulated-seed and simulated-index together, or none of them.")
         if self.attributes != AttributeSettings() and self.personalisation != "silo-trusted":
@@ -286,6 +293,29 @@ def read_silo_settings(path: Path) -> SiloSettings:
     )
     paths: dict[str, Any] = {name: _within(folder, getattr(settings, name)) for name in _PATHS}
     return replace(settings, ledger=_address(folder, settings.ledger), **paths)
+
+
+def check_ledger(settings: SiloSettings, terms: LedgerTerms) -> None:
+    """Refuse a ledger that does not fit silo.toml.
+
+    Raises:
+        ConfigurationError: another silo's; terms of another delta or overlap; or seeded noise where the ledger is
+            not a simulation's, and the reverse. Only federations that came later may declare other numbers of users.
+    """
+    facts = {
+        "silo": (terms.silo, settings.name),
+        "delta": (terms.guarantee.delta, settings.agreed.delta),
+        "max-silos-per-user": (terms.guarantee.max_silos_per_user, settings.agreed.max_silos_per_user),
+        "simulated": (terms.simulated, settings.simulated),
+    }
+    if not settings.federation:
+        facts["declared-users"] = (terms.declared_users, settings.agreed.declared_users)
+    for name, (expected, got) in facts.items():
+        if expected != got:
+            raise ConfigurationError(
+                f"Expected {name} {expected} in silo.toml, as in the first entry of its ledger, got {got}. "
+                "Terms of a ledger never change: start a silo anew for others."
+            )
 
 
 def moment(text: str, *, name: str = "time") -> int | None:

@@ -28,7 +28,7 @@ def world(tmp_path):
 
 
 def changed(world, index=0, **more) -> Admission:
-    return change_keys(world.silos[index], reason="yearly", **more)
+    return change_keys(world.silos[index], reason="yearly", **more)[0]
 
 
 def verified(silo: Path):

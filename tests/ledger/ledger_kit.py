@@ -53,7 +53,7 @@ def digest(content: bytes | str) -> str:
 
 def charge(ledger: Ledger, request: str, *, run: str = "run", keep: bool = True, **fields: object) -> Entry:
     """Charge a request of this name; `fields` are those of `event`, and an allowance."""
-    options = {name: fields.pop(name) for name in ("allowance",) if name in fields}
+    options = {name: fields.pop(name) for name in ("allowance", "schedule") if name in fields}
     asked = event(**fields)
     return ledger.charge(asked, run=run, request=digest(request), code_version="1.0", keep=keep, **options)
 

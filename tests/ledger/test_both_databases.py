@@ -2,7 +2,7 @@
 
 import pytest
 import sqlalchemy as sa
-from ledger_kit import KEY, OTHER_KEY, charged, created, event, export, kept, terms
+from ledger_kit import KEY, OTHER_KEY, charge, charged, created, event, export, kept, terms
 from spending_processes import spent_by_processes, spent_by_threads
 
 from recsys_fed.errors import (
@@ -13,6 +13,8 @@ from recsys_fed.errors import (
     LedgerError,
     PrivacyError,
 )
+from recsys_fed.ledger.agreed_schedule import AgreedSchedule
+from recsys_fed.ledger.budget import Allowance
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.storage import Storage, entries_table, ledger_table
 from recsys_fed.ledger.verification import verify_ledger
@@ -48,6 +50,27 @@ def test_the_newest_payload_of_a_run_is_kept(url):
     assert kept(ledger, "payload") is None, "only the newest of a run is kept"
     assert kept(ledger, "next payload") == b"next payload"
     assert kept(ledger, "payload", run="another run") == b"payload"
+
+
+def test_federations_that_share_a_ledger_spend_one_limit_and_begin_trainings_each_for_itself(url):
+    ledger = created(url, LIMIT)
+    plans = {"a-training": [NOISE] * 3, "other/a-training": [NOISE] * 3}
+    paid = spent_by_processes(url, plans)
+    assert sum(map(len, paid.values())) == MOST, "both at once, whoever comes first"
+    events = [event(NOISE)] * MOST
+    assert ledger.spending().epsilon == pytest.approx(epsilon_of_history(events, delta=1e-6))
+    assert verify_ledger(ledger).releases == MOST
+    # One training a day for each federation.
+    ledger.set_limit(20.0, reason="room")
+    daily = Allowance(trainings=1, days=1.0)
+    for run in ("third/x", "fourth/x"):
+        charge(ledger, run, run=run, allowance=daily)
+        with pytest.raises(BudgetExceededError, match="at most 1 trainings"):
+            charge(ledger, run, run=run.replace("x", "y"), allowance=daily)
+    schedule = AgreedSchedule(trainings=2, spacing_days=0.0, epsilon=3.0)
+    with pytest.raises(BudgetExceededError, match="schedule"):
+        charge(ledger, "dear", run="fifth/x", noise_multiplier=1.0, schedule=schedule)
+    charge(ledger, "cheap", run="fifth/x", noise_multiplier=4.0, schedule=schedule)
 
 
 def test_the_limit_holds_and_a_signed_entry_raises_it(url):
