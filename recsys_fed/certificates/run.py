@@ -234,7 +234,7 @@ def verify_run(certificates: Path, *, events: Path, model: Path) -> VerifiedRun:
 
     Args:
         certificates: folder of one file a silo.
-        events: the server's lines, one a release that it counted.
+        events: the server's lines, one a release that silos have charged, counted or not.
         model: the file of the released item embeddings.
 
     Raises:
@@ -266,7 +266,7 @@ def _content(path: Path) -> bytes:
 
 
 def _lines(content: bytes) -> tuple[dict[str, _Counted], list[str]]:
-    """The releases that the server counted, by silo, and the lines that are none."""
+    """The releases that the server lists, by silo, and the lines that are none."""
     by_silo: defaultdict[str, _Counted] = defaultdict(Counter)
     problems = []
     for number, line in enumerate(content.splitlines(), start=1):
