@@ -125,19 +125,12 @@ class StateFolder:
         """
         model_hash = sha256(content)
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = self._model(model_hash)
-        partial = path.with_suffix(".part")
-        partial.write_bytes(content)
-        count = 0
-        try:
-            model = load_item_embeddings(partial)
-            for number, (users, histories) in enumerate(parts):
-                self._seal(model, model_hash, number, users=users, histories=histories)
-                count = number + 1
-        except DataFormatError:
-            partial.unlink()
-            raise
-        partial.replace(path)
+        # First: whatever is sealed for a model is found by the model's file, to take users out of it.
+        write_whole(self._model(model_hash), content)
+        model, count = load_item_embeddings(self._model(model_hash)), 0
+        for number, (users, histories) in enumerate(parts):
+            self._seal(model, model_hash, number, users=users, histories=histories)
+            count = number + 1
         self._remove_own(model_hash)
         self._make_current(model_hash, parts=count)
         if self.waiting() == content:

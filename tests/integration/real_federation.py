@@ -14,7 +14,7 @@ from deployment_kit import Deployed
 from recsys_fed.deployment.federation import AUTHORITY, split_address
 from recsys_fed.deployment.roster import admitted
 from recsys_fed.deployment.training import _last_training
-from recsys_fed.flower import healthy
+from recsys_fed.flower import allowed, healthy
 
 COMMAND = [sys.executable, "-c", "from recsys_fed.cli import main; main()"]
 # A busy machine of two cores takes long to import torch in four processes.
@@ -80,7 +80,8 @@ class RealFederation:
 
     def train(self, *arguments: object) -> "subprocess.Popen[bytes]":
         """Start or resume a training; `finished` says when it is over."""
-        return self.start("train", "federation", "train", self.there.federation.path, "--timeout", 600, *arguments)
+        flags = ["--timeout", int(allowed(600))]
+        return self.start("train", "federation", "train", self.there.federation.path, *flags, *arguments)
 
     def kill(self, name: str) -> None:
         """SIGKILL to the whole group."""
@@ -92,7 +93,7 @@ class RealFederation:
 
     def finish(self, process: "subprocess.Popen[bytes]", *, timeout: float = PATIENCE) -> Path:
         """Wait for a training; returns its folder."""
-        code = process.wait(timeout=timeout)
+        code = process.wait(timeout=allowed(timeout))
         training = _last_training(self.there.federation)
         if code:
             raise AssertionError(f"the training ended with {code}\n{self.logs()}\n{tail(training / 'flower.log')}")
@@ -122,7 +123,7 @@ def environment() -> dict[str, str]:
 
 def wait_for(there, process, seconds: float = PATIENCE) -> None:
     """Wait until something is there while a process runs."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + allowed(seconds)
     while not there():
         if process.poll() is not None or time.monotonic() > deadline:
             raise AssertionError(f"it ended with {process.poll()} or did not come in time")
