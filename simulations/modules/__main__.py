@@ -42,14 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         task = progress.add_task("", total=3 * len(lines))
         for line in lines:
             model = folder / f"{line.name}.safetensors"
-            found: Json = {}
+            found: Json = {"seconds": 0.0}
             for name, work in (
                 (f"federation-{line.name}", partial(federate, line, model=model)),
                 (f"silos-{line.name}", partial(in_silos, line, model=model, n_silos=given.silos)),
                 (f"alone-{line.module}", partial(alone, line, model=model, n_silos=given.silos)),
             ):
                 progress.update(task, description=name)
-                found |= _kept(folder / f"{name}.json", work)
+                piece = _kept(folder / f"{name}.json", work)
+                found |= piece | {"seconds": found["seconds"] + piece["seconds"]}
                 progress.advance(task)
             _say(_cells(line, found))
 

@@ -100,7 +100,7 @@ def in_silos(what: Federated, *, model: Path, n_silos: int) -> Json:
 
 def alone(what: Federated, *, model: Path, n_silos: int) -> Json:
     """What silos have without the federation; of the model only its module and sizes are read."""
-    released = load_item_embeddings(model)
+    start, released = time.process_time(), load_item_embeddings(model)
 
     def scorers(own: _Own) -> Mapping[str, Scorer]:
         return {
@@ -108,7 +108,7 @@ def alone(what: Federated, *, model: Path, n_silos: int) -> Json:
             "local-only": scorer_of(fit_silo_model(own.train, released, own.alone.recipe), own.train),
         }
 
-    return _means(scorers, what.data, what.held_out, n_silos)
+    return {**_means(scorers, what.data, what.held_out, n_silos), "seconds": time.process_time() - start}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -64,6 +64,7 @@ def test_what_was_measured_is_not_measured_again(
     assert [line.split(" | ")[:2] for line in lines[-4:]] == [
         ["| mf", "8"], ["| neumf", "8"], ["| mf", "inf"], ["| neumf", "inf"]
     ]  # fmt: skip
+    assert all(line.endswith("| local-only | 3 |") for line in lines)
 
 
 def test_the_columns_of_silos(data: str, tmp_path: Path) -> None:
