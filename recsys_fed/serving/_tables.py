@@ -100,7 +100,7 @@ settings = sa.Table(
 TRAINING_VIEW = "training_interactions"
 # The service notes its [feedback] rating-minimum here, because a rating below it is a dislike.
 RATING_MINIMUM = "rating-minimum"
-_VIEW = "3"
+_VIEW = "4"
 _LOW = (
     "{row}.kind = 'rating' AND COALESCE({row}.value < (SELECT CAST(s.value AS DOUBLE PRECISION) "  # noqa: S608
     f"FROM settings s WHERE s.name = '{RATING_MINIMUM}'), FALSE)"
@@ -109,7 +109,7 @@ _TRAINING_QUERY = f"""
 SELECT e."user" AS "user", e.item AS item, COALESCE(e.value, 1.0) AS value,
 CASE WHEN e.time > {UNTIMED!r} AND NOT (e.time = 0 AND e.received = 0) THEN e.time END AS time, e.number AS number
 FROM events e
-WHERE e.accepted AND e.kind IN ('imported', 'click', 'like', 'buy', 'rating') AND NOT ({_LOW.format(row="e")})
+WHERE e.accepted AND e.kind IN ('imported', 'click', 'cart', 'like', 'buy', 'rating') AND NOT ({_LOW.format(row="e")})
 AND NOT EXISTS (
     SELECT 1 FROM events d
     WHERE d."user" = e."user" AND d.item = e.item AND d.accepted AND d.number > e.number

@@ -10,13 +10,13 @@ import numpy as np
 from recsys_fed.serving.packed_model import PackedModel, Rows
 from recsys_fed.serving.settings import FeedbackSettings
 
-_FEEDBACK_KINDS = ("view", "click", "like", "buy", "rating", "dislike")
 IMPORTED = "imported"
 # Seconds since 1970 at the start of 1990. No shop had a log before: a smaller number is a position, not a time.
 EARLIEST = 631_152_000.0
 # Stands in the log where an imported interaction has no time: all that have one come after it.
 UNTIMED = -(2.0**63)
-# What a user has done with an item so that it is not recommended any more; "view" and "click" only if so configured.
+# What a user has done with an item so that it is not recommended any more; "view", "click" and "cart"
+# only if so configured.
 _CONSUMED = frozenset({"like", "buy", "rating", "dislike", IMPORTED})
 _SECONDS_A_DAY = 86_400.0
 
@@ -26,7 +26,7 @@ class Event(NamedTuple):
 
     Attributes:
         user, item: ids as the silo's application has them.
-        kind: one of FEEDBACK_KINDS, or "imported" from the silo's interactions.
+        kind: one that `FeedbackSettings` weighs ("imported" from the silo's interactions), or "dislike".
         value: of a rating. received: when it came in, seconds since 1970.
         time: when it happened, seconds since 1970; of an imported one below EARLIEST its position, or UNTIMED.
         key: what makes the event one: the same key twice, of one user and source, is one event. None if imported.

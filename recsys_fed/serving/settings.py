@@ -65,7 +65,7 @@ class ApiSettings:
             )
 
 
-_WEIGHED = ("view", "click", "like", "buy", "rating", "imported")
+_WEIGHED = ("view", "click", "cart", "like", "buy", "rating", "imported")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +73,11 @@ class FeedbackSettings:
     """How events count in a history.
 
     Attributes:
-        view, click, like, buy, rating, imported: weight of an event of this kind; the strongest of an item counts.
+        view, click, cart, like, buy, rating, imported: weight of an event of this kind; of an item the strongest
+            counts.
         rating_minimum: a rating below it counts as a dislike.
         half_life_days: after so many days an event weighs half; 0: events do not age.
-        exclude_viewed: whether items that were only viewed or clicked are left out of recommendations too.
+        exclude_viewed: whether items that were only viewed, clicked or put into a cart are left out, too.
         burst_events, burst_seconds: more events of one user in so many seconds are a robot's.
         daily_events: more events of one user in a day are a robot's.
         quarantine_seconds: for how long a robot's further events are put aside too.
@@ -84,6 +85,7 @@ class FeedbackSettings:
 
     view: float = 0.1
     click: float = 0.3
+    cart: float = 0.5
     like: float = 1.0
     buy: float = 1.0
     rating: float = 1.0

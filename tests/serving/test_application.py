@@ -208,6 +208,19 @@ def test_the_privacy_mode_is_in_every_header_and_a_residual_needs_consent(tmp_pa
         assert client.get("/health").headers["x-privacy-mode"] == "silo-trusted"
 
 
+def test_a_cart_counts_between_a_view_and_a_purchase_and_may_be_recommended(tmp_path):
+    gate, headers = made_application(tmp_path, kinds={"view": 0.1, "cart": 0.4, "buy": 1.0})
+    with TestClient(gate) as client:
+        scores = {}
+        for kind in ("view", "cart", "buy"):
+            report(client, headers, kind, "i3", kind=kind)
+            report(client, headers, kind, "i9", kind="like")
+            scores[kind] = recommended(client, headers, user=kind, limit=60).json()["items"]
+        own = {kind: {item["item"]: item["score"] for item in items} for kind, items in scores.items()}
+        assert "i3" in own["view"] and "i3" in own["cart"] and "i3" not in own["buy"]
+        assert own["view"]["i3"] < own["cart"]["i3"]
+
+
 def test_a_request_may_tell_attributes_and_a_context(tmp_path):
     table = np.zeros((2, 60), dtype=np.float32)
     table[0, 51], table[1, 52] = 100.0, 100.0

@@ -36,20 +36,20 @@ def test_what_training_reads_is_the_interactions_and_the_accepted_feedback(tmp_p
     append(
         service,
         ("a", "i5", "buy", True), ("a", "i5", "view", True), ("b", "i6", "view", True), ("c", "i7", "click", False),
-        ("b", "i2", "dislike", True), ("d", "i8", "like", True),
+        ("b", "i2", "dislike", True), ("d", "i8", "like", True), ("d", "i9", "cart", True),
     )  # fmt: skip
     path = tmp_path / f"next{suffix}"
     export_training(service.store, path)
     service.close()
     again = tmp_path / f"again{suffix}"
     code, out, _ = run_command("silo", "feedback-export", again, "--state", tmp_path / "service")
-    assert code == 0 and out.startswith("5 ")
+    assert code == 0 and out.startswith("6 ")
     found = read(Request(path=path)).interactions
     pairs = {(found.user_ids[user], found.item_ids[item]) for user, item in zip(found.user, found.item, strict=True)}
-    assert pairs == {("a", "i1"), ("a", "i2"), ("c", "i9"), ("a", "i5"), ("d", "i8")}
+    assert pairs == {("a", "i1"), ("a", "i2"), ("c", "i9"), ("a", "i5"), ("d", "i8"), ("d", "i9")}
     with sa.create_engine(f"sqlite:///{tmp_path}/service/feedback.sqlite").connect() as connection:
         # The same through the view that a silo's own data query may name.
-        assert connection.exec_driver_sql(f"SELECT COUNT(*) FROM {TRAINING_VIEW}").scalar() == 5
+        assert connection.exec_driver_sql(f"SELECT COUNT(*) FROM {TRAINING_VIEW}").scalar() == 6
 
 
 def test_an_import_replaces_the_one_before_and_leaves_forgotten_users_out(tmp_path, table):

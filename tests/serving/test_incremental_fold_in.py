@@ -13,7 +13,7 @@ from recsys_fed.serving.fold_in import build_equations, explain, fold_in, known_
 from recsys_fed.serving.history import Event, UserHistory, build_history, half_lives
 from recsys_fed.serving.settings import FeedbackSettings
 
-KINDS = ("view", "click", "like", "buy", "rating", "dislike")
+KINDS = ("view", "click", "cart", "like", "buy", "rating", "dislike")
 
 
 def random_events(n, *, n_items, seed, days=400.0):

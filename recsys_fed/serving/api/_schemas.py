@@ -28,7 +28,7 @@ def _not_future(moment: float) -> float:
 Id = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_plain)]
 Text = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_plain)]
 _Ids = Annotated[list[Id], Field(max_length=_LIST)]
-_Kind = Literal["view", "click", "like", "buy", "rating", "dislike"]
+_Kind = Literal["view", "click", "cart", "like", "buy", "rating", "dislike"]
 _Told = Annotated[dict[Id, Id], Field(max_length=20)]
 _Moment = Annotated[float, Field(ge=EARLIEST, allow_inf_nan=False), AfterValidator(_not_future)]
 
