@@ -12,9 +12,11 @@ from real_federation import RealFederation
 
 from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.flower import free_port
+from recsys_fed.personalisation.fusion import fit_effects
 from recsys_fed.silo.secret import Pseudonyms, SiloSecret
 from recsys_fed.silo.settings import read_silo_settings
 from recsys_fed.silo.state import StateFolder
+from recsys_fed.silo.told import Knowledge
 
 
 class Recorder:
@@ -46,6 +48,25 @@ class Recorder:
         self._server.close()
 
 
+SIDES = ("left-handed-7310", "right-handed-7310")
+
+
+def with_attributes(text):
+    """silo.toml of a silo that lets attributes of its users and the hour into its own model."""
+    text = text.replace("[silo]\n", '[silo]\npersonalisation = "silo-trusted"\n', 1)
+    text = text.replace('item = "sku"\n', 'item = "sku"\ntime = "day"\n', 1)
+    return text + '\n[attributes]\npath = "people.csv"\ncolumns = "side=side"\ncontext = "hour"\n'
+
+
+def offered_attributes(silo):
+    """The silo's own model is fitted and sealed; it was offered both."""
+    settings, secret = read_silo_settings(silo), SiloSecret.load(silo / "keys" / "secret.key")
+    knowledge = Knowledge.of_silo(settings, Pseudonyms(secret))
+    assert knowledge.names == ("side", "hour")
+    StateFolder(silo / "state", secret).personal(knowledge)
+    assert list((silo / "state").glob("personal-*.sealed"))
+
+
 @pytest.mark.soak
 def test_nothing_private_is_on_the_wire(tmp_path):
     port = free_port()
@@ -54,11 +75,16 @@ def test_nothing_private_is_on_the_wire(tmp_path):
     recorder = Recorder(port)
     for silo in there.silos:
         path = silo / "silo.toml"
-        path.write_text(path.read_text().replace(f"127.0.0.1:{port}", f"127.0.0.1:{recorder.port}"))
+        path.write_text(with_attributes(path.read_text().replace(f"127.0.0.1:{port}", f"127.0.0.1:{recorder.port}")))
+        names = [f"{USER}{row:04},{SIDES[row % 2]}" for row in range(240)]
+        (silo / "people.csv").write_text("\n".join(["user,side", *names]) + "\n")
     federation = RealFederation(there, tmp_path / "logs", insecure=True)
     try:
         federation.start_all()
         training = federation.finish(federation.train())
+        for silo in there.silos:
+            offered_attributes(silo)
+        federation.finish(federation.train())
     finally:
         federation.stop()
         recorder.close()
@@ -72,6 +98,13 @@ def test_nothing_private_is_on_the_wire(tmp_path):
         state = StateFolder(silo / "state", secret).users()
         private = [USER.encode(), str(silo).encode(), b"interactions.csv", settings.data.path.encode()]
         private += [name.encode() for name in state.users.tolist()]
+        private += [side.encode() for side in SIDES] + [b"people.csv"]
+        # What the attributes and the hour would add, whether it was taken or not.
+        told = Knowledge.of_silo(settings, Pseudonyms(secret)).of(state.users, state.histories)
+        for name in told.names:
+            effects = fit_effects(state.histories.matrix(), told, name, users=np.arange(len(state.users)))
+            private += [row.tobytes() for row in effects.table]
+        private.append(state.histories.signals.time.numpy()[:8].tobytes())
         private += [Pseudonyms(secret).of(f"{USER}{0:04}").encode(), secret.derive_key("user pseudonyms")]
         # The vector of a user with one item is that item's, which is public.
         several = np.diff(state.histories.starts) > 1
