@@ -6,7 +6,7 @@ What reading found is for the silo's own operator: counts, reasons and places, n
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,32 @@ if TYPE_CHECKING:
 
 # Rules that are no faults of rows.
 LEFT_OUT = {"below the minimum value": "Left out by the minimum value, which a row without a value does not reach."}
+
+
+class _ArrowStream(Protocol):
+    """What hands out its rows by Arrow's PyCapsule interface."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """A capsule of a stream."""
+
+
+def _cells_of(table: pd.DataFrame | pa.Table, column: str) -> Any:
+    """A column as a series, or as one Arrow array."""
+    if isinstance(table, pd.DataFrame):
+        return table[column]
+    cells = table.column(column)
+    # Arrow cannot join chunks of views.
+    return (cells.cast(pa.large_string()) if pa.types.is_string_view(cells.type) else cells).combine_chunks()
+
+
+def _table_of(frame: "_ArrowStream") -> pa.Table:
+    """Its rows, read once: a relation of a database is a query."""
+    try:
+        return pa.table(frame)
+    except (TypeError, ValueError, pa.ArrowException) as error:
+        raise DataError(
+            f"Expected a data frame of pandas, Polars, PyArrow or DuckDB, got {type(frame).__name__}."
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +198,7 @@ class Dataset:
     @classmethod
     def from_frame(  # noqa: PLR0913  (one a column)
         cls,
-        frame: pd.DataFrame,
+        frame: "pd.DataFrame | _ArrowStream",
         *,
         user: str,
         item: str,
@@ -185,10 +211,11 @@ class Dataset:
         catalogue: Catalogue | None = None,
         name: str = "frame",
     ) -> "Dataset":
-        """The interactions of a pandas data frame, a row each; cells are read as those of a table are.
+        """The interactions of a data frame, a row each; cells are read as those of a table are.
 
         Args:
-            frame: any; other columns than those that are named are left alone.
+            frame: of pandas, Polars, PyArrow, a DuckDB relation, or whatever hands out an Arrow stream; other columns
+                than those that are named are left alone.
             user, item, value, time, kind, weight, test: names of columns.
             kinds: kind of event -> weight, beside `kind`.
             catalogue: the public items; without it those that occur, which a simulation may look at.
@@ -200,10 +227,11 @@ class Dataset:
         roles = {"user": user, "item": item, "value": value, "time": time}
         roles |= {"kind": kind, "weight": weight, "test": test}
         named = {role: column for role, column in roles.items() if column is not None}
-        there = list(frame.columns)
+        table = frame if isinstance(frame, pd.DataFrame) else _table_of(frame)
+        there = list(table.columns if isinstance(table, pd.DataFrame) else table.column_names)
         if missing := [column for column in named.values() if there.count(column) != 1]:
             raise DataError(f"Expected the columns {', '.join(missing)} in the data frame, once each.")
-        cells = {role: frame[column] for role, column in named.items()}
+        cells = {role: _cells_of(table, column) for role, column in named.items()}
         return cls._read(cells, kinds=kinds or {}, catalogue=catalogue, name=name)
 
     @classmethod
@@ -257,7 +285,7 @@ class Dataset:
         named = {role: column for role, column in roles.items() if column is not None}
         if missing := [column for column in named.values() if column not in table.column_names]:
             raise DataError(f"The table lacks the columns {', '.join(missing)}.")
-        cells = {role: table.column(column).combine_chunks() for role, column in named.items()}
+        cells = {role: _cells_of(table, column) for role, column in named.items()}
         return cls._read(cells, kinds={}, catalogue=catalogue, name=name)
 
     @classmethod

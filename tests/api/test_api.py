@@ -119,7 +119,28 @@ def test_data_in_memory_is_read_as_tables_are(frame):
     assert sorted(pairs) == [("0", "b", 2.0), ("1", "a", 3.0), ("1", "b", 1.0)]
 
 
+@pytest.mark.parametrize("kind", ["arrow", "polars", "polars categories", "polars chunks", "duckdb"])
+def test_frames_of_other_libraries_are_read_as_those_of_pandas(frame, kind):
+    if kind == "arrow":
+        other = pa.Table.from_pandas(frame)
+    elif kind == "duckdb":
+        other = pytest.importorskip("duckdb").sql("select * from frame")
+    else:
+        pl = pytest.importorskip("polars")
+        other = pl.from_pandas(frame)
+        if kind == "polars categories":
+            other = other.with_columns(pl.col("sku").cast(pl.Categorical))
+        elif kind == "polars chunks":
+            other = pl.concat([other[:100], other[100:]], rechunk=False)
+    columns = {"user": "customer", "item": "sku", "value": "stars"}
+    expected, found = (Dataset.from_frame(one, **columns).interactions for one in (frame, other))
+    for name in ("user", "item", "value", "user_ids", "item_ids"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+
+
 def test_what_cannot_be_is_refused(frame, tmp_path):
+    with pytest.raises(DataError, match="of pandas, Polars"):
+        Dataset.from_frame([1, 2], user="customer", item="sku")
     with pytest.raises(DataError, match="once each"):
         Dataset.from_frame(frame, user="customer", item="thing")
     with pytest.raises(DataError, match="2 item_ids"):

@@ -127,7 +127,8 @@ def plain(array: pa.Array) -> pa.Array:
     if isinstance(array, pa.ExtensionArray):
         return plain(array.storage)
     if isinstance(array, pa.DictionaryArray):
-        return plain(array.dictionary_decode())
+        # Arrow cannot decode a dictionary of views, such as Polars' categories.
+        return plain(plain(array.dictionary).take(array.indices))
     kind = array.type
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
         array = array.cast(pa.large_binary())
