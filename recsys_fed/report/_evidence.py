@@ -13,18 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from recsys_fed.certificates.run import verify_run
+from recsys_fed.deployment.federation import FILE as FEDERATION_SETTINGS
+from recsys_fed.deployment.federation import FederationFolder
 from recsys_fed.errors import DataFormatError, DataNotFoundError
 from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS, FEDERATION
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.records import export_ledger
 from recsys_fed.ledger.verification import verification_record
 from recsys_fed.report.privacy import run_record
+from recsys_fed.report.report_file import AUDIT
 from recsys_fed.signing import sha256
 from recsys_fed.silo.settings import FILE as SILO
 from recsys_fed.silo.settings import read_silo_settings
 from recsys_fed.simulation.record import CONFIG, METRICS
 
-AUDIT, _FEDERATION_SETTINGS, _TRAININGS = "audit.json", "federation.toml", "trainings"
 _GUESS = "(e^epsilon + delta) / (1 + e^epsilon)"
 
 
@@ -218,7 +220,7 @@ def gather_evidence(folder: Path, *, audit: Path | None, exports: Path) -> Evide
         "events": ([training / EVENTS], _LINES),
         "verified": ([training / CERTIFICATES], _VERIFY_RUN),
         "silo": ([folder / SILO], _TOML),
-        "federation": ([folder / _FEDERATION_SETTINGS], _TOML),
+        "federation": ([folder / FEDERATION_SETTINGS], _TOML),
         "audit": ([audited or folder / AUDIT], _JSON),
         "ledger": (ledgers, _VERIFY),
     }
@@ -245,7 +247,7 @@ def gather_evidence(folder: Path, *, audit: Path | None, exports: Path) -> Evide
 
 def _run_in(folder: Path) -> Path:
     """Of a federation the newest training that has certificates, of an audit its run."""
-    trainings = [path.parent for path in (folder / _TRAININGS).glob(f"*/{CERTIFICATES}")]
+    trainings = [path.parent for path in FederationFolder(folder).trainings.glob(f"*/{CERTIFICATES}")]
     if trainings:
         return max(trainings)
     return folder / "run" if (folder / AUDIT).is_file() and (folder / "run").is_dir() else folder
