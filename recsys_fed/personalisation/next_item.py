@@ -276,7 +276,7 @@ def choose_next(
 ) -> NextChoice:
     """The recipe that is taken; see the module. Where there is nobody to ask, the released model.
 
-    With sizes for `attention` self-attention is tried, too, which takes minutes in a silo of thousands of users.
+    With sizes for `attention` self-attention is tried, too, for which it is trained once.
     """
     user_only, alone = NextRecipe(own_weight=0.0), NextRecipe(own_weight=math.inf)
     if held.own is None:

@@ -169,7 +169,7 @@ class SiloSettings:
         personalisation: "user-only": what a user is shown follows from the released model and the own history alone.
             "silo-trusted": also from a model of this silo's users, which is never released; see `silo.state`.
         self_attention: whether a model of the next item of this silo's users may have self-attention: for thousands
-            of users; fitting it takes minutes.
+            of users; it takes 40 passes over them, twice.
         device, threads: on which this silo computes, see `FederationConfig`.
         address: of the federation, HOST:PORT. root_certificate: of its authority.
         catalogue: the public catalogue that was agreed on.
