@@ -4,7 +4,7 @@ The path of silo.toml comes from the SuperNode's own command line (--node-config
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -37,6 +37,7 @@ from recsys_fed.silo.opt_out import OptOuts, Participants, stamp_of_lists
 from recsys_fed.silo.secret import Pseudonyms, SiloSecret, passphrase
 from recsys_fed.silo.settings import (
     NOTICE,
+    DataSettings,
     SiloSettings,
     check_ledger,
     handed_out,
@@ -63,6 +64,7 @@ class DeployedSilo(Silo):
     settings: SiloSettings
     secret: SiloSecret
     lists: tuple[Stamp, ...] = ()
+    _held: list[SiloData | StoredSiloData] = field(default_factory=list, repr=False)
 
     @property
     def allowance(self) -> Allowance:
@@ -82,14 +84,7 @@ class DeployedSilo(Silo):
     @cached_property
     def data(self) -> SiloData | StoredSiloData:
         """What [data] of silo.toml says, read when it is first asked for; a failure is tried again."""
-        # No trainer reads more than it says; times are kept for the silo's own model.
-        kept = frozenset[Signal]({"time"} if self.settings.attributes.context else ())
-        return open_silo_data(
-            self.settings.data,
-            self.catalogue,
-            Participants.of_silo(self.settings, self.secret),
-            reads=signals_read(self.config) | kept,
-        )
+        return self._read(self.settings.data)
 
     @property
     def outdated(self) -> bool:
@@ -102,7 +97,7 @@ class DeployedSilo(Silo):
     def prepare(self) -> None:
         """Read the data and derive the plan, which a first training would do; raises what reading them raises."""
         derive_plan(self.config, self.catalogue)
-        self.users()
+        _ = self._all_users
 
     def build_on(self, certificates: Sequence[bytes], *, run: str) -> None:
         """Check and note on which earlier trainings a run builds: as many as were agreed to, each one proven.
@@ -123,7 +118,7 @@ class DeployedSilo(Silo):
 
     def check_earlier(self, digests: Sequence[str], *, run: str) -> None:
         """Refuse to sign that a run has built on other releases than were proven; raises ProtocolError."""
-        if tuple(digests) != earlier_of(self.settings, run):
+        if list(digests) != [one.tables for one in earlier_of(self.settings, run)]:
             raise ProtocolError("Expected the earlier releases that this training began with, got others.")
 
     def config_of(self, run: str) -> FederationConfig:
@@ -156,14 +151,43 @@ class DeployedSilo(Silo):
         if "data" not in self.__dict__:
             check_place(self.settings.data.reading())
 
-    def users(self) -> SiloUsers:
-        """The users, read under silo.toml."""
-        return self._users
+    def users(self, run: str) -> SiloUsers:
+        """The users, read under silo.toml: with all of their interactions, or those that are new to the run."""
+        if self.settings.data.train_on == "all":
+            return self._all_users
+        # Held for as long as it is used: it may be files on disk.
+        self._held[:] = [self._read(self._new_to(run))]
+        return self._users_of(self._held[0])
 
     @cached_property
-    def _users(self) -> SiloUsers:
-        histories = self.data.histories(resolve_device(self.settings.device))
-        return SiloUsers(histories=histories, test=self.data.test)
+    def _all_users(self) -> SiloUsers:
+        return self._users_of(self.data)
+
+    def _users_of(self, data: SiloData | StoredSiloData) -> SiloUsers:
+        return SiloUsers(histories=data.histories(resolve_device(self.settings.device)), test=data.test)
+
+    def _new_to(self, run: str) -> DataSettings:
+        """Rows from the beginning of the newest training that it builds on, and this silo took part in, to its own.
+
+        Both are in the ledger: every round of a run, after a restart too, has the same rows, and no row falls between
+        two trainings. A run that builds on none has all rows until it began.
+        """
+        data, own = self.settings.data, self._begun(run)
+        before = [begun for earlier in earlier_of(self.settings, run) if (begun := self._begun(earlier.run))]
+        since = max((data.since, *before[-1:]), key=_instant)
+        until = min((one for one in (data.until, own) if one), key=_instant, default="")
+        return replace(data, since=since, until=until)
+
+    def _begun(self, run: str) -> str:
+        """When this silo first charged a release of a run; "" if it never did."""
+        entries = self.ledger.releases_of(run)
+        return entries[0].time if entries else ""
+
+    def _read(self, data: DataSettings) -> SiloData | StoredSiloData:
+        # No trainer reads more than it says; times are kept for the silo's own model.
+        kept = frozenset[Signal]({"time"} if self.settings.attributes.context else ())
+        users = Participants.of_silo(self.settings, self.secret)
+        return open_silo_data(data, self.catalogue, users, reads=signals_read(self.config) | kept)
 
     @property
     def noise_source(self) -> str:
@@ -185,6 +209,9 @@ class DeployedSilo(Silo):
 
     def keep(self, model: bytes) -> None:
         """Take in the released model: fold in all users and seal them; see `StateFolder`."""
+        if self.settings.data.train_on == "new":
+            # All that there is by now, not as it was at the start.
+            self.__dict__.pop("data", None)
         self.state.keep(model, self.data.parts())
         if self.outdated:
             # Between the reading and now.
@@ -248,6 +275,11 @@ def _open(path: Path) -> DeployedSilo:
     # No connection is held: a fork must not share one.
     ledger.close()
     return silo
+
+
+def _instant(text: str) -> int:
+    """A time to compare; none is before all others."""
+    return moment(text) or 0
 
 
 def schedule_of(settings: SiloSettings) -> AgreedSchedule | None:

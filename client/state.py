@@ -9,7 +9,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -177,8 +177,8 @@ class Silo(ABC):
         return run_name(self.federation, training)
 
     @abstractmethod
-    def users(self) -> SiloUsers:
-        """The private data; of one rank, where the silo has several. Reading it may fail."""
+    def users(self, run: str) -> SiloUsers:
+        """The private data that a run trains on; of one rank, where the silo has several. Reading it may fail."""
 
     @property
     def noise_source(self) -> str:
@@ -230,7 +230,7 @@ class Silo(ABC):
         update = answer(
             request,
             self.trainer,
-            self.users,
+            partial(self.users, run),
             silo=self.name,
             nonce=entry.draw,
             randomness=self.randomness(entry.number - 1),
@@ -250,7 +250,9 @@ class Silo(ABC):
         event = self._event(request)
         entry = self._charge(event, run=self.run_in_ledger(run), digest=request_digest(request), keep=False)
         randomness = self.randomness(entry.number - 1)
-        integers = noisy_integers(request, self.trainer, self.users, randomness=randomness, on_failure=on_failure)
+        integers = noisy_integers(
+            request, self.trainer, partial(self.users, run), randomness=randomness, on_failure=on_failure
+        )
         return MaskedInput(integers=integers, event=event, nonce=entry.draw)
 
     def _event(self, request: Request) -> ReleaseEvent:
@@ -285,8 +287,8 @@ class SimulatedSilo(Silo):
     def build_on(self, certificates: Sequence[bytes], *, run: str) -> None:
         """The settings that it has from the server say it."""
 
-    def users(self) -> SiloUsers:
-        """The users as they are read."""
+    def users(self, run: str) -> SiloUsers:
+        """The users as they are read, the same for every run."""
         return self.read()
 
 

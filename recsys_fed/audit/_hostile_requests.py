@@ -68,7 +68,7 @@ def _broken_silos() -> "dict[str, type[SimulatedSilo]]":
         def release(self, request: Request, *, run: str, on_failure: OnFailure) -> Update:
             """Look at the users first."""
             self.check_request(request, run=run)
-            self.users()
+            self.users(run)
             return super().release(request, run=run, on_failure=raise_it)
 
     class AnyGrid(SimulatedSilo):

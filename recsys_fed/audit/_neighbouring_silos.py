@@ -116,7 +116,7 @@ class NeighbouringSilos:
             self._note(f"answer to {kind}", *map(_visible_parts, replies))
         self._note("ledger", *(_charges(silo.ledger) for silo in self._pair))
         if good and request is not None and self.more.readable:
-            self._compare_sums(request)
+            self._compare_sums(request, run=run)
         return good
 
     def _open(self, number: int, read: Callable[[], SiloUsers]) -> "SimulatedSilo":
@@ -154,10 +154,10 @@ class NeighbouringSilos:
             reply: Message = load_apps()[1](Message(records, _NODE, kind), context)
             return reply
 
-    def _compare_sums(self, request: Request) -> None:
+    def _compare_sums(self, request: Request, *, run: str) -> None:
         """What two answers hold before the noise: as sums in clip norms, and as integers in sensitivities."""
         asked, trainer = quiet(request), configured_trainer(self.config)
-        users = [silo.users for silo in self._pair]
+        users = [partial(silo.users, run) for silo in self._pair]
         if not asked.noise_inside:
             sums = [_sum_of(asked, trainer, read) for read in users]
             # In clip norms before it is squared: they may be as large as floats are. What is not finite is a breach.

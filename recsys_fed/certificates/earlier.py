@@ -11,9 +11,18 @@ stages follow, is no server's invention, and that a training is refused before i
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from recsys_fed.certificates.certificate import Certificate, read_certificate
 from recsys_fed.errors import DataFormatError, LedgerIntegrityError, ProtocolError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierRun:
+    """A training that another one builds on: its id, and SHA-256 of the tables that it released."""
+
+    run: str
+    tables: str
 
 
 def joined(certificates: Iterable[bytes]) -> bytes:
@@ -23,8 +32,8 @@ def joined(certificates: Iterable[bytes]) -> bytes:
 
 def proven_releases(
     trainings: Sequence[bytes], *, run: str, trusts: Callable[[Certificate], bool]
-) -> tuple[str, ...]:
-    """SHA-256 of the released tables of each earlier training.
+) -> tuple[EarlierRun, ...]:
+    """What certificates prove of each earlier training.
 
     Args:
         trainings: of each the certificates as `joined` makes them, oldest first.
@@ -35,7 +44,7 @@ def proven_releases(
         ProtocolError: a certificate does not hold, those of one training disagree, none is of a silo that is known,
             or a training is named twice. It says which training.
     """
-    digests, runs = [], {run}
+    found: list[EarlierRun] = []
     for number, content in enumerate(trainings, start=1):
         what = f"earlier training {number}"
         try:
@@ -46,13 +55,12 @@ def proven_releases(
         if len(named) != 1:
             raise ProtocolError(f"Expected certificates of {what} that name one training and its tables.")
         ((name, tables),) = named
-        if not tables or name in runs:
+        if not tables or name in {run, *(one.run for one in found)}:
             raise ProtocolError(f"Expected {what} to be one by itself that kept its tables, got {name!r:.80}.")
         if not [certificate for certificate in certificates if trusts(certificate)]:
             raise ProtocolError(
                 f"Nobody whom this silo knows has signed what training {name!r:.80} released. Its operator takes in "
                 "the roster (`recsys-fed silo roster`), or the training starts without that one."
             )
-        runs.add(name)
-        digests.append(tables)
-    return tuple(digests)
+        found.append(EarlierRun(run=name, tables=tables))
+    return tuple(found)

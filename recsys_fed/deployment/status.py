@@ -24,7 +24,7 @@ from recsys_fed.deployment._keys import expiry
 from recsys_fed.deployment.federation import AUTHORITY, FederationFolder, split_address
 from recsys_fed.deployment.roster import admitted, heard_of, nodes
 from recsys_fed.deployment.serving import prepare_flower
-from recsys_fed.deployment.training import RUN_CONFIG, progress_of
+from recsys_fed.deployment.training import progress_of, trainings_of
 from recsys_fed.errors import DataNotFoundError, EngineError, RecsysFedError
 from recsys_fed.flower import healthy
 from recsys_fed.ledger.ledger import Ledger
@@ -82,7 +82,7 @@ def federation_status(folder: FederationFolder) -> dict[str, Any]:
     if not reason and not settings.insecure:
         prepare_flower(folder, settings)
         status = {node.name: node.status for node in nodes(folder)}
-    trainings = sorted(path for path in folder.trainings.glob("*") if (path / RUN_CONFIG).is_file())
+    trainings = trainings_of(folder)
     return {
         "name": settings.name,
         "address": settings.address,
@@ -104,7 +104,7 @@ _Collect = Callable[[], Sequence[Metric]]
 
 def federation_metrics(folder: FederationFolder) -> list[Metric]:
     """Trainings, rounds and refused messages of a federation, its silos, and until when its certificate holds."""
-    found = [progress_of(path) for path in folder.trainings.glob("*") if (path / RUN_CONFIG).is_file()]
+    found = [progress_of(path) for path in trainings_of(folder)]
     complete = sum(bool(one["complete"]) for one in found)
     trainings = GaugeMetricFamily("recsys_fed_trainings", "Trainings by state.", labels=("state",))
     trainings.add_metric(("complete",), complete)

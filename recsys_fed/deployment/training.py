@@ -57,7 +57,7 @@ def earlier_runs(folder: FederationFolder, *, until: str | None = None, say: Cal
     Raises:
         ConfigurationError: there is no complete training of that name.
     """
-    complete = [path for path in _trainings(folder) if (path / EMBEDDINGS).is_file()]
+    complete = [path for path in trainings_of(folder) if (path / EMBEDDINGS).is_file()]
     if until is not None and until not in {path.name for path in complete}:
         raise ConfigurationError(f"There is no complete training {until} in {folder.trainings}.")
     terms, found = folder.settings().training, []
@@ -144,14 +144,14 @@ def _building_on(folder: FederationFolder, config: FederationConfig, earlier: Se
     return config
 
 
-def _trainings(folder: FederationFolder) -> list[Path]:
+def trainings_of(folder: FederationFolder) -> list[Path]:
     """Folders of all trainings, oldest first."""
     return sorted(path for path in folder.trainings.glob("*") if (path / RUN_CONFIG).is_file())
 
 
 def _last_training(folder: FederationFolder) -> Path:
     """The newest training's folder; raises ConfigurationError if there is none."""
-    found = _trainings(folder)
+    found = trainings_of(folder)
     if not found:
         raise ConfigurationError(f"There is no training in {folder.trainings}. Start one.")
     return found[-1]

@@ -17,7 +17,7 @@ from recsys_fed.config import FederationConfig, parse
 from recsys_fed.deployment.federation import CATALOGUE, FederationFolder, agreed_keys
 from recsys_fed.deployment.roster import admitted
 from recsys_fed.deployment.scheduling import read_calendar
-from recsys_fed.deployment.training import RUN_CONFIG, earlier_runs
+from recsys_fed.deployment.training import RUN_CONFIG, earlier_runs, trainings_of
 from recsys_fed.errors import DataNotFoundError
 from recsys_fed.federation.forecast import ERROR, expected_share
 from recsys_fed.federation.planning import PublicCatalogue, planned_events, planned_schedule
@@ -54,7 +54,7 @@ def life_sections(path: Path) -> list[Section]:
         DataNotFoundError: no training is complete yet.
     """
     folder = FederationFolder(path)
-    found = [_read(one) for one in sorted(folder.trainings.glob("*")) if (one / EMBEDDINGS).is_file()]
+    found = [_read(one) for one in trainings_of(folder) if (one / EMBEDDINGS).is_file()]
     if not found:
         raise DataNotFoundError(f"There is no complete training in {folder.trainings} yet.")
     return [_trainings(found), _spent(found), *_quality(found), _changes(folder, found), _ahead(folder, found)]

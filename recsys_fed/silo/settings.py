@@ -22,6 +22,7 @@ FILE = "silo.toml"
 NOTICE = "notice.json"
 PERSONALISATION = ("user-only", "silo-trusted")
 HOLD_OUT = ("none", "last")
+TRAIN_ON = ("all", "new")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,8 @@ class DataSettings:
         time_unit: of times that are numbers: s, ms, us or ns; "" leaves it to each cell's own size, see
             `data.readers.cells`.
         since, until: ISO dates or times, UTC; since is included, until is not. "" is open.
+        train_on: "all" interactions; or "new", in a training that builds on earlier ones only those since the newest
+            of them in which this silo took part began. It bears on training alone: a user's vector is made of all.
         minimum_value: only interactions with at least this value count.
         minimum_history: users with fewer interactions with items of the catalogue take no part.
         block_rows: rows that are read at a time.
@@ -62,6 +65,7 @@ class DataSettings:
     time_unit: str = ""
     since: str = ""
     until: str = ""
+    train_on: str = "all"
     minimum_value: float = float("-inf")
     minimum_history: int = 1
     block_rows: int = 200_000
@@ -73,6 +77,7 @@ class DataSettings:
     def __post_init__(self) -> None:
         checks.one_of(SOURCES, source=self.source)
         checks.one_of(HOLD_OUT, hold_out=self.hold_out)
+        checks.one_of(TRAIN_ON, train_on=self.train_on)
         checks.one_of(UNITS, time_unit=self.time_unit)
         checks.at_least(1, minimum_history=self.minimum_history, block_rows=self.block_rows)
         needed, other = ("url", "path") if self.source in DATABASES else ("path", "url")
@@ -80,9 +85,10 @@ class DataSettings:
             raise ConfigurationError(f"Expected data.{needed} and no data.{other} for a source {self.source}.")
         if (self.source in DATABASES) != bool(self.query):
             raise ConfigurationError(f"Expected data.query for databases and only there, source is {self.source}.")
-        if (self.since or self.until or self.hold_out == "last" or self.time_unit) and not self.time:
+        timed = self.since or self.until or self.hold_out == "last" or self.time_unit or self.train_on == "new"
+        if timed and not self.time:
             raise ConfigurationError(
-                "Expected data.time, the column that since, until, hold-out and time-unit need, got none."
+                "Expected data.time, the column that since, until, hold-out, time-unit and train-on need, got none."
             )
         if self.minimum_value > float("-inf") and not self.value:
             raise ConfigurationError("Expected data.value, the column that minimum-value needs, got none.")

@@ -144,7 +144,7 @@ def test_trainers_of_any_item_read_weights_and_their_silos_hold_none(trainer, ta
         state=RecordDict(),
         run_config=flat(config) | flat(data) | {"ledgers": str(tmp_path / "ledgers")},
     )
-    histories = open_simulated_silo(context).users().histories
+    histories = open_simulated_silo(context).users("a-run").histories
     assert histories.signals is None
     assert histories.items.dtype == torch.int32
 
@@ -154,7 +154,7 @@ def test_a_deployed_silo_with_times_writes_no_file_that_its_trainer_does_not_rea
     path = there.silos[0] / "silo.toml"
     path.write_text(path.read_text() + 'time = "day"\nblocks = "blocks"\n')
     silo = open_deployed_silo(there.silos[0])
-    assert silo.users().histories.signals == ()
+    assert silo.users("a-run").histories.signals == ()
     (folder,) = (there.silos[0] / "blocks").iterdir()
     assert sorted(file.name for file in folder.iterdir()) == ["items.i32", "starts.i64"]
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -29,6 +30,7 @@ from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
 from recsys_fed.models.items import load_item_embeddings
 from recsys_fed.settings_file import flattened, read_tables
 from recsys_fed.signing import SigningKey, sha256
+from recsys_fed.silo.settings import read_silo_settings
 
 PLAIN = replace(CONFIG, secure_aggregation="off", most_earlier_trainings=2)
 MASKED = replace(PLAIN, secure_aggregation="on")
@@ -200,6 +202,30 @@ def test_who_was_not_there_needs_the_roster_and_new_keys_change_nothing(after_on
     own = [path.read_bytes() for path in (training / CERTIFICATES).iterdir() if "silo-2" in path.name]
     renewed.build_on([joined(own)], run="after-new-keys")
     assert renewed.config_of("after-new-keys").earlier_trainings == 1
+
+
+def test_a_silo_may_train_on_what_is_new_since_the_training_before(tmp_path):
+    there = deployed(tmp_path, config=PLAIN)
+    silo_toml, table = there.silos[0] / "silo.toml", tmp_path / "silo-0.csv"
+    text = silo_toml.read_text().replace('item = "sku"', 'item = "sku"\ntime = "day"\ntrain-on = "new"')
+    silo_toml.write_text(text)
+    first = trained(there)
+    items = Catalogue.load(there.federation.public / "catalogue.parquet").item_ids
+    later = int(time.time()) + 60
+    rows = [f"newcomer-{user},{item},{later}\n" for user in range(2) for item in items[:3]]
+    old = table.read_text()
+    table.write_text(old + "".join(rows))
+    silo = open_deployed_silo(there.silos[0])
+    silo.build_on(shown(first), run="second")
+    new = silo.users("second").histories
+    assert (new.n_users, len(new.items)) == (2, 6)
+    # One that builds on nothing sees all, and so do users' vectors.
+    everything = len(old.splitlines()) - 1 + 6
+    assert len(silo.users("from-nothing").histories.items) == everything
+    assert sum(len(histories.items) for _, histories in silo.data.parts()) == everything
+    silo_toml.write_text(text.replace("time =", "value ="))
+    with pytest.raises(ConfigurationError, match="train-on"):
+        read_silo_settings(there.silos[0])
 
 
 def test_a_server_that_claims_earlier_trainings_without_proof_gets_nothing(tmp_path):
