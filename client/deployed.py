@@ -180,7 +180,7 @@ class DeployedSilo(Silo):
 
     def _begun(self, run: str) -> str:
         """When this silo first charged a release of a run; "" if it never did."""
-        entries = self.ledger.releases_of(run)
+        entries = self.ledger.releases_of(self.run_in_ledger(run))
         return entries[0].time if entries else ""
 
     def _read(self, data: DataSettings) -> SiloData | StoredSiloData:
