@@ -15,7 +15,6 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -178,8 +177,8 @@ class Catalogue:
         ids.flags.writeable = False
         object.__setattr__(self, "item_ids", ids)
         self._check_columns()
-        if not self._index.is_unique:
-            row = int(np.flatnonzero(self._index.duplicated())[0])
+        if len(self._row_of) < len(ids):
+            row = next(row for row, name in enumerate(ids) if self._row_of[name] != row)
             raise DataError(f"Expected distinct item ids, got {ids[row]!r} twice (again in row {row}).")
 
     def _check_columns(self) -> None:
@@ -201,8 +200,9 @@ class Catalogue:
         return len(self.item_ids)
 
     @cached_property
-    def _index(self) -> "pd.Index[str]":
-        return pd.Index(self.item_ids, dtype=object)
+    def _row_of(self) -> dict[str, int]:
+        """The first row of each id."""
+        return dict(zip(self.item_ids[::-1], range(len(self.item_ids) - 1, -1, -1), strict=True))
 
     @cached_property
     def content_hash(self) -> str:
@@ -235,8 +235,7 @@ class Catalogue:
 
     def rows(self, ids: Sequence[str] | npt.NDArray[np.object_]) -> npt.NDArray[np.int64]:
         """The row of each id (a str), int64 [len(ids)]; -1 for an id that is not in the catalogue."""
-        wanted = pd.Index(np.asarray(ids, dtype=object), dtype=object)
-        return np.asarray(self._index.get_indexer(wanted), dtype=np.int64)
+        return np.fromiter((self._row_of.get(name, -1) for name in ids), dtype=np.int64, count=len(ids))
 
     def save(self, path: str | Path) -> None:
         """Write the catalogue as Parquet, with its hash; the file appears whole or not at all."""

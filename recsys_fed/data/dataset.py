@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
-from scipy import sparse
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.data.interactions import Interactions
@@ -20,6 +18,9 @@ from recsys_fed.errors import DataError
 from recsys_fed.extensions import register
 
 if TYPE_CHECKING:
+    import pandas as pd
+    from scipy import sparse
+
     from recsys_fed.data.sources.source import Source
 
 # Rules that are no faults of rows.
@@ -237,7 +238,7 @@ class Dataset:
     @classmethod
     def from_csr(
         cls,
-        matrix: sparse.csr_matrix,
+        matrix: "sparse.csr_matrix",
         *,
         user_ids: Sequence[str] | None = None,
         item_ids: Sequence[str] | None = None,
@@ -254,7 +255,7 @@ class Dataset:
         Raises:
             DataError: there is no entry, or there are too few ids.
         """
-        entries = sparse.coo_matrix(matrix)
+        entries = matrix.tocoo()
         ids = {"user": (user_ids, entries.row, matrix.shape[0]), "item": (item_ids, entries.col, matrix.shape[1])}
         columns: dict[str, object] = {"value": entries.data}
         for role, (given, places, size) in ids.items():

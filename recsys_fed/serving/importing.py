@@ -4,6 +4,9 @@ Run as a process of its own, `python -m recsys_fed.serving.importing FILE FOLDER
 """
 
 import argparse
+import csv
+import io
+import math
 import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -12,7 +15,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from recsys_fed.data.interactions import MISSING_TIME, Interactions
 from recsys_fed.data.readers.interactions import block_of, interactions_of
@@ -51,30 +56,41 @@ def export_training(store: FeedbackStore, path: Path, *, items: Collection[str] 
     seconds since 1970. Where there are no seconds the column is named time_rank, and where nothing has a time there
     is none.
     """
-    frame = pd.DataFrame(store.training(), columns=["user", "item", "value", "time"])
-    frame["time"] = frame["time"].astype(np.float64)
-    frame = frame.sort_values("time", kind="stable", na_position="first", ignore_index=True)
     # Of a pair that is there twice the last row stays, which is the latest.
+    rows = sorted(store.training(), key=lambda row: -math.inf if row[3] is None else row[3])
     if items is not None:
-        frame = frame[frame["item"].isin(items)].reset_index(drop=True)
-    log = Reading(path="the service's log")
-    block = block_of({**frame.drop(columns="time")})
-    kept, report, _ = interactions_of([block], log, may_be_empty=True)
+        rows = [row for row in rows if row[1] in items]
+    columns = {name: [row[place] for row in rows] for place, name in enumerate(("user", "item", "value"))}
+    kept, report, _ = interactions_of([block_of(columns)], Reading(path="the service's log"), may_be_empty=True)
     users, names = kept.user_ids, kept.item_ids
     if path.suffix != ".parquet":
         users, names = (np.array([_disarm(name) for name in ids], dtype=object) for ids in (users, names))
-    table = pd.DataFrame({"user": users[kept.user], "item": names[kept.item], "value": kept.value})
-    time: Any = frame["time"][report.kept].to_numpy()
-    if (np.isnan(time) | (time == np.floor(time))).all():
-        time = pd.array(time, dtype="Int64")
-    if not pd.isna(time).all() or not len(time):
-        table["time_rank" if len(time) and time.max() < EARLIEST else "time"] = time
+    table: dict[str, Any] = {"user": users[kept.user], "item": names[kept.item], "value": kept.value}
+    time = np.array([row[3] for row in rows], dtype=np.float64)[report.kept]
+    if not len(time) or not np.isnan(time).all():
+        positions = len(time) and np.nanmax(time) < EARLIEST
+        table["time_rank" if positions else "time"] = _whole(pa.array(time, from_pandas=True))
+    _write_table(pa.table(table), path)
+    return len(time)
+
+
+def _whole(time: pa.Array) -> pa.Array:
+    """Times as integers where all that are there are, float64 else."""
+    return time.cast(pa.int64()) if pc.all(pc.equal(time, pc.floor(time)), min_count=0).as_py() else time
+
+
+def _write_table(table: pa.Table, path: Path) -> None:
     with whole_file(path, mode=OWNER_ONLY) as file:
         if path.suffix == ".parquet":
-            table.to_parquet(file, index=False)
-        else:
-            table.to_csv(file, index=False)
-    return len(table)
+            pq.write_table(table, file)
+            return
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(table.column_names)
+        # As lists a value that is missing is None, which is written as nothing; values have the digits of a float32.
+        columns = (one.to_numpy() if one.type == pa.float32() else one.to_pylist() for one in table)
+        writer.writerows(zip(*columns, strict=True))
+        text.detach()
 
 
 # What a spreadsheet takes for a formula, and an apostrophe that was there already; numbers are none.

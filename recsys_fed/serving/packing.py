@@ -1,4 +1,4 @@
-"""Turn a trained model's files into a version that the service reads without torch.
+"""Turn a trained model's files into a version that the service reads, without torch.
 
 Run as a process of its own, `python -m recsys_fed.serving.packing MODEL CATALOGUE FOLDER`, so that the service goes
 on answering meanwhile. It prints the version.
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from recsys_fed.catalogue.items import Catalogue, catalogue_of_model
 from recsys_fed.errors import ConfigurationError, RecsysFedError
-from recsys_fed.models.items import ItemEmbeddings, gramian_of, load_item_embeddings
+from recsys_fed.models.item_file import TENSORS, FoldIn, check_item_tables, read_item_file
 from recsys_fed.serving.effects import read_effects
 from recsys_fed.serving.packed_model import PackedModel, write_packed_model
 from recsys_fed.serving.versions import DIGITS, model_version
@@ -47,29 +48,31 @@ def pack(
         ConfigurationError: it is a model of ratings, and there is a residual; or effects without one.
     """
     content = model_path.read_bytes() if model_path.is_file() else b""
-    model = load_item_embeddings(model_path)
+    read = read_item_file(model_path, framework="np")
+    check_item_tables({name: read[name] for name in TENSORS}, is_finite=np.isfinite)
+    vectors, fold_in = read["vectors"], read["fold_in"]
     catalogue = catalogue_of_model(
-        Catalogue.load(catalogue_path), content_hash=model.catalogue_hash, n_items=model.n_items
+        Catalogue.load(catalogue_path), content_hash=read["catalogue_hash"], n_items=len(vectors)
     )
-    _check_beside(model, residual, effects)
+    _check_beside(fold_in, residual, effects)
     release = PackedModel(
         version=model_version(content, residual, effects),
         item_ids=tuple(map(str, catalogue.item_ids)),
         titles=catalogue.titles or ("",) * catalogue.n_items,
         categories=catalogue.categories or ((),) * catalogue.n_items,
-        vectors=model.vectors.numpy(),
-        bias=model.bias.numpy(),
-        weights=model.history_weights.numpy(),
-        gramian=gramian_of(model.vectors).numpy(),
-        kind=model.fold_in.kind,
-        unobserved_weight=model.fold_in.unobserved_weight,
-        regularization=model.fold_in.regularization,
-        half_life=model.fold_in.half_life,
-        lowest=model.fold_in.lowest,
-        highest=model.fold_in.highest,
+        vectors=vectors,
+        bias=read["bias"],
+        weights=read["history_weights"],
+        gramian=_gramian_of(vectors),
+        kind=fold_in.kind,
+        unobserved_weight=fold_in.unobserved_weight,
+        regularization=fold_in.regularization,
+        half_life=fold_in.half_life,
+        lowest=fold_in.lowest,
+        highest=fold_in.highest,
         provenance=_provenance_of(model_path.parent),
         residual=None if residual is None else np.load(residual).astype(np.float32),
-        effects={} if effects is None else read_effects(effects, n_items=model.n_items),
+        effects={} if effects is None else read_effects(effects, n_items=len(vectors)),
     )
     versions = folder / "versions"
     versions.mkdir(parents=True, exist_ok=True)
@@ -84,11 +87,24 @@ def pack(
     return release.version
 
 
-def _check_beside(model: ItemEmbeddings, residual: Path | None, effects: Path | None) -> None:
-    if model.fold_in.kind == "ratings" and residual is not None:
+def _check_beside(fold_in: FoldIn, residual: Path | None, effects: Path | None) -> None:
+    if fold_in.kind == "ratings" and residual is not None:
         raise ConfigurationError("Expected no residual beside a model of ratings: it orders nothing.")
     if effects is not None and residual is None:
         raise ConfigurationError("Expected effects of attributes beside a residual, got them alone.")
+
+
+# In blocks, so that no copy of the whole table is made in float64.
+_ROWS = 1 << 15
+
+
+def _gramian_of(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """V^T V of a table [n_rows, dim], float64 [dim, dim]."""
+    total = np.zeros((vectors.shape[1], vectors.shape[1]))
+    for start in range(0, len(vectors), _ROWS):
+        rows = vectors[start : start + _ROWS].astype(np.float64)
+        total += rows.T @ rows
+    return total
 
 
 def _provenance_of(run: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_fed.catalogue import Catalogue
+from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.errors import DataError, DataFormatError, DataNotFoundError
 
 text = st.text(st.characters(codec="utf-8"), max_size=6)

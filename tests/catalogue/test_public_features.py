@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from recsys_fed.catalogue import Catalogue, public_features
-from recsys_fed.catalogue.features import tf_idf
+from recsys_fed.catalogue.features import public_features, tf_idf
+from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.errors import ConfigurationError
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from recsys_fed.catalogue import Catalogue, public_features
-from recsys_fed.catalogue.features import PACKAGED_MODEL, encode_text
+from recsys_fed.catalogue.features import PACKAGED_MODEL, encode_text, public_features
+from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.errors import ConfigurationError, DataError
 
 TITLES = ("A spaceship lands on Mars", "Astronauts travel through space", "A wedding in Tuscany", "")

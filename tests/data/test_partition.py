@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from recsys_fed.catalogue import Catalogue
+from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.data.simulated import METHODS, _group_items, _group_users, dirichlet, equal, partition, zipf
 from recsys_fed.errors import ConfigurationError
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from recsys_fed.catalogue import Catalogue
+from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.data.silo import SiloDataset, histories, silo_dataset
 from recsys_fed.errors import ConfigurationError, DataError
 

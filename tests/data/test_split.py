@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_fed.catalogue import Catalogue
+from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.data.dataset import Dataset, clean_report
 from recsys_fed.data.interactions import Interactions, id_array
 from recsys_fed.data.split import METHODS, global_temporal, leave_last_out, per_user_random, shuffle_order, split

@@ -11,7 +11,6 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 
 import numpy as np
-import pandas as pd
 
 _WHOLE_ID = re.compile(r"(-?[1-9][0-9]*|0)\.0+")
 _ZERO = re.compile(r"-0\.0+")
@@ -73,7 +72,8 @@ def _spell_other(cell: object) -> str | None:
         return _spell_float(cell)
     if isinstance(cell, Decimal):
         return _spell_decimal(cell)
-    missing = cell is None or cell is pd.NA or cell is pd.NaT
+    # Those of pandas are known by their names: whoever reads a file without it need not import it.
+    missing = cell is None or type(cell).__name__ in {"NAType", "NaTType"}
     if missing or isinstance(cell, list | tuple | dict | set | frozenset | np.ndarray):
         return None
     try:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recsys_fed.data.dataset import LEFT_OUT, Finding, ValidationReport
 from recsys_fed.data.interactions import Interactions, id_array, id_order
@@ -30,13 +30,23 @@ def _repeated_rows(pair: npt.NDArray[np.int64]) -> Rows:
     del ordered
     if not len(twice):
         return np.empty(0, dtype=np.int64)
-    return np.flatnonzero(pd.Index(np.unique(twice)).get_indexer(pair) >= 0)
+    return np.flatnonzero(pc.is_in(pa.array(pair), value_set=pa.array(np.unique(twice))))
 
 
 def _exact_duplicates(rows: Rows, columns: Sequence[Numbers]) -> Mask:
-    """True for each of the rows that a later one of them repeats in all columns [n], bool [len(rows)]."""
-    found = pd.DataFrame({number: column[rows] for number, column in enumerate(columns)})
-    return np.asarray(found.duplicated(keep="last"), dtype=bool)
+    """True for each of the rows that a later one of them repeats in all columns [n], bool [len(rows)].
+
+    NaN equals NaN: neither row has a value.
+    """
+    # The sort is stable: of equal rows the last in `rows` comes last.
+    order = np.lexsort([column[rows] for column in columns])
+    repeated = np.ones(max(len(rows) - 1, 0), dtype=bool)
+    for column in columns:
+        before, after = column[rows[order[:-1]]], column[rows[order[1:]]]
+        repeated &= (before == after) | (np.isnan(before) & np.isnan(after))
+    found = np.zeros(len(rows), dtype=bool)
+    found[order[:-1]] = repeated
+    return found
 
 
 def _outdated_pairs(rows: Rows, pair: npt.NDArray[np.int64], *, keys: Sequence[Numbers]) -> Mask:

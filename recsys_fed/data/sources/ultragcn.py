@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from recsys_fed.data.dataset import Dataset
 from recsys_fed.data.readers.interactions import block_of, interactions_of
@@ -26,8 +25,8 @@ def _matches(path: Path) -> bool:
 def _read(request: Request) -> Dataset:
     train, test = (_read_pairs(request.path / name) for name in _FILES)
     pairs = np.concatenate([train, test])
-    frame = pd.DataFrame({"user": pairs[:, 0], "item": pairs[:, 1]})
-    interactions, report, _ = interactions_of([block_of({**frame})], Reading(path=str(request.path)))
+    columns = {"user": pairs[:, 0], "item": pairs[:, 1]}
+    interactions, report, _ = interactions_of([block_of(columns)], Reading(path=str(request.path)))
     is_test = np.arange(len(pairs)) >= len(train)
     return Dataset(
         name="ultragcn",
