@@ -13,6 +13,8 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from recsys_fed.versions import with_extra
+
 # Threads of torch that wait for one another sleep instead of spinning; it must be said before torch is loaded.
 # Beside other busy processes a run takes a tenth of the time, alone it takes the same.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -94,7 +96,10 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    try:
+        found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        raise with_extra(error) from error
     globals()[name] = found
     return found
 

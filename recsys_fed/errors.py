@@ -83,5 +83,9 @@ class ProtocolError(RecsysFedError):
     """A message from a peer was refused."""
 
 
+class MissingExtraError(RecsysFedError, ModuleNotFoundError):
+    """A library is not installed that an extra of this package brings."""
+
+
 class EngineError(RecsysFedError):
     """The engine that carries messages failed."""

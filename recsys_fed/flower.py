@@ -57,7 +57,7 @@ def tool(name: str) -> str:
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.is_file() else shutil.which(name)
     if found is None:
-        raise EngineError(f"The command {name} is not installed: pip install flwr.")
+        raise EngineError(f'The command {name} is not installed: pip install "recsys-fed[train]".')
     return found
 
 

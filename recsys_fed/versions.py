@@ -1,9 +1,18 @@
-"""Versions of what a result or a release depends on."""
+"""Versions of what a result or a release depends on, and which extra brings what is not installed."""
 
 import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
+from recsys_fed.errors import MissingExtraError
+
+# Modules and the extra of this package that brings them, as in pyproject.toml.
+_EXTRAS = {
+    **dict.fromkeys(
+        ("flwr", "torch", "opacus", "dp_accounting", "scipy", "pandas", "cryptography", "alembic"), "train"
+    ),
+    **dict.fromkeys(("fastapi", "uvicorn", "httptools", "uvloop"), "serving"),
+}
 _PACKAGES = ("recsys-fed", "flwr", "torch", "opacus", "dp-accounting", "numpy")
 
 
@@ -19,3 +28,18 @@ def version_of(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def with_extra(error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """A `MissingExtraError` that says what to install; the error itself where no extra brings the module.
+
+    >>> str(with_extra(ModuleNotFoundError(name="torch")))
+    'This needs torch, which is not installed: pip install "recsys-fed[train]".'
+    """
+    missing = (error.name or "").partition(".")[0]
+    if missing not in _EXTRAS:
+        return error
+    return MissingExtraError(
+        f'This needs {missing}, which is not installed: pip install "recsys-fed[{_EXTRAS[missing]}]".',
+        name=error.name,
+    )

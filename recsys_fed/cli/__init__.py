@@ -11,6 +11,7 @@ from recsys_fed.cli import _catalogue, _federation, _privacy, _runs, _serving, _
 from recsys_fed.cli._options import with_plain_help
 from recsys_fed.errors import BudgetExceededError, LedgerIntegrityError, RecsysFedError
 from recsys_fed.report.console import let_streams_take_any_text, new_console
+from recsys_fed.versions import with_extra
 
 app = typer.Typer(
     help="Federated, differentially private recommendation.",
@@ -44,9 +45,16 @@ def main() -> None:
     """Run the command; errors of the library are one line on standard error and exit code 1 or 2."""
     let_streams_take_any_text()
     try:
-        with_plain_help(typer.main.get_command(app))(prog_name="recsys-fed")
+        _run()
     except RecsysFedError as error:
         console = new_console(stderr=True, highlight=False)
         console.print(f"[bold red]{type(error).__name__}[/]: ", end="")
         console.print(str(error), markup=False)
         sys.exit(1 if isinstance(error, LedgerIntegrityError | BudgetExceededError) else 2)
+
+
+def _run() -> None:
+    try:
+        with_plain_help(typer.main.get_command(app))(prog_name="recsys-fed")
+    except ModuleNotFoundError as error:
+        raise with_extra(error) from error

@@ -16,9 +16,9 @@ say "building the wheel"
 wheel=$(find "$work/wheel" -name 'recsys_fed-*.whl')
 [ -f "$wheel" ] || fail "no wheel was built"
 
-say "installing $(basename "$wheel") and its dependencies into an empty virtual environment"
+say "installing $(basename "$wheel") with what trains into an empty virtual environment"
 "$python" -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet --disable-pip-version-check -c "$checkout/constraints.txt" "$wheel"
+"$work/venv/bin/pip" install --quiet --disable-pip-version-check -c "$checkout/constraints.txt" "${wheel}[train]"
 "$work/venv/bin/pip" check || fail "the dependencies do not fit together"
 
 mkdir "$work/elsewhere"
@@ -56,4 +56,16 @@ say "asking for recommendations"
 say "asking for data that is not there"
 if "$work/venv/bin/recsys-fed" simulate --data nowhere.csv 2> error.txt; then fail "missing data was accepted"; fi
 grep -q DataNotFoundError error.txt || fail "missing data was not named: $(cat error.txt)"
+
+say "installing it with what serves, and nothing else, into another one"
+"$python" -m venv "$work/light"
+"$work/light/bin/pip" install --quiet --disable-pip-version-check -c "$checkout/constraints.txt" "${wheel}[serving]"
+"$work/light/bin/pip" check || fail "the dependencies do not fit together"
+megabytes=$(du -sm "$work/light" | cut -f1)
+say "a service's environment takes $megabytes MB"
+[ "$megabytes" -lt 400 ] || fail "a service's environment takes 400 MB or more"
+"$work/light/bin/python" "$checkout/tests/integration/light_service.py" "$work/light/bin/recsys-fed" run \
+  || fail "the service did not answer from an environment of its own"
+if "$work/light/bin/recsys-fed" simulate 2> error.txt; then fail "a training ran without torch"; fi
+grep -q 'pip install "recsys-fed\[train\]"' error.txt || fail "it was not said what to install: $(cat error.txt)"
 say "the wheel works in an empty environment"
