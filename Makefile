@@ -7,14 +7,14 @@ READY := $(VENV)/.ready
 export FLWR_TELEMETRY_ENABLED = 0
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: demo-deployment setup run test test-fast test-gpu coverage check bench soak docs docs-site quality clean
+.PHONY: demo-deployment setup run test test-fast test-gpu coverage check package bench soak docs docs-site quality clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[flower,dev,docs]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[flower,dev,docs,package]'
 	touch $(READY)
 
 run: $(READY)
@@ -48,6 +48,19 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tests/house_rules.py
+
+# What is handed out, in dist/: wheel and sdist, checked; and for each extra the versions of constraints.txt with the
+# hashes of their files (pip install --require-hashes -r dist/requirements-serving.txt), and what they are as CycloneDX.
+package: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+	for extra in serving train; do \
+	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	    --constraint constraints.txt --extra $$extra pyproject.toml --output-file dist/requirements-$$extra.txt && \
+	  $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+	    --output-file dist/sbom-$$extra.json dist/requirements-$$extra.txt || exit 1; done
 
 bench: $(READY)
 	$(BIN)/python -m simulations.benchmarks

@@ -42,7 +42,8 @@ def copy_context(to: Path) -> None:
 def in_scratch(text: str, root: Path) -> str:
     """A step's absolute paths below the scratch folder, its pip that of the image's Python."""
     text = re.sub(r"(?<![\w./])/(source|wheels|tmp/constraints\.txt)", rf"{root}/\1", text)
-    return re.sub(r"\bpip (wheel|install)", rf"{root}/python/bin/pip \1", text.replace("${EXTRAS}", ""))
+    (extras,) = (rest.partition("=")[2].strip('"') for _, rest in instructions() if rest.startswith("EXTRAS="))
+    return re.sub(r"\bpip (wheel|install)", rf"{root}/python/bin/pip \1", text.replace("${EXTRAS}", extras))
 
 
 def docker_runs() -> bool:
