@@ -21,7 +21,7 @@ from recsys_fed.trainers.pooling import (
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-LAYERS, WALL, POOLING, TORCH_FREE = SETTINGS["tool"]["importlinter"]["contracts"]
+LAYERS, WALL, POOLING, *EXTRAS = SETTINGS["tool"]["importlinter"]["contracts"]
 LIBRARIES = sorted(SETTINGS["tool"]["ruff"]["lint"]["flake8-tidy-imports"]["banned-api"])
 BESIDE = Path(sys.executable).parent
 
@@ -106,14 +106,23 @@ def test_pooling_reaches_no_room_that_holds_a_history(copy):
     assert not [name for name in types if "Histor" in name or "Interactions" in name]
 
 
-def test_the_serving_process_takes_up_nothing_heavy_even_at_second_hand(copy):
-    for target in TORCH_FREE["forbidden_modules"]:
-        add_import(copy, "recsys_fed.serving.paths", target)
-    code, output = checked(copy, "lint-imports", "--no-cache", "--contract", "torch-free")
-    found = set(
-        re.findall(r"^recsys_fed\.serving\.server is not allowed to import (\S+):", output, flags=re.MULTILINE)
-    )
-    assert code != 0 and found == set(TORCH_FREE["forbidden_modules"])
+@pytest.mark.parametrize(
+    ("contract", "source", "through"),
+    [
+        (EXTRAS[0], "recsys_fed.serving.server", "recsys_fed.serving.paths"),
+        (EXTRAS[1], "recsys_fed.serving", "recsys_fed.models.item_file"),
+        (EXTRAS[2], "recsys_fed.simulation", "recsys_fed.models.items"),
+    ],
+    ids=["light-server", "serving-extra", "train-extra"],
+)
+def test_what_an_extra_brings_is_not_taken_up_by_what_does_without_even_at_second_hand(
+    contract, source, through, copy
+):
+    for target in contract["forbidden_modules"]:
+        add_import(copy, through, target)
+    code, output = checked(copy, "lint-imports", "--no-cache", "--contract", contract["id"])
+    found = set(re.findall(rf"^{source} is not allowed to import (\S+):", output, flags=re.MULTILINE))
+    assert code != 0 and found == set(contract["forbidden_modules"])
 
 
 def add_import(copy, module, target):

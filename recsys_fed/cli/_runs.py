@@ -1,4 +1,4 @@
-"""Commands about runs of this machine: simulate, compare, recommend, audit, report.
+"""Commands about runs of this machine: simulate, compare, recommend, audit, report, app.
 
 Flags come before the scenario, and it before the defaults.
 """
@@ -396,3 +396,13 @@ def dossier(
 
     record = write_dossier(folder, audit=audit, output=output, docx=docx)
     _options.emit(record) if as_json else typer.echo(str((output or folder / FOLDER) / HTML))
+
+
+def app(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder; its name is the app's.")],
+) -> None:
+    """Write a Flower app folder for `flwr run`: two thin apps, for nodes that have recsys-fed installed."""
+    from recsys_fed.simulation.flower_engine import write_app  # noqa: PLC0415
+
+    write_app(folder)
+    typer.echo(f"wrote {folder}; then: flwr run {folder} NAME --stream")

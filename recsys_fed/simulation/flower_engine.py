@@ -7,6 +7,8 @@ The plain commands are
 """
 
 import importlib
+import re
+import shutil
 import sys
 import time
 import tomllib
@@ -17,9 +19,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from recsys_fed.errors import EngineError
+from recsys_fed.errors import ConfigurationError, EngineError
 from recsys_fed.flower import Process, environment, free_port, gated, healthy, running, tool, wait_until
-from recsys_fed.settings_file import Value, to_toml
+from recsys_fed.settings_file import Value, flattened, to_toml
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -34,6 +36,65 @@ def app_folder() -> Path:
         if (folder / "server" / "app.py").is_file() and (folder / "pyproject.toml").is_file():
             return folder
     raise EngineError(f"There are no Flower apps beside or in {_PACKAGE}. Install the package again.")
+
+
+# Beside the apps, which are copied as they are: what a bundle says of itself.
+_PYPROJECT = """\
+# A Flower app of recsys-fed: two thin apps; the library is what each node has installed itself.
+#   flwr run . NAME --stream      NAME is a SuperLink of Flower's configuration
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "{name}"
+version = "1.0.0"
+description = "Federated, differentially private recommendation"
+license = "Apache-2.0"
+# Nodes with another version are refused.
+dependencies = ["recsys-fed[train]=={version}"]
+
+[tool.hatch.build.targets.wheel]
+packages = ["server", "client"]
+
+[tool.flwr.app]
+publisher = "{name}"
+fab-include = ["server/**/*.py", "client/**/*.py"]
+
+[tool.flwr.app.components]
+serverapp = "{serverapp}"
+clientapp = "{clientapp}"
+
+# Every key that --run-config can change. `data` is what simulated nodes share out among them; each of them is started
+# with --node-config "partition-id=0 num-partitions=2". `output` is a folder of the server's, by its absolute path.
+[tool.flwr.app.config]
+{config}"""
+# For a first run; everything else has the defaults of the library.
+_FIRST_RUN = {"data": "generated", "threads": 1}
+
+
+def write_app(folder: Path) -> None:
+    """Write a Flower app folder of one's own: the two apps, and a pyproject.toml that names this library.
+
+    Raises:
+        ConfigurationError: the folder is there and not empty, or its name is none that Flower takes for an app.
+        EngineError: the installation is damaged.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", folder.name):
+        raise ConfigurationError(
+            f"Expected a folder named by small letters, digits and hyphens, which is the app's name: {folder.name!r}."
+        )
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigurationError(f"Expected a new or an empty folder, {folder} has files.")
+    own = app_folder()
+    project = tomllib.loads((own / "pyproject.toml").read_text(encoding="utf-8"))
+    for part in ("server", "client"):
+        shutil.copytree(own / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    config = flattened(project["tool"]["flwr"]["app"]["config"]) | _FIRST_RUN
+    text = _PYPROJECT.format(
+        name=folder.name, version=project["project"]["version"], config=to_toml(config), **_components_of(own)
+    )
+    (folder / "pyproject.toml").write_text(text, encoding="utf-8")
 
 
 def load_apps() -> tuple[Any, Any]:

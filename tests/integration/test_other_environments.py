@@ -106,3 +106,15 @@ def test_it_installs_and_trains_beside_other_packages(beside, wheel, place):
     run(*pip, "check")
     run(place / "beside" / "bin" / "python", "-c", "import torchvision")
     assert train(place / "beside", place)["refused"] == []
+
+
+def test_the_app_template_runs_on_nodes_that_have_this_library_alone(wheel, place):
+    home, out = place / "node", place / "out"
+    run(sys.executable, "-m", "venv", home)
+    run(home / "bin" / "python", "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", f"{wheel}[train]")
+    run(home / "bin" / "recsys-fed", "app", place / "shop", cwd=place)
+    run(home / "bin" / "python", ROOT / "tests" / "integration" / "real_nodes.py", home / "bin", place / "shop", out)
+    assert (out / "item_embeddings.safetensors").is_file()
+    federation = json.loads((out / "federation.json").read_text())
+    assert federation["refused"] == []
+    assert len((out / "events.jsonl").read_text().splitlines()) == 2 * federation["rounds"]
