@@ -90,7 +90,7 @@ def write_app(folder: Path) -> None:
     project = tomllib.loads((own / "pyproject.toml").read_text(encoding="utf-8"))
     for part in ("server", "client"):
         shutil.copytree(own / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    config = flattened(project["tool"]["flwr"]["app"]["config"]) | _FIRST_RUN
+    config: dict[str, Any] = flattened(project["tool"]["flwr"]["app"]["config"]) | _FIRST_RUN
     text = _PYPROJECT.format(
         name=folder.name, version=project["project"]["version"], config=to_toml(config), **_components_of(own)
     )

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 
@@ -51,6 +50,8 @@ def read_attributes(
         DataNotFoundError, DataFormatError, ConfigurationError: no such file, a column that is not there, or nobody of
             these users in it.
     """
+    import pandas as pd  # noqa: PLC0415  (a service reads silo.toml, which names such columns, and has no pandas)
+
     if not path.is_file():
         raise DataNotFoundError(f"Cannot find attributes of users at {path}.")
     numbered = all(column.isdecimal() for column in columns.values())
