@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recsys_fed import checks
-from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.config import COLUMN_ROLES, FederationConfig, check_kinds, check_run_keys, parse
 from recsys_fed.context import parse_contexts
 from recsys_fed.data.readers.cells import UNITS, UNREADABLE, moment_of_text
@@ -16,6 +15,9 @@ from recsys_fed.data.readers.reading import DATABASES, SOURCES, Reading, text_fo
 from recsys_fed.data.readers.users import parse_attribute_columns
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.settings_file import check_tables, flattened, parse_table, read_tables
+
+if TYPE_CHECKING:
+    from recsys_fed.certificates.terms import LedgerTerms
 
 FILE = "silo.toml"
 # What the silo has taken in of its federation, last; see `deployment.updating`.
@@ -301,7 +303,7 @@ def read_silo_settings(path: Path) -> SiloSettings:
     return replace(settings, ledger=_address(folder, settings.ledger), **paths)
 
 
-def check_ledger(settings: SiloSettings, terms: LedgerTerms) -> None:
+def check_ledger(settings: SiloSettings, terms: "LedgerTerms") -> None:
     """Refuse a ledger that does not fit silo.toml.
 
     Raises:
