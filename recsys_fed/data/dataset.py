@@ -34,9 +34,9 @@ class _ArrowStream(Protocol):
         """A capsule of a stream."""
 
 
-def _cells_of(table: pd.DataFrame | pa.Table, column: str) -> Any:
+def _cells_of(table: "pd.DataFrame | pa.Table", column: str) -> Any:
     """A column as a series, or as one Arrow array."""
-    if isinstance(table, pd.DataFrame):
+    if not isinstance(table, pa.Table):
         return table[column]
     cells = table.column(column)
     # Arrow cannot join chunks of views.
@@ -225,11 +225,13 @@ class Dataset:
         Raises:
             DataError: a column is not there, or no row is left; the report says why.
         """
+        import pandas as pd  # noqa: PLC0415  (a service reads tables, and has no pandas)
+
         roles = {"user": user, "item": item, "value": value, "time": time}
         roles |= {"kind": kind, "weight": weight, "test": test}
         named = {role: column for role, column in roles.items() if column is not None}
         table = frame if isinstance(frame, pd.DataFrame) else _table_of(frame)
-        there = list(table.columns if isinstance(table, pd.DataFrame) else table.column_names)
+        there = list(table.column_names if isinstance(table, pa.Table) else table.columns)
         if missing := [column for column in named.values() if there.count(column) != 1]:
             raise DataError(f"Expected the columns {', '.join(missing)} in the data frame, once each.")
         cells = {role: _cells_of(table, column) for role, column in named.items()}
