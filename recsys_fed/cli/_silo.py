@@ -275,7 +275,6 @@ def serve(folder: Folder, *, metrics_port: MetricsPort = 0, insecure: Insecure =
     from contextlib import ExitStack  # noqa: PLC0415
 
     from recsys_fed.deployment.serving_silo import serve_silo  # noqa: PLC0415
-    from recsys_fed.deployment.status import served_metrics, silo_metrics  # noqa: PLC0415
     from recsys_fed.flower import end_on_signals  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
     from recsys_fed.silo.secret import passphrase  # noqa: PLC0415
@@ -284,6 +283,8 @@ def serve(folder: Folder, *, metrics_port: MetricsPort = 0, insecure: Insecure =
     settings, code = read_silo_settings(folder), 0
     with end_on_signals(), ExitStack() as stack:
         if metrics_port:
+            from recsys_fed.deployment.status import served_metrics, silo_metrics  # noqa: PLC0415
+
             stack.enter_context(served_metrics(metrics_port, lambda: silo_metrics(settings)))
         code = serve_silo(settings, insecure=insecure, passphrase=passphrase(), say=say)
     raise typer.Exit(code)

@@ -16,7 +16,6 @@ from recsys_fed.deployment.serving import START_SECONDS, Say, only_server, wait_
 from recsys_fed.deployment.warm_clientapp import SOCKET, write_program
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.flower import Process, environment, free_port, gated, running, wait_until
-from recsys_fed.silo.on_disk import clear_blocks
 from recsys_fed.silo.settings import DataSettings, SiloSettings
 
 # Seconds until a SuperNode that ended is started again; one that ran for a minute starts afresh.
@@ -102,6 +101,12 @@ def _keep_connected(
 @contextmanager
 def _blocks_while_serving(data: DataSettings) -> Iterator[None]:
     """Histories of a large silo are on its disk for as long as it serves; a kill leaves them until the next start."""
+    if not data.blocks:
+        yield
+        return
+    # With it comes torch, 400 MB that this process needs for nothing else.
+    from recsys_fed.silo.on_disk import clear_blocks  # noqa: PLC0415
+
     clear_blocks(data)
     try:
         yield

@@ -1,4 +1,4 @@
-"""The process that watches a federation's SuperLink for months is small: it loads nothing that computes."""
+"""The processes that watch a SuperLink or a SuperNode for months are small: they load little."""
 
 import subprocess
 import sys
@@ -13,3 +13,11 @@ def test_serving_a_federation_loads_nothing_that_computes():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
     assert "recsys_fed.deployment.roster" in done.stdout.split()
     assert not HEAVY & set(done.stdout.split())
+
+
+def test_serving_a_silo_loads_nothing_that_trains_or_accounts():
+    code = "import sys, recsys_fed.cli, recsys_fed.deployment.serving_silo; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    assert "recsys_fed.silo.settings" in done.stdout.split()
+    # A silo's settings read dates as tables do, with pandas.
+    assert not {"torch", "opacus", "scipy", "sqlalchemy", "flwr"} & set(done.stdout.split())
