@@ -1,4 +1,4 @@
-"""ClientApp of one silo: greet, and answer each round's request with a noised sum, masked where the round is.
+"""ClientApp of one silo: greet, and answer each round's request with a noisy sum, masked where the round is.
 
 An exception's text may hold what must not leave a silo (a path, a row, a count), so the server gets to see
 the text of refusals only, which are about its own request; everything else stays in the silo's log.
@@ -55,7 +55,7 @@ def _operators_note(asked: str, message: Message, context: Context) -> OnFailure
     return note
 
 
-def _guarded(asked: str) -> Callable[[_Handler], _Handler]:
+def _guard(asked: str) -> Callable[[_Handler], _Handler]:
     """Turn exceptions into error replies that say no more than the server may know; log what became of a message."""
 
     def guard(handler: _Handler) -> _Handler:
@@ -83,7 +83,7 @@ def _guarded(asked: str) -> Callable[[_Handler], _Handler]:
 
 
 @app.query()
-@_guarded("greet")
+@_guard("greet")
 def greet(message: Message, context: Context) -> Message:
     """Say which public catalogue this silo holds; nothing about its users, who are not looked at."""
     invitation = Invitation()
@@ -103,7 +103,7 @@ def greet(message: Message, context: Context) -> Message:
 
 
 @app.train()
-@_guarded("train")
+@_guard("train")
 def train(message: Message, context: Context) -> Message:
     """Answer a request: what it is first, then the charge, then the computation, then the release."""
     silo = open_silo(context)
@@ -137,11 +137,11 @@ def _exchange(asked: str, answered: str, step: Callable[[Silo, Context, bytes], 
 
 
 for _action, _kind in _EXCHANGES.items():
-    app.query(_action)(_guarded(_action)(_exchange(*_kind)))
+    app.query(_action)(_guard(_action)(_exchange(*_kind)))
 
 
 @app.query("conclude")
-@_guarded("conclude")
+@_guard("conclude")
 def conclude(message: Message, context: Context) -> Message:
     """Take the released item embeddings and sign what this silo did for them."""
     silo = open_silo(context)

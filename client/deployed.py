@@ -40,7 +40,7 @@ from recsys_fed.silo.settings import (
     DataSettings,
     SiloSettings,
     check_ledger,
-    handed_out,
+    handed_out_folder,
     moment,
     read_silo_settings,
     settings_file,
@@ -299,7 +299,7 @@ def schedule_of(settings: SiloSettings) -> AgreedSchedule | None:
 
 def _lists_of(settings: SiloSettings) -> tuple[Stamp, ...]:
     # Files are replaced whole, the notice after all that it is about.
-    return *stamp_of_lists(settings), stamp_of(handed_out(settings) / NOTICE)
+    return *stamp_of_lists(settings), stamp_of(handed_out_folder(settings) / NOTICE)
 
 
 def _accepted(settings: SiloSettings, config: FederationConfig) -> AcceptedTerms | None:

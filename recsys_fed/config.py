@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from recsys_fed import checks, extensions
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.settings_file import Value, check_keys, flattened, keys_of, read_fields, read_tables
+from recsys_fed.settings_file import Value, check_keys, flatten, keys_of, read_fields, read_tables
 
 NOISE = ("per-silo", "distributed")
 # Earlier words, which runs, federations and silos on disk may hold.
@@ -448,6 +448,6 @@ def read_toml(path: Path) -> dict[str, object]:
         DataFormatError: it is not TOML.
         ConfigurationError: it has a key that nothing reads.
     """
-    keys = flattened(read_tables(path, what="a scenario file"))
+    keys = flatten(read_tables(path, what="a scenario file"))
     check_run_keys(keys, place=f"a run in {path}", also=("engine",))
     return keys

@@ -58,7 +58,7 @@ def _naming(path: Path, partial: Path | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def held(path: Path, *, wait: bool = False) -> Iterator[str]:
+def file_lock(path: Path, *, wait: bool = False) -> Iterator[str]:
     """A lock while the block runs, gone with the process whatever ends it. Gives "" where it is held.
 
     Without `wait`, what another process that holds it has written there instead: its process id.

@@ -61,7 +61,7 @@ def tool(name: str) -> str:
     return found
 
 
-def gated(command: Sequence[str]) -> list[str]:
+def gate_command(command: Sequence[str]) -> list[str]:
     """flower-superlink or flower-supernode behind the gate that keeps other accounts out, `deployment.gated`."""
     which = Path(command[0]).name.removeprefix("flower-")
     return [sys.executable, "-m", "recsys_fed.deployment.gated", which, *command[1:]]
@@ -130,7 +130,7 @@ def end_on_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def allowed(seconds: float) -> float:
+def scale_timeout(seconds: float) -> float:
     """How long something may take that takes `seconds` at most on an idle machine: longer where processes queue."""
     return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
@@ -141,7 +141,7 @@ def wait_until(missing: Callable[[], str], process: Process, *, seconds: float, 
     Args:
         missing: why it is not ready yet; "" once it is.
         process: that is to be ready.
-        seconds: as of `allowed`.
+        seconds: as of `scale_timeout`.
         what: for the error's text.
 
     Raises:
@@ -154,7 +154,7 @@ def wait_until(missing: Callable[[], str], process: Process, *, seconds: float, 
         reason = missing()
         if not reason:
             return
-        limit = allowed(seconds)
+        limit = scale_timeout(seconds)
         if time.monotonic() - begun > limit:
             raise EngineError(f"Expected {what} within {limit:.0f} s: {reason}. See its output.")
         time.sleep(_POLL)
@@ -164,9 +164,9 @@ def ask_flower(command: Sequence[str], home: Path, *, seconds: float = 120.0) ->
     """Run one of Flower's commands that answers in JSON.
 
     Raises:
-        EngineError: it does not answer, not in time (see `allowed`), or it says that it did not do it.
+        EngineError: it does not answer, not in time (see `scale_timeout`), or it says that it did not do it.
     """
-    name, limit = " ".join(["flwr", *command[1:3]]), allowed(seconds)
+    name, limit = " ".join(["flwr", *command[1:3]]), scale_timeout(seconds)
     try:
         done = subprocess.run(
             command, env=dict(environment(home)), capture_output=True, text=True, timeout=limit, check=False

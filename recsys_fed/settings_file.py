@@ -119,7 +119,7 @@ def _check_type(key: str, expected: type, value: object, place: str) -> object:
     return value
 
 
-def flattened(table: Mapping[str, Any]) -> dict[str, object]:
+def flatten(table: Mapping[str, Any]) -> dict[str, object]:
     """A TOML table as flat keys.
 
     >>> flattened({"epsilon": 2.0, "dp-sgd": {"loss": "bpr"}})
@@ -132,7 +132,7 @@ def flattened(table: Mapping[str, Any]) -> dict[str, object]:
 
 
 def to_toml(record: Mapping[str, Value]) -> str:
-    """Flat keys as TOML lines; `read_tables` and `flattened` give them back."""
+    """Flat keys as TOML lines; `read_tables` and `flatten` give them back."""
     lines = []
     for key, value in sorted(record.items(), key=lambda item: ("." in item[0], item[0])):
         name = ".".join(f'"{part}"' if not part.replace("-", "").isalnum() else part for part in key.split("."))

@@ -85,7 +85,7 @@ class _Checked:
         ones = np.ones(len(columns), dtype=np.float32)
         matrix = sparse.csr_matrix((ones, (rows, columns)), shape=(len(users), self.facts.n_items))
         order: frozenset[Signal] = frozenset({"order"} if self.facts.next_item else ())
-        return histories_of(matrix, signals=_made_signals(users, self.trainer.reads | order))
+        return histories_of(matrix, signals=_make_signals(users, self.trainer.reads | order))
 
     def contribution(
         self, stage: Stage, tables: Tables, users: Sequence[Sequence[int]], *, block: int = 0, refusals: bool = False
@@ -146,7 +146,7 @@ def _make_users(n_items: int, rng: np.random.Generator) -> list[list[int]]:
     return [*common, list(range(n_items)), [0], [n_items - 1], [], [0, n_items - 1], list(range(n_items))]
 
 
-def _made_signals(users: Sequence[Sequence[int]], reads: frozenset[Signal]) -> Signals | None:
+def _make_signals(users: Sequence[Sequence[int]], reads: frozenset[Signal]) -> Signals | None:
     """What a trainer reads besides items, a function of each user's own: ordinary values, and some that are not."""
     if not reads:
         return None

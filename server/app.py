@@ -24,7 +24,7 @@ from recsys_fed.federation.run_files import FILE as CHECKPOINT
 from recsys_fed.federation.run_files import FederationLog, checkpointed_silos, resume_schedule, save_checkpoint
 from recsys_fed.federation.schedule import Schedule, agree, begin, item_embeddings
 from recsys_fed.federation.wire import Conclusion, blob_from_records, conclusion_to_records
-from recsys_fed.flower import allowed
+from recsys_fed.flower import scale_timeout
 from recsys_fed.models.device import use_threads
 from recsys_fed.models.items import item_embeddings_bytes
 from recsys_fed.privacy.guarantee import check_delta
@@ -103,7 +103,7 @@ def _retrying(grid: Grid, config: FederationConfig, *, masked: bool) -> Grid:
 
 def patience(config: FederationConfig) -> float:
     """Seconds in which a masked round waits for silos that it has lost; a simulation's never come back."""
-    return allowed(MASKED_TIMEOUT) if config.roster else 0.0
+    return scale_timeout(MASKED_TIMEOUT) if config.roster else 0.0
 
 
 def _silos(config: FederationConfig, gathered: Greeted, checkpoint: Path | None) -> int:

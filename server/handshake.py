@@ -19,7 +19,7 @@ from recsys_fed.errors import ProtocolError
 from recsys_fed.federation.admission import check_greeting, read_roster
 from recsys_fed.federation.messages import PLAN, Greeting
 from recsys_fed.federation.wire import Invitation, greeting_from_records, invitation_to_records
-from recsys_fed.flower import allowed
+from recsys_fed.flower import scale_timeout
 
 # Seconds to wait for all silos to be connected, on an idle machine.
 CONNECT_TIMEOUT = 60.0
@@ -112,7 +112,7 @@ def _wait_for_silos(grid: Grid, config: FederationConfig) -> list[int]:
     Where fewer will do, those that are there when the time is over.
     """
     silos, before = config.silos, list[int]()
-    deadline = time.monotonic() + allowed(CONNECT_TIMEOUT)
+    deadline = time.monotonic() + scale_timeout(CONNECT_TIMEOUT)
     while time.monotonic() < deadline:
         nodes = sorted(grid.get_node_ids())
         if nodes and (len(nodes) >= silos if silos else nodes == before):

@@ -70,7 +70,7 @@ class RetryingGrid(Grid):
         deadline = time.monotonic() + min(self._timeout, timeout or self._timeout)
         wait = self._first_wait
         for attempt in range(self._attempts):
-            missing = [node for node in asked if node not in replies or _lost(replies[node])]
+            missing = [node for node in asked if node not in replies or _is_lost(replies[node])]
             left = deadline - time.monotonic()
             if not missing or left <= 0:
                 break
@@ -109,7 +109,7 @@ def _of_its_node(reply: Message, asked: Message) -> Message:
     return Message(reply.error, reply_to=asked)
 
 
-def _lost(reply: Message) -> bool:
+def _is_lost(reply: Message) -> bool:
     """Whether an error says that the message came to nothing, rather than what the silo thinks of it."""
     return reply.has_error() and reply.error.code in _LOST
 

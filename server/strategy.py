@@ -58,7 +58,7 @@ class TrainerStrategy(Strategy):
         self._asked = request(self.schedule)
         self._log.round_begun(self._asked)
         if self._masked is not None:
-            with self._kept_if_abandoned():
+            with self._keep_if_abandoned():
                 return self._masked.requests(grid, self._asked)
         records = request_to_records(self._asked)
         nodes = sorted(self._greetings)
@@ -96,7 +96,7 @@ class TrainerStrategy(Strategy):
         return None, None
 
     def _add_masked(self, masked: MaskedRounds, asked: Request, replies: Iterable[Message]) -> None:
-        with self._kept_if_abandoned():
+        with self._keep_if_abandoned():
             found = masked.total(replies)
         self.schedule = advance_by_sum(self.schedule, asked, found.integers, n_silos=found.survivors)
         account = masked.account
@@ -106,7 +106,7 @@ class TrainerStrategy(Strategy):
         self._after_round(self.schedule)
 
     @contextmanager
-    def _kept_if_abandoned(self) -> Iterator[None]:
+    def _keep_if_abandoned(self) -> Iterator[None]:
         try:
             yield
         except SecureAggregationError:

@@ -16,7 +16,7 @@ from recsys_fed.trainers.pooling import (
     product,
     products_of,
     released_table,
-    remapped,
+    remap,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,7 +100,7 @@ def test_pooling_reaches_no_room_that_holds_a_history(copy):
     # Its functions take released tables, numbers and what prepares a released table; of these no type holds a user.
     types = {
         str(annotation)
-        for one in (pool_counts, pool_products, product, products_of, released_table, remapped)
+        for one in (pool_counts, pool_products, product, products_of, released_table, remap)
         for annotation in one.__annotations__.values()
     }
     assert not [name for name in types if "Histor" in name or "Interactions" in name]

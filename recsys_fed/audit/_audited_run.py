@@ -323,6 +323,6 @@ def run_with_canaries(
     )
 
 
-def deployed(run: AuditedRun, *, key: int) -> Mechanism:
+def deployed_mechanism(run: AuditedRun, *, key: int) -> Mechanism:
     """The run's mechanism in the auditor's hands, with keys of the auditor."""
     return Mechanism(trainer=configured_trainer(run.config), key=key, public_seed=run.config.seed)

@@ -39,7 +39,7 @@ from recsys_fed.data.readers.cells import LATEST_SECONDS
 from recsys_fed.data.readers.reading import Block
 from recsys_fed.errors import RecsysFedError
 from recsys_fed.models.histories import Signal
-from recsys_fed.silo.interactions import SiloData, collected, read_silo_data
+from recsys_fed.silo.interactions import SiloData, collect_silo_data, read_silo_data
 from recsys_fed.silo.on_disk import StoredSiloData, read_stored_data
 from recsys_fed.silo.secret import Pseudonyms, SiloSecret
 from recsys_fed.silo.settings import DataSettings
@@ -208,7 +208,7 @@ def _sentence(pairs: int, breached: int) -> str:
 def read_by_column(data: DataSettings, catalogue: Catalogue, pseudonyms: Pseudonyms) -> SiloData:
     """A broken copy of `read_silo_data`: a column's cells decide together what its times mean."""
     blocks = map(_times_by_column, blocks_of(data.reading()))
-    return collected(blocks, replace(data, time_unit="us"), catalogue, pseudonyms)
+    return collect_silo_data(blocks, replace(data, time_unit="us"), catalogue, pseudonyms)
 
 
 def _times_by_column(block: Block) -> Block:

@@ -26,7 +26,7 @@ from recsys_fed.audit._broken_mechanisms import SIMULATION_NOISE, Breakage
 from recsys_fed.audit._mechanism import SUM, Mechanism, label, only_the_sum, promised_deviation, quiet
 from recsys_fed.audit._transcript import Round
 from recsys_fed.audit.bounds import Bounds
-from recsys_fed.audit.checks._noise import Finding, flagged, predicted_noise
+from recsys_fed.audit.checks._noise import Finding, flagged_findings, predicted_noise
 from recsys_fed.federation.messages import Request
 from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
 from recsys_fed.federation.release import SiloUsers
@@ -169,7 +169,7 @@ class Outcome:
         strictest = max(self.bounds, key=lambda bounds: bounds.confidence)
         named = {"one-run bound": strictest.one_run, "f-DP one-run bound": strictest.one_run_fdp}
         beyond = [f"{name} at {strictest.confidence:.0%}" for name, bound in named.items() if bound > self.claimed]
-        return (*beyond, *dict.fromkeys(finding.instrument for finding in flagged(list(self.findings))))
+        return (*beyond, *dict.fromkeys(finding.instrument for finding in flagged_findings(list(self.findings))))
 
     @property
     def caught(self) -> bool:

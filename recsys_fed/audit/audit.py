@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from recsys_fed import checks
 from recsys_fed.audit._attacks import attacks_on
-from recsys_fed.audit._audited_run import AuditedRun, canary_data, deployed, run_with_canaries
+from recsys_fed.audit._audited_run import AuditedRun, canary_data, deployed_mechanism, run_with_canaries
 from recsys_fed.audit._broken_mechanisms import BREAKAGES, MODULE_BREAKAGES, ORDERED_BREAKAGES
 from recsys_fed.audit._hostile_requests import broken_copies_caught, hostile_requests
 from recsys_fed.audit._mechanism import Mechanism, promised_deviation
@@ -206,13 +206,13 @@ def audit(
             rng=np.random.default_rng([settings.seed, _CANARIES]),
         )
         run = run_with_canaries(config, placed, folder=folder, progress=progress)
-    mechanism = deployed(run, key=_auditors_key(settings.seed))
+    mechanism = deployed_mechanism(run, key=_auditors_key(settings.seed))
     with watch.phase("canaries and replays"):
         scored = _score(run, mechanism, power=settings.power)
     with watch.phase("conformance"):
         itself, replayed = _outcomes(run, mechanism, scored, settings)
     with watch.phase("silos under attack"):
-        boundary = _attacked_silos(run, settings, step=watch.step)
+        boundary = _attack_silos(run, settings, step=watch.step)
     attacks: dict[str, Any] = {}
     if settings.attacks:
         with watch.phase("attacks"):
@@ -234,7 +234,7 @@ def audit(
     return record
 
 
-def _attacked_silos(
+def _attack_silos(
     run: AuditedRun, settings: AuditSettings, *, step: Callable[[str], None] = lambda _: None
 ) -> list[dict[str, Any]]:
     """What a server that lies and a file that is dirty can do to the run's silos, and to broken copies of them."""

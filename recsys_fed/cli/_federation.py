@@ -157,17 +157,17 @@ def serve(folder: Folder, *, metrics_port: MetricsPort = 0, insecure: Insecure =
     from contextlib import ExitStack  # noqa: PLC0415
 
     from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
-    from recsys_fed.deployment.serving import served_federation, wait_for_end  # noqa: PLC0415
+    from recsys_fed.deployment.serving import serve_federation, wait_for_end  # noqa: PLC0415
     from recsys_fed.flower import end_on_signals  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
 
     own, code = FederationFolder(folder), 0
     with end_on_signals(), ExitStack() as stack:
         if metrics_port:
-            from recsys_fed.deployment.status import federation_metrics, served_metrics  # noqa: PLC0415
+            from recsys_fed.deployment.status import federation_metrics, serve_metrics  # noqa: PLC0415
 
-            stack.enter_context(served_metrics(metrics_port, lambda: federation_metrics(own)))
-        process = stack.enter_context(served_federation(own, insecure=insecure, say=say))
+            stack.enter_context(serve_metrics(metrics_port, lambda: federation_metrics(own)))
+        process = stack.enter_context(serve_federation(own, insecure=insecure, say=say))
         code = wait_for_end([process])
     raise typer.Exit(code)
 
@@ -197,7 +197,7 @@ def train(
         new_training,
         only_training,
         progress_of,
-        resumed_training,
+        resume_newest,
         run_training,
     )
     from recsys_fed.report.console import show_line  # noqa: PLC0415
@@ -209,9 +209,9 @@ def train(
         raise ConfigurationError(f"Expected --continue before the training to build on, {earlier}.")
     if resume and builds_on:
         raise ConfigurationError("Expected --resume alone: a training goes on with what it began to build on.")
-    with only_training(own), show_line(new_console(stderr=True)) as tell, _interrupted_by_sigterm():
+    with only_training(own), show_line(new_console(stderr=True)) as tell, _interrupt_on_sigterm():
         if resume:
-            training = resumed_training(own)
+            training = resume_newest(own)
         else:
             built = earlier_runs(own, until=earlier, say=say) if builds_on else []
             training = new_training(own, overrides=keys, earlier=built)
@@ -223,7 +223,7 @@ def train(
                 tell(f"{path.name}: round {done['rounds']} of {done['planned']}")
 
         try:
-            run_training(own, training, timeout=timeout, say=say, on_poll=look, keep_going=_asked_to_keep_going)
+            run_training(own, training, timeout=timeout, say=say, on_poll=look, keep_going=_ask_to_keep_going)
         except KeyboardInterrupt:
             say(f"{training.name} is not complete: recsys-fed federation train {folder} --resume")
             raise typer.Exit(130) from None
@@ -262,8 +262,8 @@ def schedule(  # noqa: PLR0913  (one argument a flag)
         earlier_runs,
         new_training,
         only_training,
+        prepare_to_resume,
         progress_of,
-        resumed,
         run_training,
     )
     from recsys_fed.report.deployment import say  # noqa: PLC0415
@@ -284,9 +284,9 @@ def schedule(  # noqa: PLR0913  (one argument a flag)
         # After a crash that left the model but no note of it there is nothing to do.
         with only_training(own):
             if not progress_of(training)["complete"]:
-                run_training(own, resumed(own, training), timeout=86_400.0, say=say, on_poll=lambda _: None)
+                run_training(own, prepare_to_resume(own, training), timeout=86_400.0, say=say, on_poll=lambda _: None)
 
-    with _interrupted_by_sigterm():
+    with _interrupt_on_sigterm():
         keep_calendar(
             own, calendar, begin=begin_training, finish=finish_training, say=say, sleep=time.sleep, once=once,
             clock=lambda: datetime.now(UTC),
@@ -328,7 +328,7 @@ def _calendar(
     )
 
 
-def _asked_to_keep_going() -> bool:
+def _ask_to_keep_going() -> bool:
     """At Ctrl-C in a terminal, whether the training is to go on by itself; nobody can answer for a signal."""
     if not sys.stdin.isatty():
         return False
@@ -336,7 +336,7 @@ def _asked_to_keep_going() -> bool:
 
 
 @contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
+def _interrupt_on_sigterm() -> Iterator[None]:
     """SIGTERM is as Ctrl-C."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -455,7 +455,7 @@ def _synchronise(folder: Path) -> None:
     from recsys_fed.deployment.federation import (  # noqa: PLC0415
         AUTHORITY,
         FederationFolder,
-        printed,
+        shell_line,
         split_address,
     )
     from recsys_fed.deployment.roster import synchronise  # noqa: PLC0415
@@ -469,4 +469,4 @@ def _synchronise(folder: Path) -> None:
     if settings.insecure or healthy("127.0.0.1", port, authority=own.public / AUTHORITY):
         return
     prepare_flower(own, settings)
-    synchronise(own, say=lambda command: say(printed(command, own.flower_home)))
+    synchronise(own, say=lambda command: say(shell_line(command, own.flower_home)))

@@ -283,9 +283,9 @@ def serve(folder: Folder, *, metrics_port: MetricsPort = 0, insecure: Insecure =
     settings, code = read_silo_settings(folder), 0
     with end_on_signals(), ExitStack() as stack:
         if metrics_port:
-            from recsys_fed.deployment.status import served_metrics, silo_metrics  # noqa: PLC0415
+            from recsys_fed.deployment.status import serve_metrics, silo_metrics  # noqa: PLC0415
 
-            stack.enter_context(served_metrics(metrics_port, lambda: silo_metrics(settings)))
+            stack.enter_context(serve_metrics(metrics_port, lambda: silo_metrics(settings)))
         code = serve_silo(settings, insecure=insecure, passphrase=passphrase(), say=say)
     raise typer.Exit(code)
 

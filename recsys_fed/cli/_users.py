@@ -43,7 +43,7 @@ def add(
     named = [*(users or ()), *(ids_in_column(file, column) if file is not None else ())]
     if not named:
         raise ConfigurationError("Expected users to leave out, as arguments or in --file, got none.")
-    settings, secret = _opened(folder)
+    settings, secret = _open_silo_folder(folder)
     for line in leave(settings, secret, named, receipts=receipts):
         say(line)
 
@@ -56,7 +56,7 @@ def list_(folder: _Folder, *, as_json: AsJson = False) -> None:
     from recsys_fed.silo.opt_out import OptOuts  # noqa: PLC0415
     from recsys_fed.silo.secret import Pseudonyms  # noqa: PLC0415
 
-    settings, secret = _opened(folder)
+    settings, secret = _open_silo_folder(folder)
     found = OptOuts(settings, Pseudonyms(secret)).listed()
     if as_json:
         emit([one._asdict() for one in found])
@@ -71,7 +71,7 @@ def remove(folder: _Folder, user: Annotated[str, typer.Argument(help="An id as i
     from recsys_fed.silo.opt_out import OptOuts  # noqa: PLC0415
     from recsys_fed.silo.secret import Pseudonyms  # noqa: PLC0415
 
-    settings, secret = _opened(folder)
+    settings, secret = _open_silo_folder(folder)
     OptOuts(settings, Pseudonyms(secret)).remove(user)
 
 
@@ -87,7 +87,7 @@ def export_user(
     from recsys_fed.files import OWNER_ONLY, write_whole  # noqa: PLC0415
     from recsys_fed.silo.user_export import user_record  # noqa: PLC0415
 
-    settings, secret = _opened(folder)
+    settings, secret = _open_silo_folder(folder)
     text = json.dumps(user_record(settings, secret, user), indent=2, allow_nan=False) + "\n"
     try:
         write_whole(output, text, mode=OWNER_ONLY, new=True)
@@ -95,7 +95,7 @@ def export_user(
         raise ConfigurationError(f"There is a file at {output} already. Choose another name.") from error
 
 
-def _opened(folder: Path) -> "tuple[SiloSettings, SiloSecret]":
+def _open_silo_folder(folder: Path) -> "tuple[SiloSettings, SiloSecret]":
     from recsys_fed.silo.secret import SiloSecret, passphrase  # noqa: PLC0415
     from recsys_fed.silo.settings import read_silo_settings  # noqa: PLC0415
 

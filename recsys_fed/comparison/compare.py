@@ -53,7 +53,7 @@ from recsys_fed.personalisation.next_item import (
     scorer_of_next,
 )
 from recsys_fed.personalisation.silo_model import Recipe, fit_silo_model, scorer_of, silo_pairs
-from recsys_fed.simulation.runner import Progress, Simulation, Steps, fold_in_scorer, prepared, simulate
+from recsys_fed.simulation.runner import Progress, Simulation, Steps, fold_in_scorer, prepare, simulate
 
 Floats = npt.NDArray[np.float64]
 Groups = Mapping[str, npt.NDArray[np.bool_]]
@@ -345,7 +345,7 @@ def prepare_comparison(comparison: Comparison) -> tuple[Comparison, SimulatedFed
     given = comparison.simulation
     if given.data.data_seed < 0:
         given = replace(given, data=replace(given.data, data_seed=given.federation.seed))
-    simulation, federation = prepared(given)
+    simulation, federation = prepare(given)
     return replace(comparison, simulation=simulation), federation
 
 

@@ -84,7 +84,7 @@ def _lines(
         yield _line(method, predicted, federation, epsilon=epsilon)
     steps.begin(FACTORISED)
     size, strength = _choose(train, rng=np.random.default_rng([comparison.simulation.data.data_seed, _CHOICE]))
-    found = _factorised(train, test, size=size, strength=strength)
+    found = _factorise(train, test, size=size, strength=strength)
     note = f"{size} factors, strength {strength:g}"
     yield _line(FACTORISED, [found.clip(how.lowest, how.highest)], federation, note=note)
 
@@ -152,13 +152,13 @@ def _choose(train: Histories, *, rng: np.random.Generator) -> tuple[int, float]:
     wanted = ratings_of(part)
 
     def error(setting: tuple[int, float]) -> float:
-        found = _factorised(kept, part, size=setting[0], strength=setting[1])
+        found = _factorise(kept, part, size=setting[0], strength=setting[1])
         return float(np.nanmean((found - wanted) ** 2))
 
     return min(((size, strength) for size in _SIZES for strength in _STRENGTHS), key=error)
 
 
-def _factorised(train: Histories, test: Histories, *, size: int, strength: float) -> npt.NDArray[np.float64]:
+def _factorise(train: Histories, test: Histories, *, size: int, strength: float) -> npt.NDArray[np.float64]:
     """Predictions of r = mu + b_u + b_i + u v at the interactions of `test`, by alternating least squares."""
     rated = train.where(torch.from_numpy(~np.isnan(ratings_of(train))))
     ratings = torch.from_numpy(ratings_of(rated))

@@ -87,7 +87,7 @@ def global_temporal(interactions: Interactions, *, test_fraction: float) -> Mask
     return _first_of_each_user(interactions, (-position,), quota=quota)
 
 
-def given(dataset: Dataset) -> Mask:
+def given_split(dataset: Dataset) -> Mask:
     """The split that comes with the data set, untouched, bool [n].
 
     Raises:
@@ -103,7 +103,7 @@ def given(dataset: Dataset) -> Mask:
 
 def _auto(dataset: Dataset, test_fraction: float, n_last: int, rng: np.random.Generator) -> Mask:
     if dataset.is_test is not None:
-        return given(dataset)
+        return given_split(dataset)
     return per_user_random(dataset.interactions, test_fraction=test_fraction, rng=rng)
 
 
@@ -111,7 +111,7 @@ _Method = Callable[[Dataset, float, int, np.random.Generator], Mask]
 
 METHODS: dict[str, _Method] = {
     "auto": _auto,
-    "given": lambda dataset, _fraction, _last, _rng: given(dataset),
+    "given": lambda dataset, _fraction, _last, _rng: given_split(dataset),
     "per-user-random": lambda dataset, share, _last, rng: per_user_random(
         dataset.interactions, test_fraction=share, rng=rng
     ),

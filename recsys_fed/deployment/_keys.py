@@ -51,7 +51,7 @@ def make_authority(key_file: Path, certificate_file: Path, *, name: str, passphr
     subject = _name(f"{name} authority")
     identity = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     certificate = (
-        _dated(x509.CertificateBuilder(), days=_AUTHORITY_DAYS)
+        _set_validity(x509.CertificateBuilder(), days=_AUTHORITY_DAYS)
         .subject_name(subject)
         .issuer_name(subject)
         .public_key(key.public_key())
@@ -86,7 +86,7 @@ def make_server_certificate(
     key = ec.generate_private_key(ec.SECP384R1())
     issuer_identity = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
     certificate = (
-        _dated(x509.CertificateBuilder(), days=SERVER_DAYS)
+        _set_validity(x509.CertificateBuilder(), days=SERVER_DAYS)
         .subject_name(_name(hosts[0]))
         .issuer_name(issuer.subject)
         .public_key(key.public_key())
@@ -110,7 +110,7 @@ def expiry(certificate_file: Path) -> datetime:
         raise ConfigurationError(f"Expected a certificate in PEM at {certificate_file}: {error}.") from error
 
 
-def _dated(builder: x509.CertificateBuilder, *, days: int) -> x509.CertificateBuilder:
+def _set_validity(builder: x509.CertificateBuilder, *, days: int) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     builder = builder.not_valid_before(now - _SKEW).not_valid_after(now + timedelta(days=days))
     return builder.serial_number(x509.random_serial_number())

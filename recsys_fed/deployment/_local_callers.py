@@ -30,7 +30,7 @@ def _account_of(caller: Address, here: Address) -> int | None:
     A socket that its process has closed belongs to nobody, and the kernel shows it as root's: only an established
     one with an owner counts.
     """
-    sides = _spelled(caller), _spelled(here)
+    sides = _kernel_spellings(caller), _kernel_spellings(here)
     for table in _TABLES:
         try:
             rows = table.read_text(encoding="ascii").splitlines()[1:]
@@ -56,7 +56,7 @@ def _plain(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def _spelled(address: Address) -> set[str]:
+def _kernel_spellings(address: Address) -> set[str]:
     """How the kernel's tables write it: words of 32 bits in the machine's order, then the port."""
     plain, port = _plain(address[0]), f"{address[1]:04X}"
     forms = [plain.packed]

@@ -67,7 +67,7 @@ def restore_federation(file: Path, path: Path) -> None:
         ConfigurationError: the folder is not empty.
         DataError: the file is no such backup.
     """
-    with _extracted(file, path, mark=FEDERATION_FILE):
+    with _extract(file, path, mark=FEDERATION_FILE):
         pass
 
 
@@ -94,7 +94,7 @@ def restore_silo(
         )
     if not 0 <= (spent or 0.0) < math.inf:
         raise ConfigurationError(f"Expected an epsilon of 0 or more for --spent, got {spent}.")
-    with _extracted(file, path, mark=SILO_FILE) as place:
+    with _extract(file, path, mark=SILO_FILE) as place:
         settings = read_silo_settings(place)
         key = SigningKey.load(Path(settings.ledger_key), passphrase=passphrase)
         with closing(Ledger.open(settings.ledger, key=key, witness=witness)) as ledger:
@@ -162,7 +162,7 @@ def _copy_of_database(path: Path, folder: Path) -> Path:
 
 
 @contextmanager
-def _extracted(file: Path, path: Path, *, mark: str) -> Iterator[Path]:
+def _extract(file: Path, path: Path, *, mark: str) -> Iterator[Path]:
     """A folder beside `path` with what is in a backup; it becomes `path` if the block ends well."""
     if path.exists() and any(path.iterdir()):
         raise ConfigurationError(f"Expected a new or empty folder, {path} holds something. Move it away first.")

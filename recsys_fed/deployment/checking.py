@@ -24,7 +24,7 @@ from recsys_fed.deployment.federation import (
     read_federation,
     split_address,
 )
-from recsys_fed.deployment.roster import admitted, surplus
+from recsys_fed.deployment.roster import admitted_silos, surplus
 from recsys_fed.deployment.serving import check_certificates, check_port
 from recsys_fed.deployment.updating import fetch_update
 from recsys_fed.errors import ConfigurationError, LedgerIntegrityError, RecsysFedError
@@ -38,7 +38,7 @@ from recsys_fed.signing import SigningKey
 from recsys_fed.silo.on_disk import open_silo_data
 from recsys_fed.silo.opt_out import Participants
 from recsys_fed.silo.secret import SiloSecret, passphrase
-from recsys_fed.silo.settings import SiloSettings, handed_out, read_silo_settings
+from recsys_fed.silo.settings import SiloSettings, handed_out_folder, read_silo_settings
 
 _Where = TypeVar("_Where")
 _Steps = list[tuple[str, Callable[[_Where], str]]]
@@ -74,7 +74,7 @@ def check_silo(path: Path, *, reach: bool = True, data: bool = True) -> list[_Fi
         *([("data", _data)] if data else []),
         *([("federation", _federation)] if reach else []),
     ]
-    return [*found, *(_looked(name, step, settings) for name, step in steps)]
+    return [*found, *(_look(name, step, settings) for name, step in steps)]
 
 
 def check_federation(folder: FederationFolder) -> list[_Finding]:
@@ -91,10 +91,10 @@ def check_federation(folder: FederationFolder) -> list[_Finding]:
         ("server", _server),
         ("disk", _disk),
     ]
-    return [found, *(_looked(name, step, folder) for name, step in steps)]
+    return [found, *(_look(name, step, folder) for name, step in steps)]
 
 
-def _looked(name: str, step: Callable[[_Where], str], where: _Where) -> _Finding:
+def _look(name: str, step: Callable[[_Where], str], where: _Where) -> _Finding:
     try:
         return _Finding(name=name, good=True, detail=step(where))
     except RecsysFedError as error:
@@ -128,7 +128,7 @@ def _public(folder: FederationFolder) -> str:
 
 
 def _silos(folder: FederationFolder) -> str:
-    there, training = admitted(folder), folder.settings().training
+    there, training = admitted_silos(folder), folder.settings().training
     if warning := surplus(folder):
         raise ConfigurationError(warning)
     if len(there) < training.silos:
@@ -248,7 +248,7 @@ def _federation(settings: SiloSettings) -> str:
 
 def _notice(settings: SiloSettings) -> str:
     """Whether the silo has what the federation's notice says: roster, terms and catalogue."""
-    if not (handed_out(settings) / FEDERATION_KEY).is_file():
+    if not (handed_out_folder(settings) / FEDERATION_KEY).is_file():
         return "this silo joined before its federation had a key: `silo update --federation-key`"
     found = fetch_update(settings, passphrase=passphrase())
     if found.is_news:

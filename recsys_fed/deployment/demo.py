@@ -23,7 +23,7 @@ from recsys_fed.data.generate import generate
 from recsys_fed.deployment.federation import AUTHORITY, FederationFolder
 from recsys_fed.deployment.roster import missing_silos
 from recsys_fed.errors import EngineError
-from recsys_fed.flower import Process, allowed, free_port, healthy, running, wait_until
+from recsys_fed.flower import Process, free_port, healthy, running, scale_timeout, wait_until
 
 _USERS, _ITEMS, _SILOS = 3_000, 400, 3
 _PATIENCE = 600.0
@@ -32,7 +32,7 @@ _COMMAND = [sys.executable, "-c", "from recsys_fed.cli import main; main()"]
 
 def main(arguments: list[str]) -> int:
     """Run the demonstration in a new folder; what it made stays there. Each step and its time are told."""
-    with _timed("a federation and three silos, from nothing to recommendations"):
+    with _time_step("a federation and three silos, from nothing to recommendations"):
         _demonstrate(arguments)
     return 0
 
@@ -41,8 +41,8 @@ def _demonstrate(arguments: list[str]) -> None:
     root = Path(arguments[0] if arguments else "runs/deployment").resolve()
     if root.exists():
         raise EngineError(f"There is a folder {root} already. Name another, or remove it.")
-    with _timed("data is generated"):
-        sources = _made_data(root)
+    with _time_step("data is generated"):
+        sources = _make_data(root)
     port = free_port()
     federation, catalogue = root / "federation", root / "catalogue.parquet"
     _run(
@@ -57,20 +57,20 @@ def _demonstrate(arguments: list[str]) -> None:
     for silo in silos:
         _run("silo", "roster", silo, federation / "public" / "roster.json")
         _run("silo", "check", silo, "--offline")
-    with _started(root / "server.log", "federation", "serve", federation) as server:
+    with _start(root / "server.log", "federation", "serve", federation) as server:
         there = partial(healthy, "127.0.0.1", port, authority=federation / "public" / AUTHORITY)
-        with _timed("the server starts and registers the silos"):
+        with _time_step("the server starts and registers the silos"):
             wait_until(there, server, seconds=_PATIENCE, what="the server")
         with (
-            _started(root / "silo-0.log", "silo", "serve", silos[0]),
-            _started(root / "silo-1.log", "silo", "serve", silos[1]),
-            _started(root / "silo-2.log", "silo", "serve", silos[2]),
+            _start(root / "silo-0.log", "silo", "serve", silos[0]),
+            _start(root / "silo-1.log", "silo", "serve", silos[1]),
+            _start(root / "silo-2.log", "silo", "serve", silos[2]),
         ):
             folder = FederationFolder(federation)
-            with _timed("the silos read their data and connect"):
+            with _time_step("the silos read their data and connect"):
                 wait_until(lambda: missing_silos(folder), server, seconds=_PATIENCE, what="three silos")
             _run("federation", "train", federation, "--epsilon", 4)
-            with _timed("a second training, which builds on the first"):
+            with _time_step("a second training, which builds on the first"):
                 _run("federation", "train", federation, "--epsilon", 4, "--continue")
             _run("federation", "status", federation)
     for training in sorted((federation / "trainings").iterdir()):
@@ -79,7 +79,7 @@ def _demonstrate(arguments: list[str]) -> None:
         _run("silo", "recommend", silo, "customer-0" if silo == silos[0] else f"customer-{silo.name[-1]}", "-k", 5)
 
 
-def _made_data(root: Path) -> list[list[object]]:
+def _make_data(root: Path) -> list[list[object]]:
     """Generated interactions in three kinds of sources; the flags of `silo init` for each."""
     dataset = generate(n_users=_USERS, n_items=_ITEMS, mean_interactions=30)
     root.mkdir(parents=True)
@@ -103,8 +103,8 @@ def _made_data(root: Path) -> list[list[object]]:
 
 def _run(*arguments: object) -> None:
     typed = f"recsys-fed {' '.join(map(str, arguments))}"
-    with _timed(f"$ {typed}"):
-        limit = allowed(_PATIENCE)
+    with _time_step(f"$ {typed}"):
+        limit = scale_timeout(_PATIENCE)
         try:
             done = subprocess.run([*_COMMAND, *map(str, arguments)], check=False, timeout=limit)
         except subprocess.TimeoutExpired as error:
@@ -114,7 +114,7 @@ def _run(*arguments: object) -> None:
 
 
 @contextmanager
-def _timed(step: str) -> Iterator[None]:
+def _time_step(step: str) -> Iterator[None]:
     """Say what is done, and how long it took."""
     begun = time.monotonic()
     sys.stderr.write(f"\n{step}\n")
@@ -123,7 +123,7 @@ def _timed(step: str) -> Iterator[None]:
 
 
 @contextmanager
-def _started(log: Path, *arguments: object) -> Iterator[Process]:
+def _start(log: Path, *arguments: object) -> Iterator[Process]:
     sys.stderr.write(f"\n$ recsys-fed {' '.join(map(str, arguments))} &    (output in {log})\n")
     command = [*_COMMAND, *map(str, arguments)]
     with log.open("wb") as output, running(command, environment=os.environ, output=output) as process:

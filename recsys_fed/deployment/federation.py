@@ -24,7 +24,7 @@ from recsys_fed import checks
 from recsys_fed.config import FederationConfig, check_run_keys, flat, parse
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.flower import tool
-from recsys_fed.settings_file import Value, check_tables, flattened, parse_table, parse_tables, read_tables, to_toml
+from recsys_fed.settings_file import Value, check_tables, flatten, parse_table, parse_tables, read_tables, to_toml
 
 if TYPE_CHECKING:
     from recsys_fed.silo.settings import SiloSettings
@@ -189,7 +189,7 @@ def read_federation_text(text: str, *, place: str) -> FederationSettings:
 
 def _read(tables: Mapping[str, Any], *, place: str) -> FederationSettings:
     check_tables(tables, ("federation", "training"), place=place)
-    training = flattened(tables.get("training", {}))
+    training = flatten(tables.get("training", {}))
     check_run_keys(training, place=f"[training] in {place}")
     terms = parse(FederationConfig, {"silos": 3, **training})
     own = tables.get("federation", {})
@@ -253,7 +253,7 @@ def supernode_command(settings: "SiloSettings", *, node_key: str, port: int) -> 
     """flower-supernode of a silo; `node_key` is the key's path as Flower is to read it."""
     silo = Path(settings.folder) / "silo.toml"
     command = [tool("flower-supernode"), "--superlink", settings.address]
-    command += ["--node-config", f"silo={_quoted(str(silo))}", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--node-config", f"silo={_quote(str(silo))}", "--host", "127.0.0.1", "--port", str(port)]
     if not settings.root_certificate:
         return [*command, "--insecure"]
     return [*command, "--root-certificates", settings.root_certificate, "--auth-supernode-private-key", node_key]
@@ -295,18 +295,18 @@ def flower_config(folder: FederationFolder, settings: FederationSettings) -> str
     lines = ["[superlink]", f'default = "{_CONNECTION}"', "", f"[superlink.{_CONNECTION}]"]
     lines += [f'address = "{host}:{split_address(settings.address)[1]}"']
     lines += [
-        "insecure = true" if settings.insecure else f"root-certificates = {_quoted(str(folder.public / AUTHORITY))}"
+        "insecure = true" if settings.insecure else f"root-certificates = {_quote(str(folder.public / AUTHORITY))}"
     ]
     return "\n".join(lines) + "\n"
 
 
-def printed(command: Sequence[str], home: Path) -> str:
+def shell_line(command: Sequence[str], home: Path) -> str:
     """The command as a shell takes it."""
     plain = shlex.join([Path(command[0]).name, *command[1:]])
     return f"FLWR_HOME={shlex.quote(str(home))} FLWR_TELEMETRY_ENABLED=0 {plain}"
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     """A TOML string."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

@@ -149,12 +149,12 @@ class _AdmittedKeys:
 
         The body is not signed: TLS protects it.
         """
-        key = _decoded(header_of(scope, FLEET_HTTP_PUBLIC_KEY_HEADER.encode()))
+        key = _decode(header_of(scope, FLEET_HTTP_PUBLIC_KEY_HEADER.encode()))
         name = self._current().get(key)
         if name is None:
             raise Refusal(401, "This node key is not admitted, or was revoked.", _CLOSE)
         said = header_of(scope, TIMESTAMP_HEADER.encode())
-        signature = _decoded(header_of(scope, FLEET_HTTP_SIGNATURE_HEADER.encode()))
+        signature = _decode(header_of(scope, FLEET_HTTP_SIGNATURE_HEADER.encode()))
         if not verify_signature(bytes_to_public_key(key), said.encode(), signature):
             raise Refusal(401, "The signature of the node key does not hold.", _CLOSE)
         if not -SYSTEM_TIME_TOLERANCE < _age(said) < TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE:
@@ -196,7 +196,7 @@ def _age(moment: str) -> float:
         return math.inf
 
 
-def _decoded(text: str) -> bytes:
+def _decode(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (ValueError, binascii.Error):

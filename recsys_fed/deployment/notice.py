@@ -33,9 +33,9 @@ from recsys_fed.deployment.federation import (
     read_federation_text,
     terms_toml,
 )
-from recsys_fed.deployment.roster import admitted, publish_roster
+from recsys_fed.deployment.roster import admitted_silos, publish_roster
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError, LedgerIntegrityError
-from recsys_fed.files import held, write_whole
+from recsys_fed.files import file_lock, write_whole
 from recsys_fed.settings_file import Value
 from recsys_fed.signing import (
     SigningKey,
@@ -219,7 +219,7 @@ def publish(folder: FederationFolder, *, passphrase: str | None) -> Notice:
     key = _federation_key(folder, passphrase=passphrase)
     settings, path, changes = folder.settings(), folder.public / NOTICE, _key_changes(folder)
     first = changes[0].before if changes else key.public_key
-    with held(folder.path / "publish.lock", wait=True):
+    with file_lock(folder.path / "publish.lock", wait=True):
         publish_roster(folder)
         last = read_notice(path.read_bytes(), public_key=first) if path.is_file() else None
         before = last.notice if last else None
@@ -228,7 +228,7 @@ def publish(folder: FederationFolder, *, passphrase: str | None) -> Notice:
             time=before.time if before else _utc(),
             terms_version=settings.terms_version,
             terms=terms_toml(settings),
-            roster={known.name: known.ledger_key for known in admitted(folder)},
+            roster={known.name: known.ledger_key for known in admitted_silos(folder)},
             catalogue_version=settings.catalogue_version,
             catalogue=Catalogue.load(folder.public / CATALOGUE).content_hash,
             authority=(folder.public / AUTHORITY).read_text(encoding="ascii") if changes else "",

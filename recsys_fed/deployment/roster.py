@@ -17,7 +17,7 @@ from recsys_fed.deployment.federation import (
 )
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.federation.admission import write_roster
-from recsys_fed.files import held
+from recsys_fed.files import file_lock
 from recsys_fed.flower import ask_flower
 
 _GONE, _NUMBERS = "unregistered", "nodes.json"
@@ -42,7 +42,7 @@ def admit(folder: FederationFolder, file: Path) -> Admission:
     """
     folder.settings()
     read = read_admission(file)
-    found, there = replace(read, key_before="", approval=""), admitted(folder)
+    found, there = replace(read, key_before="", approval=""), admitted_silos(folder)
     if found in there:
         return found
     before = next((k for k in there if (k.name, k.ledger_key) == (found.name, read.key_before)), None)
@@ -72,7 +72,7 @@ def admit(folder: FederationFolder, file: Path) -> Admission:
 
 def surplus(folder: FederationFolder) -> str:
     """What is wrong with more admitted silos than the terms are for; "" where there are not more."""
-    there, planned = len(admitted(folder)), folder.settings().training.silos
+    there, planned = len(admitted_silos(folder)), folder.settings().training.silos
     if there <= planned:
         return ""
     return (
@@ -83,23 +83,23 @@ def surplus(folder: FederationFolder) -> str:
 
 def revoke(folder: FederationFolder, name: str) -> Admission:
     """Take a silo out of the roster for ever; raises ConfigurationError if it is not in it."""
-    for known in admitted(folder):
+    for known in admitted_silos(folder):
         if known.name == name:
             _file(folder.admitted, known).replace(_file(folder.revoked, known))
             publish_roster(folder)
             return known
-    there = ", ".join(sorted(known.name for known in admitted(folder))) or "none"
+    there = ", ".join(sorted(known.name for known in admitted_silos(folder))) or "none"
     raise ConfigurationError(f"Expected the name of an admitted silo ({there}), got {name!r}.")
 
 
-def admitted(folder: FederationFolder) -> list[Admission]:
+def admitted_silos(folder: FederationFolder) -> list[Admission]:
     """All admitted silos by name."""
     return _read_all(folder.admitted)
 
 
 def publish_roster(folder: FederationFolder, path: Path | None = None) -> None:
     """Write the roster of all admitted silos to a file, by default the one that is handed to silos."""
-    roster = {known.name: known.ledger_key for known in admitted(folder)}
+    roster = {known.name: known.ledger_key for known in admitted_silos(folder)}
     write_roster(folder.public / ROSTER if path is None else path, roster)
 
 
@@ -110,13 +110,13 @@ def synchronise(folder: FederationFolder, *, say: Say) -> None:
         EngineError: the SuperLink does not answer.
     """
     # A server that starts and `federation admit` would register the same key twice.
-    with held(folder.flower_home / "nodes.lock", wait=True):
+    with file_lock(folder.flower_home / "nodes.lock", wait=True):
         known = _numbers(folder)
-        wanted = {silo.node_key for silo in admitted(folder)}
-        there = {number for number, _ in _listed(folder)}
+        wanted = {silo.node_key for silo in admitted_silos(folder)}
+        there = {number for number, _ in _list_nodes(folder)}
         for number in there - {known[key] for key in wanted if key in known}:
             _flower(folder, unregister_command(number), say=say)
-        for silo in admitted(folder):
+        for silo in admitted_silos(folder):
             if known.get(silo.node_key) not in there:
                 answer = _flower(folder, register_command(_file(folder.admitted, silo), name=silo.name), say=say)
                 known[silo.node_key] = str(answer["node-id"])
@@ -126,17 +126,17 @@ def synchronise(folder: FederationFolder, *, say: Say) -> None:
 
 def nodes(folder: FederationFolder) -> list[_Node]:
     """The admitted silos as a running SuperLink sees them; raises EngineError if it does not answer."""
-    known, status = _numbers(folder), dict(_listed(folder))
+    known, status = _numbers(folder), dict(_list_nodes(folder))
     return [
         _Node(name=silo.name, status=status.get(known.get(silo.node_key, ""), "not registered"))
-        for silo in admitted(folder)
+        for silo in admitted_silos(folder)
     ]
 
 
 def heard_of(folder: FederationFolder) -> dict[str, float]:
     """When the server last heard of each admitted silo, Unix time; of one that has not come yet, 0."""
     found = {}
-    for silo in admitted(folder):
+    for silo in admitted_silos(folder):
         file = folder.heard / _file(folder.admitted, silo).name
         found[silo.name] = file.stat().st_mtime if file.exists() else 0.0
     return found
@@ -147,7 +147,7 @@ def missing_silos(folder: FederationFolder) -> str:
     return ", ".join(f"{node.name} is {node.status}" for node in nodes(folder) if node.status != "online")
 
 
-def _listed(folder: FederationFolder) -> list[tuple[str, str]]:
+def _list_nodes(folder: FederationFolder) -> list[tuple[str, str]]:
     """Number and status of the nodes that Flower has registered."""
     listed = _flower(folder, nodes_command()).get("nodes", [])
     return [(str(node["node-id"]), str(node["status"])) for node in listed if node["status"] != _GONE]

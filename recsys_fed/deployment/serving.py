@@ -22,14 +22,14 @@ from recsys_fed.deployment.federation import (
     FederationFolder,
     FederationSettings,
     flower_config,
-    printed,
+    shell_line,
     split_address,
     superlink_command,
 )
 from recsys_fed.deployment.roster import synchronise
 from recsys_fed.errors import ConfigurationError, EngineError
-from recsys_fed.files import held
-from recsys_fed.flower import Process, ask, environment, gated, healthy, running, wait_until
+from recsys_fed.files import file_lock
+from recsys_fed.flower import Process, ask, environment, gate_command, healthy, running, wait_until
 from recsys_fed.logs import EventLog
 
 Say = Callable[[str], None]
@@ -43,7 +43,7 @@ def prepare_flower(folder: FederationFolder, settings: FederationSettings) -> No
 
 
 @contextmanager
-def served_federation(folder: FederationFolder, *, insecure: bool, say: Say) -> Iterator[Process]:
+def serve_federation(folder: FederationFolder, *, insecure: bool, say: Say) -> Iterator[Process]:
     """A SuperLink behind its gate, with all admitted silos registered, while the block runs.
 
     Raises:
@@ -70,12 +70,12 @@ def served_federation(folder: FederationFolder, *, insecure: bool, say: Say) -> 
         if not insecure:
             check_certificates(folder)
         check_port(settings.listen, port)
-        say(printed(plain, folder.flower_home))
+        say(shell_line(plain, folder.flower_home))
         around = {**environment(folder.flower_home), **variables}
-        with running(gated(plain), environment=around) as process:
+        with running(gate_command(plain), environment=around) as process:
             _wait_for_gate(process, port, authority=authority)
             if not insecure:
-                synchronise(folder, say=lambda flower: say(printed(flower, folder.flower_home)))
+                synchronise(folder, say=lambda flower: say(shell_line(flower, folder.flower_home)))
             log.write("federation serves", port=port, pid=process.pid)
             say(f"{settings.name} serves on {settings.listen}:{port}; the gate is closed to other accounts")
             yield process
@@ -100,7 +100,7 @@ def _wait_for_gate(process: Process, port: int, *, authority: Path | None) -> No
 @contextmanager
 def only_server(lock: Path, *, what: str) -> Iterator[None]:
     """Hold the lock while the block runs; raises ConfigurationError where another process serves."""
-    with held(lock) as other:
+    with file_lock(lock) as other:
         if other:
             raise ConfigurationError(f"{what} is served already, by process {other}. End that one first.")
         yield

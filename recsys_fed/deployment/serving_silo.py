@@ -11,11 +11,11 @@ from pathlib import Path
 
 from recsys_fed.deployment._keys import plain_node_key
 from recsys_fed.deployment._standing import standing_of
-from recsys_fed.deployment.federation import printed, supernode_command
+from recsys_fed.deployment.federation import shell_line, supernode_command
 from recsys_fed.deployment.serving import START_SECONDS, Say, only_server, wait_for_end
 from recsys_fed.deployment.warm_clientapp import SOCKET, write_program
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.flower import Process, environment, free_port, gated, running, wait_until
+from recsys_fed.flower import Process, environment, free_port, gate_command, running, wait_until
 from recsys_fed.silo.settings import DataSettings, SiloSettings
 
 # Seconds until a SuperNode that ended is started again; one that ran for a minute starts afresh.
@@ -48,7 +48,7 @@ def serve_silo(settings: SiloSettings, *, insecure: bool, passphrase: str | None
         _blocks_while_serving(settings.data),
         _file_in_memory(key) as (number, node_key),
     ):
-        say(printed(supernode_command(settings, node_key=settings.node_key, port=9094), home))
+        say(shell_line(supernode_command(settings, node_key=settings.node_key, port=9094), home))
         channel.unlink(missing_ok=True)
         with running(worker, environment=around) as warm:
             # The operator's SIGHUP is meant for the process that holds the data.
@@ -69,7 +69,7 @@ def _supernode(
 ) -> AbstractContextManager[Process]:
     """A SuperNode behind its gate, on a port that is free."""
     command = supernode_command(settings, node_key=node_key, port=free_port())
-    return running(gated(command), environment=environment, pass_fds=[number])
+    return running(gate_command(command), environment=environment, pass_fds=[number])
 
 
 def _keep_connected(

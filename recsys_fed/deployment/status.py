@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from recsys_fed.deployment._keys import expiry
 from recsys_fed.deployment.federation import AUTHORITY, FederationFolder, split_address
-from recsys_fed.deployment.roster import admitted, heard_of, nodes
+from recsys_fed.deployment.roster import admitted_silos, heard_of, nodes
 from recsys_fed.deployment.serving import prepare_flower
 from recsys_fed.deployment.training import progress_of, trainings_of
 from recsys_fed.errors import DataNotFoundError, EngineError, RecsysFedError
@@ -90,7 +90,7 @@ def federation_status(folder: FederationFolder) -> dict[str, Any]:
         "certificate_until": f"{expiry(folder.server_certificate):%Y-%m-%d}",
         "silos": [
             {"name": known.name, "status": status.get(known.name, "unknown"), "ledger_key": known.ledger_key}
-            for known in admitted(folder)
+            for known in admitted_silos(folder)
         ],
         "trainings": [progress_of(path) for path in trainings[-_NEWEST:]],
     }
@@ -114,7 +114,7 @@ def federation_metrics(folder: FederationFolder) -> list[Metric]:
         trainings,
         CounterMetricFamily("recsys_fed_rounds", "Rounds done.", rounds),
         CounterMetricFamily("recsys_fed_refused", "Messages refused.", refused),
-        GaugeMetricFamily("recsys_fed_silos_admitted", "Silos of the roster.", len(admitted(folder))),
+        GaugeMetricFamily("recsys_fed_silos_admitted", "Silos of the roster.", len(admitted_silos(folder))),
         *_heard_metrics(folder),
     ]
     if not folder.settings().insecure:
@@ -170,7 +170,7 @@ def _exposition(metrics: Sequence[Metric]) -> bytes:
 
 
 @contextmanager
-def served_metrics(port: int, collect: _Collect) -> Iterator[int]:
+def serve_metrics(port: int, collect: _Collect) -> Iterator[int]:
     """Answer `GET /metrics` on loopback while the block runs; gives the port, a free one for 0.
 
     Raises:

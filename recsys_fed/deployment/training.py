@@ -22,20 +22,20 @@ from recsys_fed.deployment.federation import (
     ROSTER,
     FederationFolder,
     agreed_keys,
-    printed,
     run_command,
     runs_command,
+    shell_line,
     split_address,
     stop_command,
 )
-from recsys_fed.deployment.roster import admitted, publish_roster
+from recsys_fed.deployment.roster import admitted_silos, publish_roster
 from recsys_fed.deployment.serving import prepare_flower
 from recsys_fed.errors import ConfigurationError, DataNotFoundError, EngineError
 from recsys_fed.federation.kept_releases import RELEASES, read_earlier
 from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, FEDERATION, MISSING
-from recsys_fed.files import held
+from recsys_fed.files import file_lock
 from recsys_fed.flower import ask_flower, end, environment, healthy
-from recsys_fed.settings_file import Value, flattened, read_tables, to_toml
+from recsys_fed.settings_file import Value, flatten, read_tables, to_toml
 from recsys_fed.simulation.flower_engine import app_folder
 from recsys_fed.user_digests import stamp_of
 
@@ -77,7 +77,7 @@ def _why_not(training: Path, terms: FederationConfig) -> str:
     """Why a complete training is nothing that one under these terms can build on; "" if it is."""
     if not (training / RELEASES).is_file():
         return "it kept no released tables, as those of earlier versions"
-    config = parse(FederationConfig, flattened(read_tables(training / RUN_CONFIG, what="a training")))
+    config = parse(FederationConfig, flatten(read_tables(training / RUN_CONFIG, what="a training")))
     then, now = flat(config), flat(terms)
     changed = [name for name in sorted(then.keys() | now.keys()) if _means(name) and then.get(name) != now.get(name)]
     if changed:
@@ -120,7 +120,7 @@ def new_training(folder: FederationFolder, *, overrides: Mapping[str, Value], ea
                 f"Expected {name} = {agreed.get(name)}, as silos agreed, got {asked.get(name)}. "
                 "They refuse anything else: new terms need new silos' settings."
             )
-    there = len(admitted(folder))
+    there = len(admitted_silos(folder))
     if there < max(config.minimum_silos, 1):
         raise ConfigurationError(f"Expected at least {max(config.minimum_silos, 1)} admitted silos, got {there}.")
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
@@ -157,12 +157,12 @@ def _last_training(folder: FederationFolder) -> Path:
     return found[-1]
 
 
-def resumed_training(folder: FederationFolder) -> Path:
+def resume_newest(folder: FederationFolder) -> Path:
     """The newest training, made ready to go on; raises ConfigurationError if it is complete or there is none."""
-    return resumed(folder, _last_training(folder))
+    return prepare_to_resume(folder, _last_training(folder))
 
 
-def resumed(folder: FederationFolder, training: Path) -> Path:
+def prepare_to_resume(folder: FederationFolder, training: Path) -> Path:
     """A training, made ready to begin or to go on: also one that has its model and not all of its certificates.
 
     Raises:
@@ -194,7 +194,7 @@ def only_training(folder: FederationFolder) -> Iterator[None]:
     """
     _expect_served(folder)
     prepare_flower(folder, folder.settings())
-    with held(folder.flower_home / "training.lock") as other:
+    with file_lock(folder.flower_home / "training.lock") as other:
         if other:
             raise EngineError(f"Process {other} trains with this federation. Wait for it, or end it: {_stop(folder)}")
         found = _unfinished_runs(folder)
@@ -223,7 +223,7 @@ def stop_trainings(folder: FederationFolder, *, say: Callable[[str], None]) -> i
     runs = _unfinished_runs(folder)
     for run in runs:
         command = stop_command(run)
-        say(printed(command, folder.flower_home))
+        say(shell_line(command, folder.flower_home))
         ask_flower(command, folder.flower_home)
     return len(runs)
 
@@ -258,7 +258,7 @@ def run_training(
     command, model = run_command(app_folder(), training / RUN_CONFIG), training / EMBEDDINGS
     # That of a training that goes on for the sake of its certificates is there already.
     before = stamp_of(model)
-    say(printed(command, folder.flower_home))
+    say(shell_line(command, folder.flower_home))
     with (training / FLOWER_LOG).open("ab") as output:
         process = subprocess.Popen(command, env=dict(environment(folder.flower_home)), stdout=output, stderr=output)
         try:

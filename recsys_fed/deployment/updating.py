@@ -34,7 +34,7 @@ from recsys_fed.flower import ask
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.settings_file import to_toml
 from recsys_fed.signing import SigningKey, canonical, parse_public_key, sha256
-from recsys_fed.silo.settings import SiloSettings, handed_out, settings_file
+from recsys_fed.silo.settings import SiloSettings, handed_out_folder, settings_file
 
 _MOST_BYTES = 1 << 31
 
@@ -88,7 +88,7 @@ def pin_federation_key(settings: SiloSettings, key: str) -> None:
     Raises:
         ConfigurationError: the silo has pinned another key.
     """
-    path = handed_out(settings) / FEDERATION_KEY
+    path = handed_out_folder(settings) / FEDERATION_KEY
     if path.is_file() and public_federation_key(path.parent) != parse_public_key(key):
         raise ConfigurationError(
             f"This silo has pinned another key of the federation, in {path}. Only a notice that this key leads to "
@@ -106,10 +106,10 @@ def fetch_update(settings: SiloSettings, *, passphrase: str | None, file: Path |
             does not list this silo.
         DataError: something cannot be read.
     """
-    public_key = public_federation_key(handed_out(settings))
+    public_key = public_federation_key(handed_out_folder(settings))
     content = file.read_bytes() if file is not None else _fetch(settings, NOTICE_PATH, passphrase=passphrase)
     signed = read_notice(content, public_key=public_key)
-    notice, last = signed.notice, handed_out(settings) / NOTICE
+    notice, last = signed.notice, handed_out_folder(settings) / NOTICE
     if last.is_file() and read_notice(last.read_bytes(), public_key=public_key).notice.version > notice.version:
         raise LedgerIntegrityError(
             f"Expected a notice at least as new as the one that this silo has, got version {notice.version}: "
@@ -165,7 +165,7 @@ def accept_update(settings: SiloSettings, update: Update, *, passphrase: str | N
     if update.terms:
         path = settings_file(Path(settings.folder))
         write_whole(path, _with_agreed(path.read_text(encoding="utf-8"), update.notice))
-        write_whole(handed_out(settings) / TERMS, update.notice.terms)
+        write_whole(handed_out_folder(settings) / TERMS, update.notice.terms)
     write_roster(Path(settings.roster), update.notice.roster)
     what = [("terms", bool(update.terms)), ("roster", True), ("catalogue", update.catalogue)]
     _note(settings, update, tuple(name for name, there in what if there), passphrase=passphrase)
@@ -216,10 +216,10 @@ def _note(settings: SiloSettings, update: Update, what: tuple[str, ...], *, pass
                 ledger.agree(name, version=version, digest=digest)
     if update.authority:
         write_whole(Path(settings.root_certificate), notice.authority)
-    write_whole(handed_out(settings) / NOTICE, update.content)
+    write_whole(handed_out_folder(settings) / NOTICE, update.content)
     if update.changes:
         # Last: until then the key before leads to both notices.
-        write_whole(handed_out(settings) / FEDERATION_KEY, f"{update.changes[-1].after}\n")
+        write_whole(handed_out_folder(settings) / FEDERATION_KEY, f"{update.changes[-1].after}\n")
 
 
 def _fetch(settings: SiloSettings, path: str, *, passphrase: str | None) -> bytes:

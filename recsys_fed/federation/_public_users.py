@@ -9,7 +9,7 @@ n_p users, as a silo does, but without noise. Of the same sum over the N declare
 
 The trainer goes on with their mean weighed by 1 / s^2 and 1 / t^2, whose noise has a standard deviation of
 s t / sqrt(s^2 + t^2). It is post-processing of releases and of public data: who is in a silo is protected as before.
-Where nothing is noised they add nothing.
+Where there is no noise they add nothing.
 
 SPREAD^2 is above 1 because public users differ from the others, and because their error is on the entries that they
 have, not everywhere alike. It was chosen on the validation part of the UltraGCN split (docs/adr/0039).
@@ -47,7 +47,7 @@ def check_public_users(stages: Sequence[Stage], trainer: Trainer) -> None:
     """Refuse public users where their sums would not be those of the silos' users.
 
     Raises:
-        ConfigurationError: a round reads order or values, which public users have not, samples users, or is noised
+        ConfigurationError: a round reads order or values, which public users have not, samples users, or adds noise
             step by step.
     """
     if "value" in trainer.reads or any(stage.name == ordered.STAGE for stage in stages):

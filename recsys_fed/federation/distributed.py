@@ -137,7 +137,7 @@ def rows_of_share(n_users: int) -> slice:
 
 
 @contextmanager
-def joined_ranks(open_share: Callable[[str], tuple[Trainer, UserHistories]]) -> Iterator[bool]:
+def join_ranks(open_share: Callable[[str], tuple[Trainer, UserHistories]]) -> Iterator[bool]:
     """Join the ranks that torchrun started; the body runs on rank 0, with True, while the others serve it.
 
     On the other ranks the body gets False, after rank 0 is done, and has nothing to do.

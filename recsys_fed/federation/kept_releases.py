@@ -24,7 +24,7 @@ from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundE
 from recsys_fed.federation.schedule import Schedule
 from recsys_fed.models.items import load_item_embeddings
 from recsys_fed.signing import sha256
-from recsys_fed.trainers.pooling import ReleasedTable, remapped
+from recsys_fed.trainers.pooling import ReleasedTable, remap
 from recsys_fed.trainers.trainer import EarlierTraining
 
 RELEASES, CATALOGUE = "releases.safetensors", "catalogue.parquet"
@@ -127,7 +127,7 @@ def _read_run(folder: Path, catalogue: Catalogue | None) -> tuple[EarlierTrainin
     row_now = _rows_now(folder, facts["catalogue_hash"], catalogue, n_items=model.n_items)
     vectors = torch.zeros(catalogue.n_items, model.embedding_dim)
     vectors[row_now[row_now >= 0]] = model.vectors[row_now >= 0]
-    moved = EarlierTraining(releases=tuple(remapped(one, row_now) for one in releases), vectors=vectors)
+    moved = EarlierTraining(releases=tuple(remap(one, row_now) for one in releases), vectors=vectors)
     return moved, digest, certificates
 
 

@@ -358,7 +358,7 @@ def _rebuild(
 
 
 def _dataclass_of(hint: Any) -> type:
-    """The dataclass in a type such as `NoisedPopularity | None`."""
+    """The dataclass in a type such as `NoisyPopularity | None`."""
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     found = [option for option in options if is_dataclass(option)]
     if len(found) != 1 or not isinstance(found[0], type):

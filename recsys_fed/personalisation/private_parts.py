@@ -53,7 +53,7 @@ class PrivateParts:
         rows = max(1, _CELLS // (self.n_items * max(1, columns)))
         for start in range(0, histories.shape[0], rows):
             block = histories[start : start + rows]
-            seen = _padded(block, length=int(sizes[start : start + rows].max(initial=1)))
+            seen = _pad(block, length=int(sizes[start : start + rows].max(initial=1)))
             scores = self.module(seen, every.expand(len(seen), -1))
             found[start : start + rows] = scores.double().numpy()
         return found
@@ -67,7 +67,7 @@ class PrivateParts:
         }
 
 
-def _padded(histories: sparse.csr_matrix, *, length: int) -> torch.Tensor:
+def _pad(histories: sparse.csr_matrix, *, length: int) -> torch.Tensor:
     """Items of each history, int64 [n_users, length], filled up in front."""
     n_users, n_items = histories.shape
     sizes = np.diff(histories.indptr)

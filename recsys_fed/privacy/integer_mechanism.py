@@ -127,7 +127,7 @@ def _to_grid(
 
 
 def to_int32(integers: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-    """Noised integers of any shape as they travel; what does not fit is cut off, which is post-processing."""
+    """Noisy integers of any shape as they travel; what does not fit is cut off, which is post-processing."""
     return np.clip(integers, _INT32.min, _INT32.max).astype(np.int32)
 
 

@@ -15,7 +15,7 @@ from recsys_fed.certificates.certificate import Certificate, epsilon_that_counts
 from recsys_fed.certificates.run import read_certificates
 from recsys_fed.config import FederationConfig, parse
 from recsys_fed.deployment.federation import CATALOGUE, FederationFolder, agreed_keys
-from recsys_fed.deployment.roster import admitted
+from recsys_fed.deployment.roster import admitted_silos
 from recsys_fed.deployment.scheduling import read_calendar
 from recsys_fed.deployment.training import RUN_CONFIG, earlier_runs, trainings_of
 from recsys_fed.errors import DataNotFoundError
@@ -28,7 +28,7 @@ from recsys_fed.privacy.accounting import kinds_of
 from recsys_fed.privacy.events import PrivacyEvent
 from recsys_fed.privacy.guarantee import Guarantee
 from recsys_fed.report._page import Chart, Section, Series, Table, line_chart, number
-from recsys_fed.settings_file import flattened, read_tables
+from recsys_fed.settings_file import flatten, read_tables
 
 # Trainings that are looked ahead where no schedule says how many are left.
 _AHEAD = 3
@@ -68,7 +68,7 @@ def _read(training: Path) -> _Training:
         certificates, problems = {}, [str(error)]
     return _Training(
         name=training.name,
-        config=parse(FederationConfig, flattened(read_tables(training / RUN_CONFIG, what="a training"))),
+        config=parse(FederationConfig, flatten(read_tables(training / RUN_CONFIG, what="a training"))),
         totals=json.loads((training / FEDERATION).read_text(encoding="utf-8")),
         n_items=model.n_items,
         catalogue_hash=model.catalogue_hash,
@@ -174,7 +174,7 @@ def _changes(folder: FederationFolder, found: Sequence[_Training]) -> Section:
     last, terms = found[-1], folder.settings().training
     items = Catalogue.load(folder.public / CATALOGUE)
     now = replace(last, config=terms, n_items=items.n_items, catalogue_hash=items.content_hash)
-    roster = {known.name: known.ledger_key for known in admitted(folder)}
+    roster = {known.name: known.ledger_key for known in admitted_silos(folder)}
     rows += [["since then", one] for one in (*_roster_changes(_keys(last), roster), *_other_changes(last, now))]
     table = Table(caption="Changes from one training to the next", header=["until", "what"], rows=rows)
     return Section(

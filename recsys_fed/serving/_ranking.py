@@ -100,9 +100,9 @@ class Ranker:
         rows, scores = self._candidates(vector, history, page, depth=depth, now=now)
         order = np.arange(len(rows))
         if self.breadth.active:
-            order = self._broadened(rows, scores, history, wanted)
+            order = self._broaden(rows, scores, history, wanted)
         if explores and precision is not None and len(order) >= self.exploration.position:
-            return self._explored(rows, scores, order, page, history, precision())
+            return self._explore(rows, scores, order, page, history, precision())
         more = len(rows) > wanted
         listed = order[page.offset : wanted]
         return Ranked(rows=rows[listed], scores=scores[listed], more=more)
@@ -147,7 +147,7 @@ class Ranker:
         strengths = np.exp2(levels - aged_now(self.release, now, history.newest)).astype(np.float32)
         return np.asarray(strengths @ self.release.residual[rows], dtype=np.float32)
 
-    def _broadened(self, rows: Rows, scores: Floats, history: UserHistory, wanted: int) -> Rows:
+    def _broaden(self, rows: Rows, scores: Floats, history: UserHistory, wanted: int) -> Rows:
         """The list's first places re-ranked for breadth, then the others as they were."""
         known, levels = known_levels(self.release, history)
         genres = genre_profile(self.release, known, np.exp2(levels - levels.max()) if len(known) else levels)
@@ -160,7 +160,7 @@ class Ranker:
         rest = np.setdiff1d(np.arange(len(rows)), first)
         return np.concatenate((first, rest))
 
-    def _explored(
+    def _explore(
         self, rows: Rows, scores: Floats, order: Rows, page: Page, history: UserHistory, precision:
             npt.NDArray[np.float64]
     ) -> Ranked:  # fmt: skip

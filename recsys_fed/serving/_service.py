@@ -328,10 +328,10 @@ class RecommendationService:
             if number is None:
                 # It may be there because of a request that gave up waiting: what is in memory may lack it.
                 self.users.drop(event.user)
-            found.append(None if number is None else await self._taken_in(event._replace(number=number)))
+            found.append(None if number is None else await self._take_in(event._replace(number=number)))
         return found
 
-    async def _taken_in(self, event: Event) -> Event:
+    async def _take_in(self, event: Event) -> Event:
         """Let a stored event count, or put its user's aside as a robot's."""
         if event.number == OF_FORGOTTEN:
             return event

@@ -74,7 +74,7 @@ def estimates(logged: Logged) -> dict[str, _Estimate]:
         return {}
     total = float(weights.sum())
     normalised = float((weights * logged.reward).sum()) / total
-    shown, own = _fitted(logged)
+    shown, own = _fit(logged)
     n = len(weights)
     terms = {
         "shown": logged.reward,
@@ -116,7 +116,7 @@ def _t_quantile(freedom: float) -> float:
     return _Z + first + (5.0 * _Z**5 + 16.0 * _Z**3 + 3.0 * _Z) / (96.0 * freedom**2)
 
 
-def _fitted(logged: Logged) -> tuple[_Floats64, _Floats64]:
+def _fit(logged: Logged) -> tuple[_Floats64, _Floats64]:
     """q of what was shown and of the model's own choice, [n] each, by cross-fitting over two halves of the users."""
     shown, own = np.zeros(len(logged.reward)), np.zeros(len(logged.reward))
     for half in (0, 1):

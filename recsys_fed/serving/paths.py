@@ -108,7 +108,7 @@ class TokenFile:
         for scope in scopes:
             checks.one_of(_SCOPES, scope=scope)
         token = _PREFIX + secrets.token_urlsafe(32)
-        with self._locked():
+        with self._lock():
             known = self.tokens()
             if not scopes or not name or any(token.name == name for token in known):
                 raise ConfigurationError(
@@ -119,7 +119,7 @@ class TokenFile:
 
     def revoke(self, name: str) -> None:
         """Remove a token. Raises ConfigurationError if there is none of this name."""
-        with self._locked():
+        with self._lock():
             known = self.tokens()
             if all(token.name != name for token in known):
                 raise ConfigurationError(f"Expected the name of a token, got {name!r}.")
@@ -173,7 +173,7 @@ class TokenFile:
         return tokens
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _lock(self) -> Iterator[None]:
         """One process at a time; the lock is that of a file beside it, which stays."""
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(self._path.with_name(f".{self._path.name}.lock"), os.O_WRONLY | os.O_CREAT, 0o600)

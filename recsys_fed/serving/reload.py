@@ -144,11 +144,11 @@ class ModelReloader:
         return packed_version(source.model, source.residual, self._folder, effects=source.effects) is not None
 
     async def _serve(self, version: str) -> Served:
-        served = await asyncio.to_thread(self._loaded, version)
+        served = await asyncio.to_thread(self._load, version)
         self._service.use(served)
         return served
 
-    def _loaded(self, version: str) -> Served:
+    def _load(self, version: str) -> Served:
         """A version with all that the first request would otherwise have to wait for."""
         served = self._service.versions.load(version)
         _ = served.release.row_of, served.release.category_rows, served.release.norms

@@ -171,7 +171,7 @@ class _Int8Search:
             if wanted >= self._release.n_items // 4:
                 break
             quantised, rows = self._index.search(codes[None], wanted)
-            best, scores = _ranked(self._release, vector, rows[0], k, without=without)
+            best, scores = _rank(self._release, vector, rows[0], k, without=without)
             if len(best) == k and scores[-1] > unit * quantised[0, -1] + slack:
                 return best, scores
             wanted *= 4
@@ -194,10 +194,10 @@ class _GraphSearch:
         wanted = min(k + len(without) + _SPARE, self._release.n_items)
         self._index.hnsw.efSearch = max(_SEARCH_DEPTH, 2 * wanted)
         _, rows = self._index.search(query, wanted)
-        return _ranked(self._release, vector, rows[0][rows[0] >= 0], k, without=without)
+        return _rank(self._release, vector, rows[0][rows[0] >= 0], k, without=without)
 
 
-def _ranked(release: PackedModel, vector: Floats, rows: Rows, k: int, *, without: Rows) -> tuple[Rows, Floats]:
+def _rank(release: PackedModel, vector: Floats, rows: Rows, k: int, *, without: Rows) -> tuple[Rows, Floats]:
     """The k best of the candidates `rows` by their exact scores."""
     candidates = np.setdiff1d(rows, without)
     scores = release.vectors[candidates] @ vector + release.bias[candidates]

@@ -95,7 +95,7 @@ def _log_wealths(
 
     Guarantees: against the true difference the wealth's expectation is 1 after every user.
     """
-    values = _centred(treated, outcomes, share)
+    values = _centre(treated, outcomes, share)
     rates = _rates(values, level)
     largest = 1.0 / np.minimum(share, 1.0 - np.asarray(share))
     bounds = np.broadcast_to(largest, len(values)).tolist()
@@ -111,7 +111,7 @@ def _log_wealths(
     return now, most
 
 
-def _centred(treated: npt.NDArray[np.bool_], outcomes: Floats64, share: Share) -> Floats64:
+def _centre(treated: npt.NDArray[np.bool_], outcomes: Floats64, share: Share) -> Floats64:
     """Z of every user, [n]; the mean starts at 1/2."""
     before = np.concatenate(([0.0], np.cumsum(outcomes)[:-1])) if len(outcomes) else outcomes
     means = (before + 0.5) / (np.arange(len(outcomes)) + 1.0)

@@ -131,7 +131,7 @@ def _watch_over(child: Callable[[], None]) -> int:
     failures = 0
     while not stopping:
         started = time.monotonic()
-        running = _forked(child)
+        running = _fork(child)
         _, status = os.waitpid(running, 0)
         running = 0
         if stopping or os.waitstatus_to_exitcode(status) == 0:
@@ -144,7 +144,7 @@ def _watch_over(child: Callable[[], None]) -> int:
     return 0
 
 
-def _forked(child: Callable[[], None]) -> int:
+def _fork(child: Callable[[], None]) -> int:
     """Fork; the child ends when its parent does, which it sees by the end of a pipe."""
     reading, writing = os.pipe()
     process = os.fork()

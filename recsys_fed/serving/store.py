@@ -110,7 +110,7 @@ class FeedbackStore:
         self._append = added.returning(events.c.number)
         self._append_many = added.returning(*_IDENTITY, events.c.number)
         self._eraser = Eraser(self._engine, tables=("events", "exposures"), lock_seconds=lock_seconds)
-        with self._translated():
+        with self._translate_errors():
             self._opened = create_tables(self._engine)
         with self.reading() as connection:
             of_no_source = sa.exists().where(events.c.event_key.is_not(None) & (events.c.source == ""))
@@ -123,7 +123,7 @@ class FeedbackStore:
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """A transaction that is durable when the block ends."""
-        with self._translated(), self._engine.execution_options(write=True).begin() as connection:
+        with self._translate_errors(), self._engine.execution_options(write=True).begin() as connection:
             if not self._sqlite:
                 connection.exec_driver_sql("SET LOCAL synchronous_commit = on")
             yield connection
@@ -131,7 +131,7 @@ class FeedbackStore:
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A transaction that reads one state."""
-        with self._translated(), self._engine.connect() as connection:
+        with self._translate_errors(), self._engine.connect() as connection:
             yield connection
 
     def append(self, connection: sa.Connection, event: Event) -> int | None:
@@ -299,7 +299,7 @@ class FeedbackStore:
         waiting = self.waiting_receipts()
         if not waiting:
             return True
-        with self._translated():
+        with self._translate_errors():
             if not self._eraser.erase(waiting):
                 return False
         now = time.time()
@@ -320,7 +320,7 @@ class FeedbackStore:
 
     def remains(self) -> list[str]:
         """What erasure cannot reach, in words; empty where it reaches everything."""
-        with self._translated():
+        with self._translate_errors():
             return self._eraser.remains()
 
     def note_settings(self, *, rating_minimum: float, experiment: str, shares: dict[str, float]) -> None:
@@ -444,7 +444,7 @@ class FeedbackStore:
         connection.execute(insert.on_conflict_do_update(index_elements=[settings.c.name], set_={"value": value}))
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except SQLAlchemyError as error:

@@ -101,10 +101,10 @@ def read_silo_data(
     Raises:
         DataError, ConfigurationError: see `blocks_of`.
     """
-    return collected(blocks_of(data.reading()), data, catalogue, pseudonyms, reads=reads)
+    return collect_silo_data(blocks_of(data.reading()), data, catalogue, pseudonyms, reads=reads)
 
 
-def collected(
+def collect_silo_data(
     blocks: Iterable[Block],
     data: DataSettings,
     catalogue: Catalogue,
@@ -145,7 +145,7 @@ def silo_part(
     columns: Columns, data: DataSettings, catalogue: Catalogue, *, reads: frozenset[Signal] = NOTHING
 ) -> SiloPart:
     """The histories of some users from all kept rows of theirs."""
-    columns = columns.renumbered(text_order)
+    columns = columns.renumber(text_order)
     order = order_of(columns, data.source)
     interactions, kept, dropped = without_repeated(columns if order is None else columns.taken(order))
     if not np.isneginf(data.minimum_value) and interactions.value is not None:

@@ -14,7 +14,7 @@ from recsys_fed.data.readers.cells import UNITS, UNREADABLE, moment_of_text
 from recsys_fed.data.readers.reading import DATABASES, SOURCES, Reading, text_format_of
 from recsys_fed.data.readers.users import parse_attribute_columns
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.settings_file import check_tables, flattened, parse_table, read_tables
+from recsys_fed.settings_file import check_tables, flatten, parse_table, read_tables
 
 if TYPE_CHECKING:
     from recsys_fed.certificates.terms import LedgerTerms
@@ -271,7 +271,7 @@ def settings_file(path: Path) -> Path:
     return (path / FILE if path.is_dir() else path).resolve()
 
 
-def handed_out(settings: SiloSettings) -> Path:
+def handed_out_folder(settings: SiloSettings) -> Path:
     """The folder beside silo.toml with what the federation has handed out."""
     return Path(settings.folder) / "federation"
 
@@ -287,7 +287,7 @@ def read_silo_settings(path: Path) -> SiloSettings:
     path = settings_file(path)
     tables, folder = read_tables(path, what="a silo's settings (`silo init` makes them)"), path.parent
     check_tables(tables, _TABLES, place=str(path))
-    agreed = flattened(tables.get("agreed", {}))
+    agreed = flatten(tables.get("agreed", {}))
     check_run_keys(agreed, place=f"[agreed] in {path}")
     settings = parse_table(
         SiloSettings,

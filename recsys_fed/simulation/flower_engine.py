@@ -20,8 +20,8 @@ from types import ModuleType
 from typing import Any
 
 from recsys_fed.errors import ConfigurationError, EngineError
-from recsys_fed.flower import Process, environment, free_port, gated, healthy, running, tool, wait_until
-from recsys_fed.settings_file import Value, flattened, to_toml
+from recsys_fed.flower import Process, environment, free_port, gate_command, healthy, running, tool, wait_until
+from recsys_fed.settings_file import Value, flatten, to_toml
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -90,7 +90,7 @@ def write_app(folder: Path) -> None:
     project = tomllib.loads((own / "pyproject.toml").read_text(encoding="utf-8"))
     for part in ("server", "client"):
         shutil.copytree(own / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    config: dict[str, Any] = flattened(project["tool"]["flwr"]["app"]["config"]) | _FIRST_RUN
+    config: dict[str, Any] = flatten(project["tool"]["flwr"]["app"]["config"]) | _FIRST_RUN
     text = _PYPROJECT.format(
         name=folder.name, version=project["project"]["version"], config=to_toml(config), **_components_of(own)
     )
@@ -188,7 +188,7 @@ def _superlink(folder: Path, port: int) -> Iterator[None]:
     command += ["--disable-runtime-dependency-installation"]
     log, there = folder / "superlink.log", partial(healthy, "127.0.0.1", port, authority=None, timeout=1.0)
     around = _environment(folder)
-    with log.open("wb") as output, running(gated(command), environment=around, output=output) as process:
+    with log.open("wb") as output, running(gate_command(command), environment=around, output=output) as process:
         try:
             wait_until(there, process, seconds=START_TIMEOUT, what=f"a SuperLink on port {port}")
         except EngineError as error:

@@ -16,7 +16,7 @@ import torch
 
 from recsys_fed.config import FederationConfig, SimulationConfig, parse, read_toml
 from recsys_fed.data.simulated import silo_histories, simulated_federation
-from recsys_fed.federation.distributed import joined_ranks, share_of
+from recsys_fed.federation.distributed import join_ranks, share_of
 from recsys_fed.models.device import resolve_device, return_large_arrays, use_threads
 from recsys_fed.models.histories import UserHistories
 from recsys_fed.simulation.flower_engine import scenario_path
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return trainer, share_of(histories)
 
-    with joined_ranks(open_share) as leads:
+    with join_ranks(open_share) as leads:
         if leads:
             simulation = Simulation(federation=federation, data=data, declare_users="declared-users" not in keys)
             record = simulate(simulation, output=given.output)

@@ -75,7 +75,7 @@ class Steps:
 
 
 @contextmanager
-def timed(name: str, seconds: dict[str, float], steps: Steps) -> Iterator[None]:
+def time_step(name: str, seconds: dict[str, float], steps: Steps) -> Iterator[None]:
     """Announce a step and keep how long it took."""
     steps.begin(name)
     start = time.perf_counter()
@@ -267,16 +267,16 @@ def simulate(
     with ExitStack() as stack:
         scratch = output or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recsys-fed-")))
         folder = _make_folder(scratch)
-        with timed("load", seconds, steps):
+        with time_step("load", seconds, steps):
             if simulation.engine == "in-process":
                 logging.getLogger("flwr").setLevel(logging.WARNING)
                 load_apps()
-            simulation, federation = prepared(simulation)
+            simulation, federation = prepare(simulation)
             for line in _reading_notes(federation):
                 progress.say(line)
-        with timed("train", seconds, steps):
+        with time_step("train", seconds, steps):
             _train(simulation, federation, folder=folder, progress=progress)
-        with timed("evaluate", seconds, steps):
+        with time_step("evaluate", seconds, steps):
             model = load_item_embeddings(folder / EMBEDDINGS)
             some = _pick_test_users(federation, n_users=simulation.evaluate_users, seed=simulation.federation.seed)
             protocol = protocol_of(simulation.data)
@@ -331,7 +331,7 @@ def _make_folder(folder: Path) -> Path:
     return path
 
 
-def prepared(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
+def prepare(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
     """Load the data, and settle what depends on it: absolute paths, declared users, a delta small enough."""
     given = simulation.data
     data = replace(

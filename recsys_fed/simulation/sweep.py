@@ -26,10 +26,10 @@ from recsys_fed.ledger.budget import account_spending, would_exceed, would_spend
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.accounting.composition import Kinds
 from recsys_fed.privacy.guarantee import Guarantee
-from recsys_fed.settings_file import Value, flattened, parse_value, read_tables
+from recsys_fed.settings_file import Value, flatten, parse_value, read_tables
 from recsys_fed.simulation.record import METRICS as METRICS_FILE
 from recsys_fed.simulation.record import finite
-from recsys_fed.simulation.runner import LEDGERS, Progress, Simulation, prepared, simulate
+from recsys_fed.simulation.runner import LEDGERS, Progress, Simulation, prepare, simulate
 
 if TYPE_CHECKING:
     import optuna
@@ -110,7 +110,7 @@ def read_space(texts: Sequence[str]) -> dict[str, Range | Sequence[Value]]:
     space: dict[str, Range | Sequence[Value]] = {}
     for text in texts:
         key, equals, values = text.partition("=")
-        given = {key: values} if equals else flattened(read_tables(Path(text), what="the space of a sweep"))
+        given = {key: values} if equals else flatten(read_tables(Path(text), what="the space of a sweep"))
         space |= {name: _values_of(name, value) for name, value in given.items()}
     return space
 
@@ -146,7 +146,7 @@ def run_sweep(
     if (output / LEDGERS).exists():
         raise ConfigurationError(f"There is a sweep in {output} already. Choose another folder.")
     data = replace(simulation.data, held_out="validation", ledgers="", epsilon_limit=0.0)
-    settled, federation = prepared(replace(simulation, data=data))
+    settled, federation = prepare(replace(simulation, data=data))
     config = settled.federation
     catalogue = PublicCatalogue(n_items=federation.catalogue.n_items, items=federation.catalogue)
     config = _share_of_a_trial(config, catalogue, trials=sweep.trials)

@@ -31,7 +31,7 @@ from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
 from recsys_fed.models.new_items import with_new_items
 from recsys_fed.privacy.guarantee import guarantee_of
 from recsys_fed.simulation.record import METRICS, finite, spent_by_silo, write_run
-from recsys_fed.simulation.runner import LEDGERS, Progress, Simulation, fold_in_scorer, prepared, simulate
+from recsys_fed.simulation.runner import LEDGERS, Progress, Simulation, fold_in_scorer, prepare, simulate
 
 # Share of the users who change their tastes where `drift` says so.
 _CHANGED_TASTES = 0.5
@@ -86,7 +86,7 @@ def simulate_years(
     if simulation.data.ledgers:
         raise ConfigurationError("Expected no --ledgers with --schedule: the trainings keep ledgers of their own.")
     progress = progress or Progress()
-    settled, federation = prepared(simulation)
+    settled, federation = prepare(simulation)
     output = output.expanduser().resolve()
     output.mkdir(parents=True, exist_ok=True)
     known = _known_items(federation, years, output, seed=settled.federation.seed)

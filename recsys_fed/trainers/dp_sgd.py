@@ -3,9 +3,9 @@
 Every user's vector is folded in anew from the current V and held constant; the user's gradient is then rank one, so
 that per-user clipping is exact and costs no per-user matrices (see `rank_one`).
 
-Two schedules. *synchronous*: every round is one clipped, noised sum over all users of all silos and the
+Two schedules. *synchronous*: every round is one clipped, noisy sum over all users of all silos and the
 optimiser runs on the server (FedSGD); the only form in which noise can be split over silos. *local*: every
-round is `local_steps` noised steps inside each silo, on Poisson samples of its users (see `local_steps`); the silo
+round is `local_steps` noisy steps inside each silo, on Poisson samples of its users (see `local_steps`); the silo
 releases what it moved by and the server averages (FedAvg, arXiv 1602.05629; DP-SGD, arXiv 1607.00133).
 """
 
@@ -24,10 +24,10 @@ from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.privacy.clipping import JointRelease, count_share
 from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers import popularity
-from recsys_fed.trainers.local_steps import Summed, Task, local_steps, summed
+from recsys_fed.trainers.local_steps import Summed, Task, local_steps, sum_clipped
 from recsys_fed.trainers.loss import Clipping, Loss
 from recsys_fed.trainers.losses import loss_of
-from recsys_fed.trainers.popularity import NoisedPopularity
+from recsys_fed.trainers.popularity import NoisyPopularity
 from recsys_fed.trainers.trainer import Layout, LocalNoise, PublicFacts, Stage, TableLayout, Tables, Trainer
 
 
@@ -47,10 +47,10 @@ class Step:
     rounds: int
 
 
-def _stepped(
+def _take_step(
     vectors: torch.Tensor, direction: torch.Tensor, total: torch.Tensor, *, step: Step
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """V and the direction after a step against `total`, the noised sum of clipped gradients: both like `vectors`.
+    """V and the direction after a step against `total`, the noisy sum of clipped gradients: both like `vectors`.
 
     Sums of normalised gradients do not shrink near an optimum, and their scale follows the number of users, which is
     private. The length of a step is therefore public; only its direction follows from the sum.
@@ -75,7 +75,7 @@ class DPSGDState:
 
     facts: PublicFacts
     start: torch.Tensor
-    popularity: NoisedPopularity | None = None
+    popularity: NoisyPopularity | None = None
     vectors: torch.Tensor | None = None
     momentum: torch.Tensor | None = None
     clip_norm: float = 1.0
@@ -97,7 +97,7 @@ class DPSGD(Trainer):
         learning_rate: synchronous: length of a step per entry of V (root mean square), falling linearly to
             zero; local: of plain SGD on the mean clipped gradient. 0 takes what the loss says.
         momentum: of the synchronous schedule.
-        local_steps: noised steps a round of the local schedule.
+        local_steps: noisy steps a round of the local schedule.
         sampling_probability: of users, at each step.
     """
 
@@ -179,7 +179,7 @@ class DPSGD(Trainer):
         return (popularity.counts_stage(), *gradients)
 
     def start(self, facts: PublicFacts, rng: np.random.Generator) -> DPSGDState:
-        """Draw small random vectors; the first column will be the noised popularity."""
+        """Draw small random vectors; the first column will be the noisy popularity."""
         dim = self._columns(facts)
         start = torch.from_numpy(rng.standard_normal((facts.n_items, dim))) * 0.1 / dim**0.5
         return DPSGDState(facts=facts, start=start.float())
@@ -226,12 +226,12 @@ class DPSGD(Trainer):
     ) -> Summed:
         """The clipped sum over users of the gradients at the tables."""
         task, key = replace(self._task(settings), clipping=clipping), int(settings.get("negatives_key", 0.0))
-        return summed(task, tables["vectors"], histories, head=tables["head"], key=key)
+        return sum_clipped(task, tables["vectors"], histories, head=tables["head"], key=key)
 
     def local_update(
         self, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float], noise: LocalNoise
     ) -> torch.Tensor:
-        """The noised clipped sums of all local steps added up, int32 [n_head, dim] in grid steps.
+        """The noisy clipped sums of all local steps added up, int32 [n_head, dim] in grid steps.
 
         Guarantees: see `local_steps`.
         """
@@ -244,7 +244,7 @@ class DPSGD(Trainer):
     ) -> DPSGDState:
         """Popularity from the counts, one optimiser step from a gradient, or the mean of local steps."""
         if stage.name == popularity.STAGE:
-            known = popularity.noised_popularity(
+            known = popularity.estimate_popularity(
                 total,
                 noise_std=noise_std,
                 n_head=_n_head(state.facts, state.start.shape[1]),
@@ -266,7 +266,7 @@ class DPSGD(Trainer):
         step = Step(
             rate=self._rate, momentum=self.momentum, done=state.steps_done, rounds=len(self.plan(state.facts)) - 1
         )
-        vectors, momentum = _stepped(state.vectors, state.momentum, total, step=step)
+        vectors, momentum = _take_step(state.vectors, state.momentum, total, step=step)
         return replace(state, vectors=vectors, momentum=momentum, clip_norm=clip_norm, steps_done=done)
 
     def item_embeddings(self, state: DPSGDState) -> ItemEmbeddings:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from recsys_fed.models.histories import Histories
-from recsys_fed.trainers.loss import GOLDEN, MASK, Asked, Negatives, draw_negatives, fingerprints, mixed
+from recsys_fed.trainers.loss import GOLDEN, MASK, Asked, Negatives, draw_negatives, fingerprints, mix
 
 # Items of a user that a module sees, and that it is asked about; of longer histories that many.
 LONGEST = 128
@@ -74,8 +74,8 @@ def make_examples(histories: Histories, settings: ExampleSettings, *, key: int) 
     Guarantees: a user's row is a function of `key`, `settings`, n_items and that user's own history and order. Who is
     worked on with whom depends on everybody, so nothing but sums may follow from it.
     """
-    streams = mixed(fingerprints(histories) ^ mixed(torch.tensor(key ^ _HIDING, device=histories.device)))
-    numbers = mixed(streams[histories.users] + GOLDEN * (histories.items.long() + 1)) & MASK
+    streams = mix(fingerprints(histories) ^ mix(torch.tensor(key ^ _HIDING, device=histories.device)))
+    numbers = mix(streams[histories.users] + GOLDEN * (histories.items.long() + 1)) & MASK
     ordered = histories.signals is not None and histories.signals.rank is not None
     order = histories.by_order if ordered else _by_number(histories, numbers)
     shown, hidden = _split(histories, order, numbers, streams, settings.hidden_share, ordered=ordered)
@@ -118,7 +118,7 @@ def _split(
         return ~hidden, hidden
     # A place of the user's order, at random: what comes before is seen, what comes after is asked about.
     sizes = histories.starts.diff()
-    cut = (sizes > 1) * (1 + (mixed(streams) & MASK) % (sizes - 1).clamp_min(1))
+    cut = (sizes > 1) * (1 + (mix(streams) & MASK) % (sizes - 1).clamp_min(1))
     place = torch.arange(len(order), device=order.device) - histories.starts[histories.users]
     later = place >= cut[histories.users]
     return ~later, later

@@ -1,9 +1,9 @@
-"""The silo's half of the local schedule: noised steps of plain SGD on Poisson samples of the silo's users.
+"""The silo's half of the local schedule: noisy steps of plain SGD on Poisson samples of the silo's users.
 
     G_t = G_{t-1} + [clipped sum over the sample, rounded to the grid] + integer noise
     V_t = V_0 - (learning_rate / expected_batch_size) grid_step G_t
 
-What the silo releases is G_T itself, integers; every V_t is a function of V_0 and of noised integers, so each step is
+What the silo releases is G_T itself, integers; every V_t is a function of V_0 and of noisy integers, so each step is
 the integer Gaussian mechanism on a sample of users and the steps compose (DP-SGD, arXiv 1607.00133).
 """
 
@@ -64,7 +64,9 @@ class Summed:
     users: int
 
 
-def summed(task: Task, vectors: torch.Tensor, histories: UserHistories, *, head: torch.Tensor, key: int) -> Summed:
+def sum_clipped(
+    task: Task, vectors: torch.Tensor, histories: UserHistories, *, head: torch.Tensor, key: int
+) -> Summed:
     """The clipped sum over all users of `histories` at V on the head.
 
     Guarantees: sensitivity task.clipping.l2_clip_norm, one user added or removed, whatever `key` is and whoever
@@ -186,7 +188,7 @@ def _dense_blocks(task: Task, vectors: torch.Tensor, blocks: list[Histories]) ->
         Batch(vectors=vectors, histories=block, negatives=None, gramian=gramian, bias_scale=task.bias_scale)
         for block in blocks
     ]
-    return _added((task.clipped(batch) for batch in batches), len(batches), vectors)
+    return _add((task.clipped(batch) for batch in batches), len(batches), vectors)
 
 
 def _sparse_steps(
@@ -204,7 +206,7 @@ def _sparse_steps(
         key = draw_key(keys)
         batches = [(block, task.negatives(block, key=key)) for block in blocks]
         blocks.clear()
-        rows = torch.unique(torch.cat([_touched(*batch) for batch in batches]))
+        rows = torch.unique(torch.cat([_rows_read(*batch) for batch in batches]))
         vectors = start.index_select(0, rows)
         _finite_(vectors.sub_(sums.read(rows).to(start.device), alpha=rate))
         sums.add(_sparse_blocks(task, vectors, batches, rows=rows, gramian=gramian), rows=rows)
@@ -232,10 +234,10 @@ def _sparse_blocks(
         )
         for histories, negatives in compact
     )
-    return _added(parts, len(batches), vectors)
+    return _add(parts, len(batches), vectors)
 
 
-def _added(parts: Iterator[RowBlocks], count: int, vectors: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+def _add(parts: Iterator[RowBlocks], count: int, vectors: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
     """The sum of tables over the same rows, in blocks; none gives zeros. One at a time is held."""
     if count == 1:
         yield from next(parts).blocks()
@@ -248,7 +250,7 @@ def _added(parts: Iterator[RowBlocks], count: int, vectors: torch.Tensor) -> Ite
         yield start, total[start : start + _BLOCK_ROWS]
 
 
-def _touched(histories: Histories, negatives: Negatives | None) -> torch.Tensor:
+def _rows_read(histories: Histories, negatives: Negatives | None) -> torch.Tensor:
     """Rows that a batch reads, each perhaps several times."""
     own = histories.items.long()
     return own if negatives is None else torch.cat([own, negatives.items.flatten()])

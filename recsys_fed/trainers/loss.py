@@ -258,35 +258,35 @@ def draw_negatives(histories: Histories, *, count: int, key: int) -> Negatives:
     count = min(count, n_items)
     bounds = torch.arange(count + 1, device=device) * n_items // max(count, 1)
     sizes = bounds.diff()
-    streams = mixed(fingerprints(histories) ^ mixed(torch.tensor(key, device=device)))
-    numbers = mixed(streams[:, None] + GOLDEN * torch.arange(1, count + 1, device=device))
+    streams = mix(fingerprints(histories) ^ mix(torch.tensor(key, device=device)))
+    numbers = mix(streams[:, None] + GOLDEN * torch.arange(1, count + 1, device=device))
     items = bounds[:-1] + (numbers & MASK) % sizes.clamp_min(1)
-    weights = torch.where(_observed(histories, items), 0.0, sizes.double())
+    weights = torch.where(_is_observed(histories, items), 0.0, sizes.double())
     return Negatives(items=items, weights=weights)
 
 
 def fingerprints(histories: Histories) -> torch.Tensor:
     """A number for each user's set of items, int64 [n_users]; the order of the items does not matter."""
-    hashes = mixed(histories.items.long() + 1)
+    hashes = mix(histories.items.long() + 1)
     sums = torch.zeros(len(hashes) + 1, dtype=torch.int64, device=hashes.device)
     sums[1:] = hashes.cumsum(0)
     return sums[histories.starts].diff()
 
 
-def mixed(numbers: torch.Tensor) -> torch.Tensor:
+def mix(numbers: torch.Tensor) -> torch.Tensor:
     """The finaliser of splitmix64, on int64 that wrap around."""
     numbers = numbers + GOLDEN
-    numbers = (numbers ^ _shifted(numbers, 30)) * _FIRST
-    numbers = (numbers ^ _shifted(numbers, 27)) * _SECOND
-    return numbers ^ _shifted(numbers, 31)
+    numbers = (numbers ^ _shift_right(numbers, 30)) * _FIRST
+    numbers = (numbers ^ _shift_right(numbers, 27)) * _SECOND
+    return numbers ^ _shift_right(numbers, 31)
 
 
-def _shifted(numbers: torch.Tensor, places: int) -> torch.Tensor:
+def _shift_right(numbers: torch.Tensor, places: int) -> torch.Tensor:
     """Shift to the right, filled with zeros."""
     return (numbers >> places) & ((1 << (64 - places)) - 1)
 
 
-def _observed(histories: Histories, items: torch.Tensor) -> torch.Tensor:
+def _is_observed(histories: Histories, items: torch.Tensor) -> torch.Tensor:
     """Whether the user has the item already, bool like `items` [n_users, count]."""
     if not len(histories.items):
         return torch.zeros_like(items, dtype=torch.bool)

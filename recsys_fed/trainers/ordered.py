@@ -35,14 +35,14 @@ from recsys_fed.privacy.events import PlannedRelease
 from recsys_fed.trainers import popularity
 from recsys_fed.trainers.exact_sum import UNIT, in_units
 from recsys_fed.trainers.pooling import Products, pool_products, product, products_of, side_by_side
-from recsys_fed.trainers.popularity import NoisedPopularity
+from recsys_fed.trainers.popularity import NoisyPopularity
 from recsys_fed.trainers.subspace import (
     agreeing,
-    evened_scales,
+    even_out_scales,
     leading_directions,
     orthonormal,
     principal_features,
-    smoothed,
+    smooth,
 )
 from recsys_fed.trainers.trainer import Layout, PublicFacts, Stage, TableLayout, Tables, Trainer
 
@@ -248,7 +248,7 @@ class OrderedState:
 
     facts: PublicFacts
     start: torch.Tensor
-    popularity: NoisedPopularity | None = None
+    popularity: NoisyPopularity | None = None
     subspace: torch.Tensor | None = None
     scales: torch.Tensor | None = None
     useful: torch.Tensor | None = None
@@ -314,7 +314,7 @@ class OrderedSubspace(Trainer):
         """Popularity from the counts, or the basis of what was released, its rows smoothed by public features."""
         if stage.name == popularity.STAGE:
             n_head = _ordered_size(state.facts).n_head
-            known = popularity.noised_popularity(total, noise_std=noise_std, n_head=n_head, facts=state.facts)
+            known = popularity.estimate_popularity(total, noise_std=noise_std, n_head=n_head, facts=state.facts)
             return _with_start(replace(state, popularity=known))
         found = Products(asked=_asked(state), table=total.double())
         if state.facts.earlier_trainings and noise_std > 0:
@@ -343,7 +343,7 @@ class OrderedSubspace(Trainer):
         )
 
 
-def _known(state: OrderedState) -> NoisedPopularity:
+def _known(state: OrderedState) -> NoisyPopularity:
     if state.popularity is None:
         raise ConfigurationError("The counts are not there yet. Run the plan in order.")
     return state.popularity
@@ -389,10 +389,10 @@ def _with_basis(state: OrderedState, found: Products, *, noise_std: float) -> Or
     table, features, columns = found.table, _features_of_head(state), state.start.shape[1]
     if features is not None and noise_std > 0:
         rows = principal_features(features, weights=_occurrence(state).sqrt(), dim=_SMOOTHING_DIM)
-        table = smoothed(table, features=rows, noise_std=noise_std)
+        table = smooth(table, features=rows, noise_std=noise_std)
     basis = orthonormal(table, against=torch.zeros_like(table[:, 0]), dim=columns)
     useful = agreeing(basis, table, asked=found.asked).double()
-    scales = evened_scales((basis.T @ table).norm(dim=1))
+    scales = even_out_scales((basis.T @ table).norm(dim=1))
     if basis.shape[1] < columns:
         # Earlier trainings asked with fewer directions than this one may.
         basis, scales, useful = (

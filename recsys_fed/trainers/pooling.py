@@ -71,7 +71,7 @@ def released_table(
     )
 
 
-def remapped(table: ReleasedTable, row_now: torch.Tensor) -> ReleasedTable:
+def remap(table: ReleasedTable, row_now: torch.Tensor) -> ReleasedTable:
     """The release over another catalogue; items that it lacks are left out.
 
     Args:

@@ -1,7 +1,7 @@
-"""popularity: noised item counts, the first release of every trainer, and a trainer with all of the budget.
+"""popularity: noisy item counts, the first release of every trainer, and a trainer with all of the budget.
 
 Each user contributes x_u / ||x_u||, x_u the weights of the user's items (ones without any), so the sum over users has
-sensitivity 1 and heavy users weigh no more than light ones. From the noised sum follow, as post-processing, the head
+sensitivity 1 and heavy users weigh no more than light ones. From the noisy sum follow, as post-processing, the head
 (the items that have rows in the subspace), the weight of each item in a history and the direction of popularity.
 
 The trainer is the floor below which no model may fall at the same budget, and what `auto` takes where the noise
@@ -27,18 +27,18 @@ from recsys_fed.trainers.trainer import Layout, PublicFacts, Stage, Tables, Trai
 STAGE = "item counts"
 # Share of the budget (in units of 1 / noise_multiplier^2) that the counts get.
 BUDGET_SHARE = 0.08
-# Items count in a history as (noised count)^-DAMPING: less of what everybody has seen.
+# Items count in a history as (noisy count)^-DAMPING: less of what everybody has seen.
 DAMPING = 0.15
 # Covers the rounding of 1 / sqrt(size) in float64.
 _ROUNDING = 1e-15
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class NoisedPopularity:
+class NoisyPopularity:
     """What the server knows of popularity, for all items; public once released.
 
     Attributes:
-        counts: noised weighted counts, not below one standard deviation of their noise, float64 [n_items].
+        counts: noisy weighted counts, not below one standard deviation of their noise, float64 [n_items].
         head: rows of the head items, ascending, int64 [n_head].
     """
 
@@ -87,10 +87,10 @@ def contribute_counts(histories: UserHistories, *, l2_clip_norm: float) -> torch
     return total[:, None] * (UNIT * l2_clip_norm)
 
 
-def noised_popularity(
+def estimate_popularity(
     total: torch.Tensor, *, noise_std: float, n_head: int, facts: PublicFacts | None = None
-) -> NoisedPopularity:
-    """Server: popularity from the noised sum [n_items, 1], pooled with what `facts` say was released before.
+) -> NoisyPopularity:
+    """Server: popularity from the noisy sum [n_items, 1], pooled with what `facts` say was released before.
 
     Ties in the head go to the lower row.
     """
@@ -98,7 +98,7 @@ def noised_popularity(
         total, noise_std = pool_counts(total, facts.released_before(STAGE), noise_std=noise_std)
     sums = total[:, 0].double()
     floor = max(noise_std, float(sums.abs().max()) * 1e-6, 1e-12)
-    return NoisedPopularity(counts=sums.clamp_min(floor), head=most_frequent(sums, n_head))
+    return NoisyPopularity(counts=sums.clamp_min(floor), head=most_frequent(sums, n_head))
 
 
 def most_frequent(counts: torch.Tensor, n_rows: int) -> torch.Tensor:
@@ -108,7 +108,7 @@ def most_frequent(counts: torch.Tensor, n_rows: int) -> torch.Tensor:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PopularItemsState:
-    """What the server holds: public facts, and the noised counts float64 [n_items] once they are released."""
+    """What the server holds: public facts, and the noisy counts float64 [n_items] once they are released."""
 
     facts: PublicFacts
     counts: torch.Tensor | None = None
@@ -155,7 +155,7 @@ class PopularItems(Trainer):
     def step(
         self, state: PopularItemsState, stage: Stage, total: torch.Tensor, *, noise_std: float, n_silos: int
     ) -> PopularItemsState:
-        """Keep the noised counts, pooled with earlier ones: their order is the ranking."""
+        """Keep the noisy counts, pooled with earlier ones: their order is the ranking."""
         counts, _ = pool_counts(total, state.facts.released_before(STAGE), noise_std=noise_std)
         return replace(state, counts=counts[:, 0].double())
 

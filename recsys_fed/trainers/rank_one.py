@@ -127,7 +127,7 @@ def clip(batch: RankOneContributions, *, l2_clip_norm: float, mode: str = "flat"
     overflown = ~bounds.isfinite()[:, None]
     # In float64 no product of float32 parts overflows, however a bounded contribution falls into parts. Where a
     # user's entries are not finite, neither is the bound: the row of `scaled` is zero, and zeros stand for them.
-    scaled = _copied(batch.right).masked_fill_(overflown, 0.0).mul_(factors[:, None])
+    scaled = _copy_double(batch.right).masked_fill_(overflown, 0.0).mul_(factors[:, None])
     mixed = long_product(batch.coefficients.masked_fill(overflown, 0.0), scaled)
     histories = batch.histories
     values = batch.values.index_select(0, histories.order).nan_to_num_(0.0, posinf=0.0, neginf=0.0)
@@ -171,7 +171,7 @@ def _squares(batch: RankOneContributions) -> tuple[torch.Tensor, torch.Tensor]:
     more, or 0. Assumes that `gramian` is that of `basis` and that no user has a row twice (`data.silo` sums up
     duplicates); n + m^2 is below 2^50 in any memory.
     """
-    sparse = batch.histories.per_user(_copied(batch.values).square_())
+    sparse = batch.histories.per_user(_copy_double(batch.values).square_())
     dim = batch.basis.shape[1]
     if not dim:
         return sparse, (1 + torch.finfo(torch.float64).eps * (2 * len(batch.basis) + 2.0)) * sparse
@@ -181,7 +181,7 @@ def _squares(batch: RankOneContributions) -> tuple[torch.Tensor, torch.Tensor]:
     reads = batch.reads
     if reads is None:
         reads = observed_scores(batch.histories, coefficients, batch.basis)
-    cross = batch.histories.per_user(_copied(batch.values).mul_(reads))
+    cross = batch.histories.per_user(_copy_double(batch.values).mul_(reads))
     # |s| |e| |D|_F bounds |s^T D e|, and |e|^2 |D|_F^2 the quadratic form, term by term.
     own, most = sparse.sqrt(), _lengths(coefficients) * gramian.trace().sqrt()
     float64 = torch.finfo(torch.float64).eps * (len(batch.basis) + dim * dim + 2.0)
@@ -198,6 +198,6 @@ def _lengths(rows: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def _copied(values: torch.Tensor) -> torch.Tensor:
+def _copy_double(values: torch.Tensor) -> torch.Tensor:
     """In float64, to be overwritten: one such array at a time is held."""
     return values.to(torch.float64, copy=True)

@@ -1,4 +1,4 @@
-"""ratings: what a user would rate an item, from noised item means and, where the budget pays, residual factors.
+"""ratings: what a user would rate an item, from noisy item means and, where the budget pays, residual factors.
 
 With x_ui a rating on the agreed scale, moved to [-1, 1], the model is
 
@@ -13,7 +13,7 @@ The first round releases two sums over users in one table, each user's row of th
 
 Their quotient is the item's mean. It is shrunk by what is known of the noise towards what the public features, and
 in the end all items, say of it (empirical Bayes), so that noise alone can never make a mean worse than none at all.
-The rounds after it are a power iteration on the users' residuals r_u, damped by the noised counts, with terms
+The rounds after it are a power iteration on the users' residuals r_u, damped by the noisy counts, with terms
 r_u (r_u^T W) of norm exactly 1 as in `spectral`, one basis from all releases of it. They are planned where the public
 signal is large enough to pay for them; below, the whole budget goes into the means (docs/evaluation.md).
 """
@@ -36,7 +36,7 @@ from recsys_fed.trainers.exact_sum import UNIT, in_units
 from recsys_fed.trainers.pooling import Products, pool_counts, pool_products, product, products_of, side_by_side
 from recsys_fed.trainers.popularity import most_frequent
 from recsys_fed.trainers.rank_one import RankOneContributions, clipped_sum
-from recsys_fed.trainers.subspace import evened_scales, principal_features
+from recsys_fed.trainers.subspace import even_out_scales, principal_features
 from recsys_fed.trainers.trainer import Layout, PublicFacts, Stage, TableLayout, Tables, Trainer
 
 MEANS, RESIDUALS = "item means", "residuals"
@@ -85,7 +85,7 @@ class RatingsState:
 
     Attributes:
         asked: W of the next residual round, float64 [n_items, columns], then [n_head, columns].
-        releases: noised sums of residual rounds, in units of their noise where there is any.
+        releases: noisy sums of residual rounds, in units of their noise where there is any.
         factors: columns of z on the head, with the scale of their prior, float64 [n_head, dim].
         own: residual rounds of a training that came after others, which it pools with theirs.
     """
@@ -254,7 +254,7 @@ class Ratings(Trainer):
             counts=_items(state).counts[_items(state).head],
             spread=_FACTORS if self.biases else _RATING_SPREAD,
         )
-        asked = basis * evened_scales(singular[:columns])
+        asked = basis * even_out_scales(singular[:columns])
         return replace(state, asked=torch.nn.functional.pad(asked, (0, columns - asked.shape[1])), factors=factors)
 
     def item_embeddings(self, state: RatingsState) -> ItemEmbeddings:
@@ -327,7 +327,7 @@ def _with_spread(columns: torch.Tensor, *, counts: torch.Tensor, spread: float) 
 def _item_means(
     counts: torch.Tensor, ratings: torch.Tensor, features: torch.Tensor, *, noise_std: float, users: int
 ) -> torch.Tensor:
-    """Posterior means of the items' ratings, float64 [n_items], from the noised sums of counts and of ratings.
+    """Posterior means of the items' ratings, float64 [n_items], from the noisy sums of counts and of ratings.
 
     a ~ N(m + F t, _ITEM_SPREAD), and the quotient of the sums is a with a variance of two parts: the noise of the
     ratings' sum, and that of the ratings themselves, of users who weigh about E[w^2] / E[w]. The latter follows from
@@ -347,7 +347,7 @@ def _item_means(
     return posterior.clamp(-1, 1)
 
 
-def _rated(block: Histories, settings: Mapping[str, float]) -> tuple[Histories, torch.Tensor]:
+def _rated_interactions(block: Histories, settings: Mapping[str, float]) -> tuple[Histories, torch.Tensor]:
     """The interactions that have a rating, and the ratings moved to [-1, 1], float64 [n_interactions]."""
     values = block.signals.value if block.signals is not None else None
     if values is None:
@@ -363,7 +363,7 @@ def _sum_ratings(histories: UserHistories, settings: Mapping[str, float]) -> tor
     """w_u [1, BETA x_ui] added up for each item, float64 [n_items, 2]; exact for up to 2^22 users."""
     total = torch.zeros(histories.n_items, 2, dtype=torch.float64, device=histories.device)
     for block in histories.blocks():
-        rated, ratings = _rated(block, settings)
+        rated, ratings = _rated_interactions(block, settings)
         squares = rated.per_user(1 + (BETA * ratings).square())
         # A sum of n numbers is right to n 2^-53 of it.
         weights = squares.clamp_min(1).rsqrt() * (1 - _ROUNDING - rated.n_items * 2.0**-52)
@@ -375,7 +375,7 @@ def _sum_ratings(histories: UserHistories, settings: Mapping[str, float]) -> tor
 
 def _sum_residuals(block: Histories, tables: Tables, settings: Mapping[str, float]) -> torch.Tensor:
     """Terms D r (r^T D W) of norm l2_clip_norm added up, float64 [n_head, k]; r is what z w_u leaves of ratings."""
-    rated, ratings = _rated(block, settings)
+    rated, ratings = _rated_interactions(block, settings)
     known, means = tables["known"].double(), tables["means"].double()
     targets = ratings - means[rated.items]
     how = FoldIn(kind="ratings", regularization=settings["regularization"])

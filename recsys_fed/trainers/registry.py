@@ -24,7 +24,7 @@ from recsys_fed.trainers.trainer import Layout, PublicFacts, Stage, Tables, Trai
 LEAST_SIGNAL, LEAST_SIGNAL_WITH_FEATURES = 420.0, 126.0
 
 
-def chosen(facts: PublicFacts) -> Trainer:
+def choose_trainer(facts: PublicFacts) -> Trainer:
     """The trainer for these facts: by declared users and interactions, noise, items, and whether there are features.
 
     Dimensions or rounds that were asked for are those of spectral.
@@ -43,19 +43,19 @@ class Auto(Trainer):
 
     def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
         """The stages of the chosen trainer."""
-        return chosen(facts).plan(facts)
+        return choose_trainer(facts).plan(facts)
 
     def start(self, facts: PublicFacts, rng: np.random.Generator) -> Any:
         """The start of the chosen trainer."""
-        return chosen(facts).start(facts, rng)
+        return choose_trainer(facts).start(facts, rng)
 
     def tables(self, state: Any, stage: Stage) -> Tables:
         """What the chosen trainer needs in the silos."""
-        return chosen(state.facts).tables(state, stage)
+        return choose_trainer(state.facts).tables(state, stage)
 
     def layout(self, facts: PublicFacts, stage: Stage) -> Layout:
         """The shapes of the chosen trainer."""
-        return chosen(facts).layout(facts, stage)
+        return choose_trainer(facts).layout(facts, stage)
 
     def contribution(
         self, stage: str, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float]
@@ -68,11 +68,11 @@ class Auto(Trainer):
 
     def step(self, state: Any, stage: Stage, total: torch.Tensor, *, noise_std: float, n_silos: int) -> Any:
         """The step of the chosen trainer."""
-        return chosen(state.facts).step(state, stage, total, noise_std=noise_std, n_silos=n_silos)
+        return choose_trainer(state.facts).step(state, stage, total, noise_std=noise_std, n_silos=n_silos)
 
     def item_embeddings(self, state: Any) -> ItemEmbeddings:
         """The model of the chosen trainer."""
-        return chosen(state.facts).item_embeddings(state)
+        return choose_trainer(state.facts).item_embeddings(state)
 
 
 GROUP = "recsys_fed.trainers"

@@ -6,7 +6,7 @@ popularity and W [n_head, k] orthonormal and orthogonal to q, a user contributes
     (x_u - q q^T x_u) (x_u^T W),   scaled to norm exactly 1 ("automatic" clipping, arXiv 2206.07136)
 
 The sum is the power iteration of the centred second-moment matrix with users weighed equally; the server
-re-orthonormalises the noised sum (noisy power method, Hardt and Price, arXiv 1311.2495). Scaling every
+re-orthonormalises the noisy sum (noisy power method, Hardt and Price, arXiv 1311.2495). Scaling every
 contribution to the same norm matters: a clip norm that fits one round would drown another in noise. No clip norm is
 left to choose.
 
@@ -40,16 +40,16 @@ from recsys_fed.trainers import ordered, popularity
 from recsys_fed.trainers.cooccurrence import cooccurrence_step, packed_columns, unpack
 from recsys_fed.trainers.ordered import OrderedState, OrderedSubspace, window_of
 from recsys_fed.trainers.pooling import Products, ReleasedTable, pool_products, product, products_of, side_by_side
-from recsys_fed.trainers.popularity import BUDGET_SHARE, NoisedPopularity, most_frequent
+from recsys_fed.trainers.popularity import BUDGET_SHARE, NoisyPopularity, most_frequent
 from recsys_fed.trainers.subspace import (
     direction_weights,
-    evened_scales,
+    even_out_scales,
     leading_columns,
     orthonormal,
     over_largest,
     power_step,
     principal_features,
-    smoothed,
+    smooth,
     without_diagonal,
 )
 from recsys_fed.trainers.trainer import Layout, PublicFacts, Stage, TableLayout, Tables, Trainer
@@ -139,7 +139,7 @@ def _check_rounds(facts: PublicFacts) -> None:
 
 
 COOCCURRENCE, SUBSPACE = "co-occurrence", "subspace"
-# See `subspace.evened_scales`; chosen on validation.
+# See `subspace.even_out_scales`; chosen on validation.
 _EVENING = 0.4
 # Directions of public features behind the smoothing, and those that are part of the model with their weight.
 _SMOOTHING_DIM, _PUBLIC_DIM, _PUBLIC_WEIGHT = 60, 16, 0.5
@@ -163,7 +163,7 @@ class SpectralState:
     """
 
     facts: PublicFacts
-    popularity: NoisedPopularity | None = None
+    popularity: NoisyPopularity | None = None
     start_rows: torch.Tensor | None = None
     subspace: torch.Tensor | None = None
     scales: torch.Tensor | None = None
@@ -276,7 +276,9 @@ class Spectral(Trainer):
             return OrderedSubspace().step(state, stage, total, noise_std=noise_std, n_silos=n_silos)
         chosen = self._size(state.facts)
         if stage.name == popularity.STAGE:
-            known = popularity.noised_popularity(total, noise_std=noise_std, n_head=chosen.n_head, facts=state.facts)
+            known = popularity.estimate_popularity(
+                total, noise_std=noise_std, n_head=chosen.n_head, facts=state.facts
+            )
             rows = (
                 known.head if state.facts.earlier_trainings else most_frequent(total[:, 0].double(), chosen.n_start)
             )
@@ -298,12 +300,12 @@ class Spectral(Trainer):
         values, vectors = torch.linalg.eigh(moment)
         table = vectors.flip(1)[:, :dim] * values.flip(0)[:dim].clamp_min(0)
         # Noise on a pair is 1 / sqrt(2) of that on the packed entry.
-        table = _smoothed_by_features(table, state.facts, known, rows=rows, noise_std=noise_std / 2**0.5)
+        table = _smooth_by_features(table, state.facts, known, rows=rows, noise_std=noise_std / 2**0.5)
         basis = orthonormal(table, against=direction)
         subspace = torch.zeros(len(known.head), self._columns(state.facts), dtype=torch.float64)
         scales = torch.ones(subspace.shape[1], dtype=torch.float64)
         subspace[torch.searchsorted(known.head, rows), :dim] = basis
-        scales[:dim] = evened_scales((basis.T @ table).norm(dim=1), exponent=_EVENING)
+        scales[:dim] = even_out_scales((basis.T @ table).norm(dim=1), exponent=_EVENING)
         return replace(state, subspace=subspace, scales=scales)
 
     def _iterate(self, state: SpectralState, total: torch.Tensor, *, noise_std: float) -> SpectralState:
@@ -364,13 +366,13 @@ class Spectral(Trainer):
                 pooled - direction[:, None] * (direction @ pooled), count=columns + _SPARE_COLUMNS
             )
         level = 1.0 if noise_std > 0 else 0.0
-        estimate = _smoothed_by_features(pooled, state.facts, known, rows=known.head, noise_std=level)
+        estimate = _smooth_by_features(pooled, state.facts, known, rows=known.head, noise_std=level)
         basis = orthonormal(estimate, against=direction, dim=columns)
         singular = (basis.T @ estimate).norm(dim=1)
         useful = over_largest(singular) ** self._size(state.facts).spectrum
         if state.facts.features is None and noise_std > 0:
             useful = useful * direction_weights(singular, n_rows=len(pooled))
-        scales = evened_scales(singular, exponent=_EVENING)
+        scales = even_out_scales(singular, exponent=_EVENING)
         if basis.shape[1] < columns:
             # Earlier trainings asked with fewer directions than this one may.
             more = columns - basis.shape[1]
@@ -401,7 +403,7 @@ class Spectral(Trainer):
         )
 
 
-def _known(state: SpectralState) -> tuple[NoisedPopularity, torch.Tensor]:
+def _known(state: SpectralState) -> tuple[NoisyPopularity, torch.Tensor]:
     """Popularity, and the rows that the subspace starts from.
 
     Raises:
@@ -412,11 +414,11 @@ def _known(state: SpectralState) -> tuple[NoisedPopularity, torch.Tensor]:
     return state.popularity, state.start_rows
 
 
-def _direction_on(known: NoisedPopularity, rows: torch.Tensor) -> torch.Tensor:
+def _direction_on(known: NoisyPopularity, rows: torch.Tensor) -> torch.Tensor:
     return popularity.unit(known.direction[rows])
 
 
-def _occurrence(known: NoisedPopularity) -> torch.Tensor:
+def _occurrence(known: NoisyPopularity) -> torch.Tensor:
     """How much each item adds to the diagonal of the second moment, up to a factor: float64 [n_items]."""
     return known.counts * known.damping.square()
 
@@ -427,18 +429,18 @@ def _asked(state: SpectralState) -> torch.Tensor:
     return state.subspace * state.scales
 
 
-def _smoothed_by_features(
-    table: torch.Tensor, facts: PublicFacts, known: NoisedPopularity, *, rows: torch.Tensor, noise_std: float
+def _smooth_by_features(
+    table: torch.Tensor, facts: PublicFacts, known: NoisyPopularity, *, rows: torch.Tensor, noise_std: float
 ) -> torch.Tensor:
-    """See `subspace.smoothed`, by the features of the items `rows`; the table itself without features or noise."""
+    """See `subspace.smooth`, by the features of the items `rows`; the table itself without features or noise."""
     if facts.features is None or noise_std <= 0:
         return table
     weights = _occurrence(known)[rows].sqrt()
     features = principal_features(facts.features[rows.numpy()], weights=weights, dim=_SMOOTHING_DIM)
-    return smoothed(table, features=features, noise_std=noise_std)
+    return smooth(table, features=features, noise_std=noise_std)
 
 
-def _public_columns(facts: PublicFacts, known: NoisedPopularity) -> torch.Tensor:
+def _public_columns(facts: PublicFacts, known: NoisyPopularity) -> torch.Tensor:
     """Weighted leading directions of the public features of all items, [n_items, <= 16]: like items score alike.
 
     Their Gramian is that of the features over its largest eigenvalue, times the public weight. None where a

@@ -155,7 +155,7 @@ def power_step(
     """
     checks.positive(l2_clip_norm=l2_clip_norm)
     checks.one_of(MODES, mode=mode)
-    damping, direction, table = _scaled(tables)
+    damping, direction, table = _scaled_rows(tables)
     n_head, k = tables["subspace"].shape
     places = positions(tables["head"], histories.n_items, dtype=torch.int32)
     places[places < 0] = n_head
@@ -188,7 +188,7 @@ def unit_tables(tables: Tables) -> tuple[torch.Tensor, torch.Tensor]:
     return damping, direction / direction.norm().clamp_min(1e-300)
 
 
-def _scaled(tables: Tables) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _scaled_rows(tables: Tables) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The `unit_tables`, and rows [D W, D q, D^2], zeros last, in float32."""
     damping, direction = unit_tables(tables)
     columns = [damping[:, None] * tables["subspace"].double(), (damping * direction)[:, None]]
@@ -275,7 +275,7 @@ def over_largest(singular: torch.Tensor) -> torch.Tensor:
     return singular / singular.max().clamp_min(1e-300) if len(singular) else singular
 
 
-def evened_scales(singular: torch.Tensor, *, exponent: float = EVENING) -> torch.Tensor:
+def even_out_scales(singular: torch.Tensor, *, exponent: float = EVENING) -> torch.Tensor:
     """(singular value / largest)^-exponent of each direction [k]; of those without any, what the least may have."""
     scales: torch.Tensor = over_largest(singular).clamp_min(_LEAST_SINGULAR) ** -exponent
     return scales
@@ -306,7 +306,7 @@ def direction_weights(singular: torch.Tensor, *, n_rows: int) -> torch.Tensor:
     return weights
 
 
-def smoothed(table: torch.Tensor, *, features: torch.Tensor, noise_std: float) -> torch.Tensor:
+def smooth(table: torch.Tensor, *, features: torch.Tensor, noise_std: float) -> torch.Tensor:
     """Posterior mean of the rows of A under the prior of like rows for like features.
 
     In the basis of its right singular vectors the columns a_k of A are taken as independent,

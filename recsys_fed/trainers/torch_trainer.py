@@ -49,7 +49,7 @@ from recsys_fed.models.torch_modules import (
 from recsys_fed.trainers.dp_sgd import DPSGD, DPSGDState, embedding_dim
 from recsys_fed.trainers.examples import Examples, ExampleSettings, make_examples
 from recsys_fed.trainers.item_gradients import ItemGradients, UserLosses, add_clipped
-from recsys_fed.trainers.local_steps import Summed, Task, dense_steps, draw_key, summed
+from recsys_fed.trainers.local_steps import Summed, Task, dense_steps, draw_key, sum_clipped
 from recsys_fed.trainers.loss import Asked, Batch, Clipping, Loss, RowBlocks
 from recsys_fed.trainers.losses import LOSSES, loss_of
 from recsys_fed.trainers.subspace import principal_features
@@ -115,9 +115,9 @@ class TorchTrainer(DPSGD):
 
     def __post_init__(self) -> None:
         if not isinstance(self.module, str):
-            object.__setattr__(self, "module", _made_known(MODULES_GROUP, self.module, tuple(MODULES)))
+            object.__setattr__(self, "module", _make_known(MODULES_GROUP, self.module, tuple(MODULES)))
         if not isinstance(self.loss, str):
-            object.__setattr__(self, "loss", _made_known(LOSSES_GROUP, self.loss, tuple(LOSSES)))
+            object.__setattr__(self, "loss", _make_known(LOSSES_GROUP, self.loss, tuple(LOSSES)))
         super().__post_init__()
 
     @property
@@ -189,7 +189,7 @@ class TorchTrainer(DPSGD):
     def local_update(
         self, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float], noise: LocalNoise
     ) -> torch.Tensor:
-        """The noised clipped sums of all local steps added up, int32 [n_head, columns] in grid steps.
+        """The noisy clipped sums of all local steps added up, int32 [n_head, columns] in grid steps.
 
         Guarantees: see `local_steps`; all private parts keep their public start.
         """
@@ -303,7 +303,7 @@ def _says(module: str, what: str) -> Any:
     return getattr(module_factory(module), what, getattr(RecommenderModule, what))
 
 
-def _made_known(group: str, brought: object, taken: tuple[str, ...]) -> str:
+def _make_known(group: str, brought: object, taken: tuple[str, ...]) -> str:
     """The name under which an object is known to this process from now on.
 
     Raises:
@@ -340,7 +340,7 @@ def _inspect(name: str, factory: ModuleFactory, item_table: str, task: Task) -> 
             gradients.load(table)
             total = torch.zeros(table.shape, dtype=torch.float64)
             add_clipped(gradients, make_examples(users, how, key=seed), losses, clipping=task.clipping, total=total)
-            far = max(far, float((summed(candidate, table, users, head=head, key=seed).total - total).norm()))
+            far = max(far, float((sum_clipped(candidate, table, users, head=head, key=seed).total - total).norm()))
         if far < _EQUAL:
             return candidate
     return None

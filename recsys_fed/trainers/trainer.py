@@ -241,7 +241,7 @@ class Trainer(ABC):
     def local_update(
         self, tables: Tables, histories: UserHistories, *, settings: Mapping[str, float], noise: LocalNoise
     ) -> torch.Tensor:
-        """Silo: its local steps' noised sums added up, in grid steps [rows, columns], where `noise_inside`.
+        """Silo: its local steps' noisy sums added up, in grid steps [rows, columns], where `noise_inside`.
 
         Raises:
             ConfigurationError: this trainer has no such stages.

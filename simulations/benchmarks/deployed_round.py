@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from recsys_fed.deployment.roster import missing_silos
-from recsys_fed.deployment.serving import served_federation
+from recsys_fed.deployment.serving import serve_federation
 from recsys_fed.deployment.training import new_training, run_training
 from recsys_fed.federation.run_files import LOG
 from recsys_fed.flower import Process, environment, free_port, healthy, running, tool, wait_until
@@ -53,7 +53,7 @@ def deployed(folder: Path) -> tuple[list[float], list[float]]:
     federation, silos = made_federation(folder, rounds=ROUNDS, n_items=N_ITEMS, embedding_dim=DIM)
     kilobytes: dict[int, float] = {}
     with ExitStack() as stack:
-        link = stack.enter_context(served_federation(federation, insecure=False, say=_nothing))
+        link = stack.enter_context(serve_federation(federation, insecure=False, say=_nothing))
         for silo in silos:
             stack.enter_context(_start([*_COMMAND, "silo", "serve", str(silo)], silo / "serve.log"))
         wait_until(lambda: missing_silos(federation), link, seconds=_PATIENCE, what="silos")

@@ -19,7 +19,7 @@ from recsys_fed.config import SimulationConfig
 from recsys_fed.evaluation.protocol import evaluate_ranking
 from recsys_fed.simulation.runner import fold_in_scorer
 from recsys_fed.trainers.popularity import PopularItems
-from recsys_fed.trainers.registry import Auto, chosen
+from recsys_fed.trainers.registry import Auto, choose_trainer
 from simulations.quality.alone import federation_of, planned, train_alone
 
 _N_HELD, _DRAWN = 20, 2030
@@ -80,7 +80,7 @@ def rows(worlds: Sequence[World], *, held_out: str) -> Iterator[dict[str, object
                     name: planned(data, epsilon=epsilon, delta=1e-6, seed=seed, trainer=trainer, features=False)
                     for name, trainer in (("popularity", PopularItems()), ("auto", Auto()))
                 }
-                takes = chosen(plans["auto"].facts).name
+                takes = choose_trainer(plans["auto"].facts).name
                 for name, schedule in plans.items():
                     if name == "auto" and takes == PopularItems.name:
                         found[name].append(found["popularity"][-1])

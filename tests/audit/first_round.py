@@ -10,7 +10,7 @@ from scipy import sparse
 
 from recsys_fed.audit._mechanism import Mechanism
 from recsys_fed.audit.checks._conformance import Stand, conformance
-from recsys_fed.audit.checks._noise import flagged
+from recsys_fed.audit.checks._noise import flagged_findings
 from recsys_fed.config import FederationConfig
 from recsys_fed.federation.planning import PublicCatalogue, planned_schedule
 from recsys_fed.federation.schedule import request
@@ -36,4 +36,4 @@ def first_round(
 def flagged_of(config: FederationConfig, stand: Stand, breakage=None):
     """What the checks flag of the deployed mechanism, or of a broken copy."""
     mechanism = Mechanism(trainer=configured_trainer(config), key=5)
-    return flagged(conformance(breakage.of(mechanism) if breakage else mechanism, stand))
+    return flagged_findings(conformance(breakage.of(mechanism) if breakage else mechanism, stand))

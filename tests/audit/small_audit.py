@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from recsys_fed.audit._audited_run import canary_data, deployed, run_with_canaries
+from recsys_fed.audit._audited_run import canary_data, deployed_mechanism, run_with_canaries
 from recsys_fed.audit._replays import Outcome, Replay, attackable, directions
 from recsys_fed.audit.audit import AuditSettings, _stand
 from recsys_fed.audit.bounds import bounds_of, plan_guesses
@@ -37,7 +37,7 @@ class SmallAudit:
             rng=np.random.default_rng(11),
         )
         self.run = run_with_canaries(config, placed, folder=self.folder)
-        self.mechanism = deployed(self.run, key=1)
+        self.mechanism = deployed_mechanism(self.run, key=1)
         self.stand = _stand(self.run, AuditSettings(runs=30))
         self.others = self.run.users(canaries=False)
         histories = placed.canaries.histories

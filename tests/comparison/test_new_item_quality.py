@@ -10,7 +10,7 @@ from recsys_fed.comparison import new_items as module
 from recsys_fed.comparison.new_items import FEATURES, MAPPED, RANDOM, new_item_record
 from recsys_fed.config import FederationConfig, SimulationConfig
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.simulation.runner import Simulation, prepared
+from recsys_fed.simulation.runner import Simulation, prepare
 
 CONFIG = FederationConfig(silos=2, noise="distributed", threads=1)
 DATA = "generated:users=400,items=120,interactions=20"
@@ -18,7 +18,7 @@ DATA = "generated:users=400,items=120,interactions=20"
 
 @pytest.fixture(scope="module")
 def ready():
-    return prepared(Simulation(federation=CONFIG, data=SimulationConfig(data=DATA, data_seed=0)))
+    return prepare(Simulation(federation=CONFIG, data=SimulationConfig(data=DATA, data_seed=0)))
 
 
 def test_mapped_items_are_found_better_than_at_random(ready, tmp_path):

@@ -13,7 +13,7 @@ from recsys_fed.comparison.compare import _fold_in_lines, _pooled_lines, _popula
 from recsys_fed.config import FederationConfig, SimulationConfig
 from recsys_fed.evaluation.metrics import items_by_popularity
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
-from recsys_fed.simulation.runner import Simulation, prepared
+from recsys_fed.simulation.runner import Simulation, prepare
 
 DATA = "generated:users=90,items=120,interactions=20"
 
@@ -22,7 +22,7 @@ DATA = "generated:users=90,items=120,interactions=20"
 def narrowed():
     """A federation of which every item is trained on, to be found or unranked."""
     simulation = Simulation(federation=FederationConfig(silos=2), data=SimulationConfig(data=DATA, data_seed=0))
-    _, federation = prepared(simulation)
+    _, federation = prepare(simulation)
     known = (federation.train + federation.test).toarray() > 0
     return replace(federation, unranked=sparse.csr_matrix((~known).astype(federation.train.dtype)))
 

@@ -15,7 +15,7 @@ from client.deployed import forget_silos
 from recsys_fed.cli import app
 from recsys_fed.deployment.backup import back_up_federation, back_up_silo, restore_federation, restore_silo
 from recsys_fed.deployment.checking import check_silo
-from recsys_fed.deployment.roster import admitted
+from recsys_fed.deployment.roster import admitted_silos
 from recsys_fed.errors import ConfigurationError, DataFormatError, LedgerIntegrityError
 from recsys_fed.federation.run_files import EMBEDDINGS
 from recsys_fed.ledger.ledger import Ledger
@@ -120,7 +120,7 @@ def test_a_federation_comes_back_whole(world, tmp_path):
     back_up_federation(world.federation.path, tmp_path / "backup.tgz")
     restore_federation(tmp_path / "backup.tgz", tmp_path / "again")
     again = type(world.federation)(tmp_path / "again")
-    assert admitted(again) == admitted(world.federation)
+    assert admitted_silos(again) == admitted_silos(world.federation)
     assert again.settings() == world.federation.settings()
     first, second = (
         {f.relative_to(f0.path): f.read_bytes() for f in f0.trainings.rglob("*") if f.is_file()}

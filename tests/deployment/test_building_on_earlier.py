@@ -28,7 +28,7 @@ from recsys_fed.errors import ConfigurationError, LedgerIntegrityError, Protocol
 from recsys_fed.federation.kept_releases import RELEASES, read_earlier
 from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
 from recsys_fed.models.items import load_item_embeddings
-from recsys_fed.settings_file import flattened, read_tables
+from recsys_fed.settings_file import flatten, read_tables
 from recsys_fed.signing import SigningKey, sha256
 from recsys_fed.silo.settings import read_silo_settings
 
@@ -48,7 +48,7 @@ def begun(there, **more):
     """A new training that builds on all before it; its folder, under a name that sorts, and its settings."""
     made = new_training(there.federation, overrides={}, earlier=earlier_runs(there.federation, say=lambda _: None))
     training = made.rename(made.parent / f"20260101T{next(_names):06}")
-    config = parse(FederationConfig, flattened(read_tables(training / RUN_CONFIG, what="a run")))
+    config = parse(FederationConfig, flatten(read_tables(training / RUN_CONFIG, what="a run")))
     return training, replace(config, **more)
 
 

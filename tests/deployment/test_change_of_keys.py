@@ -13,7 +13,7 @@ from recsys_fed.cli import app
 from recsys_fed.deployment import provisioning
 from recsys_fed.deployment._keys import Admission, plain_node_key, public_node_key, read_admission
 from recsys_fed.deployment.provisioning import change_keys
-from recsys_fed.deployment.roster import admit, admitted, publish_roster, revoke
+from recsys_fed.deployment.roster import admit, admitted_silos, publish_roster, revoke
 from recsys_fed.errors import ConfigurationError, DataFormatError, KeyFileError
 from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
 from recsys_fed.ledger.ledger import Ledger
@@ -39,10 +39,10 @@ def verified(silo: Path):
 
 
 def test_new_keys_take_the_place_of_the_old_ones(world):
-    before = admitted(world.federation)
+    before = admitted_silos(world.federation)
     new = changed(world)
     assert admit(world.federation, world.silos[0] / "silo-0.pub").ledger_key == new.ledger_key
-    after = admitted(world.federation)
+    after = admitted_silos(world.federation)
     assert [known.name for known in after] == [known.name for known in before]
     assert after[1:] == before[1:]
     assert {after[0].node_key, after[0].ledger_key}.isdisjoint({before[0].node_key, before[0].ledger_key})
@@ -90,7 +90,7 @@ def test_only_the_owner_of_the_old_ledger_key_puts_others_in_its_place(world, tm
     file.write_text(other.approved(SigningKey.load(Path(read_silo_settings(world.silos[0]).ledger_key))).line())
     with pytest.raises(ConfigurationError, match="is not admitted with the ledger key"):
         admit(world.federation, file)
-    assert len(admitted(world.federation)) == SILOS
+    assert len(admitted_silos(world.federation)) == SILOS
 
 
 def test_keys_that_were_replaced_or_revoked_are_admitted_no_more(world):

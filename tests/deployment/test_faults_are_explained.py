@@ -18,12 +18,12 @@ from recsys_fed.deployment import serving
 from recsys_fed.deployment._standing import standing_of
 from recsys_fed.deployment.checking import check_silo
 from recsys_fed.deployment.federation import AUTHORITY, FederationFolder
-from recsys_fed.deployment.serving import served_federation
+from recsys_fed.deployment.serving import serve_federation
 from recsys_fed.deployment.serving_silo import serve_silo
 from recsys_fed.deployment.training import only_training
 from recsys_fed.errors import ConfigurationError, EngineError
-from recsys_fed.files import held
-from recsys_fed.flower import Answer, allowed, ask_flower, free_port, wait_until
+from recsys_fed.files import file_lock
+from recsys_fed.flower import Answer, ask_flower, free_port, scale_timeout, wait_until
 from recsys_fed.silo.settings import read_silo_settings
 
 
@@ -33,7 +33,7 @@ def there(tmp_path_factory):
 
 
 def refusal_of_serving(folder, **how):
-    with pytest.raises((ConfigurationError, EngineError)) as caught, served_federation(folder, say=list, **how):
+    with pytest.raises((ConfigurationError, EngineError)) as caught, serve_federation(folder, say=list, **how):
         pass
     return str(caught.value)
 
@@ -76,12 +76,12 @@ def test_a_port_that_is_taken_is_named(there):
 def test_a_second_server_or_silo_is_told_of_the_first(there):
     folder, settings = there.federation, read_silo_settings(there.silos[0])
     folder.flower_home.mkdir(exist_ok=True)
-    with held(folder.flower_home / "serve.lock"):
+    with file_lock(folder.flower_home / "serve.lock"):
         said = refusal_of_serving(folder, insecure=False)
     assert said.startswith(f"The federation in {folder.path} is served already, by process {os.getpid()}.")
     home = Path(settings.folder) / "flower"
     home.mkdir(exist_ok=True)
-    with held(home / "serve.lock"), pytest.raises(ConfigurationError, match="is served already, by process"):
+    with file_lock(home / "serve.lock"), pytest.raises(ConfigurationError, match="is served already, by process"):
         serve_silo(settings, insecure=False, passphrase=None, say=list)
 
 
@@ -97,16 +97,16 @@ def test_two_trainings_at_once_are_refused(there, monkeypatch):
     monkeypatch.setattr("recsys_fed.deployment.training.healthy", lambda *_, **__: "")
     folder = there.federation
     folder.flower_home.mkdir(exist_ok=True)
-    with held(folder.flower_home / "training.lock"), pytest.raises(EngineError) as caught, only_training(folder):
+    with file_lock(folder.flower_home / "training.lock"), pytest.raises(EngineError) as caught, only_training(folder):
         pass
     assert f"Process {os.getpid()} trains with this federation." in str(caught.value)
     assert f"recsys-fed federation stop {folder.path}" in str(caught.value)
 
 
 def test_a_lock_is_gone_with_its_block(tmp_path):
-    with held(tmp_path / "lock") as first, held(tmp_path / "lock") as second:
+    with file_lock(tmp_path / "lock") as first, file_lock(tmp_path / "lock") as second:
         assert (first, second) == ("", str(os.getpid()))
-    with held(tmp_path / "lock") as third:
+    with file_lock(tmp_path / "lock") as third:
         assert third == ""
 
 
@@ -130,9 +130,9 @@ def test_a_command_of_flower_that_hangs_is_an_error_of_one_sentence(tmp_path, mo
 def test_waits_grow_with_the_load_and_name_their_reason(monkeypatch):
     cores = os.cpu_count()
     monkeypatch.setattr(os, "getloadavg", lambda: (0.1, 0.0, 0.0))
-    assert allowed(10) == 10
+    assert scale_timeout(10) == 10
     monkeypatch.setattr(os, "getloadavg", lambda: (4.0 * cores, 0.0, 0.0))
-    assert allowed(10) == 40
+    assert scale_timeout(10) == 40
     monkeypatch.setattr(flower, "allowed", lambda _: 0.0)
     with flower.running([sys.executable, "-c", "import time; time.sleep(600)"], environment=os.environ) as process:
         with pytest.raises(EngineError, match=r"^Expected three silos within 0 s: north is offline\."):

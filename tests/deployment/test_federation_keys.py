@@ -17,7 +17,7 @@ from recsys_fed.deployment.provisioning import change_federation_keys, renew_ser
 from recsys_fed.deployment.updating import accept_update, fetch_update
 from recsys_fed.errors import ConfigurationError, DataFormatError, LedgerIntegrityError
 from recsys_fed.signing import SigningKey, canonical
-from recsys_fed.silo.settings import handed_out, read_silo_settings
+from recsys_fed.silo.settings import handed_out_folder, read_silo_settings
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_silos_follow_any_number_of_changes_and_pin_the_last(there):
         found = taken_in(silo, there)
         assert len(found.changes) == changes
         assert not shown(silo, there).is_news
-        pinned = public_federation_key(handed_out(read_silo_settings(silo)))
+        pinned = public_federation_key(handed_out_folder(read_silo_settings(silo)))
         assert pinned == public_federation_key(there.federation.public) != first
     # Nothing has changed, so nothing is signed anew.
     assert publish(there.federation, passphrase=None) == found.notice

@@ -16,7 +16,7 @@ import yaml
 from deployment_kit import CONFIG, USER, deployed, train_in_process
 
 from client.deployed import forget_silos
-from recsys_fed.deployment.status import federation_metrics, served_metrics, silo_metrics
+from recsys_fed.deployment.status import federation_metrics, serve_metrics, silo_metrics
 from recsys_fed.errors import EngineError
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.serving._service import _Telemetry
@@ -54,7 +54,7 @@ def there(tmp_path_factory):
 
 def test_a_silos_figures_are_those_of_its_ledger_and_its_log(there):
     settings = read_silo_settings(there.silos[0])
-    with served_metrics(0, lambda: silo_metrics(settings)) as port:
+    with serve_metrics(0, lambda: silo_metrics(settings)) as port:
         status, text = asked(port)
     found = figures(text)
     assert status == 200
@@ -66,7 +66,7 @@ def test_a_silos_figures_are_those_of_its_ledger_and_its_log(there):
 
 
 def test_a_federations_figures_are_those_of_its_trainings(there):
-    with served_metrics(0, lambda: federation_metrics(there.federation)) as port:
+    with serve_metrics(0, lambda: federation_metrics(there.federation)) as port:
         found = figures(asked(port)[1])
         assert asked(port, "/else")[0] == 404
         assert asked(port, method="POST")[0] == 501
@@ -84,7 +84,7 @@ def test_who_was_heard_of_lately_is_online(there):
         for file, ago in zip(sorted(federation.admitted.iterdir()), (5, 500, 5_000), strict=True):
             (federation.heard / file.name).touch()
             os.utime(federation.heard / file.name, (now - ago, now - ago))
-        with served_metrics(0, lambda: federation_metrics(federation)) as port:
+        with serve_metrics(0, lambda: federation_metrics(federation)) as port:
             found = figures(asked(port)[1])
     finally:
         shutil.rmtree(federation.heard)
@@ -95,8 +95,8 @@ def test_who_was_heard_of_lately_is_online(there):
 
 def test_alerts_and_dashboard_ask_for_metrics_that_there_are(there):
     settings = read_silo_settings(there.silos[0])
-    answered = [served_metrics(0, lambda: federation_metrics(there.federation))]
-    answered.append(served_metrics(0, lambda: silo_metrics(settings)))
+    answered = [serve_metrics(0, lambda: federation_metrics(there.federation))]
+    answered.append(serve_metrics(0, lambda: silo_metrics(settings)))
     text = ""
     for server in answered:
         with server as port:
@@ -121,18 +121,18 @@ def test_alerts_and_dashboard_ask_for_metrics_that_there_are(there):
 
 
 def test_only_loopback_answers_and_a_taken_port_is_said(there):
-    with served_metrics(0, list) as port:
+    with serve_metrics(0, list) as port:
         own = socket.gethostbyname(socket.gethostname())
         if not own.startswith("127."):
             with pytest.raises(OSError), socket.create_connection((own, port), timeout=2):
                 pass
-        with pytest.raises(EngineError, match=f"port {port}"), served_metrics(port, list):
+        with pytest.raises(EngineError, match=f"port {port}"), serve_metrics(port, list):
             pass
 
 
 def test_trouble_is_an_answer_without_its_text(there):
     settings = replace(read_silo_settings(there.silos[0]), ledger="/nowhere/ledger.sqlite")
-    with served_metrics(0, lambda: silo_metrics(settings)) as port:
+    with serve_metrics(0, lambda: silo_metrics(settings)) as port:
         status, text = asked(port)
     assert status == 503
     assert "nowhere" not in text

@@ -21,14 +21,14 @@ from recsys_fed.deployment._keys import (
 )
 from recsys_fed.deployment.federation import (
     FederationSettings,
-    printed,
     read_federation,
+    shell_line,
     split_address,
     superlink_command,
     supernode_command,
 )
 from recsys_fed.deployment.provisioning import init_federation, init_silo, renew_server_certificate
-from recsys_fed.deployment.roster import admit, admitted, revoke
+from recsys_fed.deployment.roster import admit, admitted_silos, revoke
 from recsys_fed.errors import ConfigurationError, DataFormatError, KeyFileError
 from recsys_fed.federation.admission import read_roster
 from recsys_fed.ledger.ledger import Ledger
@@ -150,7 +150,7 @@ def test_who_is_admitted_is_in_the_roster_until_revoked(federation, tmp_path):
     roster = {"north": north.ledger_key, "south": south.ledger_key}
     assert read_roster(federation.public / "roster.json") == roster
     assert revoke(federation, "north") == north
-    assert [known.name for known in admitted(federation)] == ["south"]
+    assert [known.name for known in admitted_silos(federation)] == ["south"]
     assert read_roster(federation.public / "roster.json") == {"south": south.ledger_key}
     with pytest.raises(ConfigurationError, match="has or had"):
         admit(federation, tmp_path / "north" / "north.pub")
@@ -207,7 +207,7 @@ def test_the_commands_are_flowers_own_with_tls_and_authentication(federation, tm
     assert {"--root-certificates", "--auth-supernode-private-key"} <= set(node)
     assert "--insecure" not in server + node
     assert "--allow-runtime-dependency-installation" not in node
-    text = printed(server, federation.flower_home)
+    text = shell_line(server, federation.flower_home)
     assert text.startswith(f"FLWR_HOME={federation.flower_home} FLWR_TELEMETRY_ENABLED=0 flower-superlink ")
 
 

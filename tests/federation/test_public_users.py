@@ -62,9 +62,9 @@ def test_the_standard_deviation_is_that_of_the_error(monkeypatch):
     errors = []
     for _ in range(20):
         some = terms[rng.choice(n_users, n_public, replace=False)].sum(axis=0)
-        noised = terms.sum(axis=0) + noise * rng.standard_normal(entries)
+        noisy = terms.sum(axis=0) + noise * rng.standard_normal(entries)
         mean, std = with_public_users(
-            torch.from_numpy(noised), noise, public=torch.from_numpy(some), users=n_public, declared_users=n_users,
+            torch.from_numpy(noisy), noise, public=torch.from_numpy(some), users=n_public, declared_users=n_users,
             l2_clip_norm=1.0,
         )  # fmt: skip
         errors.append(mean.numpy() - terms.sum(axis=0))

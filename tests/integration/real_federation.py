@@ -12,9 +12,9 @@ from pathlib import Path
 from deployment_kit import Deployed
 
 from recsys_fed.deployment.federation import AUTHORITY, split_address
-from recsys_fed.deployment.roster import admitted
+from recsys_fed.deployment.roster import admitted_silos
 from recsys_fed.deployment.training import _last_training
-from recsys_fed.flower import allowed, healthy
+from recsys_fed.flower import healthy, scale_timeout
 
 COMMAND = [sys.executable, "-c", "from recsys_fed.cli import main; main()"]
 # A busy machine of two cores takes long to import torch in four processes.
@@ -66,7 +66,7 @@ class RealFederation:
     def _know_each_other(self) -> bool:
         """Whether the server has registered every admitted silo."""
         path = self.there.federation.flower_home / "nodes.json"
-        return path.is_file() and len(json.loads(path.read_text())) == len(admitted(self.there.federation))
+        return path.is_file() and len(json.loads(path.read_text())) == len(admitted_silos(self.there.federation))
 
     def start_silo(self, index: int) -> None:
         """Start one silo; it needs a while to be ready."""
@@ -80,7 +80,7 @@ class RealFederation:
 
     def train(self, *arguments: object) -> "subprocess.Popen[bytes]":
         """Start or resume a training; `finished` says when it is over."""
-        flags = ["--timeout", int(allowed(600))]
+        flags = ["--timeout", int(scale_timeout(600))]
         return self.start("train", "federation", "train", self.there.federation.path, *flags, *arguments)
 
     def kill(self, name: str) -> None:
@@ -93,7 +93,7 @@ class RealFederation:
 
     def finish(self, process: "subprocess.Popen[bytes]", *, timeout: float = PATIENCE) -> Path:
         """Wait for a training; returns its folder."""
-        code = process.wait(timeout=allowed(timeout))
+        code = process.wait(timeout=scale_timeout(timeout))
         training = _last_training(self.there.federation)
         if code:
             raise AssertionError(f"the training ended with {code}\n{self.logs()}\n{tail(training / 'flower.log')}")
@@ -123,7 +123,7 @@ def environment() -> dict[str, str]:
 
 def wait_for(there, process, seconds: float = PATIENCE) -> None:
     """Wait until something is there while a process runs."""
-    deadline = time.monotonic() + allowed(seconds)
+    deadline = time.monotonic() + scale_timeout(seconds)
     while not there():
         if process.poll() is not None or time.monotonic() > deadline:
             raise AssertionError(f"it ended with {process.poll()} or did not come in time")

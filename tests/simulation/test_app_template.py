@@ -9,7 +9,7 @@ from flwr.cli.build import build_fab_from_disk
 
 from recsys_fed.config import FederationConfig, SimulationConfig, parse
 from recsys_fed.errors import ConfigurationError
-from recsys_fed.settings_file import flattened
+from recsys_fed.settings_file import flatten
 from recsys_fed.simulation.flower_engine import write_app
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +32,7 @@ def test_the_bundle_of_the_template_holds_the_apps_and_names_this_library(tmp_pa
 
 def test_every_key_of_a_run_can_be_changed_and_the_first_run_needs_no_data(tmp_path):
     write_app(tmp_path / "shop")
-    here, own = (flattened(tables(folder)["tool"]["flwr"]["app"]["config"]) for folder in (tmp_path / "shop", ROOT))
+    here, own = (flatten(tables(folder)["tool"]["flwr"]["app"]["config"]) for folder in (tmp_path / "shop", ROOT))
     assert here == own | {"data": "generated", "threads": 1}
     assert parse(SimulationConfig, here).data == "generated"
     assert parse(FederationConfig, here) == parse(FederationConfig, own | {"threads": 1})

@@ -14,7 +14,7 @@ from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.trainers import local_steps, popularity
 from recsys_fed.trainers.cooccurrence import cooccurrence_step
 from recsys_fed.trainers.dp_sgd import DPSGD, GRADIENT
-from recsys_fed.trainers.local_steps import Task, summed
+from recsys_fed.trainers.local_steps import Task, sum_clipped
 from recsys_fed.trainers.loss import Clipping
 from recsys_fed.trainers.losses import LOSSES
 from recsys_fed.trainers.subspace import power_step
@@ -40,7 +40,9 @@ def gradient(name):
     def measure(case: Case) -> float:
         task = task_of(name, case)
         table = case.table
-        return float(summed(task, table, case.histories(), head=torch.arange(len(table)), key=case.key).total.norm())
+        return float(
+            sum_clipped(task, table, case.histories(), head=torch.arange(len(table)), key=case.key).total.norm()
+        )
 
     return measure
 
@@ -115,8 +117,8 @@ def among(name):
         company = rng.permuted(np.tile(case.has, (40, 1)), axis=1)
         head = torch.arange(len(table))
         with_user = case.histories(company, place=int(rng.integers(41)))
-        one = summed(task, table, with_user, head=head, key=5).total
-        return float((one - summed(task, table, dense_histories(company), head=head, key=5).total).norm())
+        one = sum_clipped(task, table, with_user, head=head, key=5).total
+        return float((one - sum_clipped(task, table, dense_histories(company), head=head, key=5).total).norm())
 
     return measure
 

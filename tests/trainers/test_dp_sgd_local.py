@@ -13,7 +13,7 @@ from recsys_fed.privacy.noise import SeededNoise
 from recsys_fed.trainers.dp_sgd import DPSGD, LOCAL_STEPS
 from recsys_fed.trainers.loss import Batch
 from recsys_fed.trainers.losses import LOSSES, ImplicitALS
-from recsys_fed.trainers.popularity import NoisedPopularity
+from recsys_fed.trainers.popularity import NoisyPopularity
 from recsys_fed.trainers.rank_one import clipped_sum
 from recsys_fed.trainers.trainer import LocalNoise
 
@@ -137,4 +137,4 @@ def test_the_server_adds_the_average_over_silos():
     after = trainer.step(state, locals_[0], total, noise_std=1.0, n_silos=3)
     expected_batch_size = facts.declared_users_of_silo
     torch.testing.assert_close(after.vectors, state.vectors - 0.5 * 2.0 / expected_batch_size)
-    assert isinstance(after.popularity, NoisedPopularity)
+    assert isinstance(after.popularity, NoisyPopularity)

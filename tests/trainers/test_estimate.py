@@ -8,7 +8,7 @@ from plain_trainers import one_thread as _one_thread  # noqa: F401
 from scipy import sparse, stats
 
 from recsys_fed.trainers.spectral import Spectral
-from recsys_fed.trainers.subspace import DIAGONAL_SHARE, agreeing, direction_weights, smoothed, without_diagonal
+from recsys_fed.trainers.subspace import DIAGONAL_SHARE, agreeing, direction_weights, smooth, without_diagonal
 
 
 def normal(*shape, seed=0):
@@ -76,7 +76,7 @@ def plain_smoothed(table, features, noise_std):
 def test_smoothing_is_the_posterior_mean_of_the_most_likely_prior(noise_std):
     features = normal(25, 4, seed=7)
     table = features @ normal(4, 3, seed=8) + normal(25, 3, seed=9)
-    found = smoothed(table, features=features, noise_std=noise_std)
+    found = smooth(table, features=features, noise_std=noise_std)
     np.testing.assert_allclose(found, plain_smoothed(table, features, noise_std), rtol=1e-8, atol=1e-10)
 
 
@@ -84,10 +84,10 @@ def test_smoothing_by_what_the_rows_depend_on_comes_nearer_to_the_truth():
     features = normal(300, 5, seed=10)
     truth = features @ normal(5, 4, seed=11) + 0.3 * normal(300, 4, seed=12)
     noisy = truth + 2 * normal(300, 4, seed=13)
-    error = float((smoothed(noisy, features=features, noise_std=2.0) - truth).norm())
+    error = float((smooth(noisy, features=features, noise_std=2.0) - truth).norm())
     assert error < 0.4 * float((noisy - truth).norm())
     # Features that say nothing must not do harm: the prior's scales are fitted.
-    foreign = smoothed(noisy, features=normal(300, 5, seed=14), noise_std=2.0)
+    foreign = smooth(noisy, features=normal(300, 5, seed=14), noise_std=2.0)
     assert float((foreign - truth).norm()) < float((noisy - truth).norm())
 
 
@@ -97,7 +97,7 @@ def test_smoothing_by_what_the_rows_depend_on_comes_nearer_to_the_truth():
      (normal(5, 2), normal(5, 0), 1.0), (normal(5, 0), normal(5, 3), 1.0)],
 )  # fmt: skip
 def test_without_noise_or_features_there_is_nothing_to_smooth(table, features, noise_std):
-    assert torch.equal(smoothed(table, features=features, noise_std=noise_std), table)
+    assert torch.equal(smooth(table, features=features, noise_std=noise_std), table)
 
 
 def test_items_outside_the_head_are_ranked_by_their_public_features():

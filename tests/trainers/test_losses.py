@@ -13,7 +13,7 @@ from scipy import sparse
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.histories import weighted_histories
 from recsys_fed.models.items import gramian_of
-from recsys_fed.trainers.local_steps import Task, summed
+from recsys_fed.trainers.local_steps import Task, sum_clipped
 from recsys_fed.trainers.loss import Batch, Clipping, Negatives, draw_negatives, user_vectors
 from recsys_fed.trainers.losses import BCE, LOSSES, loss_of
 
@@ -146,7 +146,8 @@ def test_one_user_more_changes_the_sum_by_at_most_the_clip_norm(name, seed, scal
     )
     without = np.delete(matrix, int(rng.integers(5)), axis=0)
     one, other = (
-        summed(task, vectors, from_dense(some), head=torch.arange(9), key=seed).total for some in (matrix, without)
+        sum_clipped(task, vectors, from_dense(some), head=torch.arange(9), key=seed).total
+        for some in (matrix, without)
     )
     assert torch.equal(one.isfinite(), other.isfinite())
     assert (other - one).nan_to_num(0.0).norm() <= 2 * (1 + 1e-5)

@@ -11,7 +11,7 @@ from recsys_fed.trainers.pooling import (
     pool_counts,
     pool_products,
     product,
-    remapped,
+    remap,
     side_by_side,
 )
 
@@ -162,7 +162,7 @@ def test_releases_follow_the_ids_of_items_into_another_catalogue():
         asked=torch.tensor([[10.0], [20.0], [30.0]]),
     )
     # Item 2 is gone; the others have changed places.
-    moved = remapped(table, torch.tensor([5, 4, -1, 1]))
+    moved = remap(table, torch.tensor([5, 4, -1, 1]))
     assert moved.rows.tolist() == [1, 5]
     assert moved.total[:, 0].tolist() == [3.0, 1.0] and moved.asked[:, 0].tolist() == [30.0, 10.0]
     spread = over_rows(Products(asked=moved.asked, table=moved.total), moved.rows, now=torch.tensor([0, 1, 4]))

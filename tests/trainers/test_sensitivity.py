@@ -52,7 +52,7 @@ def neighbours(draw):
 
 
 def spectral_tables(counts, rng):
-    known = popularity.NoisedPopularity(counts=counts, head=torch.arange(len(counts)))
+    known = popularity.NoisyPopularity(counts=counts, head=torch.arange(len(counts)))
     dim = min(3, len(counts))
     return {
         "head": known.head,

@@ -71,7 +71,7 @@ class Finding:
         return asdict(self) | {"flagged": self.flagged(tests)}
 
 
-def flagged(findings: list[Finding]) -> list[Finding]:
+def flagged_findings(findings: list[Finding]) -> list[Finding]:
     """Those that a set of checks flags."""
     return [finding for finding in findings if finding.flagged(len(findings))]
 

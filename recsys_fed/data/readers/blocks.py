@@ -109,7 +109,7 @@ def usual_columns(reading: Reading) -> dict[str, str]:
     if source == "parquet":
         roles, names = _parquet_roles(file, reading)
     elif source == "json":
-        roles, names = json_roles(file, reading.columns, encoding=reading.format.encoding, **_wanted(reading))
+        roles, names = json_roles(file, reading.columns, encoding=reading.format.encoding, **_wanted_roles(reading))
     else:
         table = _text_table(file, reading)
         roles, names = table.roles, table.names
@@ -130,7 +130,7 @@ def check_place(reading: Reading) -> None:
         _there(Path(reading.path))
 
 
-def _wanted(reading: Reading) -> dict[str, Any]:
+def _wanted_roles(reading: Reading) -> dict[str, Any]:
     """Roles that are looked for by usual names, and those that are needed: kinds where they count, never a split."""
     kind = ("kind",) if reading.kinds else ()
     usual = ("user", "item", "value", "time") if reading.usual else ()
@@ -142,7 +142,7 @@ def _text_blocks(reading: Reading, source: str) -> Blocks:
     named = len(files) > 1
     if source == "json":
         encoding = reading.format.encoding
-        found = [json_roles(file, reading.columns, encoding=encoding, **_wanted(reading)) for file in files]
+        found = [json_roles(file, reading.columns, encoding=encoding, **_wanted_roles(reading)) for file in files]
         streams = [
             json_blocks(file, roles, names, block_rows=reading.block_rows, encoding=encoding)
             for file, (roles, names) in zip(files, found, strict=True)
@@ -159,7 +159,7 @@ def _text_table(file: Path, reading: Reading) -> TextTable:
     """How a text file is written; an atomic file is written in one way only."""
     atomic = suffix_of(file) == ".inter"
     form = ATOMIC if atomic else reading.format
-    return text_table(file, reading.columns, form, typed_names=atomic, **_wanted(reading))
+    return text_table(file, reading.columns, form, typed_names=atomic, **_wanted_roles(reading))
 
 
 def _parquet_blocks(reading: Reading) -> Blocks:
@@ -182,7 +182,7 @@ def _parquet_roles(file: Path, reading: Reading) -> tuple[Roles, tuple[str, ...]
     except (pa.ArrowException, OSError) as error:
         # Without the parser's text, which may hold a row.
         raise DataFormatError(f"Expected Parquet in {file}, got {type(error).__name__}.") from error
-    return find_roles(names, reading.columns, place=str(file), **_wanted(reading)), names
+    return find_roles(names, reading.columns, place=str(file), **_wanted_roles(reading)), names
 
 
 def _file_blocks(file: Path, roles: Roles, reading: Reading, *, named: bool) -> Blocks:
@@ -216,7 +216,7 @@ def _query_blocks(reading: Reading) -> Blocks:
     from recsys_fed.data.readers._database import query_blocks  # noqa: PLC0415  (an engine that files need not)
 
     first = 1
-    for roles, rows in query_blocks(reading, **_wanted(reading)):
+    for roles, rows in query_blocks(reading, **_wanted_roles(reading)):
         columns = dict(zip(roles.at, zip(*rows, strict=True), strict=True))
         yield Block(
             well_formed=np.ones(len(rows), dtype=bool),

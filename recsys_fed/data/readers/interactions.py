@@ -101,7 +101,7 @@ class Columns:
         some = {name: column[rows] for name in names if (column := getattr(self, name)) is not None}
         return replace(self, **some)
 
-    def renumbered(self, order: Callable[["npt.NDArray[np.object_]"], npt.NDArray[np.int64]]) -> "Columns":
+    def renumber(self, order: Callable[["npt.NDArray[np.object_]"], npt.NDArray[np.int64]]) -> "Columns":
         """The same rows with the ids in another order: `order` gives positions of ids, int64 [n_ids]."""
         user, user_ids = _renumber(self.user, self.user_ids, order)
         item, item_ids = _renumber(self.item, self.item_ids, order)
@@ -275,7 +275,7 @@ def interactions_of(
 ) -> tuple[Interactions, ValidationReport, Mask | None]:
     """What `read_interactions` makes of blocks."""
     found = collect(blocks, reading)
-    columns = found.columns.renumbered(id_order)
+    columns = found.columns.renumber(id_order)
     order = order_of(columns, reading.source)
     columns = columns if order is None else columns.taken(order)
     interactions, kept, rules = without_repeated(columns)

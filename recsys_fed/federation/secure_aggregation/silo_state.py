@@ -95,24 +95,24 @@ def state_of(content: bytes, kind: type[K]) -> K:
     return state
 
 
-def _advertised(record: Mapping[str, Any]) -> Advertised:
+def _read_advertised(record: Mapping[str, Any]) -> Advertised:
     return Advertised(terms=_terms(record["terms"]), secrets=_secrets(record["secrets"]))
 
 
-def _shared(record: Mapping[str, Any]) -> Shared:
+def _read_shared(record: Mapping[str, Any]) -> Shared:
     return Shared(roster=_roster(record["roster"]), secrets=_secrets(record["secrets"]), kept=_pair(record["kept"]))
 
 
-def _masked(record: Mapping[str, Any]) -> Masked:
-    return Masked(roster=_roster(record["roster"]), sharers=tuple(record["sharers"]), held=_held(record["held"]))
+def _read_masked(record: Mapping[str, Any]) -> Masked:
+    return Masked(roster=_roster(record["roster"]), sharers=tuple(record["sharers"]), held=_read_held(record["held"]))
 
 
-def _confirmed(record: Mapping[str, Any]) -> Confirmed:
+def _read_confirmed(record: Mapping[str, Any]) -> Confirmed:
     return Confirmed(
         roster=_roster(record["roster"]),
         survivors=tuple(record["survivors"]),
         view=bytes.fromhex(record["view"]),
-        held=_held(record["held"]),
+        held=_read_held(record["held"]),
     )
 
 
@@ -137,7 +137,7 @@ def _pair(texts: list[str]) -> SharePair:
     return SharePair(self_mask=bytes.fromhex(self_mask), masking=bytes.fromhex(masking))
 
 
-def _held(record: Mapping[str, list[str]]) -> dict[str, SharePair]:
+def _read_held(record: Mapping[str, list[str]]) -> dict[str, SharePair]:
     return {silo: _pair(texts) for silo, texts in record.items()}
 
 
@@ -182,8 +182,8 @@ _RECORD_OF: dict[type, Callable[[Any], dict[str, Any]]] = {
     },
 }
 _STATE_OF: dict[type, Callable[[Mapping[str, Any]], Any]] = {
-    Advertised: _advertised,
-    Shared: _shared,
-    Masked: _masked,
-    Confirmed: _confirmed,
+    Advertised: _read_advertised,
+    Shared: _read_shared,
+    Masked: _read_masked,
+    Confirmed: _read_confirmed,
 }
