@@ -88,11 +88,12 @@ def _references(place: Axes, facts: Mapping[str, Any], points: list[Mapping[str,
         ("spectral without noise, not private", statistics.fmean(without["metrics"][METRIC]), "-.", _BLACK, "left"),
         ("EASE, all users in one place, not private", facts["ease"][METRIC], (0, (8, 3)), _GREEN, "left"),
     )
+    highest = max(value for _, value, *_ in lines)
     for name, value, dashes, colour, side in lines:
         place.axhline(value, color=colour, linestyle=dashes, linewidth=1.2)
-        # Curves rise from the left: low names go to the right, high ones to the left.
-        at = (0.98 if side == "right" else 0.02, value)
+        # Curves rise from the left: low names go to the right, high ones to the left, the two high ones apart.
+        at, above = (0.98 if side == "right" else 0.02, value), side == "right" or value == highest
         place.annotate(
-            name, at, xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points",
-            fontsize=8, color=colour, ha=side,
+            name, at, xycoords=("axes fraction", "data"), xytext=(0, 3 if above else -3),
+            textcoords="offset points", fontsize=8, color=colour, ha=side, va="bottom" if above else "top",
         )  # fmt: skip
