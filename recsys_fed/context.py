@@ -1,12 +1,23 @@
-"""The context of an interaction or a request that follows from its time: hour and weekday, UTC."""
+"""Attributes of a user and contexts of a request: those that follow from the time, and their effects on scores.
 
-from collections.abc import Callable
+Contexts are the hour and the weekday, UTC. Effects of what a request tells (an age band, the hour) on a silo's scores
+are a file of arrays, as `silo residual` writes it: effects.NAME, float32 [n_values, n_items], and values.NAME, the
+values as JSON in bytes. They are fitted to the silo's users, as the residual is, and as private between them; see
+`personalisation.fusion`.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from recsys_fed.errors import ConfigurationError
+from recsys_fed.errors import ConfigurationError, DataFormatError
 
+_EFFECTS, _TEXTS = "effects.", "values."
 _HOUR, _DAY = 3_600 * 10**9, 24 * 3_600 * 10**9
 _HOURS_A_BAND = 4
 _WEEKDAYS = np.array(["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"], dtype=object)
@@ -47,3 +58,72 @@ def contexts_at(time: Times, names: tuple[str, ...]) -> dict[str, Texts]:
     {'hour': array(['0 to 3'], dtype=object), 'weekday': array(['Thursday'], dtype=object)}
     """
     return {name: np.where(time >= 0, _VALUES[name](np.maximum(time, 0)), "") for name in names}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PackedEffects:
+    """Of one attribute or context.
+
+    Attributes:
+        values: row of each value, in order. table: float32 [n_values, n_items], added to the scores.
+    """
+
+    values: Mapping[str, int]
+    table: npt.NDArray[np.float32]
+
+    def row(self, value: str) -> int | None:
+        """The row of a value, or of the band that a whole number is in; None where there is none.
+
+        >>> effects = PackedEffects(values={"20 to 29": 0}, table=np.zeros((1, 2), dtype=np.float32))
+        >>> effects.row("25"), effects.row("30")
+        (0, None)
+        """
+        if value in self.values or not (value.isascii() and value.isdecimal()):
+            return self.values.get(value)
+        for band, row in self.values.items():
+            first, _, last = band.partition(" to ")
+            if first.isdecimal() and last.isdecimal() and int(first) <= int(value) <= int(last):
+                return row
+        return None
+
+
+def write_effects(file: IO[bytes], effects: Mapping[str, PackedEffects]) -> None:
+    """Write what `read_effects` reads."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for name, one in effects.items():
+        values = json.dumps(list(one.values)).encode()
+        arrays |= {_EFFECTS + name: one.table, _TEXTS + name: np.frombuffer(values, dtype=np.uint8)}
+    np.savez(file, allow_pickle=False, **arrays)
+
+
+def read_effects(path: Path, *, n_items: int) -> Mapping[str, PackedEffects]:
+    """Effects by name; none where there is no file.
+
+    Raises:
+        DataFormatError: it is damaged, or of other items.
+    """
+    if not path.is_file():
+        return {}
+    found = {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for name in [one.removeprefix(_EFFECTS) for one in arrays.files if one.startswith(_EFFECTS)]:
+                values = json.loads(arrays[_TEXTS + name].tobytes())
+                table = np.asarray(arrays[_EFFECTS + name], dtype=np.float32)
+                if table.shape != (len(values), n_items) or not np.isfinite(table).all():
+                    raise DataFormatError(f"Expected effects of {n_items} items in {path}, got {table.shape}.")
+                found[name] = PackedEffects(values={str(value): row for row, value in enumerate(values)}, table=table)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataFormatError(f"Expected effects of attributes in {path}, it is damaged: {error}.") from error
+    return found
+
+
+def used_effects(effects: Mapping[str, PackedEffects], told: Mapping[str, str]) -> list[str]:
+    """Names of what is told that has effects."""
+    return [name for name, one in effects.items() if one.row(told.get(name, "")) is not None]
+
+
+def sum_effects(effects: Mapping[str, PackedEffects], told: Mapping[str, str]) -> npt.NDArray[np.float32] | None:
+    """What is added to the scores of all items, [n_items], by what is told; None where nothing of it has effects."""
+    parts = [effects[name].table[effects[name].row(told[name])] for name in used_effects(effects, told)]
+    return np.asarray(np.sum(parts, axis=0), dtype=np.float32) if parts else None

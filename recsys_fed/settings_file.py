@@ -122,7 +122,7 @@ def _check_type(key: str, expected: type, value: object, place: str) -> object:
 def flatten(table: Mapping[str, Any]) -> dict[str, object]:
     """A TOML table as flat keys.
 
-    >>> flattened({"epsilon": 2.0, "dp-sgd": {"loss": "bpr"}})
+    >>> flatten({"epsilon": 2.0, "dp-sgd": {"loss": "bpr"}})
     {'epsilon': 2.0, 'dp-sgd.loss': 'bpr'}
     """
     keys: dict[str, object] = {}

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from recsys_fed.context import sum_effects
 from recsys_fed.serving.diversity import RerankWeights, genre_profile, rerank
-from recsys_fed.serving.effects import sum_effects
 from recsys_fed.serving.exploration import Candidates, Choice, choose
 from recsys_fed.serving.fold_in import aged_now, known_levels
 from recsys_fed.serving.history import UserHistory

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from recsys_fed.context import PackedEffects, read_effects, write_effects
 from recsys_fed.errors import DataFormatError, DataNotFoundError
-from recsys_fed.serving.effects import PackedEffects, read_effects, write_effects
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]

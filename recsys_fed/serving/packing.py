@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys_fed.catalogue.items import Catalogue, catalogue_of_model
+from recsys_fed.context import read_effects
 from recsys_fed.errors import ConfigurationError, RecsysFedError
 from recsys_fed.models.item_file import TENSORS, FoldIn, check_item_tables, read_item_file
-from recsys_fed.serving.effects import read_effects
 from recsys_fed.serving.packed_model import PackedModel, write_packed_model
 from recsys_fed.serving.versions import DIGITS, model_version
 

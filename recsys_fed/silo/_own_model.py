@@ -13,6 +13,7 @@ import torch
 from safetensors.numpy import load, save
 from scipy import sparse
 
+from recsys_fed.context import PackedEffects
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.histories import Histories
 from recsys_fed.models.items import ItemEmbeddings
@@ -44,7 +45,6 @@ from recsys_fed.personalisation.silo_model import (
     Singles,
     fit_silo_model,
 )
-from recsys_fed.serving.effects import PackedEffects
 from recsys_fed.silo.told import Knowledge
 
 # In the place of an infinite weight, where the released model cannot be left out.

@@ -29,6 +29,7 @@ import torch
 from safetensors.numpy import load, save
 
 from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.context import write_effects
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 from recsys_fed.files import OWNER_ONLY, whole_file, write_whole
 from recsys_fed.models.histories import Histories, Signals, join_signals
@@ -36,7 +37,6 @@ from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings, user_v
 from recsys_fed.models.stored_histories import SIGNALS
 from recsys_fed.personalisation.next_item import NextItemModel
 from recsys_fed.personalisation.silo_model import AS_RELEASED
-from recsys_fed.serving.effects import write_effects
 from recsys_fed.signing import sha256
 from recsys_fed.silo._own_model import (
     OwnModel,

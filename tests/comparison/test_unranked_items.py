@@ -9,6 +9,7 @@ from scipy import sparse
 
 from recsys_fed.catalogue.features import public_features
 from recsys_fed.comparison import new_items
+from recsys_fed.comparison._fused import Fusing
 from recsys_fed.comparison.compare import _fold_in_lines, _pooled_lines, _popularity_line, _silo_lines
 from recsys_fed.config import FederationConfig, SimulationConfig
 from recsys_fed.evaluation.metrics import items_by_popularity
@@ -41,7 +42,7 @@ def test_no_line_ranks_them(narrowed):
     lines = [
         _popularity_line(narrowed, groups),
         *_fold_in_lines(narrowed, some, groups),
-        *_silo_lines(narrowed, some, groups, seed=0, say=lambda _: None),
+        *_silo_lines(narrowed, some, groups, seed=0, say=lambda _: None, fusing=Fusing(attributes={}, contexts=())),
         *_pooled_lines(narrowed, groups, rng=np.random.default_rng(0)),
     ]
     assert len(lines) >= 5

@@ -87,7 +87,7 @@ def test_a_second_server_or_silo_is_told_of_the_first(there):
 
 def test_a_server_without_its_gate_is_ended(there, monkeypatch):
     """A Flower that the gate's hook does not fit: it answers what nobody may ask."""
-    monkeypatch.setattr(serving, "gated", lambda _: [sys.executable, "-c", "import time; time.sleep(600)"])
+    monkeypatch.setattr(serving, "gate_command", lambda _: [sys.executable, "-c", "import time; time.sleep(600)"])
     monkeypatch.setattr(serving, "healthy", lambda *_, **__: "")
     monkeypatch.setattr(serving, "ask", lambda *_, **__: Answer(status=200))
     assert "Expected the gate in front of Flower to refuse" in refusal_of_serving(there.federation, insecure=False)
@@ -122,7 +122,7 @@ def test_a_silo_that_is_not_admitted_reads_what_to_do(there, monkeypatch, text, 
 
 
 def test_a_command_of_flower_that_hangs_is_an_error_of_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(flower, "allowed", lambda seconds: 0.2)
+    monkeypatch.setattr(flower, "scale_timeout", lambda seconds: 0.2)
     with pytest.raises(EngineError, match=r"^`flwr -c .*` did not answer within 0 s. Is the machine overloaded"):
         ask_flower([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path)
 
@@ -133,7 +133,7 @@ def test_waits_grow_with_the_load_and_name_their_reason(monkeypatch):
     assert scale_timeout(10) == 10
     monkeypatch.setattr(os, "getloadavg", lambda: (4.0 * cores, 0.0, 0.0))
     assert scale_timeout(10) == 40
-    monkeypatch.setattr(flower, "allowed", lambda _: 0.0)
+    monkeypatch.setattr(flower, "scale_timeout", lambda _: 0.0)
     with flower.running([sys.executable, "-c", "import time; time.sleep(600)"], environment=os.environ) as process:
         with pytest.raises(EngineError, match=r"^Expected three silos within 0 s: north is offline\."):
             wait_until(lambda: "north is offline", process, seconds=1, what="three silos")

@@ -7,7 +7,7 @@ import pytest
 from serving_kit import add_version, made_application, made_release
 from starlette.testclient import TestClient
 
-from recsys_fed.serving.effects import PackedEffects
+from recsys_fed.context import PackedEffects
 
 RECOMMEND = "/v1/recommendations"
 

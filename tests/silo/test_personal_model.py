@@ -13,6 +13,7 @@ from scipy import sparse
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.cli._serving import _of_silo
+from recsys_fed.context import sum_effects
 from recsys_fed.errors import ConfigurationError, KeyFileError
 from recsys_fed.models.histories import Signals, histories_of
 from recsys_fed.models.items import FoldIn, ItemEmbeddings, TrainedModule, item_embeddings_bytes
@@ -20,7 +21,6 @@ from recsys_fed.models.self_attention import AttentionSettings
 from recsys_fed.personalisation.choice import choose_on, fit_with_fusion
 from recsys_fed.personalisation.next_item import choose_next
 from recsys_fed.personalisation.silo_model import Recipe, Shown, fit_silo_model, released_scores
-from recsys_fed.serving.effects import sum_effects
 from recsys_fed.serving.packed_model import read_packed_model
 from recsys_fed.serving.packing import pack
 from recsys_fed.serving.reload import ModelSource

@@ -15,14 +15,13 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from fastapi.security import HTTPBearer
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
-from recsys_fed.context import TIMED, contexts_at
+from recsys_fed.context import TIMED, contexts_at, sum_effects, used_effects
 from recsys_fed.serving._ranking import Page
 from recsys_fed.serving._ratings import check_orders, predict_ratings
 from recsys_fed.serving._service import Answer, RecommendationService
 from recsys_fed.serving.api import _schemas
 from recsys_fed.serving.api._schemas import Problem
 from recsys_fed.serving.api._strict import StrictRoute
-from recsys_fed.serving.effects import sum_effects, used_effects
 from recsys_fed.serving.fold_in import Explanation
 from recsys_fed.serving.history import Event
 from recsys_fed.serving.packed_model import Floats, PackedModel, Rows
