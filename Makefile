@@ -24,7 +24,9 @@ run: $(READY)
 demo-deployment: $(READY)
 	$(BIN)/python -m recsys_fed.deployment.demo runs/deployment-$$(date +%Y%m%dT%H%M%S)
 
-TESTS := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+# One worker more than processors, as some tests wait for processes and clocks; at most 5, for the memory.
+WORKERS = $$(( $$(nproc) < 4 ? $$(nproc) + 1 : 5 ))
+TESTS = $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
 test: $(READY)
 	$(TESTS) -m 'not soak'

@@ -55,7 +55,7 @@ def test_a_lying_silo_is_dropped_and_counted_and_the_model_is_that_of_the_others
 
     train_in_process(there, tmp_path / "without", config=PLAIN, app=absent, training="without")
     expected = (tmp_path / "without" / EMBEDDINGS).read_bytes()
-    for seed in range(8):
+    for seed in range(4):
         forget_silos()
         for silo in there.silos:
             start_anew(silo)

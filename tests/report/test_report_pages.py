@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 from chromium import BROWSER, chromium
 from command_line import json_of, run_command
+from made_once import made_once
 
 from recsys_fed.audit.audit import AuditSettings
 from recsys_fed.errors import ConfigurationError
@@ -19,10 +20,8 @@ from recsys_fed.report._page import Page, Section, Table, Verdict, render
 DATA = ["--data", "generated:users=200,items=120,interactions=12", "--silos", 2, "--threads", 1]
 
 
-@pytest.fixture(scope="module")
-def places(tmp_path_factory):
+def make_places(base):
     """A run, a comparison of two, an audit, a ledger and its export; each with its page."""
-    base = tmp_path_factory.mktemp("reports")
     for epsilon in (2, 8):
         run = base / "runs" / f"epsilon-{epsilon}"
         assert run_command("simulate", *DATA, "--epsilon", epsilon, "--output", run)[0] == 0
@@ -32,21 +31,31 @@ def places(tmp_path_factory):
     assert code == 0, err
     code, _, err = run_command("compare", *DATA, "--epsilons", 4, "--new-items", 0.1, "--output", base / "compared")
     assert code == 0, err
-    ledger = base / "runs" / "epsilon-2" / "ledgers" / "silo-0" / "ledger.sqlite"
+    ledger = places_of(base)["ledger"]
     run_command("privacy", "export", ledger, "--output", base / "silo.jsonl")
-    found = {
-        "run": base / "runs" / "epsilon-2",
-        "comparison": base / "runs",
-        "compared": base / "compared",
-        "audit": base / "audit",
-        "ledger": ledger,
-        "export": base / "silo.jsonl",
-    }
-    for name, place in found.items():
+    for name, place in places_of(base).items():
         code, out, err = run_command("report", place, "--output", base / f"{name}.html")
         assert code == 0, err
         assert out.strip() == str(base / f"{name}.html")
-    return found | {"pages": base}
+
+
+def places_of(base):
+    run = base / "runs" / "epsilon-2"
+    return {
+        "run": run,
+        "comparison": base / "runs",
+        "compared": base / "compared",
+        "audit": base / "audit",
+        "ledger": run / "ledgers" / "silo-0" / "ledger.sqlite",
+        "export": base / "silo.jsonl",
+    }
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """What `make_places` leaves."""
+    base = made_once(tmp_path_factory, "reports", make_places)
+    return places_of(base) | {"pages": base}
 
 
 @pytest.fixture(scope="module")
