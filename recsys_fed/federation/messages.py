@@ -19,7 +19,7 @@ from recsys_fed.signing import canonical, read_json, require_keys, sha256, text_
 
 PROTOCOL = 2
 # Version of the rules by which a server and its silos derive one plan from the same settings; it must be the same.
-PLAN = "3.1"
+PLAN = "3.2"
 # A round with more local steps than this is a mistake or an attack on the silo's time.
 MOST_STEPS = 100_000
 

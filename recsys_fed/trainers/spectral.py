@@ -12,7 +12,8 @@ left to choose.
 
 Before the iteration two things are released: popularity q with the head (see `popularity`), and the co-occurrence of
 the most frequent items (see `cooccurrence`), whose leading eigenvectors are the first W. A random start would spend a
-round on a projection of length sqrt(k / n_head).
+round on a projection of length sqrt(k / n_head). Where pairs are little but noise and there are public item features,
+the leading directions of these are the first W instead, and the round is another one of the subspace.
 
 What follows a release is free: the diagonal is taken off (see `subspace`); the basis is that of all rounds' tables
 side by side, each over its noise, so that none is thrown away; directions count by how far they stand out of the
@@ -68,6 +69,8 @@ _FAINT, _FAINT_WITH_FEATURES = 1_000, 500
 _FAINT_COUNTS_SHARE, _FAINT_PRIOR = 0.25, 0.2
 # Below these signals of pairs popularity counts more still: what is left to learn is told from little.
 _SPARSE, _SPARSE_WITH_FEATURES, _SPARSE_PRIOR = 800, 240, 0.5
+# Below this signal the directions of public features are a better start than pairs.
+_START_FROM_FEATURES = 12_000
 # And as much as this over the declared interactions of a user: few of them say little of a taste.
 _SHORT_PRIOR = 5.0
 
@@ -192,8 +195,16 @@ class Spectral(Trainer):
     def _size(self, facts: PublicFacts) -> Size:
         return self.fixed or size(facts)
 
+    def _starts_from_pairs(self, facts: PublicFacts) -> bool:
+        """Whether co-occurrence is released: in a first training, unless public features are a better start.
+
+        They are where noise hides pairs, if there are as many of them as directions. Chosen on validation.
+        """
+        many = facts.features is not None and facts.features.shape[1] >= self._columns(facts)
+        return not facts.earlier_trainings and not (many and facts.signal_to_noise < _START_FROM_FEATURES)
+
     def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
-        """Counts, then co-occurrence (in a first training) and the subspace, which share what the counts leave."""
+        """Counts, then co-occurrence (where a training starts from it) and the subspace, which share what is left."""
         if window_of(facts):
             return OrderedSubspace().plan(facts)
         _check_rounds(facts)
@@ -202,7 +213,7 @@ class Spectral(Trainer):
         pairs = PlannedRelease(released="item co-occurrences", relative_noise=noise)
         table = PlannedRelease(released="item embeddings", relative_noise=noise)
         subspace = Stage(name=SUBSPACE, release=table, kept=True)
-        start = subspace if facts.earlier_trainings else Stage(name=COOCCURRENCE, release=pairs)
+        start = Stage(name=COOCCURRENCE, release=pairs) if self._starts_from_pairs(facts) else subspace
         return (
             popularity.counts_stage(share=chosen.counts_share),
             start,
@@ -279,11 +290,12 @@ class Spectral(Trainer):
             known = popularity.estimate_popularity(
                 total, noise_std=noise_std, n_head=chosen.n_head, facts=state.facts
             )
-            rows = (
-                known.head if state.facts.earlier_trainings else most_frequent(total[:, 0].double(), chosen.n_start)
-            )
+            pairs = self._starts_from_pairs(state.facts)
+            rows = most_frequent(total[:, 0].double(), chosen.n_start) if pairs else known.head
             state = replace(state, popularity=known, start_rows=rows)
-            return self._start_from_earlier(state) if state.facts.earlier_trainings else state
+            if pairs:
+                return state
+            return self._start_from_earlier(state) if state.facts.earlier_trainings else self._start_public(state)
         if stage.name == COOCCURRENCE:
             return self._start_subspace(state, total.double(), noise_std=noise_std)
         return self._iterate(state, total.double(), noise_std=noise_std)
@@ -340,6 +352,16 @@ class Spectral(Trainer):
             raise ConfigurationError("Expected a start for a training whose earlier ones released no subspace.")
         basis = orthonormal(state.start[known.head], against=_direction_on(known, known.head))
         return replace(state, subspace=basis, scales=torch.ones(basis.shape[1], dtype=torch.float64))
+
+    def _start_public(self, state: SpectralState) -> SpectralState:
+        """The leading directions of the public features of the head, items weighed by how often they are had."""
+        known, _ = _known(state)
+        table = _weighted_features(state.facts, known, rows=known.head, dim=_SMOOTHING_DIM)
+        basis = orthonormal(table, against=_direction_on(known, known.head), dim=self._columns(state.facts))
+        scales = even_out_scales((basis.T @ table).norm(dim=1), exponent=_EVENING)
+        missing = self._columns(state.facts) - basis.shape[1]
+        basis, scales = (torch.nn.functional.pad(one, (0, missing)) for one in (basis, scales))
+        return replace(state, subspace=basis, scales=scales)
 
     def _earlier_products(self, state: SpectralState) -> list[Products]:
         """One for each earlier training that has released a subspace, oldest first, over the rows of the head."""
@@ -440,6 +462,15 @@ def _smooth_by_features(
     return smooth(table, features=features, noise_std=noise_std)
 
 
+def _weighted_features(facts: PublicFacts, known: NoisyPopularity, *, rows: torch.Tensor, dim: int) -> torch.Tensor:
+    """Leading directions of the features of the items `rows`, frequent ones longer: [n_rows, at most dim]."""
+    if facts.features is None:
+        return torch.zeros(len(rows), 0, dtype=torch.float64)
+    weights = _occurrence(known)[rows].sqrt()
+    weighted: torch.Tensor = principal_features(facts.features[rows.numpy()], weights=weights, dim=dim)
+    return weighted * weights[:, None]
+
+
 def _public_columns(facts: PublicFacts, known: NoisyPopularity) -> torch.Tensor:
     """Weighted leading directions of the public features of all items, [n_items, <= 16]: like items score alike.
 
@@ -448,8 +479,7 @@ def _public_columns(facts: PublicFacts, known: NoisyPopularity) -> torch.Tensor:
     """
     if facts.features is None or facts.embedding_dim:
         return torch.zeros(facts.n_items, 0, dtype=torch.float64)
-    weights = _occurrence(known).sqrt()
-    columns = principal_features(facts.features, weights=weights, dim=_PUBLIC_DIM) * weights[:, None]
+    columns = _weighted_features(facts, known, rows=torch.arange(facts.n_items), dim=_PUBLIC_DIM)
     largest = columns.norm(dim=0).max() if columns.shape[1] else columns.new_ones(())
     scaled: torch.Tensor = columns * (_PUBLIC_WEIGHT**0.5 / largest.clamp_min(1e-300))
     return scaled

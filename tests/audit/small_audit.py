@@ -27,7 +27,8 @@ class SmallAudit:
     def __init__(self, *, epsilon, canaries=200, data=DATA, silos=3, **settings):
         torch.set_num_threads(1)
         self.folder = Path(mkdtemp(prefix="recsys-fed-audit-"))
-        config = FederationConfig(epsilon=epsilon, silos=silos, threads=1, **settings)
+        # Without item features, so that pairs are released: with few users they start from features.
+        config = FederationConfig(epsilon=epsilon, silos=silos, threads=1, item_features=False, **settings)
         config, placed = canary_data(
             config,
             SimulationConfig(data=data),

@@ -7,7 +7,7 @@ from recsys_fed.simulation.runner import Simulation
 
 KEYS = {
     "data": "generated:users=150,items=40,interactions=12", "silos": 4, "threads": 1, "epsilon": 8.0, "delta": 1e-4,
-    "secure-aggregation": "on",
+    "secure-aggregation": "on", "item-features": False,
 }  # fmt: skip
 
 

@@ -95,3 +95,41 @@ def test_every_edge_trains(facts, noise_multiplier):
     assert model.n_items == facts.n_items
     assert model.vectors.isfinite().all()
     assert torch.linalg.matrix_norm(model.vectors, 2) < 1.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "start"),
+    [
+        ({}, "subspace"),
+        ({"features": None}, "co-occurrence"),
+        ({"features": sparse.random_array((200, 3), density=0.5, rng=0, format="csr")}, "co-occurrence"),
+        ({"noise_level": 0.01}, "co-occurrence"),
+        ({"noise_level": 0.0}, "co-occurrence"),
+    ],
+    ids=["features", "none", "fewer than directions", "pairs are clear", "no noise"],
+)
+def test_public_features_take_the_place_of_pairs_where_noise_hides_these(changes, start):
+    features = sparse.csr_matrix(sparse.random_array((200, 40), density=0.2, rng=0, format="csr"))
+    facts = facts_of(200, **({"noise_level": 2.0, "features": features} | changes))
+    stages = Spectral().plan(facts)
+    assert [stage.name for stage in stages] == ["item counts", start, *["subspace"] * (len(stages) - 2)]
+
+
+def test_the_start_from_features_spans_their_leading_directions():
+    """As a dense singular value decomposition has them: centred, weighed, without the direction of popularity."""
+    rng = np.random.default_rng(0)
+    features = rng.random((30, 12)) < 0.4
+    facts = facts_of(30, noise_level=1.0, features=sparse.csr_matrix(features.astype(float)), embedding_dim=5)
+    trainer, counts = Spectral(), torch.from_numpy(rng.integers(50, 400, (30, 1)).astype(float))
+    plan = trainer.plan(facts)
+    state = trainer.step(trainer.start(facts, rng), plan[0], counts, noise_std=1.0, n_silos=1)
+    W = trainer.tables(state, plan[1])["subspace"].double().numpy()
+    known = state.popularity
+    head, weights = known.head.numpy(), np.sqrt((known.counts * known.damping.square())[known.head].numpy())
+    F = features[head].astype(float)
+    F = weights[:, None] * (F - weights**2 @ F / (weights @ weights))
+    q = known.direction[known.head].numpy()
+    q = q / np.linalg.norm(q)
+    left = np.linalg.svd(F - np.outer(q, q @ F), full_matrices=False)[0][:, : W.shape[1]]
+    expected, found = left @ left.T, W @ np.linalg.pinv(W)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
