@@ -70,7 +70,7 @@ _FAINT_COUNTS_SHARE, _FAINT_PRIOR = 0.25, 0.2
 # Below these signals of pairs popularity counts more still: what is left to learn is told from little.
 _SPARSE, _SPARSE_WITH_FEATURES, _SPARSE_PRIOR = 800, 240, 0.5
 # Below this signal the directions of public features are a better start than pairs.
-_START_FROM_FEATURES = 12_000
+_START_FROM_FEATURES = 3_500
 # And as much as this over the declared interactions of a user: few of them say little of a taste.
 _SHORT_PRIOR = 5.0
 
