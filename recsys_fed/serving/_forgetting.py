@@ -12,6 +12,8 @@ from recsys_fed.serving.store import FeedbackStore
 T = TypeVar("T")
 # A request waits so long for the store, and no longer; forgetting so long for the last copies to be gone.
 _STORE_SECONDS = 2.0
+# And for the files to be rewritten before the answer says that this is still to come.
+_ERASURE_SECONDS = 2.0
 # Writing the tables anew takes at most one part in so many of the time.
 _ERASE_SHARE = 5.0
 FORGET_STATEMENT = (
@@ -55,7 +57,7 @@ class Forgetting:
         erasing = asyncio.create_task(self._pass())
         self._passes.add(erasing)
         erasing.add_done_callback(self._passes.discard)
-        await asyncio.wait({erasing}, timeout=_STORE_SECONDS)
+        await asyncio.wait({erasing}, timeout=_ERASURE_SECONDS)
         return await self.receipt(receipt)
 
     async def receipt(self, receipt: str) -> dict[str, Any]:

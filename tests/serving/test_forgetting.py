@@ -15,6 +15,7 @@ from serving_kit import made_application, made_service
 from starlette.testclient import TestClient
 
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.serving import _forgetting
 from recsys_fed.serving.history import IMPORTED, Event
 from recsys_fed.serving.importing import export_training, import_interactions
 from recsys_fed.serving.paths import ServicePaths
@@ -50,6 +51,12 @@ def fill(service, histories):
             for n, (user, item) in enumerate(rest[start : start + 500])
         ]
         service.writer.append_all(batch).result()
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """How long a request waits for the store is not what is tested here, and a busy machine is slow."""
+    monkeypatch.setattr(_forgetting, "_STORE_SECONDS", 120.0)
 
 
 def all_bytes(folder):
