@@ -10,7 +10,7 @@ from recsys_fed.serving._writer import FeedbackWriter
 from recsys_fed.serving.store import FeedbackStore
 
 T = TypeVar("T")
-# A request waits so long for the store, and no longer; forgetting so long for the last copies to be gone.
+# A request waits so long for the store, and no longer.
 _STORE_SECONDS = 2.0
 # And for the files to be rewritten before the answer says that this is still to come.
 _ERASURE_SECONDS = 2.0
