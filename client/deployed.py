@@ -64,7 +64,7 @@ class DeployedSilo(Silo):
     settings: SiloSettings
     secret: SiloSecret
     lists: tuple[Stamp, ...] = ()
-    _held: list[SiloData | StoredSiloData] = field(default_factory=list, repr=False)
+    _held: list[tuple[DataSettings, SiloData | StoredSiloData]] = field(default_factory=list, repr=False)
 
     @property
     def allowance(self) -> Allowance:
@@ -155,9 +155,11 @@ class DeployedSilo(Silo):
         """The users, read under silo.toml: with all of their interactions, or those that are new to the run."""
         if self.settings.data.train_on == "all":
             return self._all_users
-        # Held for as long as it is used: it may be files on disk.
-        self._held[:] = [self._read(self._new_to(run))]
-        return self._users_of(self._held[0])
+        # Held for as long as it is used, as it may be files on disk: the rounds of a run read the same rows.
+        wanted = self._new_to(run)
+        if not self._held or self._held[0][0] != wanted:
+            self._held[:] = [(wanted, self._read(wanted))]
+        return self._users_of(self._held[0][1])
 
     @cached_property
     def _all_users(self) -> SiloUsers:
