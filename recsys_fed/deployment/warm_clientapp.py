@@ -83,6 +83,7 @@ def _users_left() -> bool:
 
 def load(silo: Path) -> None:
     """Import Flower's program and the apps, and read the silo's data, with one thread: forks inherit all of it."""
+    import opacus.accountants  # noqa: F401, PLC0415  (seconds in each fork)
     import torch  # noqa: PLC0415
     from flwr.supernode.cli import flwr_clientapp  # noqa: F401, PLC0415  (over a second of a processor in each fork)
 

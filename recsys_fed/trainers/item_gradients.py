@@ -29,8 +29,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from opacus import GradSampleModule
-from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from torch import nn
 
 from recsys_fed.errors import ConfigurationError
@@ -61,26 +59,36 @@ class UserGradients:
     add: Callable[[torch.Tensor, torch.Tensor], None]
 
 
-class _Recorder(GradSampleModuleFastGradientClipping):  # type: ignore[misc]
-    """Opacus' hooks, which note what the table's layers read and the gradient of what they gave."""
+def _hooked(module: nn.Module, *, of_samples: bool) -> Any:
+    """The module with Opacus' hooks: with gradients of samples, or noting what the table's layers read and gave.
 
-    def __init__(self, module: nn.Module, *, loss_reduction: str) -> None:
-        self.noted: _Noted = []
-        super().__init__(module, loss_reduction=loss_reduction, use_ghost_clipping=False)
+    Opacus is imported here: that takes over a second, and most commands that import trainers train nothing.
+    """
+    from opacus import GradSampleModule  # noqa: PLC0415
+    from opacus.grad_sample import GradSampleModuleFastGradientClipping  # noqa: PLC0415
 
-    def capture_backprops_hook(
-        self, module: nn.Module, _forward_input: Any, forward_output: Any, loss_reduction: str, batch_first: bool
-    ) -> None:
-        """Note a use of the table."""
-        activations, gradients = self.rearrange_grad_samples(
-            module=module,
-            backprops=forward_output[0].detach(),
-            loss_reduction=loss_reduction,
-            batch_first=batch_first,
-        )
-        self.noted.append((activations[0], gradients))
-        if not module.activations:
-            del module.max_batch_len
+    class Recorder(GradSampleModuleFastGradientClipping):  # type: ignore[misc]
+        noted: _Noted
+
+        def capture_backprops_hook(
+            self, module: nn.Module, _forward_input: Any, forward_output: Any, loss_reduction: str, batch_first: bool
+        ) -> None:
+            """Note a use of the table."""
+            activations, gradients = self.rearrange_grad_samples(
+                module=module,
+                backprops=forward_output[0].detach(),
+                loss_reduction=loss_reduction,
+                batch_first=batch_first,
+            )
+            self.noted.append((activations[0], gradients))
+            if not module.activations:
+                del module.max_batch_len
+
+    if of_samples:
+        return GradSampleModule(module, loss_reduction="sum")
+    hooked = Recorder(module, loss_reduction="sum", use_ghost_clipping=False)
+    hooked.noted = []
+    return hooked
 
 
 class ItemGradients:
@@ -96,8 +104,7 @@ class ItemGradients:
         for owner in owners:
             owner.train()
         self._way = _way_of(owners)
-        kind = GradSampleModule if self._way is _of_samples else _Recorder
-        self._hooked = kind(self.module, loss_reduction="sum")
+        self._hooked = _hooked(self.module, of_samples=self._way is _of_samples)
 
     def to(self, device: torch.device) -> "ItemGradients":
         """The same on a device."""

@@ -247,6 +247,23 @@ def test_a_program_has_ten_minutes_to_start_and_a_minute_between_signs_of_life(m
     assert 50 < left(state, task) <= 60
 
 
+def test_a_supernode_asks_soon_again_after_a_message_and_seldom_after_a_minute_of_silence(monkeypatch):
+    from flwr.supernode import start_client_internal
+
+    now, slept, messages = [1000.0], [], [None, 7, None, None]
+    for name in ("_pull_and_store_message", "time"):
+        monkeypatch.setattr(start_client_internal, name, getattr(start_client_internal, name))
+    monkeypatch.setattr(start_client_internal, "_pull_and_store_message", lambda **_: messages.pop(0))
+    monkeypatch.setattr(gated.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(gated.time, "sleep", slept.append)
+    gated._ask_soon_in_a_training()
+    for later in (0, 0, 59, 2):
+        now[0] += later
+        start_client_internal._pull_and_store_message(state=None)
+        start_client_internal.time.sleep(3)
+    assert slept == [3, 0.5, 0.5, 3]
+
+
 def test_runs_of_an_earlier_superlink_are_stopped_before_anything_is_served(tmp_path):
     from types import SimpleNamespace
 

@@ -11,9 +11,9 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from types import ModuleType
 
 import numpy as np
-from opacus.accountants import PRVAccountant, RDPAccountant
 
 from recsys_fed import checks
 from recsys_fed.errors import PrivacyError
@@ -106,8 +106,15 @@ def _least_eps_error(history: History, *, delta: float, loss_bound: float) -> fl
     return max(points_times_error * len(history) / LARGEST_GRID, SMALLEST_EPS_ERROR)
 
 
+def _accountants() -> ModuleType:
+    """Opacus' accountants, imported at the first use: that takes seconds, and most commands account for nothing."""
+    from opacus import accountants  # noqa: PLC0415
+
+    return accountants
+
+
 def _upper_bound(history: History, *, delta: float, eps_error: float) -> float:
-    accountant = PRVAccountant()
+    accountant = _accountants().PRVAccountant()
     accountant.history = history
     # At sampling_probability 1 Opacus takes log(1 - 1) = -inf, which is the right end of its support.
     with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -124,7 +131,7 @@ def _upper_bound(history: History, *, delta: float, eps_error: float) -> float:
 
 
 def _rdp(history: History, delta: float) -> float:
-    accountant = RDPAccountant()
+    accountant = _accountants().RDPAccountant()
     accountant.history = history
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", UserWarning)
@@ -164,7 +171,7 @@ def epsilon_rdp(events: Sequence[PrivacyEvent], *, delta: float) -> float:
     if delta <= 0 or any(event.noise_multiplier == 0 for event in events):
         return float("inf")
     sampled = any(event.sampling_probability < 1 for event in events)
-    accountant = RDPAccountant()
+    accountant = _accountants().RDPAccountant()
     accountant.history = [(event.noise_multiplier, event.sampling_probability, event.steps) for event in events]
     # Opacus warns when the best order is the last one; the bound holds at any order.
     with warnings.catch_warnings(), np.errstate(all="ignore"):
