@@ -43,3 +43,9 @@ def test_help_at_80_columns_is_whole(path, command, monkeypatch):
     for name, inner in getattr(command, "commands", {}).items():
         assert re.search(rf"^  {name}  ", out, re.MULTILINE)
         assert inner.help
+
+
+def test_the_version_is_told():
+    code, said, _ = run_command("--version")
+    assert code == 0
+    assert dict(line.split() for line in said.splitlines()).keys() >= {"recsys-fed", "flwr", "torch", "opacus"}

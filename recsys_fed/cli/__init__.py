@@ -4,6 +4,7 @@ Exit codes: 0, it holds, fits or is done; 1, it does not hold, would exceed a bu
 """
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -11,7 +12,7 @@ from recsys_fed.cli import _catalogue, _federation, _privacy, _runs, _serving, _
 from recsys_fed.cli._options import with_plain_help
 from recsys_fed.errors import BudgetExceededError, LedgerIntegrityError, RecsysFedError
 from recsys_fed.report.console import let_streams_take_any_text, new_console
-from recsys_fed.versions import with_extra
+from recsys_fed.versions import version_of, versions, with_extra
 
 app = typer.Typer(
     help="Federated, differentially private recommendation.",
@@ -37,8 +38,23 @@ _users.register(_silo.app)
 app.add_typer(_silo.app, name="silo")
 
 
+def _tell_versions(wanted: bool) -> None:
+    if wanted:
+        lines = ({"recsys-fed": version_of("recsys-fed")} | versions()).items()
+        typer.echo("\n".join(f"{name} {version}" for name, version in lines))
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Tell the versions of what results depend on.", callback=_tell_versions, is_eager=True
+        ),
+    ] = False,
+) -> None:
     """Federated, differentially private recommendation."""
 
 

@@ -263,7 +263,7 @@ def _ask_soon_in_a_training() -> None:
     """
     from flwr.supernode import start_client_internal  # noqa: PLC0415  (a SuperLink has no use for it)
 
-    take, last = start_client_internal._pull_and_store_message, -math.inf  # noqa: SLF001
+    take, last = start_client_internal._pull_and_store_message, -math.inf
 
     def take_and_note(**arguments: Any) -> int | None:
         nonlocal last
