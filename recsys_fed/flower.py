@@ -27,7 +27,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from recsys_fed.errors import ConfigurationError, EngineError
 
-# Flower asks for work this often (seconds); its own default is 1. A question costs 10 ms of a processor.
+# Flower asks for work this often (seconds); its own default is 1. Asking takes 10 ms of a processor.
 _TASK_POLL = "0.25"
 _HERE = ("127.0.0.1", "localhost", "::1")
 

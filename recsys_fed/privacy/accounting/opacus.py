@@ -11,7 +11,7 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -106,7 +106,7 @@ def _least_eps_error(history: History, *, delta: float, loss_bound: float) -> fl
     return max(points_times_error * len(history) / LARGEST_GRID, SMALLEST_EPS_ERROR)
 
 
-def _accountants() -> ModuleType:
+def _accountants() -> Any:
     """Opacus' accountants, imported at the first use: that takes seconds, and most commands account for nothing."""
     from opacus import accountants  # noqa: PLC0415
 
