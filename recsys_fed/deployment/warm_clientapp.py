@@ -83,9 +83,11 @@ def _users_left() -> bool:
 
 def load(silo: Path) -> None:
     """Import Flower's program and the apps, and read the silo's data, with one thread: forks inherit all of it."""
-    import opacus.accountants  # noqa: F401, PLC0415  (seconds in each fork)
+    # What each fork would otherwise import for itself: Flower's client, and what accounts for a release.
+    import httpcore  # noqa: F401, PLC0415
+    import opacus.accountants  # noqa: F401, PLC0415
     import torch  # noqa: PLC0415
-    from flwr.supernode.cli import flwr_clientapp  # noqa: F401, PLC0415  (over a second of a processor in each fork)
+    from flwr.supernode.cli import flwr_clientapp  # noqa: F401, PLC0415
 
     from recsys_fed.simulation.flower_engine import load_apps  # noqa: PLC0415
 
