@@ -4,15 +4,15 @@ What was measured with the same code is kept below runs/quality, so that it can 
 """
 
 import argparse
+import importlib.util
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import fmean
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.console import Console
 
@@ -21,16 +21,15 @@ from recsys_fed.data.locate import open_dataset
 from recsys_fed.data.protocols import PROTOCOLS, apply_protocol
 from recsys_fed.errors import DataNotFoundError
 from recsys_fed.versions import versions
-from simulations.quality.page import START, metric_of, tables
+from simulations.quality.page import START, tables
 from simulations.quality.picture import draw
-from simulations.quality.points import BASELINES, GRIDS, SWEEPS, VARIANTS, Grid, Point, Sweep, all_points
+from simulations.quality.points import BASELINES, Point, all_points
 from simulations.quality.running import ROOT, Job, kept_folder, results
 from simulations.results.page import replace_between_markers
 
 DOCS = ROOT / "docs"
 RECORD, PICTURE, PAGE = "quality.json", "images/quality_by_silos.png", "quality.md"
 Json = dict[str, Any]
-T = TypeVar("T", Point, Grid, Sweep)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,51 +57,47 @@ def _measure(options: argparse.Namespace, console: Console) -> Json | None:
     """The whole record, or None where some of it is still missing."""
     folder = kept_folder(options.kept)
     encoded = Job(work="catalogue", arguments={"protocol": "random90", "output": str(folder / "catalogue.parquet")})
-    points, grids, sweeps = all_points(), list(GRIDS), list(SWEEPS)
-    jobs = [*_baseline_jobs(), *_point_jobs(points, encoded)]
-    jobs += [job for grid in reversed(grids) for job in _grid_jobs(grid)]
-    jobs += [job for sweep in sweeps for job in _sweep_jobs(sweep)]
-    jobs.sort(key=_turn)
-    jobs.insert(0, encoded)
+    points = all_points()
+    jobs = [encoded, *sorted([*_baseline_jobs(), *_point_jobs(points, encoded)], key=_turn)]
 
     def said(done: int, of: int, line: str) -> None:
         console.print(f"{done}/{of} {line}", markup=False, highlight=False)
 
-    there = results([encoded], folder, minutes=options.minutes, on_done=said)
-    there = results(jobs, folder, minutes=options.minutes, on_done=said) if there else there
+    if importlib.util.find_spec("sentence_transformers") is None:
+        console.print(
+            "Text vectors are left out: pip install 'recsys-fed[text]' brings what encodes them.", markup=False
+        )
+        wanted = [job for job in jobs if job != encoded and not job.arguments.get("catalogue")]
+    else:
+        wanted = jobs
+        results([encoded], folder, minutes=options.minutes, on_done=said)
+    there = results(wanted, folder, minutes=options.minutes, on_done=said)
     left = sum(job.name not in there for job in jobs)
     if left:
         console.print(f"{left} of {len(jobs)} runs are left; start again.")
         if not options.partial:
             return None
-        points = _done(points, lambda point, seed: [_point_job(point, seed, encoded)], there)
-        grids = _done(grids, lambda grid, seed: _grid_jobs(replace(grid, seeds=(seed,))), there)
-        sweeps = _done(sweeps, lambda sweep, seed: _sweep_jobs(replace(sweep, seeds=(seed,))), there)
+        points = [_measured_part(point, there, encoded) for point in points]
+        points = [point for point in points if point.seeds]
     return {
         "measured": datetime.now(UTC).date().isoformat(),
         "versions": versions(),
         "runs_left": left,
         "points": [_line(point, there, encoded) for point in points],
         "baselines": _baselines(there),
-        "tuned": [cell for grid in grids for cell in _cells(grid, there)],
-        "sweep": [row for sweep in sweeps for row in _rows(sweep, there)],
     }
 
 
 def _turn(job: Job) -> tuple[int, bool]:
-    """References first, then seed by seed; sweeps and a hundred silos two seeds after the others."""
+    """References first, then seed by seed; a hundred silos two seeds after the others."""
     seed = job.arguments.get("seed", -1)
-    late = job.work == "swept" or (job.work == "point" and job.arguments["fields"]["silos"] == 100)
+    late = job.work == "point" and job.arguments["fields"]["silos"] == 100
     return seed + 2 * late, job.work != "point"
 
 
-def _done(measured: Sequence[T], jobs_of: Callable[[T, int], list[Job]], there: Json) -> list[T]:
-    """What was measured on one seed at least, with the seeds on which all of it was."""
-    found = []
-    for one in measured:
-        seeds = tuple(seed for seed in one.seeds if all(job.name in there for job in jobs_of(one, seed)))
-        found += [replace(one, seeds=seeds)] if seeds else []
-    return found
+def _measured_part(point: Point, there: Json, encoded: Job) -> Point:
+    """The point on the seeds on which it was measured."""
+    return replace(point, seeds=tuple(s for s in point.seeds if _point_job(point, s, encoded).name in there))
 
 
 def _point_jobs(points: Sequence[Point], encoded: Job) -> list[Job]:
@@ -142,55 +137,6 @@ def _baselines(there: Json) -> Json:
     for job in _baseline_jobs():
         found[job.arguments["protocol"]][job.arguments["name"]] = there[job.name]["metrics"]
     return found
-
-
-def _tuned_job(grid: Grid, epsilon: float, seed: int, by_hand: tuple[float, float, int] | None) -> Job:
-    arguments = {"data": grid.data, "epsilon": epsilon, "delta": grid.delta, "seed": seed, "by_hand": by_hand}
-    return Job(work="tuned", arguments=arguments)
-
-
-def _grid_jobs(grid: Grid) -> list[Job]:
-    settings = [None, *grid.settings()]
-    return [_tuned_job(grid, e, seed, setting) for seed in grid.seeds for e in grid.epsilons for setting in settings]
-
-
-def _cells(grid: Grid, there: Json) -> list[Json]:
-    """For each budget the rule, and every setting by hand."""
-
-    def line(epsilon: float, setting: tuple[float, float, int] | None) -> Json:
-        runs = [there[_tuned_job(grid, epsilon, seed, setting).name] for seed in grid.seeds]
-        return {"setting": setting, "metrics": {m: [r["metrics"][m] for r in runs] for m in runs[0]["metrics"]}}
-
-    return [
-        {"data": grid.data, "epsilon": epsilon, "seeds": list(grid.seeds), "rule": line(epsilon, None),
-         "settings": [line(epsilon, setting) for setting in grid.settings()]}
-        for epsilon in grid.epsilons
-    ]  # fmt: skip
-
-
-def _swept_job(sweep: Sweep, epsilon: float, seed: int, variant: str) -> Job:
-    arguments = {"data": sweep.data, "epsilon": epsilon, "delta": sweep.delta, "seed": seed}
-    return Job(work="swept", arguments=arguments | {"features": sweep.features, "variant": variant})
-
-
-def _sweep_jobs(sweep: Sweep) -> list[Job]:
-    return [
-        _swept_job(sweep, epsilon, seed, variant)
-        for seed in sweep.seeds
-        for epsilon in sweep.epsilons
-        for variant in VARIANTS
-    ]
-
-
-def _rows(sweep: Sweep, there: Json) -> list[Json]:
-    """For each budget the means of every variant, in the metric of the data."""
-    metric, rows = metric_of(sweep.data), []
-    for epsilon in sweep.epsilons:
-        runs = {v: [there[_swept_job(sweep, epsilon, s, v).name] for s in sweep.seeds] for v in VARIANTS}
-        means = {v: round(fmean(run["metrics"][metric] for run in of_v), 5) for v, of_v in runs.items()}
-        row = {"data": sweep.data, "features": sweep.features, "epsilon": epsilon, "metric": metric, "means": means}
-        rows.append(row | {"signal": runs["popularity"][0]["signal"]})
-    return rows
 
 
 def _data_is_there(console: Console) -> bool:

@@ -35,7 +35,7 @@ def tables(record: Record) -> list[str]:
     return [
         f"Measured on {record['measured']} by `make quality` with {packages}; raw figures in quality.json.",
         *([f"**In part: {left:,} runs are left out**; some figures have fewer seeds, or none."] if left else []),
-        *_silos(record), *_kinds(record), *_small(record), *_ceilings(record), *_tuned(record), *_sweep(record),
+        *_silos(record), *_kinds(record), *_small(record), *_ceilings(record),
     ]  # fmt: skip
 
 
@@ -120,60 +120,6 @@ def _ceilings(record: Record) -> Iterator[str]:
             measured = ", ".join(f"{_SHORT[metric]} {metrics[metric]:.4f}".replace(" 0.", " .") for metric in shown)
             set_to = "".join(f", {key} {value:g}" for key, value in BASELINES[protocol][name].items())
             yield f"| {protocol} | {name}{set_to} | {measured} | {PUBLISHED.get((protocol, name), '')} |"
-
-
-def _tuned(record: Record) -> Iterator[str]:
-    if not record["tuned"]:
-        return
-    yield from ("", "### The rule against sizes chosen by hand on the test items themselves", "")
-    yield "| data | epsilon | metric | rule | best of the grid | its dimensions, head, rounds | ratio |"
-    yield "|---|--:|---|--:|--:|---|--:|"
-    for row in compared(record):
-        dims, heads, rounds = row["best_setting"]
-        after = "as the rule" if rounds < 0 else f"{rounds} after the counts"
-        setting = f"{dims:g} x, {heads:g} x, {after}" if rounds else "popularity alone"
-        yield (
-            f"| {row['data']} | {row['epsilon']:g} | {row['metric']} | {row['rule']:.4f} | {row['best']:.4f} "
-            f"| {setting} | {row['rule'] / row['best']:.3f} |"
-        )
-
-
-def _sweep(record: Record) -> Iterator[str]:
-    for features in (True, False):
-        rows = [row for row in record["sweep"] if row["features"] is features]
-        if not rows:
-            continue
-        names = list(rows[0]["means"])
-        yield from (
-            "",
-            f"### Faint signals on validation data, {'with' if features else 'without'} item features",
-            "",
-        )
-        yield "| data | epsilon | s | metric | " + " | ".join(names) + " |"
-        yield "|---|--:|--:|---|" + "--:|" * len(names)
-        for row in rows:
-            values = " | ".join(f"{row['means'][name]:.4f}" for name in names)
-            yield f"| {row['data']} | {row['epsilon']:g} | {row['signal']:.0f} | {row['metric']} | {values} |"
-
-
-def metric_of(data: str) -> str:
-    """What is compared on a data set."""
-    return "ndcg@10" if data == "ml-100k" else "recall@20"
-
-
-def compared(record: Record) -> list[dict[str, Any]]:
-    """For each data set and budget of the grid the rule's mean and that of the best setting."""
-    rows = []
-    for cell in record["tuned"]:
-        metric = metric_of(cell["data"])
-        means = [(statistics.fmean(line["metrics"][metric]), line["setting"]) for line in cell["settings"]]
-        best, setting = max(means, key=lambda pair: pair[0])
-        rule = statistics.fmean(cell["rule"]["metrics"][metric])
-        rows.append(
-            {"data": cell["data"], "epsilon": cell["epsilon"], "metric": metric, "rule": rule, "best": best,
-             "best_setting": setting}
-        )  # fmt: skip
-    return rows
 
 
 def _cells(by_epsilon: Mapping[Any, Sequence[float]], *, digits: int = 3) -> str:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import product
 from typing import Any
 
 from recsys_fed.config import FederationConfig, SimulationConfig
@@ -27,11 +26,6 @@ BASELINES: dict[str, dict[str, dict[str, float]]] = {
     "ncf": {"popularity": {}, "implicit-als": {}, "ease": {"regularization": 1000.0}},
     "ml-100k": {"popularity": {}, "ease": {}},
 }
-# Generated data that had no part in making any rule: few users with little, and many items with much.
-UNSEEN = (
-    "generated:users=2500,items=800,interactions=25,groups=12,seed=101",
-    "generated:users=12000,items=4000,interactions=60,groups=40,seed=102",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,62 +75,6 @@ class Point:
     def record(self) -> dict[str, Any]:
         """What names it, as JSON can hold it."""
         return asdict(self) | {"epsilon": "inf" if math.isinf(self.epsilon) else self.epsilon}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """Sizes set by hand beside those of the rule: dimensions and head items times what it says, subspace rounds.
-
-    Rounds -1 are those of the rule; 0 is noisy popularity alone.
-    """
-
-    data: str
-    delta: float = 1e-6
-    epsilons: tuple[float, ...] = (1.0, 8.0)
-    seeds: tuple[int, ...] = (0, 1)
-
-    def settings(self) -> list[tuple[float, float, int]]:
-        """Every setting by hand."""
-        sizes = product((0.6, 1.0, 1.6), (0.6, 1.0, 1.6), (-1,))
-        return [(1.0, 1.0, 0), *sizes, *((1.0, 1.0, rounds) for rounds in (1, 2, 3))]
-
-
-GRIDS = (
-    Grid(data="random90"),
-    Grid(data="ultragcn"),
-    Grid(data="ml-100k", delta=ML_100K_DELTA, seeds=SEEDS[:4]),
-    *(Grid(data=data) for data in UNSEEN),
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """Small budgets on validation data, all users in one place, for the rule of faint signals."""
-
-    data: str
-    epsilons: tuple[float, ...]
-    delta: float = 1e-6
-    features: bool = True
-    seeds: tuple[int, ...] = (0, 1)
-
-
-_SWEPT = "generated:users=4000,items=1500,interactions=40,groups=20,seed=5"
-SWEEPS = (
-    Sweep(data="random90", epsilons=(0.06, 0.12, 0.25)),
-    Sweep(data=_SWEPT, epsilons=(0.12, 0.25, 0.5)),
-    Sweep(data="ml-100k", epsilons=(0.5, 1.0, 2.0), delta=ML_100K_DELTA),
-    Sweep(data="ultragcn", epsilons=(0.12, 0.25, 0.5, 1.0), features=False),
-    Sweep(data=_SWEPT, epsilons=(0.25, 0.5, 1.0), features=False),
-    Sweep(data="ml-100k", epsilons=(0.5, 1.0, 2.0), delta=ML_100K_DELTA, features=False),
-)
-# Name -> (share of the budget for the counts, weight of popularity); None is popularity alone.
-VARIANTS: dict[str, tuple[float, float] | None] = {
-    "popularity": None,
-    "8%": (0.08, 0.05),
-    "25%": (0.25, 0.05),
-    "25%, popularity .2": (0.25, 0.2),
-    "25%, popularity .4": (0.25, 0.4),
-}
 
 
 def all_points() -> list[Point]:

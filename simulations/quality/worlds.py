@@ -11,17 +11,29 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from statistics import fmean
 
 import numpy as np
+import torch
 
-from recsys_fed.config import SimulationConfig
+from recsys_fed.config import FederationConfig, SimulationConfig
+from recsys_fed.data.simulated import SimulatedFederation, simulated_federation
 from recsys_fed.evaluation.protocol import evaluate_ranking
-from recsys_fed.simulation.runner import fold_in_scorer
+from recsys_fed.federation.messages import Greeting
+from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
+from recsys_fed.federation.release import Randomness, SiloUsers, answer
+from recsys_fed.federation.schedule import Schedule, advance, begin, item_embeddings, request
+from recsys_fed.models.histories import Histories, histories_of
+from recsys_fed.models.items import ItemEmbeddings
+from recsys_fed.privacy.noise import SeededNoise
+from recsys_fed.simulation.runner import fold_in_scorer, interactions_a_user, one_digit
 from recsys_fed.trainers.popularity import PopularItems
 from recsys_fed.trainers.registry import Auto, choose_trainer
-from simulations.quality.alone import federation_of, planned, train_alone
+from recsys_fed.trainers.trainer import Trainer
 
+_SILO = "silo-0"
+_SAMPLING = 33
 _N_HELD, _DRAWN = 20, 2030
 METRIC = "ndcg@20"
 _EPSILONS, _SEEDS = (1.0, 4.0), (0, 1)
@@ -77,7 +89,7 @@ def rows(worlds: Sequence[World], *, held_out: str) -> Iterator[dict[str, object
             found = {"auto": [], "popularity": []}  # type: dict[str, list[float]]
             for seed in _SEEDS:
                 plans = {
-                    name: planned(data, epsilon=epsilon, delta=1e-6, seed=seed, trainer=trainer, features=False)
+                    name: _planned(data, epsilon=epsilon, delta=1e-6, seed=seed, trainer=trainer, features=False)
                     for name, trainer in (("popularity", PopularItems()), ("auto", Auto()))
                 }
                 takes = choose_trainer(plans["auto"].facts).name
@@ -85,16 +97,65 @@ def rows(worlds: Sequence[World], *, held_out: str) -> Iterator[dict[str, object
                     if name == "auto" and takes == PopularItems.name:
                         found[name].append(found["popularity"][-1])
                         continue
-                    federation, _ = federation_of(data, seed)
-                    score = fold_in_scorer(train_alone(schedule, data, seed=seed), federation, device="cpu")
+                    federation, _ = _federation_of(data, seed)
+                    score = fold_in_scorer(_train_alone(schedule, data, seed=seed), federation, device="cpu")
                     metrics = evaluate_ranking(score, train=federation.excluded, test=federation.test).means()
                     found[name].append(float(metrics[METRIC]))
             facts = plans["auto"].facts
             yield {
-                "world": world.data, "epsilon": epsilon, "signal": round(facts.signal_to_noise),
-                "signal_of_pairs": round(facts.signal_of_pairs), "takes": takes,
+                "world": world.data,
+                "epsilon": epsilon,
+                "signal": round(facts.signal_to_noise),
+                "signal_of_pairs": round(facts.signal_of_pairs),
+                "takes": takes,
                 **{name: round(fmean(values), 5) for name, values in found.items()},
             }  # fmt: skip
+
+
+@lru_cache(maxsize=2)
+def _federation_of(data: SimulationConfig, seed: int) -> tuple[SimulatedFederation, Histories]:
+    """All users as one silo."""
+    federation = simulated_federation(data, silos=1, seed=seed)
+    return federation, histories_of(federation.train)
+
+
+def _planned(
+    data: SimulationConfig,
+    *,
+    epsilon: float,
+    delta: float,
+    seed: int,
+    trainer: Trainer,
+    features: bool,
+) -> Schedule:
+    """The schedule of one silo that adds all of the noise."""
+    federation, _ = _federation_of(data, seed)
+    config = FederationConfig(
+        epsilon=epsilon, delta=delta, silos=1, seed=seed, secure_aggregation="off", threads=1, item_features=features,
+        declared_users=one_digit(federation.train.shape[0]),
+        declared_interactions=one_digit(interactions_a_user(federation)),
+    )  # fmt: skip
+    catalogue = federation.catalogue
+    greeting = Greeting(silo=_SILO, catalogue_hash=catalogue.content_hash, n_items=catalogue.n_items)
+    return begin(config, greeting, catalogue, trainer=trainer)
+
+
+def _train_alone(schedule: Schedule, data: SimulationConfig, *, seed: int) -> ItemEmbeddings:
+    """Run the plan on all users in one place: the product's release and steps, without transport and ledgers."""
+    _, histories = _federation_of(data, seed)
+    torch.set_num_threads(1)
+    for number, stage in enumerate(schedule.stages):
+        if stage.name == METRICS_STAGE:
+            break
+        asked = request(schedule)
+        randomness = Randomness(
+            noise=SeededNoise(seed, number),
+            sampling=SeededNoise(_SAMPLING, seed, number),
+        )
+        users = partial(SiloUsers, histories=histories)
+        update = answer(asked, schedule.trainer, users, silo=_SILO, nonce=f"{number}", randomness=randomness)
+        schedule = advance(schedule, asked, [update])
+    return item_embeddings(schedule)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,19 +12,9 @@ import pytest
 from recsys_fed.config import FederationConfig, SimulationConfig
 from recsys_fed.simulation.runner import Simulation
 from simulations.quality import work
-from simulations.quality.__main__ import PICTURE, _done, publish
-from simulations.quality.page import START, compared, means_of, tables
-from simulations.quality.points import (
-    BARS,
-    DEFAULT_KINDS,
-    EPSILONS,
-    SWEEPS,
-    UNSEEN,
-    VARIANTS,
-    Grid,
-    Point,
-    all_points,
-)  # fmt: skip
+from simulations.quality.__main__ import PICTURE, _measured_part, _point_job, publish
+from simulations.quality.page import START, means_of, tables
+from simulations.quality.points import BARS, DEFAULT_KINDS, EPSILONS, Point, all_points
 from simulations.quality.running import APART, Job, kept_folder, results
 from simulations.results.page import END
 
@@ -71,7 +61,7 @@ def test_small_data_is_never_below_noised_popularity_and_clearly_above_it_at_eps
     auto, floor = (means_of(record, "ndcg@10", table="ml-100k", trainer=name) for name in ("auto", "popularity"))
     for epsilon in EPSILONS:
         assert statistics.fmean(auto[epsilon]) >= statistics.fmean(floor[epsilon])
-    assert statistics.fmean(auto[8.0]) >= 1.3 * statistics.fmean(floor[8.0])
+    assert statistics.fmean(auto[8.0]) >= 1.4 * statistics.fmean(floor[8.0])
     assert statistics.fmean(auto[8.0]) > 0.0523
 
 
@@ -86,16 +76,6 @@ def test_the_default_kinds_are_what_validation_data_chose(whole):
         for kind, found in by_kind.items()
     }
     assert means[DEFAULT_KINDS] >= 0.995 * max(means.values())
-
-
-def test_the_rule_is_near_the_best_sizes_by_hand(record):
-    rows = compared(record)
-    assert {row["data"] for row in rows} >= ({"random90", "ultragcn", *UNSEEN} if not record["runs_left"] else set())
-    for row in rows:
-        # The best of thirteen on the test items of few users is best by chance as well; and generated data are made
-        # of few groups, which the rule cannot know.
-        least = 0.97 if row["data"] in BARS else 0.96
-        assert row["rule"] >= least * row["best"], row
 
 
 def test_a_point_is_what_its_command_says():
@@ -115,19 +95,6 @@ def test_a_point_is_what_its_command_says():
 def test_no_two_points_of_a_table_are_the_same_run():
     names = [(point.table, point.command(), point.epsilon) for point in all_points()]
     assert len(set(names)) == len(names)
-
-
-def test_small_sweeps_and_grids_run_and_differ(monkeypatch):
-    small = "generated:users=150,items=60,interactions=12,groups=3"
-    common = {"data": small, "epsilon": 4.0, "delta": 1e-5, "seed": 0}
-    swept = {name: work.swept(**common, features=False, variant=name)["metrics"] for name in VARIANTS}
-    assert len({json.dumps(metrics) for metrics in swept.values()}) > 4
-    by_rule = work.tuned(**common, by_hand=None)
-    assert by_rule == work.tuned(**common, by_hand=None)
-    assert work.tuned(**common, by_hand=(1.0, 1.0, 0))["metrics"] != by_rule["metrics"]
-    assert work.tuned(**common, by_hand=(1.6, 1.0, 3))["metrics"] != by_rule["metrics"]
-    assert SWEEPS
-    assert len(set(Grid(data="x").settings())) == len(Grid(data="x").settings())
 
 
 def test_one_run_of_a_point_gives_the_figures_of_the_table(monkeypatch):
@@ -155,9 +122,6 @@ def test_a_run_enters_none_of_the_rooms_that_do_not_count():
         "small = Simulation(federation=federation, data=SimulationConfig(data=data))\n"
         "Point.simulation = lambda self, seed, catalogue: small\n"
         "work.point(fields=Point(table='t', protocol='ncf').record(), seed=0, catalogue='')\n"
-        "common = {'data': data, 'epsilon': 8.0, 'delta': 1e-5, 'seed': 0}\n"
-        "work.tuned(**common, by_hand=None)\n"
-        "work.swept(**common, features=False, variant='8%')\n"
         "print(json.dumps([name.split('.')[1] for name in sys.modules if name.startswith('recsys_fed.')]))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -176,14 +140,12 @@ def test_what_is_done_is_kept_and_not_done_again(tmp_path):
     assert kept_folder(tmp_path) == kept_folder(tmp_path)
 
 
-def test_of_what_is_left_undone_a_page_has_nothing_and_seeds_count_whole():
-    points = [Point(table="t", protocol="ncf", epsilon=e, seeds=(0, 1, 2)) for e in (1.0, 2.0)]
-    jobs = {(point.epsilon, seed): Job(work="x", arguments={"e": point.epsilon, "seed": seed, "part": part})
-            for point in points for seed in point.seeds for part in (0,)}  # fmt: skip
-    there = {jobs[1.0, 0].name: {}, jobs[1.0, 2].name: {}}
-    (kept,) = _done(points, lambda point, seed: [jobs[point.epsilon, seed]], there)
-    assert (kept.epsilon, kept.seeds) == (1.0, (0, 2))
-    assert _done(points, lambda point, seed: [*jobs.values()], there) == []
+def test_a_point_counts_on_the_seeds_that_were_measured():
+    encoded = Job(work="catalogue", arguments={"output": "there"})
+    point = Point(table="t", protocol="ncf", epsilon=1.0, seeds=(0, 1, 2))
+    there = {_point_job(point, seed, encoded).name: {} for seed in (0, 2)}
+    assert _measured_part(point, there, encoded).seeds == (0, 2)
+    assert _measured_part(point, {}, encoded).seeds == ()
 
 
 def test_the_page_is_written_from_the_record_alone(record, tmp_path):
