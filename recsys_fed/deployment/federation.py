@@ -35,7 +35,7 @@ NOTICE, FEDERATION_KEY = "notice.json", "federation.pub"
 _DEFAULT_PORT = 9092
 # Settings of the gate in a process' environment.
 MOST_BYTES, LOG, ADMITTED = "RECSYS_FED_MOST_MESSAGE_BYTES", "RECSYS_FED_SERVER_LOG", "RECSYS_FED_ADMITTED"
-HANDED_OUT = "RECSYS_FED_PUBLIC"
+HANDED_OUT, PAUSE = "RECSYS_FED_PUBLIC", "RECSYS_FED_PAUSE_SECONDS"
 # Where the gate hands out files of the public folder to admitted silos.
 NOTICE_PATH, CATALOGUE_PATH = "/v1/fleet/notice", "/v1/fleet/catalogue"
 # A path that nobody may ask for, and that Flower answers: a refusal shows that the gate is in front of it.

@@ -45,6 +45,7 @@ from recsys_fed.deployment.federation import (
     MOST_BYTES,
     NOTICE,
     NOTICE_PATH,
+    PAUSE,
     FederationFolder,
 )
 from recsys_fed.errors import RecsysFedError
@@ -60,9 +61,8 @@ _CLOSE = {"connection": "close"}
 _SELDOM = 60.0
 # Seconds between two notes that a silo was heard of; a SuperNode asks for messages every 3 s.
 _HEARD_SECONDS = 10.0
-# Seconds between two questions of a SuperNode for messages while a training goes on, and from its last message to the
-# end of that.
-_SOON_SECONDS, _TRAINING_SECONDS = 0.5, 60.0
+# A training goes on for so many seconds after a SuperNode's last message.
+_TRAINING_SECONDS = 60.0
 # Seconds that a program has from its start to its first sign of life; Flower's 30 launch it again and again on a
 # machine that is busy. The wait for later signs stays 60 s.
 _START_SECONDS, _SIGN_SECONDS = 600.0, 60.0
@@ -256,10 +256,11 @@ def _wait_longer_for_programs() -> None:
         vars(module)["HEARTBEAT_PATIENCE"] = _SIGN_SECONDS / _START_SECONDS
 
 
-def _ask_soon_in_a_training() -> None:
-    """Let a SuperNode that has just had a message wait half a second for the next one, not Flower's 3 s.
+def _ask_soon_in_a_training(pause: float) -> None:
+    """Let a SuperNode that has just had a message wait so many seconds for the next one, where Flower waits 3.
 
-    A masked release is five messages, one after another. When a silo asks depends on when it was asked, not on data.
+    A masked release is five messages, one after another. When a silo asks follows from when it was asked, not from
+    data.
     """
     from flwr.supernode import start_client_internal  # noqa: PLC0415  (a SuperLink has no use for it)
 
@@ -272,7 +273,7 @@ def _ask_soon_in_a_training() -> None:
         return run
 
     def sleep(seconds: float) -> None:
-        time.sleep(min(seconds, _SOON_SECONDS) if time.monotonic() - last < _TRAINING_SECONDS else seconds)
+        time.sleep(min(seconds, pause) if time.monotonic() - last < _TRAINING_SECONDS else seconds)
 
     vars(start_client_internal).update(_pull_and_store_message=take_and_note, time=SimpleNamespace(sleep=sleep))
 
@@ -302,7 +303,7 @@ def main(arguments: list[str]) -> None:
     else:
         from flwr.supernode.cli.flower_supernode import flower_supernode as command  # noqa: PLC0415
 
-        _ask_soon_in_a_training()
+        _ask_soon_in_a_training(float(os.environ.get(PAUSE, "inf")))
         _put_gate(partial(_LocalGate, most_bytes=_MOST_LOCAL))
     command()
 

@@ -11,13 +11,16 @@ from pathlib import Path
 
 from recsys_fed.deployment._keys import plain_node_key
 from recsys_fed.deployment._standing import standing_of
-from recsys_fed.deployment.federation import shell_line, supernode_command
+from recsys_fed.deployment.federation import PAUSE, shell_line, supernode_command
 from recsys_fed.deployment.serving import START_SECONDS, Say, only_server, wait_for_end
 from recsys_fed.deployment.warm_clientapp import SOCKET, write_program
-from recsys_fed.errors import ConfigurationError
+from recsys_fed.errors import ConfigurationError, RecsysFedError
+from recsys_fed.federation.admission import read_roster
 from recsys_fed.flower import Process, environment, free_port, gate_command, running, wait_until
 from recsys_fed.silo.settings import DataSettings, SiloSettings
 
+# Seconds between two questions of a SuperNode for messages: at least, and as Flower has it.
+_LEAST_QUIET, _MOST_QUIET = 0.5, 3.0
 # Seconds until a SuperNode that ended is started again; one that ran for a minute starts afresh.
 _FIRST_PAUSE, _LONGEST_PAUSE, _STEADY = 1.0, 30.0, 60.0
 
@@ -69,7 +72,20 @@ def _supernode(
 ) -> AbstractContextManager[Process]:
     """A SuperNode behind its gate, on a port that is free."""
     command = supernode_command(settings, node_key=node_key, port=free_port())
-    return running(gate_command(command), environment=environment, pass_fds=[number])
+    around = {**environment, PAUSE: f"{_pause(settings):g}"}
+    return running(gate_command(command), environment=around, pass_fds=[number])
+
+
+def _pause(settings: SiloSettings) -> float:
+    """Seconds between a SuperNode's questions in a training: all silos together ask the server ten times a second.
+
+    Each question takes the SuperLink some 20 ms. Without a roster it is Flower's 3 s.
+    """
+    try:
+        silos = len(read_roster(Path(settings.roster)))
+    except RecsysFedError:
+        return _MOST_QUIET
+    return min(max(silos / 10, _LEAST_QUIET), _MOST_QUIET)
 
 
 def _keep_connected(

@@ -256,7 +256,7 @@ def test_a_supernode_asks_soon_again_after_a_message_and_seldom_after_a_minute_o
     monkeypatch.setattr(start_client_internal, "_pull_and_store_message", lambda **_: messages.pop(0))
     monkeypatch.setattr(gated.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(gated.time, "sleep", slept.append)
-    gated._ask_soon_in_a_training()
+    gated._ask_soon_in_a_training(0.5)
     for later in (0, 0, 59, 2):
         now[0] += later
         start_client_internal._pull_and_store_message(state=None)

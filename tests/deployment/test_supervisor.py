@@ -2,6 +2,12 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
+
+import pytest
+
+from recsys_fed.deployment.serving_silo import _pause
+from recsys_fed.federation.admission import write_roster
 
 HEAVY = {"torch", "pandas", "scipy", "numpy", "pyarrow", "flwr", "sqlalchemy"}
 
@@ -21,3 +27,11 @@ def test_serving_a_silo_loads_nothing_that_trains_or_accounts():
     assert "recsys_fed.silo.settings" in done.stdout.split()
     # A silo's settings read dates as tables do, with pandas.
     assert not {"torch", "opacus", "scipy", "sqlalchemy", "flwr"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(("silos", "seconds"), [(None, 3.0), (3, 0.5), (10, 1.0), (100, 3.0)])
+def test_silos_together_ask_the_server_ten_times_a_second_at_most(silos, seconds, tmp_path):
+    roster = tmp_path / "roster.json"
+    if silos:
+        write_roster(roster, {f"silo-{number}": f"{number:064x}" for number in range(silos)})
+    assert _pause(SimpleNamespace(roster=str(roster))) == seconds
