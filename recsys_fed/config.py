@@ -268,8 +268,8 @@ def _trainer_for(target: str, trainer: str) -> str:
         ConfigurationError: the one that is named answers another.
     """
     if target == "rating":
-        if trainer in ("dp-sgd", "popularity", "torch"):
-            raise ConfigurationError(f"Expected trainer = ratings for target = rating, got {trainer}.")
+        if trainer in ("popularity", "torch"):
+            raise ConfigurationError(f"Expected trainer = ratings or dp-sgd for target = rating, got {trainer}.")
         return _RATINGS if trainer in ("auto", "spectral") else trainer
     if trainer == _RATINGS and target != AUTO:
         raise ConfigurationError(f"Expected target = rating for the trainer ratings, got {target}.")

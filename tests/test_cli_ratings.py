@@ -90,7 +90,11 @@ def test_a_comparison_shows_what_joining_brings(stars, tmp_path):
     ("arguments", "message"),
     [
         (("--metrics", "rmse"), "Expected target = rating for the metrics rmse and mae"),
-        (("--target", "rating", "--trainer", "dp-sgd"), "Expected trainer = ratings for target = rating, got dp-sgd"),
+        (
+            ("--target", "rating", "--trainer", "torch"),
+            "Expected trainer = ratings or dp-sgd for target = rating, got torch",
+        ),
+        (("--target", "rating", "--trainer", "dp-sgd", "--loss", "bpr"), "Expected loss to be one of squared-error"),
         (("--target", "next", "--trainer", "ratings"), "Expected target = rating for the trainer ratings, got next"),
         (("--target", "rating", "--columns", "value="), "Expected interactions with ratings for target = rating"),
         (("--target", "rating", "--set", "ratings.lowest=9"), "Expected lowest < highest"),

@@ -9,6 +9,7 @@ round is `local_steps` noisy steps inside each silo, on Poisson samples of its u
 releases what it moved by and the server averages (FedAvg, arXiv 1602.05629; DP-SGD, arXiv 1607.00133).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,12 +40,21 @@ class Step:
         rate: length per entry (root mean square) of the first step.
         momentum: share of the direction so far that is kept.
         done, rounds: the length falls linearly to zero over the rounds.
+        noise_std: root mean square of each sum's noise, where a step is to be the shorter the less of its direction
+            is signal; else 0.
     """
 
     rate: float
     momentum: float
     done: int
     rounds: int
+    noise_std: float = 0.0
+
+    @property
+    def noise_in_direction(self) -> float:
+        """Standard deviation of the noise in the direction after this step, a running mean of sums."""
+        kept = self.momentum**2
+        return self.noise_std * (1 - self.momentum) * math.sqrt((1 - kept ** (self.done + 1)) / (1 - kept))
 
 
 def _take_step(
@@ -58,6 +68,8 @@ def _take_step(
     direction = step.momentum * direction + (1 - step.momentum) * total.to(direction.dtype)
     length = direction.square().mean().sqrt().clamp_min(torch.finfo(direction.dtype).tiny)
     rate = step.rate * (1 - step.done / step.rounds)
+    if step.noise_std:
+        rate *= float((1 - (step.noise_in_direction / length).square()).clamp_min(0).sqrt())
     return vectors - rate * direction / length, direction
 
 
@@ -103,6 +115,8 @@ class DPSGD(Trainer):
 
     name: ClassVar[str] = "dp-sgd"
     reads: ClassVar[frozenset[Signal]] = frozenset({"weight"})
+    # Of the budget, for the first round.
+    counts_share: ClassVar[float] = popularity.BUDGET_SHARE
 
     schedule: str = "synchronous"
     loss: str = "implicit-als"
@@ -154,7 +168,7 @@ class DPSGD(Trainer):
         rounds = (facts.rounds or (5 if local else 41)) - 1
         checks.at_least(1, rounds_after_the_counts=rounds)
         steps = self.local_steps if local else 1
-        share = (1 - popularity.BUDGET_SHARE) / (rounds * steps * self.sampling_probability**2)
+        share = (1 - self.counts_share) / (rounds * steps * self.sampling_probability**2)
         release = PlannedRelease(
             released="item embeddings",
             relative_noise=share**-0.5,
@@ -176,7 +190,10 @@ class DPSGD(Trainer):
         stage = partial(Stage, name=LOCAL_STEPS if local else GRADIENT, release=release, noise_inside=local)
         # Negatives follow from the number of the round: public, and other ones every round.
         gradients = [stage(settings=settings | {"negatives_key": float(number)}) for number in range(rounds)]
-        return (popularity.counts_stage(), *gradients)
+        return (self._first_stage(), *gradients)
+
+    def _first_stage(self) -> Stage:
+        return popularity.counts_stage()
 
     def start(self, facts: PublicFacts, rng: np.random.Generator) -> DPSGDState:
         """Draw small random vectors; the first column will be the noisy popularity."""
@@ -196,7 +213,7 @@ class DPSGD(Trainer):
         if stage.name == popularity.STAGE:
             return Layout(shape=(facts.n_items, 1))
         dim = self._columns(facts)
-        n_head = _n_head(facts, dim)
+        n_head = head_size(facts, dim)
         tables = {
             "head": TableLayout(dtype=torch.int64, shape=(n_head,)),
             "vectors": TableLayout(dtype=torch.float32, shape=(n_head, dim)),
@@ -247,7 +264,7 @@ class DPSGD(Trainer):
             known = popularity.estimate_popularity(
                 total,
                 noise_std=noise_std,
-                n_head=_n_head(state.facts, state.start.shape[1]),
+                n_head=head_size(state.facts, state.start.shape[1]),
                 facts=state.facts,
             )
             vectors = _start_of(state)[known.head].clone()
@@ -266,8 +283,15 @@ class DPSGD(Trainer):
         step = Step(
             rate=self._rate, momentum=self.momentum, done=state.steps_done, rounds=len(self.plan(state.facts)) - 1
         )
+        total, step = self._shape_step(state, total, step, noise_std=noise_std)
         vectors, momentum = _take_step(state.vectors, state.momentum, total, step=step)
         return replace(state, vectors=vectors, momentum=momentum, clip_norm=clip_norm, steps_done=done)
+
+    def _shape_step(
+        self, state: DPSGDState, total: torch.Tensor, step: Step, *, noise_std: float
+    ) -> tuple[torch.Tensor, Step]:
+        """What to go against, and how far, by the noisy sum; both as they are."""
+        return total, step
 
     def item_embeddings(self, state: DPSGDState) -> ItemEmbeddings:
         """V on the head, zero elsewhere; popularity as a small bias."""
@@ -321,6 +345,6 @@ def embedding_dim(facts: PublicFacts) -> int:
     return min(facts.embedding_dim or 16, facts.n_items)
 
 
-def _n_head(facts: PublicFacts, dim: int) -> int:
+def head_size(facts: PublicFacts, dim: int) -> int:
     """Head items by the same trade as in `spectral`: entries that the signal can pay for."""
     return int(min(max(4.5 * facts.signal_to_noise / dim, 50), facts.n_items))

@@ -45,11 +45,11 @@ BETA = 2.0
 # In squared halves of the scale: spread of item means about the features' estimate, of ratings about their item's
 # mean, and the prior variances of a user's level, slope, taste in features and factors. Chosen on validation parts.
 _ITEM_SPREAD, _RATING_SPREAD = 0.25**2, 0.3
-_LEVEL, _SLOPE, _TASTE, _FACTORS = 0.05, 0.1, 0.0425, 0.0125
+LEVEL, _SLOPE, _TASTE, FACTORS = 0.05, 0.1, 0.0425, 0.0125
 _FEATURE_RIDGE = 0.1
 _FEATURE_DIM = 60
 # Users to noise above which factors pay for themselves; the means' share of the budget where there are any.
-_LEAST_SIGNAL, _MEANS_SHARE, _LATER_SHARE = 15_000.0, 0.3, 2.0
+_LEAST_SIGNAL, MEANS_SHARE, _LATER_SHARE = 15_000.0, 0.3, 2.0
 _ITERATIONS, _ITERATIONS_WITHOUT_NOISE = 2, 5
 _DIM, _DIM_WITHOUT_NOISE, _OVERSAMPLED = 12, 32, 8
 # Rows a signal of one pays for, and how rows are damped: count^-DAMPING.
@@ -124,11 +124,13 @@ class Ratings(Trainer):
             raise ConfigurationError(f"Expected lowest < highest, got {self.lowest:g} and {self.highest:g}.")
 
     @property
-    def _middle(self) -> float:
+    def middle(self) -> float:
+        """Of the scale: what becomes 0."""
         return (self.lowest + self.highest) / 2 if self.biases else 0.0
 
     @property
-    def _half(self) -> float:
+    def half(self) -> float:
+        """Of the scale: what becomes 1."""
         return (self.highest - self.lowest) / 2 if self.biases else max(abs(self.lowest), abs(self.highest))
 
     def _rounds(self, facts: PublicFacts) -> int:
@@ -151,22 +153,21 @@ class Ratings(Trainer):
     def plan(self, facts: PublicFacts) -> tuple[Stage, ...]:
         """The means, then as many residual rounds as the signal pays for, the first with a smaller share."""
         rounds = self._rounds(facts)
-        settings = {
-            "middle": self._middle,
-            "half": self._half,
-            "regularization": self.regularization,
-        }
-        means = 1.0 if not rounds else _MEANS_SHARE
+        means = 1.0 if not rounds else MEANS_SHARE
         parts = [1.0, *[_LATER_SHARE] * (rounds - 1)] if rounds else []
         shares = [(1 - means) * part / sum(parts) for part in parts]
-        first = Stage(
+        first = self.means_stage(share=means)
+        releases = [PlannedRelease(released="item embeddings", relative_noise=share**-0.5) for share in shares]
+        return (first, *[replace(first, name=RESIDUALS, release=one) for one in releases])
+
+    def means_stage(self, *, share: float) -> Stage:
+        """The round that releases counts and ratings, for a share of the budget."""
+        return Stage(
             name=MEANS,
-            release=PlannedRelease(released="item counts and ratings", relative_noise=means**-0.5),
-            settings=settings,
+            release=PlannedRelease(released="item counts and ratings", relative_noise=share**-0.5),
+            settings={"middle": self.middle, "half": self.half, "regularization": self.regularization},
             kept=True,
         )
-        releases = [PlannedRelease(released="item embeddings", relative_noise=share**-0.5) for share in shares]
-        return (first, *[Stage(name=RESIDUALS, release=one, settings=settings, kept=True) for one in releases])
 
     def start(self, facts: PublicFacts, rng: np.random.Generator) -> RatingsState:
         """Draw a random start of the power iteration, [n_items, columns]."""
@@ -224,7 +225,7 @@ class Ratings(Trainer):
     ) -> RatingsState:
         """Means from counts and ratings, or the factors of all residual rounds so far."""
         if stage.name == MEANS:
-            items = self._means(state.facts, total.double(), noise_std=noise_std)
+            items = self.item_means(state.facts, total, noise_std=noise_std)
             state = replace(state, items=items, asked=torch.linalg.qr(state.asked[items.head]).Q)
             earlier = _earlier_products(state)
             return self._with_factors(state, pool_products(earlier).table, noise_std=1.0) if earlier else state
@@ -249,10 +250,10 @@ class Ratings(Trainer):
             strength = singular[:dim] * (1 - len(table) / singular[:dim].square().clamp_min(1e-300)).clamp_min(0)
         else:
             strength = singular[:dim] - (singular[dim] if len(singular) > dim else 0.0)
-        factors = _with_spread(
+        factors = with_spread(
             basis[:, :dim] * strength.sqrt(),
             counts=_items(state).counts[_items(state).head],
-            spread=_FACTORS if self.biases else _RATING_SPREAD,
+            spread=FACTORS if self.biases else _RATING_SPREAD,
         )
         asked = basis * even_out_scales(singular[:columns])
         return replace(state, asked=torch.nn.functional.pad(asked, (0, columns - asked.shape[1])), factors=factors)
@@ -268,12 +269,12 @@ class Ratings(Trainer):
                 factors[state.items.head] = state.factors
                 vectors = torch.cat([vectors, factors], dim=1)
         return ItemEmbeddings(
-            vectors=(self._half * vectors).float(),
-            bias=(self._middle + self._half * bias).float(),
+            vectors=(self.half * vectors).float(),
+            bias=(self.middle + self.half * bias).float(),
             history_weights=torch.ones(n_items),
             fold_in=FoldIn(
                 kind="ratings",
-                regularization=self.regularization * self._half**2,
+                regularization=self.regularization * self.half**2,
                 lowest=self.lowest,
                 highest=self.highest,
             ),
@@ -286,8 +287,9 @@ class Ratings(Trainer):
             return 1
         return 2 + (_FEATURE_DIM if facts.features is not None else 0)
 
-    def _means(self, facts: PublicFacts, total: torch.Tensor, *, noise_std: float) -> ItemMeans:
-        total, noise_std = pool_counts(total, facts.released_before(MEANS), noise_std=noise_std)
+    def item_means(self, facts: PublicFacts, total: torch.Tensor, *, noise_std: float) -> ItemMeans:
+        """What follows from the noisy sum of the first round, [n_items, 2], and those of earlier trainings."""
+        total, noise_std = pool_counts(total.double(), facts.released_before(MEANS), noise_std=noise_std)
         counts = total[:, 0].clamp_min(max(noise_std / 3, 1e-9))
         head = most_frequent(counts, self._size(facts)[0])
         known = torch.zeros(facts.n_items, self._known_dim(facts), dtype=torch.float64)
@@ -297,9 +299,9 @@ class Ratings(Trainer):
         features = known[:, 2:]
         if facts.features is not None:
             found = principal_features(facts.features, weights=weights.sqrt(), dim=_FEATURE_DIM)
-            features[:, : found.shape[1]] = _with_spread(found, counts=counts, spread=_TASTE)
+            features[:, : found.shape[1]] = with_spread(found, counts=counts, spread=_TASTE)
         means = _item_means(counts, total[:, 1] / BETA, features, noise_std=noise_std, users=facts.declared_users)
-        known[:, 0] = _LEVEL**0.5
+        known[:, 0] = LEVEL**0.5
         known[:, 1] = _SLOPE**0.5 * (means - weights @ means)
         return ItemMeans(counts=counts, means=means, known=known, head=head)
 
@@ -317,7 +319,7 @@ def _earlier_products(state: RatingsState) -> list[Products]:
     return [found for releases in by_training if (found := products_of(releases, now=head)) is not None]
 
 
-def _with_spread(columns: torch.Tensor, *, counts: torch.Tensor, spread: float) -> torch.Tensor:
+def with_spread(columns: torch.Tensor, *, counts: torch.Tensor, spread: float) -> torch.Tensor:
     """Columns scaled so that the mean squared length of a row, weighed by counts, is `spread`; zeros stay zeros."""
     found = counts @ columns.square().sum(1) / counts.sum()
     scaled: torch.Tensor = columns * (spread / found).sqrt() if float(found) > 0 else columns
@@ -347,7 +349,7 @@ def _item_means(
     return posterior.clamp(-1, 1)
 
 
-def _rated_interactions(block: Histories, settings: Mapping[str, float]) -> tuple[Histories, torch.Tensor]:
+def rated_interactions(block: Histories, *, middle: float, half: float) -> tuple[Histories, torch.Tensor]:
     """The interactions that have a rating, and the ratings moved to [-1, 1], float64 [n_interactions]."""
     values = block.signals.value if block.signals is not None else None
     if values is None:
@@ -355,7 +357,7 @@ def _rated_interactions(block: Histories, settings: Mapping[str, float]) -> tupl
             0, dtype=torch.float64, device=block.device
         )
     there = ~values.isnan()
-    scaled = (values[there].double() - settings["middle"]) / settings["half"]
+    scaled = (values[there].double() - middle) / half
     return block.where(there), scaled.clamp(-1, 1)
 
 
@@ -363,7 +365,7 @@ def _sum_ratings(histories: UserHistories, settings: Mapping[str, float]) -> tor
     """w_u [1, BETA x_ui] added up for each item, float64 [n_items, 2]; exact for up to 2^22 users."""
     total = torch.zeros(histories.n_items, 2, dtype=torch.float64, device=histories.device)
     for block in histories.blocks():
-        rated, ratings = _rated_interactions(block, settings)
+        rated, ratings = rated_interactions(block, middle=settings["middle"], half=settings["half"])
         squares = rated.per_user(1 + (BETA * ratings).square())
         # A sum of n numbers is right to n 2^-53 of it.
         weights = squares.clamp_min(1).rsqrt() * (1 - _ROUNDING - rated.n_items * 2.0**-52)
@@ -375,7 +377,7 @@ def _sum_ratings(histories: UserHistories, settings: Mapping[str, float]) -> tor
 
 def _sum_residuals(block: Histories, tables: Tables, settings: Mapping[str, float]) -> torch.Tensor:
     """Terms D r (r^T D W) of norm l2_clip_norm added up, float64 [n_head, k]; r is what z w_u leaves of ratings."""
-    rated, ratings = _rated_interactions(block, settings)
+    rated, ratings = rated_interactions(block, middle=settings["middle"], half=settings["half"])
     known, means = tables["known"].double(), tables["means"].double()
     targets = ratings - means[rated.items]
     how = FoldIn(kind="ratings", regularization=settings["regularization"])

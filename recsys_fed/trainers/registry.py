@@ -15,6 +15,7 @@ from recsys_fed.models.items import ItemEmbeddings
 from recsys_fed.settings_file import Value, check_keys, parse_table
 from recsys_fed.trainers.dp_sgd import DPSGD
 from recsys_fed.trainers.popularity import PopularItems
+from recsys_fed.trainers.rated_dp_sgd import RatedDPSGD
 from recsys_fed.trainers.ratings import Ratings
 from recsys_fed.trainers.spectral import Spectral
 from recsys_fed.trainers.torch_trainer import TorchTrainer
@@ -88,7 +89,8 @@ def configured_trainer(config: FederationConfig) -> Trainer:
         ConfigurationError: there is no such trainer, or it has no such setting.
     """
     if config.trainer == DPSGD.name:
-        return make_trainer(config.trainer, config.dp_sgd)
+        kind = RatedDPSGD if config.target == "rating" else DPSGD
+        return _with_settings(kind, config.trainer, config.dp_sgd)
     return make_trainer(config.trainer, json.loads(config.trainer_settings or "{}"))
 
 
@@ -113,7 +115,11 @@ def make_trainer(name: str, settings: Mapping[str, Any] | None = None) -> Traine
     kind = TRAINERS.get(name) or extensions.load_extension(GROUP, name)
     if not isinstance(kind, type) or not issubclass(kind, Trainer):
         raise ConfigurationError(f"Expected a class that derives from Trainer for {name!r}, got {kind!r}.")
-    given = {key.replace("_", "-"): value for key, value in (settings or {}).items()}
+    return _with_settings(kind, name, settings or {})
+
+
+def _with_settings(kind: type[Trainer], name: str, settings: Mapping[str, Any]) -> Trainer:
+    given = {key.replace("_", "-"): value for key, value in settings.items()}
     if not _fields_of(kind):
         check_keys(given, (), place=f"[{name}]")
         return kind()
