@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export FLWR_TELEMETRY_ENABLED = 0
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: demo-deployment setup run test test-fast test-gpu coverage check package bench soak docs docs-site quality clean
+.PHONY: demo-deployment setup run test test-fast test-gpu coverage check package bench newcomer soak docs docs-site quality clean
 
 setup: $(READY)
 
@@ -69,6 +69,10 @@ bench: $(READY)
 
 soak: $(READY)
 	$(BIN)/pytest -m soak
+
+# The ten minutes of a newcomer: the commands of docs/learn/own-data.md in an empty folder, timed; needs the package index.
+newcomer: $(READY)
+	$(BIN)/python tests/newcomer.py
 
 docs: $(READY)
 	$(BIN)/python -m simulations.results

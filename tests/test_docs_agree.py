@@ -12,7 +12,7 @@ from recsys_fed.logs import FIELDS
 from recsys_fed.silo.messages import ANSWERED, FAILED, REFUSED
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/adr/*.md")])
+PAGES = sorted(page for folder in (".", "docs", "docs/adr", "docs/learn") for page in ROOT.glob(f"{folder}/*.md"))
 ROOMS = [path.name for path in (ROOT / "recsys_fed").iterdir() if (path / "__init__.py").is_file()]
 # Decisions tell how it was when they were made.
 CURRENT = [path for path in PAGES if path.parent.name != "adr" and path.name != "CHANGELOG.md"]

@@ -118,3 +118,8 @@ def test_the_app_template_runs_on_nodes_that_have_this_library_alone(wheel, plac
     federation = json.loads((out / "federation.json").read_text())
     assert federation["refused"] == []
     assert len((out / "events.jsonl").read_text().splitlines()) == 2 * federation["rounds"]
+
+
+def test_a_newcomer_gets_from_an_empty_folder_to_an_answer():
+    told = run(sys.executable, ROOT / "tests" / "newcomer.py")
+    assert "Joining pays for" in told and "s  in all" in told
