@@ -38,7 +38,7 @@ IMPORTERS = {
     "sqlalchemy": {
         "recsys_fed.database", "recsys_fed.ledger", "recsys_fed.serving", "recsys_fed.data.readers._database",
     },
-    "opacus": {"recsys_fed.privacy", "recsys_fed.trainers"},
+    "opacus": {"recsys_fed.privacy", "recsys_fed.trainers", "recsys_fed.deployment.warm_clientapp"},
 }  # fmt: skip
 
 
