@@ -61,8 +61,8 @@ def test_a_page_runs_as_it_stands(page, empty_folder, monkeypatch, capsys):
             for line in block.commands():
                 command, _, refused = line.partition(" || ")
                 words = shlex.split(command)
-                known = words[0] == "recsys-fed" or (words[0] == "python" and words[1].endswith(".py"))
-                code = in_this_process(words, monkeypatch) if known else in_a_shell(command)
+                ours = words[0] == "recsys-fed" or (words[0] == "python" and words[1].endswith(".py"))
+                code = in_this_process(words, monkeypatch) if ours and "*" not in command else in_a_shell(command)
                 assert bool(code) == (refused == "true"), f"{line}: {capsys.readouterr()}"
             printed = "\n".join(capsys.readouterr())
 
