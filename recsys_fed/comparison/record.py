@@ -195,6 +195,7 @@ def comparison_record(compared: Compared, *, seed: int = 0) -> dict[str, Any]:
         "n_silos": len(federation.users_of_silo),
         "trainer": config.trainer,
         "noise": config.noise,
+        "secure_aggregation": config.secure_aggregation == "on",
         "delta": config.delta,
         "n_seeds": compared.comparison.n_seeds,
         "note": NOT_PRIVATISED,

@@ -151,6 +151,9 @@ def compared_sections(record: Mapping[str, Any]) -> Iterator[Section]:
         yield from _rating_sections(record)
         return
     pays = sum("joining pays by" in text for text in record["sentences"])
+    # Records of earlier versions do not say.
+    words = {None: "not noted", True: "on", False: "off"}
+    masked = f"secure aggregation {words[record.get('secure_aggregation')]}"
     yield Section(
         anchor="compared",
         title="Should we federate?",
@@ -162,7 +165,8 @@ def compared_sections(record: Mapping[str, Any]) -> Iterator[Section]:
         ],
         paragraphs=[
             f"{record['data']}: {record['n_users']:,} users, {record['n_items']:,} items, {record['n_silos']} silos, "
-            f"noise {current_noise(record['noise'])}; seeds: {record['n_seeds']}. {_INTERVALS.capitalize()}.",
+            f"noise {current_noise(record['noise'])}, {masked}; seeds: {record['n_seeds']}. "
+            f"{_INTERVALS.capitalize()}.",
             f"{record['note'].capitalize()}.",
         ],
         charts=[_chart(record)],
