@@ -1,8 +1,8 @@
 """Should we federate, for ratings: errors of every user's own mean, each silo alone, the private model, no privacy.
 
-A silo alone trains `ratings` on its own users without noise: what it trains never leaves. Biased matrix factorisation
-of all users in one place, by alternating least squares (Koren, Bell and Volinsky 2009, doi 10.1109/MC.2009.263), is
-the reference without privacy; its size and strength are chosen on a tenth of train.
+A silo alone trains the same trainer on its own users without noise: what it trains never leaves. Biased matrix
+factorisation of all users in one place, by alternating least squares (Koren, Bell and Volinsky 2009,
+doi 10.1109/MC.2009.263), is the reference without privacy; its size and strength are chosen on a tenth of train.
 """
 
 import math
@@ -80,7 +80,9 @@ def _lines(
     yield _line(LOCAL, [_predict_alone(comparison, federation, steps)], federation)
     for epsilon in (*sorted(comparison.epsilons), math.inf):
         predicted = [_predict(model, train, test) for key, model in models.items() if key[0] == epsilon]
-        method = GLOBAL if math.isfinite(epsilon) else "ratings, pooled, no privacy"
+        method = (
+            GLOBAL if math.isfinite(epsilon) else f"{comparison.simulation.federation.trainer}, pooled, no privacy"
+        )
         yield _line(method, predicted, federation, epsilon=epsilon)
     steps.begin(FACTORISED)
     size, strength = _choose(train, rng=np.random.default_rng([comparison.simulation.data.data_seed, _CHOICE]))
