@@ -29,7 +29,16 @@ from recsys_fed.trainers.local_steps import Summed, Task, local_steps, sum_clipp
 from recsys_fed.trainers.loss import Clipping, Loss
 from recsys_fed.trainers.losses import loss_of
 from recsys_fed.trainers.popularity import NoisyPopularity
-from recsys_fed.trainers.trainer import Layout, LocalNoise, PublicFacts, Stage, TableLayout, Tables, Trainer
+from recsys_fed.trainers.trainer import (
+    EarlierTraining,
+    Layout,
+    LocalNoise,
+    PublicFacts,
+    Stage,
+    TableLayout,
+    Tables,
+    Trainer,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +265,20 @@ class DPSGD(Trainer):
             self._task(settings), tables["vectors"], histories, head=tables["head"], settings=settings, noise=noise
         )
 
+    def _start_of(self, state: DPSGDState) -> torch.Tensor:
+        """Rows of the newest earlier model where it knows the item and has as many columns, else what was drawn."""
+        if not state.facts.earlier:
+            return state.start
+        before = self._table_of(state.facts.earlier[-1])
+        if before.shape != state.start.shape:
+            return state.start
+        known = before.abs().sum(dim=1, keepdim=True) > 0
+        return torch.where(known, before, state.start)
+
+    def _table_of(self, earlier: EarlierTraining) -> torch.Tensor:
+        """The table that an earlier training ended with, as far as its model has it."""
+        return earlier.vectors
+
     def step(
         self, state: DPSGDState, stage: Stage, total: torch.Tensor, *, noise_std: float, n_silos: int
     ) -> DPSGDState:
@@ -267,7 +290,7 @@ class DPSGD(Trainer):
                 n_head=head_size(state.facts, state.start.shape[1]),
                 facts=state.facts,
             )
-            vectors = _start_of(state)[known.head].clone()
+            vectors = self._start_of(state)[known.head].clone()
             vectors[:, 0] = (known.counts[known.head] / known.counts.max()).float()
             return replace(state, popularity=known, vectors=vectors, momentum=torch.zeros_like(vectors))
         if state.vectors is None or state.momentum is None:
@@ -327,17 +350,6 @@ class DPSGD(Trainer):
 
 def _joint(settings: Mapping[str, float]) -> JointRelease:
     return JointRelease(l2_clip_norm=settings["l2_clip_norm"], count_share=settings["count_share"])
-
-
-def _start_of(state: DPSGDState) -> torch.Tensor:
-    """V of the newest earlier model where it knows the item and has as many columns, else what was drawn."""
-    if not state.facts.earlier:
-        return state.start
-    before = state.facts.earlier[-1].vectors
-    if before.shape != state.start.shape:
-        return state.start
-    known = before.abs().sum(dim=1, keepdim=True) > 0
-    return torch.where(known, before, state.start)
 
 
 def embedding_dim(facts: PublicFacts) -> int:

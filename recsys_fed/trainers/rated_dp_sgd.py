@@ -42,7 +42,7 @@ from recsys_fed.trainers.ratings import (
     rated_interactions,
     with_spread,
 )
-from recsys_fed.trainers.trainer import Layout, PublicFacts, Stage, Tables
+from recsys_fed.trainers.trainer import EarlierTraining, Layout, PublicFacts, Stage, Tables
 
 _LOSS = "squared-error"
 # How rows are damped: count^-_DAMPING. Like the rate, chosen on a validation part.
@@ -177,7 +177,7 @@ class RatedDPSGD(DPSGD):
             return replace(after, vectors=_hold_spread(after))
         items = self._means.item_means(state.facts, total, noise_std=noise_std)
         head = most_frequent(items.counts, head_size(state.facts, state.start.shape[1]))
-        vectors = self._start_of(state.start, state.facts)[head].clone()
+        vectors = self._start_of(state)[head].clone()
         vectors[:, -1] = items.means[head].float()
         known = NoisyPopularity(counts=items.counts, head=head)
         return _State(
@@ -196,15 +196,9 @@ class RatedDPSGD(DPSGD):
         rough = noise_std * float(damping.square().mean().sqrt())
         return damping[:, None] * total, replace(step, noise_std=rough)
 
-    def _start_of(self, start: torch.Tensor, facts: PublicFacts) -> torch.Tensor:
-        """Rows of the newest earlier model where it knows the item and has as many columns, else what was drawn."""
-        before = facts.earlier[-1].vectors if facts.earlier else start[:0]
-        if before.shape != start.shape:
-            return start
-        # A model's first column is the users' level, and v_i are in its own units.
-        known = before[:, 1:].abs().sum(dim=1, keepdim=True) > 0
-        earlier = torch.cat([before[:, 1:] / self._means.half, before[:, :1] * 0.0], dim=1)
-        return torch.where(known, earlier, start)
+    def _table_of(self, earlier: EarlierTraining) -> torch.Tensor:
+        """Of a model of ratings: its first column is the users' level, v_i are in its own units, b_i begin anew."""
+        return torch.cat([earlier.vectors[:, 1:] / self._means.half, earlier.vectors[:, :1] * 0.0], dim=1)
 
     def item_embeddings(self, state: DPSGDState) -> ItemEmbeddings:
         """A model of ratings as that of `ratings`: rows [level, v_i], biases b_i, the noisy means off the head."""

@@ -53,7 +53,7 @@ from recsys_fed.trainers.local_steps import Summed, Task, dense_steps, draw_key,
 from recsys_fed.trainers.loss import Asked, Batch, Clipping, Loss, RowBlocks
 from recsys_fed.trainers.losses import LOSSES, loss_of
 from recsys_fed.trainers.subspace import principal_features
-from recsys_fed.trainers.trainer import LocalNoise, PublicFacts, Stage, Tables
+from recsys_fed.trainers.trainer import EarlierTraining, LocalNoise, PublicFacts, Stage, Tables
 from recsys_fed.trainers.user_separation import (
     N_ITEMS,
     check_layers,
@@ -204,6 +204,11 @@ class TorchTrainer(DPSGD):
             yield 0, self._general_sum(gradients, blocks, clipping=clipping, key=key).total
 
         return dense_steps(clipped, tables["vectors"], histories, head=tables["head"], settings=settings, noise=noise)
+
+    def _table_of(self, earlier: EarlierTraining) -> torch.Tensor:
+        """That of dp-sgd; biases begin at zero again, as a model has them with those of popularity in one."""
+        table = super()._table_of(earlier)
+        return torch.nn.functional.pad(table, (0, 1)) if self._bias_scale else table
 
     def item_embeddings(self, state: DPSGDState) -> ItemEmbeddings:
         """The table on the head, zero elsewhere; the last column as the bias where it is one, and popularity."""

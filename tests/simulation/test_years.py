@@ -99,6 +99,7 @@ def test_it_goes_on_with_trainings_of_the_same_settings_only(finished, tmp_path)
         {"trainer": "popularity"},
         {"trainer": "auto"},
         {"trainer": "dp-sgd", "rounds": 4},
+        {"trainer": "torch", "module": "neumf", "rounds": 4},
         {"target": "next", "split": "leave-last-out"},
         {"data": "generated:users=150,items=40,interactions=12", "trainer": "ratings", "metrics-epsilon": 0.0},
         {"secure-aggregation": "off", "noise": "per-silo"},

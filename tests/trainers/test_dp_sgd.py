@@ -1,5 +1,6 @@
 """dp-sgd, synchronous: its plan, and that without noise the loss falls."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,11 +9,13 @@ import torch
 from plain_trainers import CLIP, facts_of, from_dense, run
 from plain_trainers import one_thread as _one_thread  # noqa: F401
 
+from recsys_fed import TorchTrainer
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.items import fold_in
 from recsys_fed.trainers import popularity
 from recsys_fed.trainers.dp_sgd import DPSGD, GRADIENT
 from recsys_fed.trainers.popularity import BUDGET_SHARE
+from recsys_fed.trainers.trainer import EarlierTraining
 
 HOW = {"unobserved_weight": 0.3, "regularization": 1.0}
 
@@ -128,3 +131,19 @@ def test_every_edge_trains(facts, schedule, noise_multiplier):
     matrix, trainer = np.eye(facts.n_items)[np.arange(5) % facts.n_items], DPSGD(schedule=schedule)
     states = run(trainer, facts, [matrix, matrix[:0]], noise_multiplier=noise_multiplier)
     assert trainer.item_embeddings(states[-1]).vectors.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "trainer", [DPSGD(), TorchTrainer(module="mf"), TorchTrainer(module="neumf")], ids=["dp-sgd", "mf", "neumf"]
+)
+def test_a_training_starts_from_the_table_of_the_one_before(trainer):
+    facts, matrix = facts_of(30, embedding_dim=4, rounds=3), data()
+    before = trainer.item_embeddings(run(trainer, facts, [matrix])[-1])
+    earlier = (EarlierTraining(releases=(), vectors=before.vectors),)
+    state = run(trainer, replace(facts, earlier_trainings=1, earlier=earlier), [matrix])[1]
+    known = before.vectors[state.popularity.head]
+    assert known.shape[1] > 1
+    # The first column is popularity, of today's counts.
+    torch.testing.assert_close(state.vectors[:, 1 : known.shape[1]], known[:, 1:])
+    cold = run(trainer, facts, [matrix])[1]
+    assert not torch.allclose(cold.vectors[:, 1:], state.vectors[:, 1:])
