@@ -18,7 +18,7 @@ from flwr.app import Message, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from recsys_fed.errors import ProtocolError
+from recsys_fed.errors import BudgetExceededError, ProtocolError
 from recsys_fed.federation.messages import Greeting, Released, Request, check_answers, released_of
 from recsys_fed.federation.noise_split import round_terms
 from recsys_fed.federation.plan import MOST_ATTEMPTS as MOST_PLANNED
@@ -81,6 +81,7 @@ class _Attempt:
     Attributes:
         asked: for what; invited: of whom.
         lost: silos that did not answer, or not as they should. One that objects to what it was told is not lost.
+        spent: those of the lost that have no budget left for the round, and will have none in a next attempt.
         paid: whether silos were asked for inputs, which they charge.
     """
 
@@ -88,12 +89,14 @@ class _Attempt:
         self, grid: Grid, asked: Request, invited: _Invited, *, run: str, declared_users: int, account: Account
     ) -> None:
         self.lost: set[str] = set()
+        self.spent: set[str] = set()
         self.paid = False
         self.asked, self.invited = asked, invited
         self._grid, self._account = grid, account
         self._keys = {node: key for key, node in invited.nodes.items()}
         self._terms = round_terms(asked, run=run, silos=invited.nodes, declared_users=declared_users)
         self._objections: list[SecureAggregationError] = []
+        self._reasons: list[str] = []
         self._shares: protocol.SharesCollected | None = None
 
     def requests(self) -> list[Message]:
@@ -170,6 +173,9 @@ class _Attempt:
                 objecting.add(key)
                 self._objections.append(error)
                 self._note(key, error)
+            except _OutOfBudgetError as error:
+                self.spent.add(key)
+                self._note(key, error)
             except ProtocolError as error:
                 self._note(key, error)
         self.lost |= set(asked) - found.keys() - objecting
@@ -178,17 +184,24 @@ class _Attempt:
     def _note(self, key: str, error: ProtocolError) -> None:
         line = f"{self.invited.labels[key]}: {error}"
         self._account.refused.append(line)
+        self._reasons.append(line)
         log(WARNING, "round %s: a silo is left out: %s", self.asked.round + 1, line)
 
     @contextmanager
     def _objecting(self) -> Iterator[None]:
-        """Where silos have objected and too few are left for it, their first objection is the cause."""
+        """Where too few silos are left, the cause is the first objection, or what the first of the lost has said."""
         try:
             yield
         except TooFewSurvivorsError as error:
-            if not self._objections:
-                raise
-            raise self._objections[0] from error
+            if self._objections:
+                raise self._objections[0] from error
+            if self._reasons:
+                raise TooFewSurvivorsError(f"{error} {self._reasons[0]}") from error
+            raise
+
+
+class _OutOfBudgetError(ProtocolError):
+    """The silo has no budget left for what it was asked. That follows from its charges, which are public."""
 
 
 def _content_of(reply: Message) -> RecordDict:
@@ -201,6 +214,8 @@ def _content_of(reply: Message) -> RecordDict:
     if not reply.has_error():
         return reply.content
     reason = reply.error.reason or "no reason"
+    if reason.startswith(BudgetExceededError.__name__):
+        raise _OutOfBudgetError(f"Expected an answer, got an error: {reason}")
     raise objection_of(reason) or ProtocolError(f"Expected an answer, got an error: {reason}")
 
 
@@ -273,8 +288,10 @@ class MaskedRounds:
         if len(others.nodes) >= after.threshold:
             there = after.attempt < MOST_ATTEMPTS
         else:
-            # All are asked again: until their keys and shares are there, that costs nothing.
-            others = self._everybody
+            # All that can pay are asked again: until their keys and shares are there, that costs nothing.
+            others = self._everybody.without(attempt.spent)
+            if len(others.nodes) < after.threshold:
+                raise error
             needed = {others.nodes[key] for key in lost & others.nodes.keys()}
             there = self._waiting.wait_for(grid, needed) or after.attempt < MOST_ATTEMPTS
         if not there:

@@ -122,13 +122,16 @@ def test_an_attempt_that_ends_after_inputs_left_is_charged_and_the_next_has_fres
 
 
 def test_a_second_attempt_that_the_budget_has_no_room_for_is_refused_by_the_silos(tmp_path):
-    """Their limit is what the run costs; two silos have left after the others sent their inputs."""
-    with pytest.raises(e.TooFewSurvivorsError) as caught:
+    """Their limit is what the run costs; two silos have left after the others sent their inputs.
+
+    The error names that reason, and a third attempt, for which there is no more room, is not made.
+    """
+    with pytest.raises(e.TooFewSurvivorsError, match=r"BudgetExceededError: .* would") as caught:
         masked_run(tmp_path, dropping("query.confirm", 1, 3, first=1), limit=0.0)
     outcome = caught.value.outcome
     assert set(outcome.sums) == {0}
     assert [len(outcome.charged(silo)) for silo in EVERYBODY] == [2] * SILOS
-    assert any("BudgetExceededError" in line for line in outcome.totals["refused"])
+    assert sum("is given up" in line for line in outcome.totals["refused"]) == 2
     assert len(outcome.events) == 2 * SILOS
 
 

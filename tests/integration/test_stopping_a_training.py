@@ -23,8 +23,8 @@ def test_a_training_is_stopped_resumed_and_alone(tmp_path):
     federation, folder = RealFederation(there, tmp_path / "logs"), there.federation
     try:
         federation.start_all()
-        # SIGTERM, as systemd or `timeout` sends it.
-        train = federation.train()
+        # SIGTERM, as systemd or `timeout` sends it. An attempt that it interrupts may be paid for: 3 of the agreed 6.
+        train = federation.train("--epsilon", 3)
         wait_for(lambda: rounds_begun(folder) >= 1, train)
         second = federation.command("federation", "train", folder.path, "--resume")
         assert second.returncode == 2
