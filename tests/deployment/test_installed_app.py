@@ -97,3 +97,19 @@ def test_a_fork_finds_everything_imported_and_no_thread_that_it_would_lose(tmp_p
     )
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False, timeout=120)
     assert done.stdout.split() == ["1", "0"], done.stderr
+
+
+def test_a_silo_reads_without_pandas_and_knows_its_frames_where_a_source_makes_them():
+    """In a process of its own, as pyarrow looks for pandas once."""
+    text = (
+        "import sys, numpy as np, pyarrow as pa; from recsys_fed.deployment.warm_clientapp import _keep_pandas_out\n"
+        "_keep_pandas_out(); pa.array(np.arange(3)); pa.table({'a': [1]}); assert 'pandas' not in sys.modules\n"
+        "import pandas as pd; from recsys_fed.data.dataset import Dataset\n"
+        "frame = pd.DataFrame({'who': ['a', 'b', 'b'], 'what': pd.Categorical(['x', 'x', 'y']),"
+        " 'grade': [1.5, None, 3.0], 'at': pd.to_datetime(['2020-01-03', '2020-01-02', '2020-01-01'])})\n"
+        "read = Dataset.from_frame(frame, user='who', item='what', value='grade', time='at').interactions\n"
+        "print(*read.user_ids[read.user], *read.item_ids[read.item], *read.value, *read.time // 10**9, sep=',')\n"
+        "print(pa.table({'a': [1]}).to_pandas().a[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout.split() == ["a,b,b,x,x,y,1.5,nan,3.0,1578009600,1577923200,1577836800", "1"], done.stderr
