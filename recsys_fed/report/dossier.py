@@ -17,7 +17,7 @@ from recsys_fed.files import write_whole
 from recsys_fed.report._evidence import Evidence, Figure, Source, gather_evidence, shown
 from recsys_fed.report._page import Cell, Page, Section, Table, Verdict, render
 from recsys_fed.report.privacy import ONLY_THE_SUM, SIMULATED
-from recsys_fed.versions import versions
+from recsys_fed.versions import import_extra, versions
 
 FOLDER, HTML = "dossier", "dossier.html"
 _BLANK = "To be filled in: "
@@ -63,7 +63,7 @@ def write_dossier(
     Raises:
         DataNotFoundError: there is nothing of the kind.
         DataFormatError, LedgerError: something cannot be read.
-        ConfigurationError: it cannot be written, or python-docx is missing.
+        ConfigurationError: it cannot be written. MissingExtraError: python-docx is not installed.
     """
     place = output or folder / FOLDER
     try:
@@ -190,16 +190,8 @@ def _sources(sources: Sequence[Source]) -> Section:
 
 
 def _write_docx(page: Page, path: Path) -> None:
-    """The same page for a word processor, so that blanks can be filled in.
-
-    Raises:
-        ConfigurationError: python-docx is not installed.
-    """
-    try:
-        from docx import Document  # noqa: PLC0415  (optional)
-    except ImportError as error:
-        raise ConfigurationError('Expected python-docx for DOCX: pip install "recsys-fed[docx]".') from error
-    document = Document()
+    """The same page for a word processor, so that blanks can be filled in; needs python-docx."""
+    document = import_extra("docx").Document()
     document.add_heading(page.title, level=0)
     document.add_paragraph(page.lead)
     for section in page.sections:

@@ -16,6 +16,7 @@ from recsys_fed.data.readers.products import read_items
 from recsys_fed.errors import ConfigurationError, DataFormatError
 from recsys_fed.evaluation.ranking import top_items
 from recsys_fed.federation.run_files import EMBEDDINGS
+from recsys_fed.models.exported import export_model
 from recsys_fed.models.histories import Histories, Signals
 from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings, predicted_ratings, scores, user_vectors
 from recsys_fed.models.new_items import with_new_items
@@ -139,6 +140,14 @@ class Recommender:
     def to_numpy(self) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Item ids [n_items], vectors [n_items, embedding_dim] and biases [n_items]."""
         return self.catalogue.item_ids, self.embeddings.vectors.numpy(), self.embeddings.bias.numpy()
+
+    def export(self, path: str | Path) -> None:
+        """Write the model for other software, by the path's ending .onnx, .faiss or .parquet; see `models.exported`.
+
+        Raises:
+            ConfigurationError: another ending. MissingExtraError: onnx or faiss is not installed.
+        """
+        export_model(self.embeddings, self.catalogue, Path(path))
 
     def _rows(self, history: Sequence[str], *, once: bool = True) -> npt.NDArray[np.int64]:
         rows = self.catalogue.rows(list(history))

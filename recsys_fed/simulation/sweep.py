@@ -30,6 +30,7 @@ from recsys_fed.settings_file import Value, flatten, parse_value, read_tables
 from recsys_fed.simulation.record import METRICS as METRICS_FILE
 from recsys_fed.simulation.record import finite
 from recsys_fed.simulation.runner import LEDGERS, Progress, Simulation, prepare, simulate
+from recsys_fed.versions import import_extra
 
 if TYPE_CHECKING:
     import optuna
@@ -136,7 +137,8 @@ def run_sweep(
     The epsilon of the simulation is that of all trials together.
 
     Raises:
-        ConfigurationError: optuna is missing, the folder has a sweep already, or no metric would leave the silos.
+        ConfigurationError: the folder has a sweep already, or no metric would leave the silos.
+        MissingExtraError: optuna is not installed.
         CalibrationError: each trial would get less than can be calibrated.
         RecsysFedError: see `simulate`.
     """
@@ -188,14 +190,12 @@ def run_sweep(
 
 
 def _new_study(sweep: Sweep, *, seed: int) -> "optuna.Study":
-    try:
-        import optuna  # noqa: PLC0415  (optional, and slow to import)
-    except ImportError as error:
-        raise ConfigurationError('Expected optuna for a sweep: pip install "recsys-fed[sweep]".') from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    library = import_extra("optuna")
+    library.logging.set_verbosity(library.logging.WARNING)
     # A third of the trials looks around before the sampler trusts what it has seen.
-    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, math.ceil(sweep.trials / 3)))
-    return optuna.create_study(direction="maximize", sampler=sampler)
+    sampler = library.samplers.TPESampler(seed=seed, n_startup_trials=min(10, math.ceil(sweep.trials / 3)))
+    study: optuna.Study = library.create_study(direction="maximize", sampler=sampler)
+    return study
 
 
 def _suggest(trial: "optuna.Trial", key: str, values: Range | Sequence[Value]) -> Value:
@@ -208,9 +208,8 @@ def _suggest(trial: "optuna.Trial", key: str, values: Range | Sequence[Value]) -
 
 def _failed() -> "optuna.trial.TrialState":
     """Of a trial that cost its share and whose metrics the noise has drowned."""
-    from optuna.trial import TrialState  # noqa: PLC0415  (optional)
-
-    return TrialState.FAIL
+    failed: optuna.trial.TrialState = import_extra("optuna.trial").TrialState.FAIL
+    return failed
 
 
 def _share_of_a_trial(config: FederationConfig, catalogue: PublicCatalogue, *, trials: int) -> FederationConfig:

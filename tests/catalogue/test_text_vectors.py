@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from recsys_fed.catalogue.features import PACKAGED_MODEL, encode_text, public_features
 from recsys_fed.catalogue.items import Catalogue
-from recsys_fed.errors import ConfigurationError, DataError
+from recsys_fed.errors import ConfigurationError, DataError, MissingExtraError
 
 TITLES = ("A spaceship lands on Mars", "Astronauts travel through space", "A wedding in Tuscany", "")
 
@@ -74,5 +74,5 @@ def test_without_text_or_without_the_library_it_says_so(catalogue, monkeypatch):
     with pytest.raises(DataError, match="titles or texts to encode"):
         encode_text(Catalogue(item_ids=np.array(["a"], dtype=object)), PACKAGED_MODEL)
     monkeypatch.setitem(__import__("sys").modules, "sentence_transformers", None)
-    with pytest.raises(ConfigurationError, match=r"pip install \"recsys-fed\[text\]\""):
+    with pytest.raises(MissingExtraError, match=r"pip install \"recsys-fed\[text\]\""):
         encode_text(catalogue, PACKAGED_MODEL)
