@@ -48,6 +48,7 @@ class Federation:
         silos: how many.
         secure_aggregation: whether the server learns sums of silos only, with noise once on the sum.
         engine: "in-process"; or "flower", with a process for each silo, which needs the name or path of a data set.
+        track: "mlflow" records every finished training there.
         settings: any other key of a run, such as partition="zipf" or split="leave-last-out"; `-` is written `_`.
 
     Raises:
@@ -58,6 +59,7 @@ class Federation:
     silos: int = 10
     secure_aggregation: bool = False
     engine: str = "in-process"
+    track: str = ""
     settings: Mapping[str, Value] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -169,6 +171,7 @@ class Federation:
             federation=parse(FederationConfig, keys),
             data=parse(SimulationConfig, keys),
             engine=self.engine,
+            track=self.track,
             declare_users="declared-users" not in keys,
         )
 

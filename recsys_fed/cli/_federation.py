@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recsys_fed.cli._options import AsJson, Setting, emit, run_options, settings_of
+from recsys_fed.cli._options import AsJson, Setting, Track, emit, run_options, settings_of
 from recsys_fed.config import FederationConfig, parse
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.report.console import new_console
@@ -174,7 +174,7 @@ def serve(folder: Folder, *, metrics_port: MetricsPort = 0, insecure: Insecure =
 
 @app.command()
 @run_options("epsilon", "minimum_silos", "robust", epsilon="Of this training; at most the agreed one.")
-def train(
+def train(  # noqa: PLR0913  (one argument a flag)
     folder: Folder,
     earlier: Annotated[
         str | None, typer.Argument(metavar="[TRAINING]", help="With --continue: the last one to build on.")
@@ -188,6 +188,7 @@ def train(
     settings: Setting = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest training.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds in which the training has to end.")] = 86_400.0,
+    track: Track = "",
     as_json: AsJson = False,
 ) -> None:
     """Train a global model with the connected silos."""
@@ -223,7 +224,9 @@ def train(
                 tell(f"{path.name}: round {done['rounds']} of {done['planned']}")
 
         try:
-            run_training(own, training, timeout=timeout, say=say, on_poll=look, keep_going=_ask_to_keep_going)
+            run_training(
+                own, training, timeout=timeout, say=say, on_poll=look, keep_going=_ask_to_keep_going, track=track
+            )
         except KeyboardInterrupt:
             say(f"{training.name} is not complete: recsys-fed federation train {folder} --resume")
             raise typer.Exit(130) from None
@@ -250,6 +253,7 @@ def schedule(  # noqa: PLR0913  (one argument a flag)
     ] = False,
     once: Annotated[bool, typer.Option("--once", help="Train if one is due now, and end: for a timer.")] = False,
     systemd: Annotated[bool, typer.Option("--systemd", help="Print a timer and its service, and end.")] = False,
+    track: Track = "",
     settings: Setting = None,
 ) -> None:
     """Train by the calendar: with --every-days and --trainings a new schedule begins, without them it goes on."""
@@ -284,7 +288,8 @@ def schedule(  # noqa: PLR0913  (one argument a flag)
         # After a crash that left the model but no note of it there is nothing to do.
         with only_training(own):
             if not progress_of(training)["complete"]:
-                run_training(own, prepare_to_resume(own, training), timeout=86_400.0, say=say, on_poll=lambda _: None)
+                again = prepare_to_resume(own, training)
+                run_training(own, again, timeout=86_400.0, say=say, on_poll=lambda _: None, track=track)
 
     with _interrupt_on_sigterm():
         keep_calendar(

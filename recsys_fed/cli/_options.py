@@ -87,6 +87,7 @@ Items = Annotated[int, typer.Option("--n-items", help="Number of items in the ca
 CatalogueFile = Annotated[
     Path | None, typer.Option("--catalogue", help="The public catalogue; its features may change the rounds.")
 ]
+Track = Annotated[str, typer.Option(help="mlflow: record every finished training there (MLFLOW_TRACKING_URI).")]
 Setting = Annotated[
     list[str] | None, typer.Option("--set", help="KEY=VALUE, any key of a scenario: dp-sgd.local-steps=10.")
 ]

@@ -55,6 +55,7 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
     drift: Annotated[int, typer.Option(help="Half of the users change their tastes at this training.")] = 0,
     new_items: Annotated[float, typer.Option(help="Share of the items that come at the third training.")] = 0.0,
     output: Annotated[Path | None, typer.Option(help="Folder for the model, metrics and events.")] = None,
+    track: _options.Track = "",
     settings: _options.Setting = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics record as JSON.")] = False,
 ) -> None:
@@ -72,6 +73,7 @@ def simulate(  # noqa: PLR0913  (one argument a flag)
         parallel_silos=parallel_silos,
         sampled_negatives=sampled_negatives,
         evaluate_users=evaluate_users,
+        track=track,
         declare_users="declared-users" not in keys,
     )
     from recsys_fed.report.run import print_simulation  # noqa: PLC0415
@@ -231,7 +233,7 @@ def _numbers(text: str) -> tuple[float, ...]:
     epsilon="Budget of every user, over all trials together.",
     epsilon_limit="Limit of the ledgers, if it is another: the trial that would exceed it is refused.",
 )  # fmt: skip
-def sweep(
+def sweep(  # noqa: PLR0913  (one argument a flag)
     scenario: Scenario = None,
     *,
     space: Annotated[
@@ -241,6 +243,7 @@ def sweep(
     given: dict[str, Any],
     trials: Annotated[int, typer.Option(min=1, help="Trainings that share the budget.")] = 10,
     metric: Annotated[str, typer.Option(help="What chooses: ndcg@20 or recall@20, as silos report it.")] = "ndcg@20",
+    track: _options.Track = "",
     settings: _options.Setting = None,
     as_json: _options.AsJson = False,
 ) -> None:
@@ -258,6 +261,7 @@ def sweep(
     simulation = Simulation(
         federation=parse(FederationConfig, keys),
         data=parse(SimulationConfig, keys),
+        track=track,
         declare_users="declared-users" not in keys,
     )
     with show_progress(_console_of(simulation)) as progress:

@@ -37,6 +37,7 @@ from recsys_fed.files import file_lock
 from recsys_fed.flower import ask_flower, end, environment, healthy
 from recsys_fed.settings_file import Value, flatten, read_tables, to_toml
 from recsys_fed.simulation.flower_engine import app_folder
+from recsys_fed.simulation.tracking import check_tracker, track_run
 from recsys_fed.user_digests import stamp_of
 
 RUN_CONFIG, FLOWER_LOG = "run.toml", "flower.log"
@@ -242,6 +243,7 @@ def run_training(
     say: Callable[[str], None],
     on_poll: _OnPoll,
     keep_going: Callable[[], bool] = lambda: False,
+    track: str = "",
 ) -> None:
     """Run until the model is there. Whatever else ends this, Ctrl-C too, stops the training on the server.
 
@@ -251,10 +253,13 @@ def run_training(
         say: takes the plain Flower command.
         on_poll: called about twice a second.
         keep_going: asked at Ctrl-C: whether the training is to go on without this process.
+        track: "mlflow" records the finished training there, see `simulation.tracking`.
 
     Raises:
-        EngineError: the federation does not serve, or the run ended without a model. Go on with --resume.
+        EngineError: the federation does not serve, or the run ended without a model: go on with --resume. Or the
+            model is there, and MLflow did not take the record.
     """
+    check_tracker(track)
     command, model = run_command(app_folder(), training / RUN_CONFIG), training / EMBEDDINGS
     # That of a training that goes on for the sake of its certificates is there already.
     before = stamp_of(model)
@@ -282,6 +287,8 @@ def run_training(
             f"Expected a model in {training}, the run ended without one. See {training / FLOWER_LOG}; "
             f"`federation train --resume` goes on at the next round.{_last_refusal(training / FLOWER_LOG)}"
         )
+    if track:
+        say(f"MLflow has it as run {track_run(training, config=RUN_CONFIG)}")
 
 
 def _last_refusal(log: Path) -> str:

@@ -39,6 +39,7 @@ from recsys_fed.settings_file import Value
 from recsys_fed.simulation.flower_engine import app_folder, load_apps, run_with_flower
 from recsys_fed.simulation.record import METRICS as METRICS_FILE
 from recsys_fed.simulation.record import Measured, metrics_record, protocol_record, write_run
+from recsys_fed.simulation.tracking import check_tracker, track_run
 from recsys_fed.trainers.registry import signals_read
 
 
@@ -227,6 +228,7 @@ class Simulation:
         parallel_silos: silos that compute at once on the in-process engine.
         sampled_negatives: also rank each test item among so many negatives (the 1+99 protocol of papers); 0 does not.
         evaluate_users: measure on so many random users with a test item; 0 measures on all of them.
+        track: "mlflow" records every finished run there, see `simulation.tracking`; "" does not.
         declare_users: take the public orders of magnitude of users, and of the interactions of one if they are not
             given, from the data, rounded to one digit.
     """
@@ -237,10 +239,12 @@ class Simulation:
     parallel_silos: int = 1
     sampled_negatives: int = 0
     evaluate_users: int = 0
+    track: str = ""
     declare_users: bool = True
 
     def __post_init__(self) -> None:
         checks.one_of(ENGINES, engine=self.engine)
+        check_tracker(self.track)
         checks.at_least(1, parallel_silos=self.parallel_silos, silos=self.federation.silos)
         checks.at_least(0, sampled_negatives=self.sampled_negatives, evaluate_users=self.evaluate_users)
         choose_metrics(self.data.metrics)
@@ -297,11 +301,13 @@ def simulate(
             )
         record = metrics_record(simulation.federation, federation, measured, engine=simulation.engine)
         record |= {"protocol": protocol_record(simulation.data)}
-        if output is not None:
+        if output is not None or simulation.track:
             settings = flat(simulation.federation) | flat(simulation.data) | {"engine": simulation.engine}
             if simulation.data.ledgers == str(folder / LEDGERS):
                 settings["ledgers"] = ""
             write_run(folder, settings, record)
+        if simulation.track:
+            progress.say(f"MLflow has it as run {track_run(folder)}")
         return record
 
 
