@@ -16,12 +16,12 @@ from flwr.serverapp import Grid, ServerApp
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.certificates.certificate import Certificate, read_certificate
 from recsys_fed.config import FederationConfig, parse
-from recsys_fed.errors import DataFormatError, LedgerIntegrityError, ProtocolError
+from recsys_fed.errors import DataFormatError, EngineError, LedgerIntegrityError, ProtocolError
 from recsys_fed.federation.kept_releases import read_earlier, releases_bytes
 from recsys_fed.federation.messages import Greeting
 from recsys_fed.federation.noise_split import masking_of, resolve_masking
 from recsys_fed.federation.run_files import FILE as CHECKPOINT
-from recsys_fed.federation.run_files import FederationLog, checkpointed_silos, resume_schedule, save_checkpoint
+from recsys_fed.federation.run_files import STOP, FederationLog, checkpointed_silos, resume_schedule, save_checkpoint
 from recsys_fed.federation.schedule import Schedule, agree, begin, item_embeddings
 from recsys_fed.federation.wire import Conclusion, blob_from_records, conclusion_to_records
 from recsys_fed.flower import scale_timeout
@@ -114,7 +114,16 @@ def _silos(config: FederationConfig, gathered: Greeted, checkpoint: Path | None)
 
 
 def _checkpoint_after(path: Path | None, begun: Schedule) -> Callable[[Schedule], None]:
-    return lambda schedule: save_checkpoint(schedule, path, begun=begun) if path is not None else None
+    """Called after each round; ends a run whose operator has asked for it, but not one that has no further round."""
+
+    def keep(schedule: Schedule) -> None:
+        if path is None:
+            return
+        save_checkpoint(schedule, path, begun=begun)
+        if schedule.round < len(schedule.stages) and (path.parent / STOP).exists():
+            raise EngineError(f"Its operator has stopped it after round {schedule.round} of {len(schedule.stages)}.")
+
+    return keep
 
 
 @dataclass(frozen=True, kw_only=True)

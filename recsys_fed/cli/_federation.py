@@ -351,13 +351,18 @@ def _interrupt_on_sigterm() -> Iterator[None]:
 
 
 @app.command()
-def stop(folder: Folder) -> None:
-    """Stop the training that goes on; `train --resume` goes on after its last round."""
+def stop(
+    folder: Folder,
+    now: Annotated[
+        bool, typer.Option("--now", help="Do not wait for the end of its round, which masked silos then pay again.")
+    ] = False,
+) -> None:
+    """Stop the training that goes on after its round; `train --resume` goes on with the next."""
     from recsys_fed.deployment.federation import FederationFolder  # noqa: PLC0415
-    from recsys_fed.deployment.training import stop_trainings  # noqa: PLC0415
+    from recsys_fed.deployment.training import LONGEST_ROUND, stop_trainings  # noqa: PLC0415
     from recsys_fed.report.deployment import say  # noqa: PLC0415
 
-    stopped = stop_trainings(FederationFolder(folder), say=say)
+    stopped = stop_trainings(FederationFolder(folder), say=say, patience=0.0 if now else LONGEST_ROUND)
     say("the training is stopped" if stopped else "no training goes on")
 
 

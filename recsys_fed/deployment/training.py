@@ -32,9 +32,10 @@ from recsys_fed.deployment.roster import admitted_silos, publish_roster
 from recsys_fed.deployment.serving import prepare_flower
 from recsys_fed.errors import ConfigurationError, DataNotFoundError, EngineError
 from recsys_fed.federation.kept_releases import RELEASES, read_earlier
-from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, FEDERATION, MISSING
+from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, FEDERATION, LOG, MISSING, STOP
+from recsys_fed.federation.run_files import FILE as CHECKPOINT
 from recsys_fed.files import file_lock
-from recsys_fed.flower import ask_flower, end, environment, healthy
+from recsys_fed.flower import ask_flower, end, environment, healthy, scale_timeout
 from recsys_fed.settings_file import Value, flatten, read_tables, to_toml
 from recsys_fed.simulation.flower_engine import app_folder
 from recsys_fed.simulation.tracking import check_tracker, track_run
@@ -42,6 +43,8 @@ from recsys_fed.user_digests import stamp_of
 
 RUN_CONFIG, FLOWER_LOG = "run.toml", "flower.log"
 _POLL = 0.5
+# Seconds that a stop gives the round under way: as long as a masked one may wait for its silos.
+LONGEST_ROUND = 600.0
 _OnPoll = Callable[[Path], None]
 
 
@@ -214,25 +217,59 @@ def _unfinished_runs(folder: FederationFolder) -> list[str]:
     return [str(run["run-id"]) for run in runs if not str(run["status"]).startswith("finished")]
 
 
-def stop_trainings(folder: FederationFolder, *, say: Callable[[str], None]) -> int:
+def stop_trainings(folder: FederationFolder, *, say: Callable[[str], None], patience: float = 0.0) -> int:
     """Stop whatever goes on; what silos have released is charged, and `--resume` goes on after the last round.
+
+    Args:
+        folder: of the federation.
+        say: takes a line for each step.
+        patience: seconds in which the round under way may end first, as a masked one that is cut off is charged for
+            and has to be paid again; Ctrl-C while it is waited for ends it at once.
 
     Returns how many were stopped. Raises EngineError if the federation does not serve.
     """
     _expect_served(folder)
     prepare_flower(folder, folder.settings())
     runs = _unfinished_runs(folder)
-    for run in runs:
+    if runs and patience:
+        try:
+            _let_round_end(folder, say=say, patience=patience)
+        except KeyboardInterrupt:
+            say("the round is cut off")
+    for run in _unfinished_runs(folder) if patience else runs:
         command = stop_command(run)
         say(shell_line(command, folder.flower_home))
         ask_flower(command, folder.flower_home)
     return len(runs)
 
 
-def _stop_if_served(folder: FederationFolder, *, say: Callable[[str], None]) -> None:
+def _let_round_end(folder: FederationFolder, *, say: Callable[[str], None], patience: float) -> None:
+    """Ask the server to stop after the round under way, if there is one, and wait until it has."""
+    found = trainings_of(folder)
+    if not found or not _is_in_round(found[-1]):
+        return
+    training = found[-1]
+    before, deadline = stamp_of(training / CHECKPOINT), time.monotonic() + scale_timeout(patience)
+    (training / STOP).touch()
+    say("the round under way ends first, as silos pay for it; Ctrl-C cuts it off")
+    # The checkpoint tells of the round's end at once; to ask Flower takes a second of a processor.
+    while stamp_of(training / CHECKPOINT) == before and _is_in_round(training) and time.monotonic() < deadline:
+        time.sleep(_POLL)
+    while _unfinished_runs(folder) and time.monotonic() < deadline:
+        time.sleep(_POLL)
+
+
+def _is_in_round(training: Path) -> bool:
+    """Whether the last that the server has written down of a training is that a round has begun."""
+    log = training / LOG
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    return bool(lines) and json.loads(lines[-1])["event"] == "round begun"
+
+
+def _stop_if_served(folder: FederationFolder, *, say: Callable[[str], None], patience: float = 0.0) -> None:
     """Stop the training; a server that is gone has ended it already, and lets it not start again."""
     with contextlib.suppress(EngineError):
-        stop_trainings(folder, say=say)
+        stop_trainings(folder, say=say, patience=patience)
 
 
 def run_training(
@@ -246,6 +283,8 @@ def run_training(
     track: str = "",
 ) -> None:
     """Run until the model is there. Whatever else ends this, Ctrl-C too, stops the training on the server.
+
+    Ctrl-C lets the round under way end, a second one does not.
 
     Args:
         folder, training: of the federation, and of the training in it.
@@ -263,6 +302,7 @@ def run_training(
     command, model = run_command(app_folder(), training / RUN_CONFIG), training / EMBEDDINGS
     # That of a training that goes on for the sake of its certificates is there already.
     before = stamp_of(model)
+    (training / STOP).unlink(missing_ok=True)
     say(shell_line(command, folder.flower_home))
     with (training / FLOWER_LOG).open("ab") as output:
         process = subprocess.Popen(command, env=dict(environment(folder.flower_home)), stdout=output, stderr=output)
@@ -275,8 +315,9 @@ def run_training(
                 time.sleep(_POLL)
         except BaseException as error:
             end(process)
-            if not (isinstance(error, KeyboardInterrupt) and keep_going()):
-                _stop_if_served(folder, say=say)
+            interrupted = isinstance(error, KeyboardInterrupt)
+            if not (interrupted and keep_going()):
+                _stop_if_served(folder, say=say, patience=LONGEST_ROUND if interrupted else 0.0)
             raise
         finally:
             end(process)

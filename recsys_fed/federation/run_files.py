@@ -35,6 +35,8 @@ from recsys_fed.trainers.trainer import PublicFacts
 EVENTS, EMBEDDINGS, FEDERATION = "events.jsonl", "item_embeddings.safetensors", "federation.json"
 CERTIFICATES, LOG = "certificates", "log.jsonl"
 FILE = "checkpoint.safetensors"
+# Where it is there when a round has its checkpoint, the run ends.
+STOP = "stop-after-round"
 # In the totals: a line for each silo without a certificate.
 MISSING = "certificates_missing"
 _METADATA, _VERSION = "recsys-fed checkpoint", 1

@@ -23,7 +23,8 @@ def test_a_training_is_stopped_resumed_and_alone(tmp_path):
     federation, folder = RealFederation(there, tmp_path / "logs"), there.federation
     try:
         federation.start_all()
-        # SIGTERM, as systemd or `timeout` sends it. An attempt that it interrupts may be paid for: 3 of the agreed 6.
+        # SIGTERM, as systemd or `timeout` sends it; the round under way ends. The kill below may cut one off that
+        # silos have paid for: the training is to cost 3 of the agreed 6.
         train = federation.train("--epsilon", 3)
         wait_for(lambda: rounds_begun(folder) >= 1, train)
         second = federation.command("federation", "train", folder.path, "--resume")
@@ -32,6 +33,7 @@ def test_a_training_is_stopped_resumed_and_alone(tmp_path):
         os.kill(train.pid, signal.SIGTERM)
         assert train.wait(timeout=400) == 130
         expect_nothing_goes_on(federation)
+        assert last_event(folder) == "round finished"
         spent = [releases(silo) for silo in there.silos]
 
         # Another terminal's `federation stop`.
@@ -42,6 +44,7 @@ def test_a_training_is_stopped_resumed_and_alone(tmp_path):
         assert stopped.returncode == 0, stopped.stderr
         assert train.wait(timeout=400) == 2
         expect_nothing_goes_on(federation)
+        assert last_event(folder) == "round finished"
 
         # A kill of `federation train` leaves the run; the next one says so, and the server's end ends it.
         train = federation.train("--resume")
@@ -66,6 +69,11 @@ def rounds_begun(folder) -> int:
     with contextlib.suppress(Exception):
         return sum(line["event"] == "round begun" for line in log_lines(_last_training(folder) / LOG))
     return 0
+
+
+def last_event(folder) -> object:
+    """What the newest training's server has written down last."""
+    return log_lines(_last_training(folder) / LOG)[-1]["event"]
 
 
 def expect_nothing_goes_on(federation) -> None:

@@ -36,7 +36,7 @@ def test_walks_with_exploration_show_every_item_once(tmp_path, method):
     gate, headers = made_application(tmp_path / "service", **settings)
     rng, everything = np.random.default_rng(4), {f"i{row}" for row in range(60)}
     with TestClient(gate) as client:
-        for number in range(250):
+        for number in range(100):
             user, limit = f"u{number}", int(rng.integers(3, 21))
             bought = [f"i{row}" for row in rng.choice(60, size=3, replace=False)]
             for item in bought:
