@@ -158,6 +158,7 @@ def conclude(message: Message, context: Context) -> Message:
         model=sha256(model),
         tables=told.tables,
         earlier=told.earlier,
+        user_weights=silo.config.user_weights,
     )
     if isinstance(silo, DeployedSilo):
         silo.state.take(model)

@@ -46,6 +46,7 @@ from recsys_fed.silo.settings import (
     settings_file,
 )
 from recsys_fed.silo.state import StateFolder
+from recsys_fed.silo.told import weights_of_users
 from recsys_fed.trainers.registry import signals_read
 from recsys_fed.user_digests import Stamp, stamp_of
 
@@ -166,7 +167,11 @@ class DeployedSilo(Silo):
         return self._users_of(self.data)
 
     def _users_of(self, data: SiloData | StoredSiloData) -> SiloUsers:
-        return SiloUsers(histories=data.histories(resolve_device(self.settings.device)), test=data.test)
+        return SiloUsers(
+            histories=data.histories(resolve_device(self.settings.device)),
+            test=data.test,
+            weights=weights_of_users(self.settings, data.users, Pseudonyms(self.secret)),
+        )
 
     def _new_to(self, run: str) -> DataSettings:
         """Rows from the beginning of the newest training that it builds on, and this silo took part in, to its own.
@@ -260,6 +265,7 @@ def _open(path: Path) -> DeployedSilo:
     ledger = Ledger.open(settings.ledger, key=key, witness=Path(settings.witness) if settings.witness else None)
     check_ledger(settings, ledger.terms())
     check_delta(settings.agreed.delta, n_users=settings.agreed.declared_users)
+    settings.weighing_column()
     agreed = replace(settings.agreed, device=settings.device, threads=settings.threads)
     config = resolve_masking(replace(agreed, seed=max(settings.simulated_seed, 0)), simulated=settings.simulated)
     silo = DeployedSilo(

@@ -20,7 +20,12 @@ from flwr.app import Context
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.config import FederationConfig, SimulationConfig, parse
-from recsys_fed.data.simulated import SimulatedFederation, silo_histories, simulated_federation
+from recsys_fed.data.simulated import (
+    SimulatedFederation,
+    silo_histories,
+    simulated_federation,
+    simulated_user_weights,
+)
 from recsys_fed.errors import ConfigurationError, DataNotFoundError, KeyFileError, ProtocolError
 from recsys_fed.federation.distributed import check_ranks, over_ranks, rows_of_share, share_of
 from recsys_fed.federation.messages import Request, Update, payload_of, request_digest, update_of
@@ -312,6 +317,10 @@ def open_simulated_silo(context: Context) -> Silo:
     index = int(context.node_config["partition-id"])
     rows, name = federation.users_of_silo[index], _label_of(index)
     ledger, key = simulated_ledger(name, config, simulation, run=str(context.run_id))
+    of_all = partial(
+        simulated_user_weights, federation, config.user_weights,
+        table=simulation.user_attributes, columns=simulation.attribute_columns,
+    )  # fmt: skip
     return SimulatedSilo(
         name=name,
         index=index,
@@ -321,6 +330,7 @@ def open_simulated_silo(context: Context) -> Silo:
             histories=_histories(federation, index, config=config, block_interactions=simulation.block_interactions),
             # Of several ranks the first measures its own users.
             test=federation.test[rows[rows_of_share(len(rows))]],
+            weights=None if (weights := of_all()) is None else weights[rows],
         ),
         ledger=ledger,
         key=key,

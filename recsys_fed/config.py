@@ -34,6 +34,8 @@ AUTO, OFF = "auto", "off"
 COLUMN_ROLES = ("user", "item", "value", "time", "kind", "weight", "test")
 _REQUIRED_ROLES = ("user", "item")
 _MOST_WEIGHT = 1e6
+# Values of an attribute that weigh users: each is a pass over its users in every round.
+_MOST_GROUPS = 32
 _MOST_HALF_LIFE = 10_000
 
 T = TypeVar("T")
@@ -77,6 +79,9 @@ class FederationConfig:
             target is the next item; "off"; a number of positions; or of days, as in "30d".
         long_tail: how far what the model recommends goes to rarer items, from 0 to below 1; see
             `models.items.favour_rare_items`.
+        user_weights: "gender:F=1,M=0.5": what a user of each value of an attribute counts in every sum that trains,
+            above 0 and at most 1; others count the least of these. "": all count alike. See
+            `federation.user_weights`.
         item_features: use public item features where the catalogue has them.
         feature_kinds: which, of categories, decades, words and vectors, with commas; see `catalogue.features`.
         earlier_trainings: how many trainings of this federation came before that this one builds on; public, as the
@@ -118,6 +123,7 @@ class FederationConfig:
     order: str = _key(AUTO, "auto, off, or the half-life, in positions, with which items count as together.")
     recency: str = _key(AUTO, "auto, off, or the half-life of a history: positions, or days as in 30d.")
     long_tail: float = _key(0.0, "From 0 to below 1: recommend rarer items; it costs recall and no privacy.")
+    user_weights: str = _key("", "ATTRIBUTE:VALUE=WEIGHT,...: what users count in training, as gender:F=1,M=0.5.")
     item_features: bool = _key(True, "Use public item features.")
     feature_kinds: str = _key("categories,decades,words", "Of categories,decades,words,vectors; with commas.")
     earlier_trainings: int = 0
@@ -149,6 +155,7 @@ class FederationConfig:
             object.__setattr__(self, "target", "rating")
         half_lives_of(self.order, name="order", days=False)
         half_lives_of(self.recency, name="recency", days=True)
+        user_weights_of(self.user_weights)
         checks.one_of(SECURE_AGGREGATION, secure_aggregation=self.secure_aggregation)
         checks.at_least(0, secure_aggregation_threshold=self.secure_aggregation_threshold)
         checks.at_least(0, secure_aggregation_colluders=self.secure_aggregation_colluders)
@@ -193,6 +200,8 @@ class SimulationConfig:
         held_out: "test"; or "validation", what to choose settings on: then no test interaction is used for anything.
         partition: method of `data.simulated`; skew: exponent of zipf, alpha of dirichlet.
         min_value: keep only interactions of at least this value; -inf keeps all.
+        user_attributes, attribute_columns: a table of users, and NAME=COLUMN,... of it, see `data.readers.users`; ""
+            is none.
         hit_weight: only interactions of at least this weight count as found where they are held out; -1 takes half of
             the heaviest kind's, so that all do where there are no kinds.
         ignore_weights: train and fold in as if all interactions counted alike: the control of what weights are worth.
@@ -227,6 +236,10 @@ class SimulationConfig:
     public_users: str = _key(
         "", "Table of histories that their owners made public: user, item, and consent, what each has agreed to."
     )
+    user_attributes: str = _key("", "Table of users, whose first column, or the one called user, holds their ids.")
+    attribute_columns: str = _key(
+        "", "NAME=COLUMN,... of that table; a number is a position in a file without a header."
+    )
     split: str = _key("auto", "auto, given, per-user-random, leave-last-out, leave-two-out, global-temporal.")
     metrics: str = _key("", "Further metrics, with commas, that a package brings.")
     held_out: str = _key("test", "test, or validation: to choose settings without a test item.")
@@ -259,6 +272,8 @@ class SimulationConfig:
             raise ConfigurationError("Expected min_value to be a number or -inf, got nan.")
         columns_of(self.columns)
         kinds_of(self.kinds)
+        if bool(self.user_attributes) != bool(self.attribute_columns):
+            raise ConfigurationError("Expected a table of users and the columns of their attributes together.")
 
 
 def _trainer_for(target: str, trainer: str) -> str:
@@ -360,6 +375,31 @@ def check_kinds(kinds: Mapping[str, float]) -> None:
             )
     if kinds and not any(kinds.values()):
         raise ConfigurationError("Expected a kind of event with a weight above 0, got none: no row would count.")
+
+
+def user_weights_of(text: str) -> tuple[str, dict[str, float]]:
+    """Read "gender:F=1,M=0.5" as an attribute and what users of each of its values count.
+
+    >>> user_weights_of("gender:F=1,M=0.5"), user_weights_of("")
+    (('gender', {'F': 1.0, 'M': 0.5}), ('', {}))
+
+    Raises:
+        ConfigurationError: it is something else, or a weight is not above 0 and at most 1.
+    """
+    attribute, colon, table = text.partition(":")
+    weights: dict[str, float] = {}
+    for value, _, weight in (part.rpartition("=") for part in filter(None, table.split(","))):
+        try:
+            weights[value.strip()] = float(weight)
+        except ValueError:
+            weights[value.strip()] = math.nan
+    named = bool(attribute.strip() and weights and all(weights)) and len(weights) == len(table.split(","))
+    if text and not (named and all(0 < weight <= 1 for weight in weights.values()) and len(weights) <= _MOST_GROUPS):
+        raise ConfigurationError(
+            f"Expected user-weights as ATTRIBUTE:VALUE=WEIGHT,... of at most {_MOST_GROUPS} values, each once, with "
+            f"weights above 0 and at most 1, got {text!r:.200}."
+        )
+    return (attribute.strip(), weights) if colon else ("", {})
 
 
 def current_noise(word: str) -> str:

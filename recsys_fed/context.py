@@ -7,7 +7,7 @@ values as JSON in bytes. They are fitted to the silo's users, as the residual is
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -60,6 +60,24 @@ def contexts_at(time: Times, names: tuple[str, ...]) -> dict[str, Texts]:
     return {name: np.where(time >= 0, _VALUES[name](np.maximum(time, 0)), "") for name in names}
 
 
+def key_of(value: str, keys: Iterable[str]) -> str | None:
+    """The key that is a value, or the band that a whole number is in; None where there is none.
+
+    >>> key_of("F", ["F", "M"]), key_of("25", ["10 to 19", "20 to 29"]), key_of("30", ["20 to 29"])
+    ('F', '20 to 29', None)
+    """
+    bands = []
+    for key in keys:
+        if key == value:
+            return key
+        first, _, last = key.partition(" to ")
+        if first.isdecimal() and last.isdecimal():
+            bands.append((int(first), int(last), key))
+    if not (value.isascii() and value.isdecimal()):
+        return None
+    return next((key for first, last, key in bands if first <= int(value) <= last), None)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PackedEffects:
     """Of one attribute or context.
@@ -78,13 +96,8 @@ class PackedEffects:
         >>> effects.row("25"), effects.row("30")
         (0, None)
         """
-        if value in self.values or not (value.isascii() and value.isdecimal()):
-            return self.values.get(value)
-        for band, row in self.values.items():
-            first, _, last = band.partition(" to ")
-            if first.isdecimal() and last.isdecimal() and int(first) <= int(value) <= int(last):
-                return row
-        return None
+        key = key_of(value, self.values)
+        return None if key is None else self.values[key]
 
 
 def write_effects(file: IO[bytes], effects: Mapping[str, PackedEffects]) -> None:

@@ -177,6 +177,16 @@ class _Stopwatch:
         }
 
 
+def _check_claim(config: FederationConfig) -> None:
+    if math.isinf(config.epsilon):
+        raise ConfigurationError("Expected a finite epsilon to audit, got inf: it claims nothing.")
+    if config.user_weights:
+        raise ConfigurationError(
+            "Expected no user-weights in an audit: a user who counts in full adds the same without them, and all "
+            "others add less. Leave user-weights out to audit the worst case."
+        )
+
+
 def audit(
     config: FederationConfig,
     data: SimulationConfig,
@@ -188,11 +198,11 @@ def audit(
     """Audit the pipeline that the configuration describes, write `audit.json` to `folder`, and return its record.
 
     Raises:
-        ConfigurationError: there is no finite epsilon to hold anything against.
+        ConfigurationError: there is no finite epsilon to hold anything against; or users are weighed, whose canaries
+            would be short.
         RecsysFedError: see a run.
     """
-    if math.isinf(config.epsilon):
-        raise ConfigurationError("Expected a finite epsilon to audit, got inf: it claims nothing.")
+    _check_claim(config)
     use_threads(config.threads)
     progress = progress or Progress()
     watch = _Stopwatch(step=Steps(5 + settings.power + settings.attacks, progress).begin)

@@ -60,6 +60,8 @@ class Certificate:
         model: SHA-256 of the released item embeddings file; "" if the run ended without one.
         tables: SHA-256 of the file of released tables that later trainings may pool; "" where the server kept none.
         earlier: the same of each earlier training that this one has pooled, oldest first.
+        user_weights: the public rule by which users count in what was released, see `config.user_weights_of`; ""
+            where all count alike, and then the record is that of earlier versions.
         versions: of the software that answered.
     """
 
@@ -75,10 +77,13 @@ class Certificate:
     versions: Mapping[str, str]
     tables: str = ""
     earlier: tuple[str, ...] = ()
+    user_weights: str = ""
 
     def to_record(self) -> dict[str, Any]:
         """Return the certificate as JSON values."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        if not self.user_weights:
+            del plain["user_weights"]
         return plain | {
             "version": _VERSION,
             "terms": self.terms.to_record(),
@@ -94,6 +99,8 @@ class Certificate:
     def from_record(cls, record: object) -> Self:
         """Read a certificate; raises DataFormatError for anything else."""
         names = {f.name for f in fields(cls)} | {"version"}
+        if isinstance(record, Mapping):
+            record = {"user_weights": "", **record}
         if isinstance(record, Mapping) and record.get("version") == _FIRST_VERSION:
             record = {**record, "tables": "", "earlier": []} if not {"tables", "earlier"} & record.keys() else record
             known = require_keys(record, names, "a certificate")
@@ -111,7 +118,7 @@ class Certificate:
             epsilon_in_all=_figures_of(known, "epsilon_in_all"),
             versions={name: str(text) for name, text in _mapping(known, "versions").items()},
             earlier=_texts(known, "earlier"),
-            **{name: text_of(known, name) for name in ("run", "time", "genesis", "model", "tables")},
+            **{name: text_of(known, name) for name in ("run", "time", "genesis", "model", "tables", "user_weights")},
         )
 
 

@@ -71,6 +71,7 @@ def _disagreements(certificates: Mapping[str, Certificate]) -> Iterator[str]:
         "unit": lambda c: c.terms.guarantee.unit,
         "neighbouring relation": lambda c: c.terms.guarantee.neighbouring_relation,
         "number of silos a user may be in": lambda c: c.terms.guarantee.max_silos_per_user,
+        "rule of what users count": lambda c: c.user_weights or "that all count alike",
     }
     for what, of in shared.items():
         values = Counter(map(of, certificates.values()))

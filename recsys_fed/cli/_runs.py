@@ -38,6 +38,7 @@ SampledNegatives = Annotated[
     "rounds",
     "embedding_dim", "target", "order", "recency", "long_tail", "shuffle_order", "hit_weight", "ignore_weights",
     "noise", "secure_aggregation", "secure_aggregation_threshold", "secure_aggregation_colluders",
+    "user_attributes", "attribute_columns", "user_weights",
     "metrics_epsilon", "ledgers", "epsilon_limit", "item_features", "feature_kinds", "declared_users",
     "declared_interactions",
     "max_silos_per_user", "device", "threads", "seed",
@@ -137,13 +138,6 @@ Output = Annotated[Path | None, typer.Option(help="Folder for the record and all
 NewItems = Annotated[
     float, typer.Option(help="Also train without so large a share of the items, and rank them by their features.")
 ]
-UserAttributes = Annotated[
-    Path | None,
-    typer.Option(help="Table of users: measure groups of them, and let silos add effects of their attributes."),
-]
-AttributeColumns = Annotated[
-    str, typer.Option(help="NAME=COLUMN,... of that table; a number is a position in a file without a header.")
-]
 Contexts = Annotated[
     str, typer.Option(help="Of hour and weekday: also let silos add effects of when something happened.")
 ]
@@ -154,9 +148,10 @@ DEFAULT_EPSILONS = "1,2,4,8"
     "data", "protocol", "columns", "kinds", "format", "item_catalogue", "public_users", "split", "held_out",
     "test_fraction", "silos",
     "partition", "skew", "trainer", "module", "delta", "feature_kinds", "target", "order", "recency", "long_tail",
-    "shuffle_order", "hit_weight", "ignore_weights", "noise", "secure_aggregation", "declared_users",
-    "declared_interactions",
+    "shuffle_order", "hit_weight", "ignore_weights", "user_attributes", "attribute_columns", "user_weights",
+    "noise", "secure_aggregation", "declared_users", "declared_interactions",
     "threads", "seed", seed="Seed of splits and silos, and of the first run.",
+    user_attributes="Table of users: measure groups of them, and let silos add effects of their attributes.",
 )  # fmt: skip
 def compare(  # noqa: PLR0913  (one argument a flag)
     scenario: Scenario = None,
@@ -165,8 +160,6 @@ def compare(  # noqa: PLR0913  (one argument a flag)
     epsilons: Epsilons = DEFAULT_EPSILONS,
     seeds: Seeds = 1,
     new_items: NewItems = 0.0,
-    user_attributes: UserAttributes = None,
-    attribute_columns: AttributeColumns = "",
     context: Contexts = "",
     settings: _options.Setting = None,
     output: Output = None,
@@ -191,12 +184,10 @@ def compare(  # noqa: PLR0913  (one argument a flag)
         epsilons=_numbers(epsilons),
         n_seeds=seeds,
         new_items=new_items,
-        user_attributes=str(user_attributes or ""),
-        attribute_columns=attribute_columns,
         context=context,
     )
     rating = simulation.federation.target == "rating"
-    if rating and (plot is not None or new_items or user_attributes is not None or context):
+    if rating and (plot is not None or new_items or simulation.data.user_attributes or context):
         raise ConfigurationError(
             "Expected no --plot, --new-items, --user-attributes or --context with target = rating."
         )

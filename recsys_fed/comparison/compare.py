@@ -293,7 +293,6 @@ class Comparison:
         epsilons: budgets of the private methods.
         n_seeds: runs of each budget, which differ in start and noise; data and silos stay as they are.
         new_items: share of the items that further runs train without, to rank them by their public features; 0: none.
-        user_attributes, attribute_columns: a table of users, and NAME=COLUMN,... of what is told apart; "": nothing.
         context: names of contexts that count beside the score, with commas between them; see `recsys_fed.context`.
     """
 
@@ -301,8 +300,6 @@ class Comparison:
     epsilons: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
     n_seeds: int = 1
     new_items: float = 0.0
-    user_attributes: str = ""
-    attribute_columns: str = ""
     context: str = ""
 
     def __post_init__(self) -> None:
@@ -311,10 +308,8 @@ class Comparison:
             checks.positive(epsilon=epsilon)
         if self.new_items:
             checks.fraction(new_items=self.new_items)
-        if bool(self.user_attributes) != bool(self.attribute_columns):
-            raise ConfigurationError("Expected a table of users and the columns of their attributes together.")
-        if self.attribute_columns:
-            parse_attribute_columns(self.attribute_columns)
+        if self.simulation.data.attribute_columns:
+            parse_attribute_columns(self.simulation.data.attribute_columns)
         if parse_contexts(self.context) and self.simulation.federation.target == "next":
             raise ConfigurationError("Expected no --context with target = next, whose own model has none.")
 
@@ -394,14 +389,11 @@ def compare(comparison: Comparison, *, output: Path | None = None, progress: Pro
 
 def _attributes_of(comparison: Comparison, federation: SimulatedFederation) -> Attributes:
     """Of the federation's rows; a table that cannot be read is refused before anything is trained."""
-    if not comparison.user_attributes:
+    data = comparison.simulation.data
+    if not data.user_attributes:
         return {}
-    ids = federation.dataset.interactions.user_ids
-    return read_attributes(
-        Path(comparison.user_attributes).expanduser(),
-        parse_attribute_columns(comparison.attribute_columns),
-        ids if federation.users is None else ids[federation.users],
-    )
+    columns = parse_attribute_columns(data.attribute_columns)
+    return read_attributes(Path(data.user_attributes).expanduser(), columns, federation.user_ids)
 
 
 def _count_steps(comparison: Comparison) -> int:

@@ -20,12 +20,13 @@ from scipy.sparse.linalg import LinearOperator, svds
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.checks import at_least, non_negative, one_of, positive
-from recsys_fed.config import SimulationConfig, columns_of, kinds_of
+from recsys_fed.config import SimulationConfig, columns_of, kinds_of, user_weights_of
 from recsys_fed.data.dataset import Dataset
 from recsys_fed.data.locate import open_dataset
 from recsys_fed.data.protocols import apply_protocol
 from recsys_fed.data.readers.products import add_public_users
 from recsys_fed.data.readers.reading import text_format_of
+from recsys_fed.data.readers.users import parse_attribute_columns, read_user_weights
 from recsys_fed.data.silo import histories, signals_of
 from recsys_fed.data.split import (
     are_hits,
@@ -222,6 +223,12 @@ class SimulatedFederation:
     negatives: npt.NDArray[np.int64] | None = None
 
     @property
+    def user_ids(self) -> npt.NDArray[np.object_]:
+        """Of the rows, object array of str [n_users]."""
+        ids = self.dataset.interactions.user_ids
+        return ids if self.users is None else ids[self.users]
+
+    @property
     def excluded(self) -> sparse.csr_matrix:
         """What is no candidate for a user: the train items, and those that are unranked; csr [n_users, n_items]."""
         return self.train if self.unranked is None else self.train + self.unranked
@@ -253,8 +260,9 @@ def simulated_federation(config: SimulationConfig, *, silos: int, seed: int) -> 
     seed = seed if config.data_seed < 0 else config.data_seed
     # Without what changes no interaction, so that runs which differ in it alone read their data once.
     read = replace(
-        apply_protocol(config), protocol="", ledgers="", epsilon_limit=0.0, block_interactions=0, data_seed=-1
-    )
+        apply_protocol(config), protocol="", ledgers="", epsilon_limit=0.0, block_interactions=0, data_seed=-1,
+        user_attributes="", attribute_columns="",
+    )  # fmt: skip
     return _federation(read, silos=silos, seed=seed)
 
 
@@ -334,6 +342,28 @@ def _negatives(dataset: Dataset, catalogue: Catalogue) -> npt.NDArray[np.int64] 
         return None
     rows = np.append(catalogue.rows(dataset.interactions.item_ids), -1)
     return np.asarray(rows[dataset.test_negatives], dtype=np.int64)
+
+
+@lru_cache(maxsize=4)
+def simulated_user_weights(
+    federation: SimulatedFederation, rule: str, *, table: str, columns: str
+) -> npt.NDArray[np.float64] | None:
+    """What each user of the federation counts by a rule (`config.user_weights_of`), float64 [n_users]; None for "".
+
+    Raises:
+        DataError: see `read_user_weights`.
+        ConfigurationError: nobody has said in which column of which table the attribute is.
+    """
+    attribute, weights = user_weights_of(rule)
+    if not attribute:
+        return None
+    named = parse_attribute_columns(columns) if table else {}
+    if attribute not in named:
+        raise ConfigurationError(
+            f"Expected {attribute} in a table of users for user-weights, got none: --user-attributes FILE "
+            f"--attribute-columns {attribute}=COLUMN."
+        )
+    return read_user_weights(Path(table), named[attribute], weights, federation.user_ids)
 
 
 def silo_histories(

@@ -2,6 +2,7 @@
 
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -37,8 +38,9 @@ from recsys_fed.privacy.guarantee import check_delta
 from recsys_fed.signing import SigningKey
 from recsys_fed.silo.on_disk import open_silo_data
 from recsys_fed.silo.opt_out import Participants
-from recsys_fed.silo.secret import SiloSecret, passphrase
+from recsys_fed.silo.secret import Pseudonyms, SiloSecret, passphrase
 from recsys_fed.silo.settings import SiloSettings, handed_out_folder, read_silo_settings
+from recsys_fed.silo.told import weights_of_users
 
 _Where = TypeVar("_Where")
 _Steps = list[tuple[str, Callable[[_Where], str]]]
@@ -115,9 +117,8 @@ def _certificates(folder: FederationFolder) -> str:
 def _public(folder: FederationFolder) -> str:
     """What silos are handed must be what the server trains with, or they refuse each other."""
     terms, own = read_federation(folder.public / TERMS), folder.settings()
-    differing = [
-        name for name, value in agreed_keys(own.training).items() if agreed_keys(terms.training)[name] != value
-    ]
+    handed_out, used = agreed_keys(terms.training), agreed_keys(own.training)
+    differing = [name for name in sorted(handed_out | used) if handed_out.get(name) != used.get(name)]
     if differing:
         raise ConfigurationError(
             f"Expected the terms in {folder.public / TERMS} to be those of {folder.settings_file}, they differ in "
@@ -228,6 +229,9 @@ def _data(settings: SiloSettings) -> str:
     lines += [f"{data.unknown_items} with items that the catalogue lacks"] if data.unknown_items else []
     lines += [f"{data.short} users with too short a history are left out"] if data.short else []
     lines += [f"{data.ties} pairs of a user's neighbouring interactions have one time"] if data.ties else []
+    weights = weights_of_users(settings, data.users, Pseudonyms(secret))
+    if weights is not None:
+        lines += [f"{count} users count {weight:g}" for weight, count in sorted(Counter(weights.tolist()).items())]
     return "; ".join(lines if data.report.is_clean else [*lines, *data.report.table()])
 
 

@@ -40,8 +40,8 @@ HANDED_OUT, PAUSE = "RECSYS_FED_PUBLIC", "RECSYS_FED_PAUSE_SECONDS"
 NOTICE_PATH, CATALOGUE_PATH = "/v1/fleet/notice", "/v1/fleet/catalogue"
 # A path that nobody may ask for, and that Flower answers: a refusal shows that the gate is in front of it.
 PROBE = "/docs"
-# A term that federations of earlier versions do not have.
-_MOST_EARLIER = "most-earlier-trainings"
+# Terms that federations of earlier versions do not have.
+_MOST_EARLIER, _USER_WEIGHTS = "most-earlier-trainings", "user-weights"
 # How many earlier trainings the terms of a new federation allow one to build on, if nobody says otherwise.
 BUILD_ON = 1_000
 # Keys of a run that silos agree to; the others are the server's own business.
@@ -50,7 +50,7 @@ _AGREED = (
     "max-silos-per-user", "declared-users", "declared-interactions", "secure-aggregation",
     "secure-aggregation-threshold",
     "secure-aggregation-colluders", "item-features", "feature-kinds", "trainer-settings",
-    "target", "order", "recency", _MOST_EARLIER,
+    "target", "order", "recency", _MOST_EARLIER, _USER_WEIGHTS,
 )  # fmt: skip
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(?P<port>\d{1,5})")
 
@@ -218,9 +218,9 @@ def terms_toml(settings: FederationSettings) -> str:
 
 
 def agreed_keys(config: FederationConfig) -> dict[str, Value]:
-    """The flat keys of a run that silos agree to; a term that earlier versions lack is left out where it is 0."""
+    """The flat keys of a run that silos agree to; terms that earlier versions lack are left out where empty."""
     keys = {name: value for name, value in flat(config).items() if name in _AGREED or "." in name}
-    return keys if keys[_MOST_EARLIER] else {name: value for name, value in keys.items() if name != _MOST_EARLIER}
+    return {name: value for name, value in keys.items() if value or name not in (_MOST_EARLIER, _USER_WEIGHTS)}
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -96,7 +96,7 @@ def _why_not(training: Path, terms: FederationConfig) -> str:
 
 def _means(name: str) -> bool:
     """Whether a key of a run bears on what its released tables mean."""
-    return name in ("trainer", "target", "order", "trainer-settings") or "." in name
+    return name in ("trainer", "target", "order", "trainer-settings", "user-weights") or "." in name
 
 
 def new_training(folder: FederationFolder, *, overrides: Mapping[str, Value], earlier: Sequence[Path] = ()) -> Path:

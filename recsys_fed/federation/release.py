@@ -13,6 +13,7 @@ from recsys_fed.federation.messages import Request, Update
 from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
 from recsys_fed.federation.metrics_round import contribute_metrics
 from recsys_fed.federation.noise_split import slack_of_sum
+from recsys_fed.federation.user_weights import UserWeights, part_settings, weighted_sum
 from recsys_fed.models.histories import UserHistories
 from recsys_fed.privacy.events import ReleaseEvent
 from recsys_fed.privacy.integer_mechanism import ROUNDING_SLACK, add_noise, to_int32
@@ -30,10 +31,17 @@ class Randomness:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SiloUsers:
-    """The private data of a silo: histories, and what is held out to measure models on (None: nothing)."""
+    """The private data of a silo.
+
+    Attributes:
+        histories: of its users.
+        test: csr [n_users, n_items], what is held out to measure models on; None: nothing.
+        weights: what each user counts, where the federation has a rule; see `user_weights`.
+    """
 
     histories: UserHistories
     test: sparse.csr_matrix | None = None
+    weights: UserWeights | None = None
 
 
 # Gets what went wrong inside the silo, for its operator alone.
@@ -130,7 +138,7 @@ def bounded_sum(request: Request, trainer: Trainer, users: SiloUsers, *, randomn
     if request.stage == METRICS_STAGE:
         total = _metrics(request, users)
     else:
-        total = _contribution(request, trainer, users.histories, randomness)
+        total = _contribution(request, trainer, users, randomness)
     if tuple(total.shape) != tuple(request.shape):
         raise ProtocolError(f"Expected a contribution of shape {request.shape}, got {tuple(total.shape)}.")
     return total
@@ -153,14 +161,15 @@ def _slack_of_sum(request: Request) -> float:
     )
 
 
-def _contribution(
-    request: Request, trainer: Trainer, histories: UserHistories, randomness: Randomness
-) -> torch.Tensor:
+def _contribution(request: Request, trainer: Trainer, users: SiloUsers, randomness: Randomness) -> torch.Tensor:
     """The trainer's sum over users, or over the Poisson sample of them that the event speaks of."""
-    device = histories.device
+    histories, device = users.histories, users.histories.device
     tables = {name: table.to(device) for name, table in request.tables.items()}
-    settings = {**request.settings, "l2_clip_norm": request.l2_clip_norm}
+    own, weights = part_settings(request.settings)
+    settings = {**own, "l2_clip_norm": request.l2_clip_norm}
     if request.noise_inside:
+        if weights:
+            raise ProtocolError("Expected no weights of users with noise inside the silo, got some.")
         noise = LocalNoise(
             mechanism=request.mechanism,
             sampling_probability=request.sampling_probability,
@@ -169,10 +178,14 @@ def _contribution(
             sampling=randomness.sampling,
         )
         return trainer.local_update(tables, histories, settings=settings, noise=noise)
+    sample: torch.Tensor | None = None
     if request.sampling_probability < 1:
-        sample = poisson_sample(histories.n_users, request.sampling_probability, randomness.sampling)
-        histories = histories.subset(sample.to(device))
-    return trainer.contribution(request.stage, tables, histories, settings=settings)
+        sample = poisson_sample(histories.n_users, request.sampling_probability, randomness.sampling).to(device)
+
+    def contribute(some: UserHistories) -> torch.Tensor:
+        return trainer.contribution(request.stage, tables, some, settings=settings)
+
+    return weighted_sum(contribute, histories, weights=weights, of_users=users.weights, chosen=sample)
 
 
 def _metrics(request: Request, users: SiloUsers) -> torch.Tensor:

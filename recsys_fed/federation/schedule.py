@@ -29,6 +29,7 @@ from recsys_fed.federation.metrics_round import (
     model_tables,
 )
 from recsys_fed.federation.noise_split import masking_of, share_of_silo
+from recsys_fed.federation.user_weights import check_weights, weight_settings
 from recsys_fed.models.histories import Histories
 from recsys_fed.models.items import FoldIn, ItemEmbeddings, favour_rare_items
 from recsys_fed.privacy.calibration import calibrate_noise_multiplier
@@ -144,6 +145,7 @@ def begin(
     # Refuses here, before anything is asked of a silo.
     begun = favour_rare_items(trainer.item_embeddings(state), config.long_tail)
     public_users = None if catalogue is None else histories_of_public_users(catalogue)
+    check_weights(config, stages, public_users=public_users is not None)
     if public_users is not None:
         check_public_users(stages, trainer)
     return Schedule(
@@ -203,7 +205,7 @@ def planned_request(schedule: Schedule, number: int) -> Request:
         tables={},
         settings=fold_in_settings(schedule.fold_in)
         if metrics
-        else {name: float(value) for name, value in stage.settings.items()},
+        else {name: float(value) for name, value in stage.settings.items()} | weight_settings(config),
         shape=shape,
         noise_multiplier=noise_multiplier,
         l2_clip_norm=stage.l2_clip_norm,

@@ -114,6 +114,7 @@ def certify_run(
     tables: str = "",
     earlier: Sequence[str] = (),
     federation: str = "",
+    user_weights: str = "",
 ) -> bytes:
     """Return the signed certificate of a run.
 
@@ -124,6 +125,7 @@ def certify_run(
         model: SHA-256 of the item embeddings that the run released, "" if there are none.
         tables: that of the released tables which the server keeps for later trainings.
         earlier: those of the trainings that this one has pooled, oldest first.
+        user_weights: the rule of what users count, of the silo's own settings.
     """
     # The head first: should another run write meanwhile, all that is said here is about what the head covers.
     head, name = ledger.head(), run_name(federation, run)
@@ -141,6 +143,7 @@ def certify_run(
         versions=versions(),
         tables=tables,
         earlier=tuple(earlier),
+        user_weights=user_weights,
     )
     return sign_certificate(certificate, key)
 

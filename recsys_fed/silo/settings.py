@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recsys_fed import checks
-from recsys_fed.config import COLUMN_ROLES, FederationConfig, check_kinds, check_run_keys, parse
+from recsys_fed.config import COLUMN_ROLES, FederationConfig, check_kinds, check_run_keys, parse, user_weights_of
 from recsys_fed.context import parse_contexts
 from recsys_fed.data.readers.cells import UNITS, UNREADABLE, moment_of_text
 from recsys_fed.data.readers.reading import DATABASES, SOURCES, Reading, text_format_of
@@ -150,6 +150,9 @@ class ScheduleSettings:
 class AttributeSettings:
     """The table [attributes]: what counts beside histories for "silo-trusted"; see `personalisation.fusion`.
 
+    The attribute by which a federation weighs users (user-weights in [agreed]) is one of them, whatever the
+    personalisation.
+
     Attributes:
         path: of a text table of users, see `data.readers.users`; "" for none.
         columns: NAME=COLUMN,... of it.
@@ -240,10 +243,32 @@ class SiloSettings:
             raise ConfigurationError(f"Expected letters, digits and hyphens for federation, got {self.federation!r}.")
         if (self.simulated_seed < 0) != (self.simulated_index < 0):
             raise ConfigurationError("Expected simulated-seed and simulated-index together, or none of them.")
-        if self.attributes != AttributeSettings() and self.personalisation != "silo-trusted":
-            raise ConfigurationError("Expected [attributes] with personalisation = silo-trusted only.")
+        weighed = self.agreed.user_weights and not self.attributes.context
+        if self.attributes != AttributeSettings() and self.personalisation != "silo-trusted" and not weighed:
+            raise ConfigurationError(
+                "Expected [attributes] with personalisation = silo-trusted, or without context where user-weights in "
+                "[agreed] read them, only."
+            )
         if self.attributes.context and not self.data.time:
             raise ConfigurationError("Expected data.time, the column that attributes.context needs, got none.")
+
+    def weighing_column(self, agreed: FederationConfig | None = None) -> str:
+        """The column of [attributes] by which the agreed rule weighs users; "" where there is no rule.
+
+        Raises:
+            ConfigurationError: the silo does not know that attribute of its users.
+        """
+        attribute, _ = user_weights_of((agreed or self.agreed).user_weights)
+        if not attribute:
+            return ""
+        columns = parse_attribute_columns(self.attributes.columns) if self.attributes.columns else {}
+        if attribute not in columns:
+            raise ConfigurationError(
+                f"Expected {attribute} in columns of [attributes], by which the federation weighs users "
+                f"(user-weights in [agreed]). Name a table of users that has it: path = ..., "
+                f'columns = "{attribute}=COLUMN".'
+            )
+        return columns[attribute]
 
     @property
     def simulated(self) -> bool:

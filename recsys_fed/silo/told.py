@@ -1,12 +1,16 @@
-"""What a silo knows beside its histories, by [attributes] of silo.toml. It stays in the silo."""
+"""What a silo knows beside its histories, by [attributes] of silo.toml. It stays in the silo.
+
+What users count in training by a public rule follows from it, see `federation.user_weights`.
+"""
 
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from recsys_fed.config import user_weights_of
 from recsys_fed.context import contexts_at, parse_contexts
-from recsys_fed.data.readers.users import parse_attribute_columns, read_attributes
+from recsys_fed.data.readers.users import parse_attribute_columns, read_attributes, read_user_weights
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.histories import Histories
 from recsys_fed.personalisation.fusion import Told
@@ -26,9 +30,9 @@ class Knowledge:
 
     @classmethod
     def of_silo(cls, settings: SiloSettings, pseudonyms: Pseudonyms) -> "Knowledge | None":
-        """What silo.toml says; None where there is no [attributes]."""
+        """What silo.toml says; None where there is no [attributes], or it weighs users alone."""
         found = cls(settings.attributes, pseudonyms)
-        return found if found.names else None
+        return found if found.names and settings.personalisation == "silo-trusted" else None
 
     def of(self, users: npt.NDArray[np.object_], histories: Histories) -> Told:
         """What is told of users under pseudonyms, and of their interactions.
@@ -49,3 +53,17 @@ class Knowledge:
                 "holds positions. Take part in a training, or leave the context out."
             )
         return Told(attributes=attributes, contexts=contexts_at(signals.time.cpu().numpy(), self.contexts))
+
+
+def weights_of_users(
+    settings: SiloSettings, users: npt.NDArray[np.object_], pseudonyms: Pseudonyms
+) -> npt.NDArray[np.float64] | None:
+    """What each of the users under pseudonyms counts by the agreed rule, float64 [n_users]; None without one.
+
+    Guarantees, raises: see `read_user_weights`.
+    """
+    column = settings.weighing_column()
+    if not column:
+        return None
+    _, weights = user_weights_of(settings.agreed.user_weights)
+    return read_user_weights(Path(settings.attributes.path), column, weights, users, rename=pseudonyms.of)

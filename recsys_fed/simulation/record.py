@@ -62,6 +62,7 @@ def metrics_record(
         "noise": config.noise,
         "secure_aggregation": vars(masking) if masking is not None else None,
         "noise_note": NOISE_NOTES[config.noise] if masking is None else MASKED_NOTE.format(**vars(masking)),
+        **({"user_weights": config.user_weights} if config.user_weights else {}),
         "epsilon": finite(config.epsilon),
         "delta": config.delta,
         "epsilon_spent": {silo: finite(epsilon) for silo, epsilon in spent.items()},

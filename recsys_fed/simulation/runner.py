@@ -19,7 +19,7 @@ import torch
 from recsys_fed import checks
 from recsys_fed.config import AUTO, ENGINES, FederationConfig, SimulationConfig, flat
 from recsys_fed.data.protocols import apply_protocol, protocol_of
-from recsys_fed.data.simulated import SimulatedFederation, simulated_federation
+from recsys_fed.data.simulated import SimulatedFederation, simulated_federation, simulated_user_weights
 from recsys_fed.data.sources import GROUP as SOURCES
 from recsys_fed.data.split import BY_TIME, NONE
 from recsys_fed.errors import ConfigurationError, DataError
@@ -345,6 +345,7 @@ def prepare(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
         data=_absolute(given.data),
         item_catalogue=_absolute(given.item_catalogue),
         public_users=_absolute(given.public_users),
+        user_attributes=_absolute(given.user_attributes),
     )
     if given.ledgers:
         data = replace(data, ledgers=str(_make_folder(Path(given.ledgers))))
@@ -358,6 +359,10 @@ def prepare(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
             "Expected interactions with ratings for target = rating, got none. Name the column that holds them: "
             "--columns value=NAME."
         )
+    # Refuses here what a silo would keep to itself.
+    simulated_user_weights(
+        federation, config.user_weights, table=data.user_attributes, columns=data.attribute_columns
+    )
     n_users = federation.train.shape[0]
     check_delta(config.delta, n_users=n_users)
     if signals_read(config) & {"order", "time"} and federation.dataset.interactions.time is None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from recsys_fed.context import key_of
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 
 # Attribute -> value of each user, "" where nobody knows it, object array of str [n_users].
@@ -85,3 +86,55 @@ def _values(column: Sequence[str], rows: Sequence[int]) -> npt.NDArray[np.object
     if len(known) > _MOST_VALUES and all(text.isdecimal() for text in known):
         column = [f"{int(text) // 10 * 10} to {int(text) // 10 * 10 + 9}" if text else "" for text in column]
     return np.array([column[row] for row in rows], dtype=object)
+
+
+def read_user_weights(
+    path: Path,
+    column: str,
+    weights: Mapping[str, float],
+    user_ids: npt.NDArray[np.object_],
+    *,
+    rename: Callable[[str], str] = str,
+) -> npt.NDArray[np.float64]:
+    """What each user counts by a public rule, float64 [n_users], from a table of users as `read_attributes` reads.
+
+    Args:
+        path: of the table, with a header, or with a name that shows what separates its fields (.csv, .tsv, .dat).
+        column: of the attribute, its name or position.
+        weights: value -> weight; a value may be a band of whole numbers, "20 to 29".
+        user_ids, rename: see `read_attributes`.
+
+    Guarantees: a user's weight follows from the rule and that user's own rows: bands are the rule's, rows are read
+    one by one (`readers.rows`), and none of them is an error. Who has several rows counts the least that one of them
+    says; who has none, or a value that the rule does not name, the least weight of the rule.
+
+    Raises:
+        DataNotFoundError, DataFormatError, ConfigurationError: no such file, a column that is not there, or no
+            separator. All follow from the file's name and header.
+    """
+    # A service reads silo.toml, which names such columns, and needs none of these.
+    from recsys_fed.data.readers._lines import text_table  # noqa: PLC0415
+    from recsys_fed.data.readers.blocks import blocks_of  # noqa: PLC0415
+    from recsys_fed.data.readers.reading import Reading, TextFormat  # noqa: PLC0415
+    from recsys_fed.data.readers.rows import rows_of  # noqa: PLC0415
+
+    if not path.is_file():
+        raise DataNotFoundError(f"Cannot find attributes of users at {path}.")
+    try:
+        names = text_table(path, {"item": column}, TextFormat(), needed=("item",)).names
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"Expected a header in {path}, or a name that ends in .csv, .tsv or .dat: what separates the fields of a "
+            "table that weighs users must not follow from a row of it."
+        ) from error
+    user = "user" if "user" in names else names[0] if names else "0"
+    reading = Reading(source="csv", path=str(path), columns={"user": user, "item": column}, usual=False)
+    least, found = min(weights.values()), dict[str, float]()
+    for block in blocks_of(reading):
+        rows = rows_of(block, reading)
+        users = [rename(name) for name in rows.user.ids]
+        keys = [key_of(value, weights) for value in rows.item.ids]
+        for user_code, value_code in zip(rows.user.codes.tolist(), rows.item.codes.tolist(), strict=True):
+            key, name = keys[value_code], users[user_code]
+            found[name] = min(found.get(name, 1.0), least if key is None else weights[key])
+    return np.array([found.get(str(name), least) for name in user_ids], dtype=np.float64)
