@@ -23,8 +23,8 @@ from recsys_fed.comparison._ceilings import NOT_PRIVATE, pooled_ceilings
 from recsys_fed.comparison._fused import Fusing
 from recsys_fed.comparison.new_items import new_item_record
 from recsys_fed.context import parse_contexts
-from recsys_fed.data.readers.users import Attributes, parse_attribute_columns, read_attributes
-from recsys_fed.data.simulated import SimulatedFederation
+from recsys_fed.data.readers.users import Attributes
+from recsys_fed.data.simulated import SimulatedFederation, simulated_attributes
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.evaluation.baselines import popularity
 from recsys_fed.evaluation.metrics import (
@@ -308,8 +308,6 @@ class Comparison:
             checks.positive(epsilon=epsilon)
         if self.new_items:
             checks.fraction(new_items=self.new_items)
-        if self.simulation.data.attribute_columns:
-            parse_attribute_columns(self.simulation.data.attribute_columns)
         if parse_contexts(self.context) and self.simulation.federation.target == "next":
             raise ConfigurationError("Expected no --context with target = next, whose own model has none.")
 
@@ -360,7 +358,8 @@ def compare(comparison: Comparison, *, output: Path | None = None, progress: Pro
     progress = progress or Progress()
     ready, federation = prepare_comparison(comparison)
     simulation = ready.simulation
-    attributes = _attributes_of(ready, federation)
+    # A table that cannot be read is refused before anything is trained.
+    attributes = simulated_attributes(federation, simulation.data)
     fusing = Fusing(attributes=attributes, contexts=parse_contexts(ready.context))
     if fusing.contexts:
         fusing.told(federation.histories, np.arange(federation.train.shape[0]))
@@ -385,15 +384,6 @@ def compare(comparison: Comparison, *, output: Path | None = None, progress: Pro
         comparison=ready, federation=federation, lines=lines, new_items=new_items, attributes=attributes,
         fusion=fusing.records,
     )  # fmt: skip
-
-
-def _attributes_of(comparison: Comparison, federation: SimulatedFederation) -> Attributes:
-    """Of the federation's rows; a table that cannot be read is refused before anything is trained."""
-    data = comparison.simulation.data
-    if not data.user_attributes:
-        return {}
-    columns = parse_attribute_columns(data.attribute_columns)
-    return read_attributes(Path(data.user_attributes).expanduser(), columns, federation.user_ids)
 
 
 def _count_steps(comparison: Comparison) -> int:

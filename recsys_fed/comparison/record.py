@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 
 from recsys_fed import checks
-from recsys_fed.comparison._groups import groups_of, worst_group
 from recsys_fed.comparison.compare import BOTH, LISTS, LOCAL, Compared, Floats, Groups, Line
 from recsys_fed.errors import ConfigurationError
+from recsys_fed.evaluation.groups import groups_of, worst_group
 from recsys_fed.evaluation.metrics import (
     ACTIVITY_GROUPS,
     HEADLINE_CUTOFF,

@@ -26,7 +26,7 @@ from recsys_fed.data.locate import open_dataset
 from recsys_fed.data.protocols import apply_protocol
 from recsys_fed.data.readers.products import add_public_users
 from recsys_fed.data.readers.reading import text_format_of
-from recsys_fed.data.readers.users import parse_attribute_columns, read_user_weights
+from recsys_fed.data.readers.users import Attributes, parse_attribute_columns, read_attributes, read_user_weights
 from recsys_fed.data.silo import histories, signals_of
 from recsys_fed.data.split import (
     are_hits,
@@ -342,6 +342,18 @@ def _negatives(dataset: Dataset, catalogue: Catalogue) -> npt.NDArray[np.int64] 
         return None
     rows = np.append(catalogue.rows(dataset.interactions.item_ids), -1)
     return np.asarray(rows[dataset.test_negatives], dtype=np.int64)
+
+
+def simulated_attributes(federation: SimulatedFederation, config: SimulationConfig) -> Attributes:
+    """Attributes of the federation's rows from the table that the configuration names; none where it names none.
+
+    Raises:
+        DataError, ConfigurationError: see `read_attributes`.
+    """
+    if not config.user_attributes:
+        return {}
+    columns = parse_attribute_columns(config.attribute_columns)
+    return read_attributes(Path(config.user_attributes).expanduser(), columns, federation.user_ids)
 
 
 @lru_cache(maxsize=4)

@@ -13,7 +13,7 @@ from rich.text import Text
 from recsys_fed.certificates.run import verify_run
 from recsys_fed.config import current_noise
 from recsys_fed.errors import DataFormatError, DataNotFoundError
-from recsys_fed.evaluation.metrics import AUC, ERRORS, shown_names
+from recsys_fed.evaluation.metrics import AUC, ERRORS, HEADLINE_NAMES, shown_names
 from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
 from recsys_fed.privacy.guarantee import Guarantee
 from recsys_fed.report._page import Chart, Section, Series, Table, Verdict, finite, interval_chart, line_chart, number
@@ -47,6 +47,8 @@ def print_simulation(record: Mapping[str, Any], *, output: Path | None) -> None:
     if record["private_metrics"]:
         console.print(f"as the silos report it, a noisy sum: {_private_metrics(record)}")
     console.print(f"[yellow]{record['note']}[/]; {record['noise_note']}")
+    if "user_weights" in record:
+        console.print(f"what users count in training: {record['user_weights']}", markup=False)
     if record["epsilon"] == "inf":
         console.print(f"[bold red]{NO_PRIVACY}[/]")
     else:
@@ -178,7 +180,8 @@ def _guarantee(record: Mapping[str, Any], checked: Mapping[str, Any] | None) -> 
         verdicts=verdicts,
         paragraphs=[
             f"{record['data']}: {record['n_users']:,} users and {record['n_items']:,} items in {record['n_silos']} "
-            f"silos; {record['trainer']}, {record['rounds']} rounds. Noise: {record['noise_note']}."
+            f"silos; {record['trainer']}, {record['rounds']} rounds. Noise: {record['noise_note']}.",
+            *([f"What users count in training: {record['user_weights']}."] if "user_weights" in record else []),
         ],
     )
 
@@ -210,7 +213,20 @@ def _quality_table(record: Mapping[str, Any]) -> Table:
 
 def _quality_tables(record: Mapping[str, Any]) -> list[Table]:
     ranked = [_quality_table(record)] if record["popularity"] else []
-    return [*ranked, *([_ratings_table(record)] if "ratings" in record else [])]
+    groups = [_attribute_table(name, of) for name, of in record.get("by_attribute", {}).items()]
+    return [*ranked, *groups, *([_ratings_table(record)] if "ratings" in record else [])]
+
+
+def _attribute_table(name: str, of: Mapping[str, Any]) -> Table:
+    return Table(
+        caption=f"Users by {name}: {of['worst']} is served worst" if of["worst"] else f"Users by {name}",
+        header=[name, "users", *HEADLINE_NAMES],
+        rows=[
+            [value, f"{one['n_users']:,}", *(number(one[metric], 4) for metric in HEADLINE_NAMES)]
+            for value, one in of["groups"].items()
+        ],
+        numeric=frozenset(range(1, 2 + len(HEADLINE_NAMES))),
+    )
 
 
 def _ratings_table(record: Mapping[str, Any]) -> Table:

@@ -36,6 +36,7 @@ class Measured:
 
     metrics: Mapping[str, float]
     popularity: Mapping[str, float]
+    groups: Mapping[str, Mapping[str, Any]]
     ratings: Mapping[str, Mapping[str, Mapping[str, float]]] | None
     totals: Mapping[str, Any]
     events: str
@@ -83,6 +84,7 @@ def metrics_record(
         "metrics": dict(measured.metrics) | (dict(measured.ratings["model"]["overall"]) if measured.ratings else {}),
         "private_metrics": measured.totals["private_metrics"],
         "popularity": dict(measured.popularity),
+        **({"by_attribute": measured.groups} if measured.groups else {}),
         **({"ratings": measured.ratings} if measured.ratings else {}),
         **({"public_users": measured.totals["public_users"]} if "public_users" in measured.totals else {}),
         **({"next_item": _next_item_record(federation)} if config.target == "next" else {}),

@@ -19,12 +19,19 @@ import torch
 from recsys_fed import checks
 from recsys_fed.config import AUTO, ENGINES, FederationConfig, SimulationConfig, flat
 from recsys_fed.data.protocols import apply_protocol, protocol_of
-from recsys_fed.data.simulated import SimulatedFederation, simulated_federation, simulated_user_weights
+from recsys_fed.data.readers.users import Attributes
+from recsys_fed.data.simulated import (
+    SimulatedFederation,
+    simulated_attributes,
+    simulated_federation,
+    simulated_user_weights,
+)
 from recsys_fed.data.sources import GROUP as SOURCES
 from recsys_fed.data.split import BY_TIME, NONE
 from recsys_fed.errors import ConfigurationError, DataError
 from recsys_fed.evaluation.baselines import popularity
-from recsys_fed.evaluation.metrics import AUC, ERRORS, METRICS, Metric, choose_metrics
+from recsys_fed.evaluation.groups import metrics_by_group
+from recsys_fed.evaluation.metrics import AUC, ERRORS, HEADLINE_CUTOFF, METRICS, Metric, choose_metrics
 from recsys_fed.evaluation.protocol import Scorer, evaluate_ranking
 from recsys_fed.evaluation.rating_errors import rating_errors, user_means
 from recsys_fed.evaluation.sampled import SampledTrials, draw_negatives, evaluate_sampled
@@ -183,6 +190,18 @@ def evaluate(
     return found
 
 
+def _evaluate_groups(
+    score: Scorer, federation: SimulatedFederation, attributes: Attributes
+) -> dict[str, dict[str, Any]]:
+    """Headline metrics of each group of users by attribute; see `metrics_by_group`."""
+    if not attributes or not federation.test.nnz:
+        return {}
+    measured = evaluate_ranking(
+        score, train=federation.excluded, test=federation.test, cutoffs=(HEADLINE_CUTOFF,), whole_ranking=False
+    )
+    return metrics_by_group(measured, attributes)
+
+
 def _evaluate_ratings(
     model: ItemEmbeddings, federation: SimulatedFederation
 ) -> dict[str, dict[str, dict[str, float]]]:
@@ -291,8 +310,10 @@ def simulate(
                 "sampled_negatives": negatives,
                 "seed": simulation.federation.seed,
             }
+            scorer = fold_in_scorer(model, some, device=simulation.federation.device)
             measured = Measured(
-                metrics=evaluate(fold_in_scorer(model, some, device=simulation.federation.device), some, **how),
+                metrics=evaluate(scorer, some, **how),
+                groups=_evaluate_groups(scorer, some, simulated_attributes(some, simulation.data)),
                 popularity=evaluate(popularity(federation.train), some, **how),
                 ratings=_evaluate_ratings(model, some) if simulation.federation.target == "rating" else None,
                 totals=json.loads((folder / FEDERATION).read_text()),
@@ -359,7 +380,8 @@ def prepare(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
             "Expected interactions with ratings for target = rating, got none. Name the column that holds them: "
             "--columns value=NAME."
         )
-    # Refuses here what a silo would keep to itself.
+    # Refused here, before anything is trained: a silo would keep it to itself.
+    simulated_attributes(federation, data)
     simulated_user_weights(
         federation, config.user_weights, table=data.user_attributes, columns=data.attribute_columns
     )

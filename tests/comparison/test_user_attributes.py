@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from command_line import json_of, run_command
 
-from recsys_fed.comparison._groups import groups_of, worst_group
 from recsys_fed.data.readers.users import parse_attribute_columns, read_attributes
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
+from recsys_fed.evaluation.groups import groups_of, worst_group
 
 IDS = np.array(["1", "2", "3", "9"], dtype=object)
 

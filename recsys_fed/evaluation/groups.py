@@ -1,7 +1,7 @@
 """Groups of users by an attribute that somebody knows of them, such as an age band, and how each method serves them.
 
-A simulator sees all users; the figures are its own, and not privatised. A silo that published such a figure of its
-users would release a function of their data, which nothing here does.
+A simulator sees all users; the figures are its own, and not privatised. No metric of a group leaves a silo: what
+silos report is about all of their users (`evaluation.metric_sums`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys_fed.data.readers.users import Attributes
+from recsys_fed.evaluation.metrics import HEADLINE_NAMES
+from recsys_fed.evaluation.protocol import RankingMetrics
 
+# Which is said to be served worst.
+_BY = HEADLINE_NAMES[-1]
 # A group of fewer users with a test item is shown, and not called the worst.
 LEAST_USERS = 30
 
@@ -36,3 +40,21 @@ def worst_group(groups: Mapping[str, Mapping[str, Any]]) -> str | None:
     """
     enough = {value: one["mean"] for value, one in groups.items() if one["n_users"] >= LEAST_USERS}
     return min(enough, key=lambda value: enough[value]) if len(enough) > 1 else None
+
+
+def metrics_by_group(measured: RankingMetrics, attributes: Attributes) -> dict[str, dict[str, Any]]:
+    """Means over each group: attribute -> "groups", value -> n_users with a test item and metrics; and "worst".
+
+    Args:
+        measured: of some users.
+        attributes: of all rows.
+    """
+    record: dict[str, dict[str, Any]] = {name: {"groups": {}} for name in attributes}
+    for name, value, inside in groups_of(attributes):
+        there = inside[measured.users]
+        if there.any():
+            means = {metric: float(measured.per_user[metric][there].mean()) for metric in HEADLINE_NAMES}
+            record[name]["groups"][value] = {"n_users": int(there.sum()), **means}
+    for one in record.values():
+        one["worst"] = worst_group({value: {**of, "mean": of[_BY]} for value, of in one["groups"].items()})
+    return record
