@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from command_line import json_of, run_command
 
+from recsys_fed.certificates.certificate import read_certificate
 from recsys_fed.data.readers.users import parse_attribute_columns, read_attributes
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 from recsys_fed.evaluation.groups import groups_of, worst_group
+from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS
 
 IDS = np.array(["1", "2", "3", "9"], dtype=object)
 
@@ -51,6 +53,36 @@ def test_small_groups_are_not_called_the_worst():
     groups = {"a": {"n_users": 29, "mean": 0.1}, "b": {"n_users": 30, "mean": 0.2}, "c": {"n_users": 90, "mean": 0.3}}
     assert worst_group(groups) == "b"
     assert worst_group({"a": groups["a"], "c": groups["c"]}) is None
+
+
+def test_a_simulation_weighs_users_by_a_rule_and_measures_groups(tmp_path):
+    rng = np.random.default_rng(0)
+    users, items = np.nonzero(rng.random((40, 12)) < 0.5)
+    (tmp_path / "t.csv").write_text("user,item\n" + "".join(f"u{u},{i}\n" for u, i in zip(users, items, strict=True)))
+    (tmp_path / "users.csv").write_text("user,sex\n" + "".join(f"u{u},{'F' if u % 2 else 'M'}\n" for u in range(40)))
+    arguments = ["simulate", "--data", tmp_path / "t.csv", "--silos", 2, "--threads", 1, "--trainer", "popularity",
+                 "--no-secure-aggregation", "--epsilon", "inf", "--test-fraction", 0.3]  # fmt: skip
+    asked = ["--user-attributes", tmp_path / "users.csv", "--attribute-columns", "sex=sex"]
+    models = {}
+    for rule in ("", "sex:F=1,M=1", "sex:F=1,M=0.5"):
+        output = tmp_path / f"run{len(models)}"
+        weighed = ["--user-weights", rule] if rule else []
+        code, out, err = run_command(*arguments, *asked, *weighed, "--output", output, "--json")
+        assert code == 0, err
+        record = json_of(out)
+        groups = record["by_attribute"]["sex"]["groups"]
+        whole = sum(one["n_users"] * one["ndcg@20"] for one in groups.values())
+        assert whole / sum(one["n_users"] for one in groups.values()) == pytest.approx(record["metrics"]["ndcg@20"])
+        assert record.get("user_weights", "") == rule
+        models[rule] = (output / EMBEDDINGS).read_bytes()
+        certificates = [read_certificate(path.read_bytes()) for path in (output / CERTIFICATES).iterdir()]
+        assert {one.user_weights for one in certificates} == {rule} and len(certificates) == 2
+    assert models[""] == models["sex:F=1,M=1"] != models["sex:F=1,M=0.5"]
+    code, _, err = run_command("report", output)
+    page = (output / "report.html").read_text()
+    assert code == 0 and "What users count in training: sex:F=1,M=0.5" in page and "Users by sex" in page
+    code, _, err = run_command(*arguments, "--user-weights", "sex:F=1")
+    assert code == 2 and "--attribute-columns sex=COLUMN" in err
 
 
 def test_a_comparison_measures_groups_and_names_the_one_served_worst(tmp_path):

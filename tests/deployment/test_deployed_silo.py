@@ -11,6 +11,7 @@ from flwr.app import Context, Message, RecordDict
 from client.context import open_silo
 from client.deployed import forget_silos, open_deployed_silo
 from recsys_fed.certificates.run import verify_run
+from recsys_fed.deployment.checking import check_silo
 from recsys_fed.errors import BudgetExceededError, ConfigurationError, PrivacyError, ProtocolError
 from recsys_fed.federation.release import raise_it
 from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
@@ -42,6 +43,32 @@ def test_seeded_silos_give_the_model_of_the_simulation(tmp_path):
     one, other = (load_item_embeddings(tmp_path / run / EMBEDDINGS) for run in ("training", "simulation"))
     for name in ("vectors", "bias", "history_weights"):
         assert np.array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_silos_weigh_their_users_by_the_rule_that_they_agreed_to(tmp_path):
+    config, rule = replace(CONFIG, user_weights="sex:F=1,M=0.25"), tmp_path / "users.csv"
+    there, sexes = deployed(tmp_path, config=config, simulated=True), ["M", "F", "F"]
+    with pytest.raises(ConfigurationError, match=r"Expected sex in columns of \[attributes\]"):
+        open_deployed_silo(there.silos[0])
+    of_users = [(str(name), sexes[row % 3]) for row, name in enumerate(there.simulated.user_ids)]
+    rule.write_text("user,sex\n" + "".join(f"{name},{sex}\n" for name, sex in of_users))
+    # Silos know their users under other ids.
+    rows = [f"{USER}{row:04},{sex}\n" for row, (_, sex) in enumerate(of_users)]
+    (tmp_path / "own.csv").write_text("user,sex\n" + "".join(rows))
+    for silo in there.silos:
+        path = silo / "silo.toml"
+        path.write_text(path.read_text() + '\n[attributes]\npath = "../own.csv"\ncolumns = "sex=sex"\n')
+    weights = open_deployed_silo(there.silos[0]).users("a-training").weights
+    assert set(weights) == {1.0, 0.25}
+    checked = {found.name: found.detail for found in check_silo(there.silos[0], reach=False)}
+    assert f"{(weights == 0.25).sum()} users count 0.25; {(weights == 1).sum()} users count 1" in checked["data"]
+    train_in_process(there, tmp_path / "training", config=config)
+    weighed = replace(DATA, user_attributes=str(rule), attribute_columns="sex=sex")
+    simulate(Simulation(federation=config, data=weighed, declare_users=False), output=tmp_path / "simulation")
+    one, other = (load_item_embeddings(tmp_path / run / EMBEDDINGS) for run in ("training", "simulation"))
+    assert np.array_equal(one.vectors, other.vectors)
+    assert all('"user_weights":"sex:F=1,M=0.25"' in path.read_text()
+               for path in (tmp_path / "training" / CERTIFICATES).iterdir())  # fmt: skip
 
 
 @pytest.mark.parametrize("mode", ["off", "auto"])
