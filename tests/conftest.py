@@ -19,6 +19,10 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # How long an example takes says nothing where other processes share the machine.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+# Of a mutant it is enough to know that it was found, and each time by the same examples; see `make mutants`.
+hypothesis.settings.register_profile(
+    "mutants", deadline=None, derandomize=True, phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate)
+)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -55,21 +55,23 @@ def try_mutants(samples: dict[Path, list[str]], *, jobs: int) -> None:
     """Try the mutants without a verdict; a file that has changed loses the verdicts of its changed functions."""
     names = [name for path, sample in samples.items() for name in set(sample) - set(verdicts(path))]
     if names:
-        subprocess.run([Path(sys.executable).with_name("mutmut"), "run", "--max-children", str(jobs), *names], check=True)
+        mutmut = Path(sys.executable).with_name("mutmut")
+        subprocess.run([mutmut, "run", "--max-children", str(jobs), *names], cwd=ROOT, check=True)
 
 
 def report(package: str, samples: dict[Path, list[str]], listed: set[str]) -> bool:
     """Print scores and new survivors of a package; whether it is above the floor and without any."""
-    tried, killed, news = 0, 0, []
+    rows, news, lived = [], [], 0
     for path, sample in samples.items():
         found = verdicts(path)
-        lived = [name for name in sample if found.get(name) not in _KILLED]
-        tried, killed = tried + len(sample), killed + len(sample) - len(lived)
-        news += [line for name in lived if (line := survivor_line(name, path)) not in listed]
-        print(f"| {path.relative_to('recsys_fed')} | {len(sample)} | {1 - len(lived) / len(sample):.0%} |")
-    score = killed / tried
-    print(f"| {package} | {tried} | {score:.1%} ± {math.sqrt(score * (1 - score) / tried):.1%} |")
-    print("\n".join(sorted(news)))
+        alive = [name for name in sample if found.get(name) not in _KILLED]
+        news += [line for name in alive if (line := survivor_line(name, path)) not in listed]
+        rows.append(f"| {path.relative_to('recsys_fed')} | {len(sample)} | {1 - len(alive) / len(sample):.0%} |")
+        lived += len(alive)
+    tried = sum(map(len, samples.values()))
+    score = 1 - lived / tried
+    rows.append(f"| {package} | {tried} | {score:.1%} ± {math.sqrt(score * (1 - score) / tried):.1%} |")
+    sys.stdout.write("\n".join([*rows, *sorted(news), ""]))
     return score >= FLOOR and not news
 
 
