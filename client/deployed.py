@@ -6,7 +6,7 @@ The path of silo.toml comes from the SuperNode's own command line (--node-config
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 from client.state import Silo
@@ -15,6 +15,7 @@ from recsys_fed.certificates.certificate import Certificate
 from recsys_fed.certificates.earlier import proven_releases
 from recsys_fed.config import FederationConfig
 from recsys_fed.data.readers.blocks import check_place
+from recsys_fed.data.readers.users import groups_rule, weights_rule
 from recsys_fed.errors import DataFormatError, ProtocolError
 from recsys_fed.federation.admission import read_roster
 from recsys_fed.federation.messages import Request
@@ -46,7 +47,7 @@ from recsys_fed.silo.settings import (
     settings_file,
 )
 from recsys_fed.silo.state import StateFolder
-from recsys_fed.silo.told import weights_of_users
+from recsys_fed.silo.told import numbers_of_users
 from recsys_fed.trainers.registry import signals_read
 from recsys_fed.user_digests import Stamp, stamp_of
 
@@ -167,10 +168,12 @@ class DeployedSilo(Silo):
         return self._users_of(self.data)
 
     def _users_of(self, data: SiloData | StoredSiloData) -> SiloUsers:
+        numbers = partial(numbers_of_users, self.settings, users=data.users, pseudonyms=Pseudonyms(self.secret))
         return SiloUsers(
             histories=data.histories(resolve_device(self.settings.device)),
             test=data.test,
-            weights=weights_of_users(self.settings, data.users, Pseudonyms(self.secret)),
+            weights=numbers(weights_rule(self.config.user_weights)),
+            groups=numbers(groups_rule(self.config.metric_groups)),
         )
 
     def _new_to(self, run: str) -> DataSettings:
@@ -265,7 +268,7 @@ def _open(path: Path) -> DeployedSilo:
     ledger = Ledger.open(settings.ledger, key=key, witness=Path(settings.witness) if settings.witness else None)
     check_ledger(settings, ledger.terms())
     check_delta(settings.agreed.delta, n_users=settings.agreed.declared_users)
-    settings.weighing_column()
+    settings.check_rules(settings.agreed)
     agreed = replace(settings.agreed, device=settings.device, threads=settings.threads)
     config = resolve_masking(replace(agreed, seed=max(settings.simulated_seed, 0)), simulated=settings.simulated)
     silo = DeployedSilo(

@@ -20,11 +20,12 @@ from flwr.app import Context
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.certificates.terms import LedgerTerms
 from recsys_fed.config import FederationConfig, SimulationConfig, parse
+from recsys_fed.data.readers.users import UserRule, groups_rule, weights_rule
 from recsys_fed.data.simulated import (
     SimulatedFederation,
     silo_histories,
     simulated_federation,
-    simulated_user_weights,
+    simulated_user_numbers,
 )
 from recsys_fed.errors import ConfigurationError, DataNotFoundError, KeyFileError, ProtocolError
 from recsys_fed.federation.distributed import check_ranks, over_ranks, rows_of_share, share_of
@@ -317,10 +318,11 @@ def open_simulated_silo(context: Context) -> Silo:
     index = int(context.node_config["partition-id"])
     rows, name = federation.users_of_silo[index], _label_of(index)
     ledger, key = simulated_ledger(name, config, simulation, run=str(context.run_id))
-    of_all = partial(
-        simulated_user_weights, federation, config.user_weights,
-        table=simulation.user_attributes, columns=simulation.attribute_columns,
-    )  # fmt: skip
+
+    def numbers(rule: UserRule | None) -> npt.NDArray[np.float64] | None:
+        found = simulated_user_numbers(federation, rule, simulation)
+        return None if found is None else found[rows]
+
     return SimulatedSilo(
         name=name,
         index=index,
@@ -330,7 +332,8 @@ def open_simulated_silo(context: Context) -> Silo:
             histories=_histories(federation, index, config=config, block_interactions=simulation.block_interactions),
             # Of several ranks the first measures its own users.
             test=federation.test[rows[rows_of_share(len(rows))]],
-            weights=None if (weights := of_all()) is None else weights[rows],
+            weights=numbers(weights_rule(config.user_weights)),
+            groups=numbers(groups_rule(config.metric_groups)),
         ),
         ledger=ledger,
         key=key,

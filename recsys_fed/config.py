@@ -65,6 +65,8 @@ class FederationConfig:
             know, or listen: a silo knows its own share of a noise that is split. Also with noise = "distributed".
         metrics_epsilon: part of epsilon that pays for the metrics which the silos report as a noisy sum at the end;
             0 means that no metric leaves a silo, -1 takes a twentieth of epsilon, or 0 where the target is a rating.
+        metric_groups: "gender:F,M": also report these metrics for users of each of these values of an attribute, and
+            for all others; the same noise and charge, see `federation.metrics_round`. "": for all users together.
         silos: how many silos take part; 0 takes all that are connected at the start.
         max_silos_per_user: in how many silos a user may be; every release then counts so many times.
         declared_users: public order of magnitude of the users of all silos together.
@@ -115,6 +117,7 @@ class FederationConfig:
     secure_aggregation_threshold: int = _key(0, "Silos that must stay in a round; 0: the rule.")
     secure_aggregation_colluders: int = _key(1, "Silos whose noise does not count.")
     metrics_epsilon: float = _key(-1.0, "Part of epsilon for the metrics that silos report; 0: no metric leaves.")
+    metric_groups: str = _key("", "ATTRIBUTE:VALUE,...: groups whose metrics silos report too, as gender:F,M.")
     silos: int = _key(10, "Number of silos.")
     max_silos_per_user: int = _key(1, "In how many silos a user may be; every release then counts so many times.")
     declared_users: int = _key(10_000, "Public order of magnitude of users of all silos.")
@@ -156,6 +159,7 @@ class FederationConfig:
         half_lives_of(self.order, name="order", days=False)
         half_lives_of(self.recency, name="recency", days=True)
         user_weights_of(self.user_weights)
+        user_weights_of(self.metric_groups, name="metric-groups")
         checks.one_of(SECURE_AGGREGATION, secure_aggregation=self.secure_aggregation)
         checks.at_least(0, secure_aggregation_threshold=self.secure_aggregation_threshold)
         checks.at_least(0, secure_aggregation_colluders=self.secure_aggregation_colluders)
@@ -377,10 +381,10 @@ def check_kinds(kinds: Mapping[str, float]) -> None:
         raise ConfigurationError("Expected a kind of event with a weight above 0, got none: no row would count.")
 
 
-def user_weights_of(text: str) -> tuple[str, dict[str, float]]:
-    """Read "gender:F=1,M=0.5" as an attribute and what users of each of its values count.
+def user_weights_of(text: str, *, name: str = "user-weights") -> tuple[str, dict[str, float]]:
+    """Read "gender:F,M=0.5" as an attribute and what users of each of its values count; 1 where nothing is said.
 
-    >>> user_weights_of("gender:F=1,M=0.5"), user_weights_of("")
+    >>> user_weights_of("gender:F,M=0.5"), user_weights_of("")
     (('gender', {'F': 1.0, 'M': 0.5}), ('', {}))
 
     Raises:
@@ -388,7 +392,8 @@ def user_weights_of(text: str) -> tuple[str, dict[str, float]]:
     """
     attribute, colon, table = text.partition(":")
     weights: dict[str, float] = {}
-    for value, _, weight in (part.rpartition("=") for part in filter(None, table.split(","))):
+    for part in filter(None, table.split(",")):
+        value, _, weight = part.rpartition("=") if "=" in part else (part, "", "1")
         try:
             weights[value.strip()] = float(weight)
         except ValueError:
@@ -396,7 +401,7 @@ def user_weights_of(text: str) -> tuple[str, dict[str, float]]:
     named = bool(attribute.strip() and weights and all(weights)) and len(weights) == len(table.split(","))
     if text and not (named and all(0 < weight <= 1 for weight in weights.values()) and len(weights) <= _MOST_GROUPS):
         raise ConfigurationError(
-            f"Expected user-weights as ATTRIBUTE:VALUE=WEIGHT,... of at most {_MOST_GROUPS} values, each once, with "
+            f"Expected {name} as ATTRIBUTE:VALUE=WEIGHT,... of at most {_MOST_GROUPS} values, each once, with "
             f"weights above 0 and at most 1, got {text!r:.200}."
         )
     return (attribute.strip(), weights) if colon else ("", {})

@@ -180,10 +180,10 @@ class _Stopwatch:
 def _check_claim(config: FederationConfig) -> None:
     if math.isinf(config.epsilon):
         raise ConfigurationError("Expected a finite epsilon to audit, got inf: it claims nothing.")
-    if config.user_weights:
+    if config.user_weights or config.metric_groups:
         raise ConfigurationError(
-            "Expected no user-weights in an audit: a user who counts in full adds the same without them, and all "
-            "others add less. Leave user-weights out to audit the worst case."
+            "Expected no user-weights and no metric-groups in an audit, whose canaries have no attributes. Leave "
+            "them out: a user who counts in full adds the same without weights, and all others add less."
         )
 
 
@@ -198,8 +198,8 @@ def audit(
     """Audit the pipeline that the configuration describes, write `audit.json` to `folder`, and return its record.
 
     Raises:
-        ConfigurationError: there is no finite epsilon to hold anything against; or users are weighed, whose canaries
-            would be short.
+        ConfigurationError: there is no finite epsilon to hold anything against; or what users count, or the
+            metrics of whom are reported, follows from attributes.
         RecsysFedError: see a run.
     """
     _check_claim(config)

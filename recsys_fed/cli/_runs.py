@@ -38,7 +38,7 @@ SampledNegatives = Annotated[
     "rounds",
     "embedding_dim", "target", "order", "recency", "long_tail", "shuffle_order", "hit_weight", "ignore_weights",
     "noise", "secure_aggregation", "secure_aggregation_threshold", "secure_aggregation_colluders",
-    "user_attributes", "attribute_columns", "user_weights",
+    "user_attributes", "attribute_columns", "user_weights", "metric_groups",
     "metrics_epsilon", "ledgers", "epsilon_limit", "item_features", "feature_kinds", "declared_users",
     "declared_interactions",
     "max_silos_per_user", "device", "threads", "seed",

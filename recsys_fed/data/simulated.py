@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +21,19 @@ from scipy.sparse.linalg import LinearOperator, svds
 
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.checks import at_least, non_negative, one_of, positive
-from recsys_fed.config import SimulationConfig, columns_of, kinds_of, user_weights_of
+from recsys_fed.config import SimulationConfig, columns_of, kinds_of
 from recsys_fed.data.dataset import Dataset
 from recsys_fed.data.locate import open_dataset
 from recsys_fed.data.protocols import apply_protocol
 from recsys_fed.data.readers.products import add_public_users
 from recsys_fed.data.readers.reading import text_format_of
-from recsys_fed.data.readers.users import Attributes, parse_attribute_columns, read_attributes, read_user_weights
+from recsys_fed.data.readers.users import (
+    Attributes,
+    UserRule,
+    parse_attribute_columns,
+    read_attributes,
+    read_user_numbers,
+)
 from recsys_fed.data.silo import histories, signals_of
 from recsys_fed.data.split import (
     are_hits,
@@ -249,6 +256,12 @@ class SimulatedFederation:
         return histories_of(matrix, signals=signals)
 
 
+# What rules give to users, by rule, table and column: silos ask every round.
+_NUMBERS: WeakKeyDictionary[SimulatedFederation, dict[tuple[str, str, str], npt.NDArray[np.float64]]] = (
+    WeakKeyDictionary()
+)
+
+
 def simulated_federation(config: SimulationConfig, *, silos: int, seed: int) -> SimulatedFederation:
     """Read, split and spread a data set; the same arguments give the same federation in every process.
 
@@ -356,26 +369,28 @@ def simulated_attributes(federation: SimulatedFederation, config: SimulationConf
     return read_attributes(Path(config.user_attributes).expanduser(), columns, federation.user_ids)
 
 
-@lru_cache(maxsize=4)
-def simulated_user_weights(
-    federation: SimulatedFederation, rule: str, *, table: str, columns: str
+def simulated_user_numbers(
+    federation: SimulatedFederation, rule: UserRule | None, config: SimulationConfig
 ) -> npt.NDArray[np.float64] | None:
-    """What each user of the federation counts by a rule (`config.user_weights_of`), float64 [n_users]; None for "".
+    """Number of each user of the federation by a rule, float64 [n_users]; None without one.
 
     Raises:
-        DataError: see `read_user_weights`.
+        DataError: see `read_user_numbers`.
         ConfigurationError: nobody has said in which column of which table the attribute is.
     """
-    attribute, weights = user_weights_of(rule)
-    if not attribute:
+    if rule is None:
         return None
-    named = parse_attribute_columns(columns) if table else {}
-    if attribute not in named:
+    named = parse_attribute_columns(config.attribute_columns) if config.user_attributes else {}
+    if rule.attribute not in named:
         raise ConfigurationError(
-            f"Expected {attribute} in a table of users for user-weights, got none: --user-attributes FILE "
-            f"--attribute-columns {attribute}=COLUMN."
+            f"Expected {rule.attribute} in a table of users for {rule.key}, got none: --user-attributes FILE "
+            f"--attribute-columns {rule.attribute}=COLUMN."
         )
-    return read_user_weights(Path(table), named[attribute], weights, federation.user_ids)
+    kept, asked = _NUMBERS.setdefault(federation, {}), (str(rule), config.user_attributes, named[rule.attribute])
+    if asked not in kept:
+        path = Path(config.user_attributes).expanduser()
+        kept[asked] = read_user_numbers(path, named[rule.attribute], rule, federation.user_ids)
+    return kept[asked]
 
 
 def silo_histories(

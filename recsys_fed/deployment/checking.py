@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from client.deployed import schedule_of
 from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.data.readers.users import weights_rule
 from recsys_fed.deployment._keys import expiry, public_node_key
 from recsys_fed.deployment._standing import standing_of
 from recsys_fed.deployment.federation import (
@@ -40,7 +41,7 @@ from recsys_fed.silo.on_disk import open_silo_data
 from recsys_fed.silo.opt_out import Participants
 from recsys_fed.silo.secret import Pseudonyms, SiloSecret, passphrase
 from recsys_fed.silo.settings import SiloSettings, handed_out_folder, read_silo_settings
-from recsys_fed.silo.told import weights_of_users
+from recsys_fed.silo.told import numbers_of_users
 
 _Where = TypeVar("_Where")
 _Steps = list[tuple[str, Callable[[_Where], str]]]
@@ -229,7 +230,9 @@ def _data(settings: SiloSettings) -> str:
     lines += [f"{data.unknown_items} with items that the catalogue lacks"] if data.unknown_items else []
     lines += [f"{data.short} users with too short a history are left out"] if data.short else []
     lines += [f"{data.ties} pairs of a user's neighbouring interactions have one time"] if data.ties else []
-    weights = weights_of_users(settings, data.users, Pseudonyms(secret))
+    settings.check_rules(settings.agreed)
+    rule = weights_rule(settings.agreed.user_weights)
+    weights = numbers_of_users(settings, rule, data.users, Pseudonyms(secret))
     if weights is not None:
         lines += [f"{count} users count {weight:g}" for weight, count in sorted(Counter(weights.tolist()).items())]
     return "; ".join(lines if data.report.is_clean else [*lines, *data.report.table()])

@@ -41,7 +41,8 @@ NOTICE_PATH, CATALOGUE_PATH = "/v1/fleet/notice", "/v1/fleet/catalogue"
 # A path that nobody may ask for, and that Flower answers: a refusal shows that the gate is in front of it.
 PROBE = "/docs"
 # Terms that federations of earlier versions do not have.
-_MOST_EARLIER, _USER_WEIGHTS = "most-earlier-trainings", "user-weights"
+_MOST_EARLIER = "most-earlier-trainings"
+_LATER = (_MOST_EARLIER, "user-weights", "metric-groups")
 # How many earlier trainings the terms of a new federation allow one to build on, if nobody says otherwise.
 BUILD_ON = 1_000
 # Keys of a run that silos agree to; the others are the server's own business.
@@ -50,7 +51,7 @@ _AGREED = (
     "max-silos-per-user", "declared-users", "declared-interactions", "secure-aggregation",
     "secure-aggregation-threshold",
     "secure-aggregation-colluders", "item-features", "feature-kinds", "trainer-settings",
-    "target", "order", "recency", _MOST_EARLIER, _USER_WEIGHTS,
+    "target", "order", "recency", *_LATER,
 )  # fmt: skip
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(?P<port>\d{1,5})")
 
@@ -220,7 +221,7 @@ def terms_toml(settings: FederationSettings) -> str:
 def agreed_keys(config: FederationConfig) -> dict[str, Value]:
     """The flat keys of a run that silos agree to; terms that earlier versions lack are left out where empty."""
     keys = {name: value for name, value in flat(config).items() if name in _AGREED or "." in name}
-    return {name: value for name, value in keys.items() if value or name not in (_MOST_EARLIER, _USER_WEIGHTS)}
+    return {name: value for name, value in keys.items() if value or name not in _LATER}
 
 
 def split_address(address: str) -> tuple[str, int]:

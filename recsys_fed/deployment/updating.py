@@ -151,8 +151,8 @@ def accept_update(settings: SiloSettings, update: Update, *, passphrase: str | N
     A crash leaves some of it taken in: what is left is shown again, and taken in by the next call.
 
     Raises:
-        ConfigurationError: terms that the ledger rules out for ever, or that weigh users by what the silo does not
-            know of them.
+        ConfigurationError: terms that the ledger rules out for ever, or that read attributes which the silo does
+            not know of its users.
         DataError, EngineError: the catalogue cannot be fetched, or does not begin with the one that the silo has.
     """
     before, after = flat(settings.agreed), flat(update.notice.settings().training)
@@ -161,7 +161,7 @@ def accept_update(settings: SiloSettings, update: Update, *, passphrase: str | N
             raise ConfigurationError(
                 f"Expected {name} = {before[name]}, as this silo's ledger says for ever, got {after[name]}."
             )
-    settings.weighing_column(update.notice.settings().training)
+    settings.check_rules(update.notice.settings().training)
     if update.catalogue:
         _accept_catalogue(settings, update.notice, passphrase=passphrase)
     if update.terms:

@@ -1,7 +1,7 @@
 """Groups of users by an attribute that somebody knows of them, such as an age band, and how each method serves them.
 
-A simulator sees all users; the figures are its own, and not privatised. No metric of a group leaves a silo: what
-silos report is about all of their users (`evaluation.metric_sums`).
+A simulator sees all users; the figures are its own, and not privatised. What silos report of groups are noisy sums:
+see `federation.metrics_round`.
 """
 
 from collections.abc import Iterator, Mapping

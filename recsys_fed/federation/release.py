@@ -37,11 +37,13 @@ class SiloUsers:
         histories: of its users.
         test: csr [n_users, n_items], what is held out to measure models on; None: nothing.
         weights: what each user counts, where the federation has a rule; see `user_weights`.
+        groups: number of each user's group, where it has groups, float64 [n_users]; see `metrics_round`.
     """
 
     histories: UserHistories
     test: sparse.csr_matrix | None = None
     weights: UserWeights | None = None
+    groups: npt.NDArray[np.float64] | None = None
 
 
 # Gets what went wrong inside the silo, for its operator alone.
@@ -199,4 +201,5 @@ def _metrics(request: Request, users: SiloUsers) -> torch.Tensor:
         users.test,
         settings={**request.settings, "l2_clip_norm": request.l2_clip_norm},
         catalogue_hash=request.catalogue_hash,
+        groups=users.groups,
     )

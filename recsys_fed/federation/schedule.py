@@ -15,15 +15,16 @@ from recsys_fed.catalogue.features import public_features
 from recsys_fed.catalogue.items import Catalogue
 from recsys_fed.config import FederationConfig, half_lives_of
 from recsys_fed.errors import ConfigurationError, PrivacyError, ProtocolError
-from recsys_fed.evaluation.metric_sums import metrics_from_sums
 from recsys_fed.federation._public_users import check_public_users, histories_of_public_users, with_public_users
 from recsys_fed.federation.aggregation import in_unit_of, noise_factor, noise_on_total, robust_total, total_of
 from recsys_fed.federation.messages import Greeting, Request, Update, check_update
 from recsys_fed.federation.metrics_round import STAGE as METRICS_STAGE
 from recsys_fed.federation.metrics_round import (
     fold_in_settings,
+    group_settings,
     metrics_epsilon,
     metrics_layout,
+    metrics_of,
     metrics_release,
     metrics_stage,
     model_tables,
@@ -203,7 +204,7 @@ def planned_request(schedule: Schedule, number: int) -> Request:
         stage=stage.name,
         released=stage.release.released,
         tables={},
-        settings=fold_in_settings(schedule.fold_in)
+        settings=fold_in_settings(schedule.fold_in) | group_settings(config)
         if metrics
         else {name: float(value) for name, value in stage.settings.items()} | weight_settings(config),
         shape=shape,
@@ -230,7 +231,7 @@ def layout_of(schedule: Schedule, number: int) -> Layout:
     """The public shapes of round `number`."""
     stage = schedule.stages[number]
     if stage.name == METRICS_STAGE:
-        return metrics_layout(schedule.facts.n_items)
+        return metrics_layout(schedule.facts.n_items, schedule.config)
     return schedule.trainer.layout(schedule.facts, stage)
 
 
@@ -266,7 +267,8 @@ def _step(schedule: Schedule, asked: Request, total: torch.Tensor, *, noise_std:
     stage, n_silos = schedule.stages[schedule.round], schedule.config.silos
     after = replace(schedule, round=schedule.round + 1)
     if stage.name == METRICS_STAGE:
-        return replace(after, metrics=metrics_from_sums(total, noise_std=noise_std, l2_clip_norm=asked.l2_clip_norm))
+        found = metrics_of(total, schedule.config, noise_std=noise_std, l2_clip_norm=asked.l2_clip_norm)
+        return replace(after, metrics=found)
     if stage.kept:
         table = released_table(stage.name, total, noise_std=noise_std, tables=asked.tables)
         after = replace(after, releases=(*schedule.releases, table))
@@ -336,6 +338,11 @@ def _metrics_noise(config: FederationConfig) -> float | None:
     """The noise multiplier at which the metrics alone cost what they may; None if no metric leaves a silo."""
     epsilon = metrics_epsilon(config)
     if not epsilon:
+        if config.metric_groups:
+            raise ConfigurationError(
+                "Expected metrics-epsilon above 0, and interactions that are held out, for metric-groups: no metric "
+                "leaves a silo."
+            )
         return None
     everywhere = guarantee_of(config).over_silos(_with_slack([metrics_release()]))
     return calibrate_noise_multiplier(everywhere, epsilon=epsilon, delta=config.delta)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recsys_fed import checks
-from recsys_fed.config import COLUMN_ROLES, FederationConfig, check_kinds, check_run_keys, parse, user_weights_of
+from recsys_fed.config import COLUMN_ROLES, FederationConfig, check_kinds, check_run_keys, parse
 from recsys_fed.context import parse_contexts
 from recsys_fed.data.readers.cells import UNITS, UNREADABLE, moment_of_text
 from recsys_fed.data.readers.reading import DATABASES, SOURCES, Reading, text_format_of
-from recsys_fed.data.readers.users import parse_attribute_columns
+from recsys_fed.data.readers.users import UserRule, groups_rule, parse_attribute_columns, weights_rule
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.settings_file import check_tables, flatten, parse_table, read_tables
 
@@ -150,8 +150,7 @@ class ScheduleSettings:
 class AttributeSettings:
     """The table [attributes]: what counts beside histories for "silo-trusted"; see `personalisation.fusion`.
 
-    The attribute by which a federation weighs users (user-weights in [agreed]) is one of them, whatever the
-    personalisation.
+    The attributes that user-weights and metric-groups in [agreed] read are among them, whatever the personalisation.
 
     Attributes:
         path: of a text table of users, see `data.readers.users`; "" for none.
@@ -243,32 +242,35 @@ class SiloSettings:
             raise ConfigurationError(f"Expected letters, digits and hyphens for federation, got {self.federation!r}.")
         if (self.simulated_seed < 0) != (self.simulated_index < 0):
             raise ConfigurationError("Expected simulated-seed and simulated-index together, or none of them.")
-        weighed = self.agreed.user_weights and not self.attributes.context
-        if self.attributes != AttributeSettings() and self.personalisation != "silo-trusted" and not weighed:
+        read = (self.agreed.user_weights or self.agreed.metric_groups) and not self.attributes.context
+        if self.attributes != AttributeSettings() and self.personalisation != "silo-trusted" and not read:
             raise ConfigurationError(
-                "Expected [attributes] with personalisation = silo-trusted, or without context where user-weights in "
-                "[agreed] read them, only."
+                "Expected [attributes] with personalisation = silo-trusted only; or without context where "
+                "user-weights or metric-groups in [agreed] read them."
             )
         if self.attributes.context and not self.data.time:
             raise ConfigurationError("Expected data.time, the column that attributes.context needs, got none.")
 
-    def weighing_column(self, agreed: FederationConfig | None = None) -> str:
-        """The column of [attributes] by which the agreed rule weighs users; "" where there is no rule.
+    def column_of(self, rule: UserRule) -> str:
+        """The column of [attributes] with the attribute of a rule.
 
         Raises:
             ConfigurationError: the silo does not know that attribute of its users.
         """
-        attribute, _ = user_weights_of((agreed or self.agreed).user_weights)
-        if not attribute:
-            return ""
         columns = parse_attribute_columns(self.attributes.columns) if self.attributes.columns else {}
-        if attribute not in columns:
+        if rule.attribute not in columns:
             raise ConfigurationError(
-                f"Expected {attribute} in columns of [attributes], by which the federation weighs users "
-                f"(user-weights in [agreed]). Name a table of users that has it: path = ..., "
-                f'columns = "{attribute}=COLUMN".'
+                f"Expected {rule.attribute} in columns of [attributes], which {rule.key} in the federation's terms "
+                f"reads. Name a table of users that has it: path = ..., columns = "
+                f'"{rule.attribute}=COLUMN".'
             )
-        return columns[attribute]
+        return columns[rule.attribute]
+
+    def check_rules(self, agreed: FederationConfig) -> None:
+        """Refuse terms whose rules read attributes that the silo does not know; raises as `column_of`."""
+        for rule in (weights_rule(agreed.user_weights), groups_rule(agreed.metric_groups)):
+            if rule is not None:
+                self.column_of(rule)
 
     @property
     def simulated(self) -> bool:

@@ -1,6 +1,7 @@
 """What a silo knows beside its histories, by [attributes] of silo.toml. It stays in the silo.
 
-What users count in training by a public rule follows from it, see `federation.user_weights`.
+What users count in training, and whose metrics are reported apart, follows from it by public rules: see
+`federation.user_weights` and `federation.metrics_round`.
 """
 
 from pathlib import Path
@@ -8,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from recsys_fed.config import user_weights_of
 from recsys_fed.context import contexts_at, parse_contexts
-from recsys_fed.data.readers.users import parse_attribute_columns, read_attributes, read_user_weights
+from recsys_fed.data.readers.users import UserRule, parse_attribute_columns, read_attributes, read_user_numbers
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.models.histories import Histories
 from recsys_fed.personalisation.fusion import Told
@@ -30,7 +30,7 @@ class Knowledge:
 
     @classmethod
     def of_silo(cls, settings: SiloSettings, pseudonyms: Pseudonyms) -> "Knowledge | None":
-        """What silo.toml says; None where there is no [attributes], or it weighs users alone."""
+        """What silo.toml says; None where there is no [attributes], or it is for rules of the federation alone."""
         found = cls(settings.attributes, pseudonyms)
         return found if found.names and settings.personalisation == "silo-trusted" else None
 
@@ -55,15 +55,14 @@ class Knowledge:
         return Told(attributes=attributes, contexts=contexts_at(signals.time.cpu().numpy(), self.contexts))
 
 
-def weights_of_users(
-    settings: SiloSettings, users: npt.NDArray[np.object_], pseudonyms: Pseudonyms
+def numbers_of_users(
+    settings: SiloSettings, rule: UserRule | None, users: npt.NDArray[np.object_], pseudonyms: Pseudonyms
 ) -> npt.NDArray[np.float64] | None:
-    """What each of the users under pseudonyms counts by the agreed rule, float64 [n_users]; None without one.
+    """Number of each of the users under pseudonyms by an agreed rule, float64 [n_users]; None without one.
 
-    Guarantees, raises: see `read_user_weights`.
+    Guarantees, raises: see `read_user_numbers`.
     """
-    column = settings.weighing_column()
-    if not column:
+    if rule is None:
         return None
-    _, weights = user_weights_of(settings.agreed.user_weights)
-    return read_user_weights(Path(settings.attributes.path), column, weights, users, rename=pseudonyms.of)
+    column = settings.column_of(rule)
+    return read_user_numbers(Path(settings.attributes.path), column, rule, users, rename=pseudonyms.of)

@@ -19,12 +19,12 @@ import torch
 from recsys_fed import checks
 from recsys_fed.config import AUTO, ENGINES, FederationConfig, SimulationConfig, flat
 from recsys_fed.data.protocols import apply_protocol, protocol_of
-from recsys_fed.data.readers.users import Attributes
+from recsys_fed.data.readers.users import Attributes, groups_rule, weights_rule
 from recsys_fed.data.simulated import (
     SimulatedFederation,
     simulated_attributes,
     simulated_federation,
-    simulated_user_weights,
+    simulated_user_numbers,
 )
 from recsys_fed.data.sources import GROUP as SOURCES
 from recsys_fed.data.split import BY_TIME, NONE
@@ -382,9 +382,8 @@ def prepare(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
         )
     # Refused here, before anything is trained: a silo would keep it to itself.
     simulated_attributes(federation, data)
-    simulated_user_weights(
-        federation, config.user_weights, table=data.user_attributes, columns=data.attribute_columns
-    )
+    for rule in (weights_rule(config.user_weights), groups_rule(config.metric_groups)):
+        simulated_user_numbers(federation, rule, data)
     n_users = federation.train.shape[0]
     check_delta(config.delta, n_users=n_users)
     if signals_read(config) & {"order", "time"} and federation.dataset.interactions.time is None:

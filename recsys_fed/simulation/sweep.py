@@ -46,7 +46,7 @@ _FIXED = {
     "epsilon", "delta", "silos", "max-silos-per-user", "declared-users", "declared-interactions", "noise",
     "secure-aggregation", "secure-aggregation-threshold", "secure-aggregation-colluders", "seed", "training",
     "earlier", "earlier-trainings", "roster", "output", "resume", "catalogue", "metrics-epsilon", "target",
-    "user-weights",
+    "user-weights", "metric-groups",
 }  # fmt: skip
 
 

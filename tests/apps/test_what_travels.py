@@ -15,7 +15,6 @@ from recsys_fed.config import SimulationConfig
 from recsys_fed.data.simulated import simulated_federation
 from recsys_fed.federation.kept_releases import RELEASES
 from recsys_fed.federation.messages import PLAN, PROTOCOL, Greeting, Request
-from recsys_fed.federation.metrics_round import SHAPE as METRICS_SHAPE
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import load_item_embeddings, user_vectors
 from recsys_fed.models.torch_modules import MODULES
@@ -156,7 +155,7 @@ def test_the_metrics_are_asked_of_the_released_model_and_are_one_small_noised_su
         for name in MODEL:
             assert np.array_equal(tables[name].numpy(), getattr(model, name).numpy())
     for reply in of_metrics(recorder.replies):
-        assert reply.content.array_records["total"]["total"].numpy().shape == METRICS_SHAPE
+        assert reply.content.array_records["total"]["total"].numpy().shape == (3, 1)
         assert reply.content.config_records["update"]["noise_multiplier"] > 1
 
 

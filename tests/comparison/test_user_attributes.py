@@ -66,7 +66,9 @@ def test_a_simulation_weighs_users_by_a_rule_and_measures_groups(tmp_path):
     models = {}
     for rule in ("", "sex:F=1,M=1", "sex:F=1,M=0.5"):
         output = tmp_path / f"run{len(models)}"
+        # With the last rule groups are reported, too.
         weighed = ["--user-weights", rule] if rule else []
+        weighed += ["--metric-groups", "sex:F,M"] if "0.5" in rule else []
         code, out, err = run_command(*arguments, *asked, *weighed, "--output", output, "--json")
         assert code == 0, err
         record = json_of(out)
@@ -76,6 +78,12 @@ def test_a_simulation_weighs_users_by_a_rule_and_measures_groups(tmp_path):
         assert record.get("user_weights", "") == rule
         models[rule] = (output / EMBEDDINGS).read_bytes()
         certificates = [read_certificate(path.read_bytes()) for path in (output / CERTIFICATES).iterdir()]
+        names = {f"ndcg@20, sex {value}" for value in "FM"} if "0.5" in rule else set()
+        assert {name for name in record["private_metrics"] if name.startswith("ndcg@20,")} == names
+        for name in names:
+            # Without noise, but for rounding, the silos' sums say what the simulator sees.
+            told = record["private_metrics"][name]["value"]
+            assert told == pytest.approx(groups[name[-1]]["ndcg@20"], abs=1e-3)
         assert {one.user_weights for one in certificates} == {rule} and len(certificates) == 2
     assert models[""] == models["sex:F=1,M=1"] != models["sex:F=1,M=0.5"]
     code, _, err = run_command("report", output)

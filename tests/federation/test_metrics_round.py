@@ -12,9 +12,9 @@ from silo_data import held, make_histories, randomness
 
 from recsys_fed.config import FederationConfig
 from recsys_fed.errors import ConfigurationError, ProtocolError
-from recsys_fed.federation.metrics_round import STAGE, metrics_epsilon
-from recsys_fed.federation.release import answer
-from recsys_fed.federation.schedule import request
+from recsys_fed.federation.metrics_round import STAGE, metrics_epsilon, metrics_of
+from recsys_fed.federation.release import SiloUsers, answer, bounded_sum
+from recsys_fed.federation.schedule import planned_request, request
 from recsys_fed.privacy.accounting import epsilon_spent
 
 N_ITEMS = 25
@@ -81,6 +81,41 @@ def test_the_answer_holds_the_sums_on_the_silos_own_held_out_interactions(asked_
     assert users == pytest.approx((np.diff(test.indptr) > 0).sum(), abs=2 * asked.grid_step)
     without = answer(bare, schedule.trainer, held(silo), silo="s", nonce="", randomness=randomness())
     assert not without.total.any()
+
+
+def test_groups_are_measured_side_by_side_at_the_cost_of_one(asked_for_metrics):
+    schedule, asked, silo, test = asked_for_metrics
+    config = replace(schedule.config, metric_groups="sex:F,M")
+    planned = begun(config, N_ITEMS)
+    assert planned.noise_multiplier == begun(schedule.config, N_ITEMS).noise_multiplier
+    both = replace(planned_request(planned, len(planned.stages) - 1), tables=asked.tables)
+    assert both.shape == (9, 1) and both.noise_multiplier == asked.noise_multiplier
+    groups = np.random.default_rng(2).integers(0, 3, 30).astype(float)
+    users = SiloUsers(histories=silo, test=test, groups=groups)
+    total = bounded_sum(both, planned.trainer, users, randomness=randomness())
+    for number in range(3):
+        inside = groups == number
+        alone = SiloUsers(histories=silo.subset(torch.from_numpy(inside)), test=test[inside])
+        expected = bounded_sum(asked, schedule.trainer, alone, randomness=randomness())
+        assert torch.equal(total[3 * number : 3 * number + 3], expected)
+    whole = bounded_sum(asked, schedule.trainer, SiloUsers(histories=silo, test=test), randomness=randomness())
+    torch.testing.assert_close(total.view(3, 3).sum(0)[:, None], whole)
+    # One user more moves the whole vector by at most the clip norm.
+    for user in range(30):
+        kept = np.arange(30) != user
+        without = SiloUsers(histories=silo.subset(torch.from_numpy(kept)), test=test[kept], groups=groups[kept])
+        other = bounded_sum(both, planned.trainer, without, randomness=randomness())
+        assert (total - other).norm() <= both.l2_clip_norm
+    found = metrics_of(total, config, noise_std=0.01, l2_clip_norm=1.0)
+    plain = metrics_of(whole, schedule.config, noise_std=0.01, l2_clip_norm=1.0)
+    assert set(found) == {*plain, *(f"{name}, sex {value}" for name in plain for value in "FM")}
+    for name, one in plain.items():
+        assert found[name]["value"] == pytest.approx(one["value"])
+        assert found[name]["noise"] == pytest.approx(3**0.5 * one["noise"])
+    with pytest.raises(ConfigurationError, match="group of each user"):
+        bounded_sum(both, planned.trainer, SiloUsers(histories=silo, test=test), randomness=randomness())
+    with pytest.raises(ConfigurationError, match="metrics-epsilon above 0"):
+        begun(replace(config, metrics_epsilon=0.0), N_ITEMS)
 
 
 @pytest.mark.parametrize("change", [{"sampling_probability": 0.5}, {"noise_inside": True}])

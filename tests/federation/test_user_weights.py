@@ -12,7 +12,7 @@ from silo_data import make_histories, randomness
 from recsys_fed.audit.audit import AuditSettings, audit
 from recsys_fed.catalogue.items import Catalogue, PublicUsers
 from recsys_fed.config import FederationConfig, SimulationConfig
-from recsys_fed.data.readers.users import read_user_weights
+from recsys_fed.data.readers.users import groups_rule, read_user_numbers, weights_rule
 from recsys_fed.errors import ConfigurationError, DataError, ProtocolError
 from recsys_fed.federation.messages import Greeting
 from recsys_fed.federation.metrics_round import STAGE as METRICS
@@ -148,7 +148,7 @@ def test_what_would_mean_something_else_is_refused_by_name(tmp_path):
     catalogue = Catalogue(item_ids=IDS_OF_ITEMS, public_users=public)
     with pytest.raises(ConfigurationError, match="public users"):
         begun(BASE, N_ITEMS, catalogue)
-    with pytest.raises(ConfigurationError, match="Leave user-weights out to audit"):
+    with pytest.raises(ConfigurationError, match="no user-weights and no metric-groups in an audit"):
         audit(replace(BASE, epsilon=1.0), SimulationConfig(), AuditSettings(), folder=tmp_path)
     # A server that asks all the same.
     silo, schedule = users(), begun(replace(BASE, trainer="dp-sgd", user_weights="", rounds=3, dp_sgd=local), N_ITEMS)
@@ -160,7 +160,7 @@ def test_what_would_mean_something_else_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     "text",
     [
-        *("gender", "gender:", ":F=1", "gender:F", "gender:F=0", "gender:F=1.1", "gender:F=nan", "gender:F=-1"),
+        *("gender", "gender:", ":F=1", "gender:F=0", "gender:F=1.1", "gender:F=nan", "gender:F=-1"),
         *("a:F=1,F=1", "a:F=1,", "a:=1", "a:" + ",".join(f"{n}=1" for n in range(33))),
     ],
 )
@@ -182,14 +182,15 @@ IDS = np.array(["u1", "7", "u3", "u9"], dtype=object)
 )
 def test_weights_follow_from_a_table_of_users(tmp_path, name, text, column):
     (tmp_path / name).write_text(text)
-    found = read_user_weights(tmp_path / name, column, {"F": 1.0, "M": 0.5, "other": 0.25}, IDS)
+    found = read_user_numbers(tmp_path / name, column, weights_rule("sex:F=1,M=0.5,other=0.25"), IDS)
     # Whoever the table lacks counts the least.
     assert found.tolist() == [1.0, 0.5, 1.0, 0.25]
+    assert read_user_numbers(tmp_path / name, column, groups_rule("sex:F,M"), IDS).tolist() == [0, 1, 0, 2]
 
 
 def test_bands_are_those_of_the_rule(tmp_path):
     (tmp_path / "ages.csv").write_text("user,age\nu1,17\n7,18\nu3,old\nu9,3\n")
-    found = read_user_weights(tmp_path / "ages.csv", "age", {"0 to 17": 1.0, "18 to 99": 0.5, "3": 0.75}, IDS)
+    found = read_user_numbers(tmp_path / "ages.csv", "age", weights_rule("age:0 to 17=1,18 to 99=0.5,3=0.75"), IDS)
     assert found.tolist() == [1.0, 0.5, 0.5, 0.75]
 
 
@@ -199,19 +200,19 @@ def test_bands_are_those_of_the_rule(tmp_path):
 @pytest.mark.parametrize("first", [True, False])
 def test_no_rows_of_a_user_change_what_others_count(tmp_path, rows, first):
     others = "u1,F\n7,M\nu3,F\n"
-    table, weights = tmp_path / "users.csv", {"F": 1.0, "M": 0.5, "10 to 19": 0.75}
+    table, rule = tmp_path / "users.csv", weights_rule("sex:F=1,M=0.5,10 to 19=0.75")
     table.write_text("user,gender\n" + others)
-    without = read_user_weights(table, "gender", weights, IDS)
+    without = read_user_numbers(table, "gender", rule, IDS)
     table.write_text("user,gender\n" + (f"{rows}\n{others}" if first else f"{others}{rows}\n"))
-    found = read_user_weights(table, "gender", weights, IDS)
+    found = read_user_numbers(table, "gender", rule, IDS)
     assert np.array_equal(found[:3], without[:3]) and found[3] == 0.5
 
 
 def test_tables_whose_form_would_follow_from_a_row_are_refused(tmp_path):
     (tmp_path / "u.user").write_text("1|F\n2|M\n")
     with pytest.raises(ConfigurationError, match="header"):
-        read_user_weights(tmp_path / "u.user", "1", {"F": 1.0}, IDS)
+        read_user_numbers(tmp_path / "u.user", "1", weights_rule("sex:F=1"), IDS)
     (tmp_path / "users.csv").write_text("user,age\n1,2\n")
     for column, path in (("gender", "users.csv"), ("age", "nowhere.csv")):
         with pytest.raises(DataError):
-            read_user_weights(tmp_path / path, column, {"F": 1.0}, IDS)
+            read_user_numbers(tmp_path / path, column, weights_rule("sex:F=1"), IDS)

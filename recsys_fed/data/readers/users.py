@@ -1,11 +1,14 @@
 """Attributes that somebody knows of users, such as an age band, from a table of users. Private to whoever has it."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from recsys_fed.config import user_weights_of
 from recsys_fed.context import key_of
 from recsys_fed.errors import ConfigurationError, DataFormatError, DataNotFoundError
 
@@ -88,25 +91,57 @@ def _values(column: Sequence[str], rows: Sequence[int]) -> npt.NDArray[np.object
     return np.array([column[row] for row in rows], dtype=object)
 
 
-def read_user_weights(
+@dataclass(frozen=True, kw_only=True)
+class UserRule:
+    """A public rule that gives users numbers by an attribute.
+
+    Attributes:
+        attribute: its name. numbers: of its values; one may be a band of whole numbers, "20 to 29".
+        otherwise: number of users of no such value.
+        key: of the configuration that says it.
+    """
+
+    attribute: str
+    numbers: Mapping[str, float]
+    otherwise: float
+    key: str
+
+
+def weights_rule(text: str) -> UserRule | None:
+    """What users count by `user-weights`, the least of it for users of no value; None for ""."""
+    attribute, weights = user_weights_of(text)
+    least = min(weights.values(), default=1.0)
+    return UserRule(attribute=attribute, numbers=weights, otherwise=least, key="user-weights") if text else None
+
+
+def groups_rule(text: str) -> UserRule | None:
+    """Number of a user's group by `metric-groups`, in its order, the last one for users of no value; None for ""."""
+    attribute, values = user_weights_of(text)
+    numbers = {value: float(number) for number, value in enumerate(values)}
+    return (
+        UserRule(attribute=attribute, numbers=numbers, otherwise=len(numbers), key="metric-groups") if text else None
+    )
+
+
+def read_user_numbers(
     path: Path,
     column: str,
-    weights: Mapping[str, float],
+    rule: UserRule,
     user_ids: npt.NDArray[np.object_],
     *,
     rename: Callable[[str], str] = str,
 ) -> npt.NDArray[np.float64]:
-    """What each user counts by a public rule, float64 [n_users], from a table of users as `read_attributes` reads.
+    """Each user's number by a public rule, float64 [n_users], from a table of users as `read_attributes` reads.
 
     Args:
         path: of the table, with a header, or with a name that shows what separates its fields (.csv, .tsv, .dat).
         column: of the attribute, its name or position.
-        weights: value -> weight; a value may be a band of whole numbers, "20 to 29".
+        rule: the rule.
         user_ids, rename: see `read_attributes`.
 
-    Guarantees: a user's weight follows from the rule and that user's own rows: bands are the rule's, rows are read
-    one by one (`readers.rows`), and none of them is an error. Who has several rows counts the least that one of them
-    says; who has none, or a value that the rule does not name, the least weight of the rule.
+    Guarantees: a user's number follows from the rule and that user's own rows: bands are the rule's, rows are read
+    one by one (`readers.rows`), and none of them is an error. Who has several rows has the least number that one of
+    them gives; who has none, or a value that the rule does not name, has `otherwise`.
 
     Raises:
         DataNotFoundError, DataFormatError, ConfigurationError: no such file, a column that is not there, or no
@@ -125,16 +160,16 @@ def read_user_weights(
     except ConfigurationError as error:
         raise ConfigurationError(
             f"Expected a header in {path}, or a name that ends in .csv, .tsv or .dat: what separates the fields of a "
-            "table that weighs users must not follow from a row of it."
+            f"table that {rule.key} reads must not follow from a row of it."
         ) from error
     user = "user" if "user" in names else names[0] if names else "0"
     reading = Reading(source="csv", path=str(path), columns={"user": user, "item": column}, usual=False)
-    least, found = min(weights.values()), dict[str, float]()
+    found: dict[str, float] = {}
     for block in blocks_of(reading):
         rows = rows_of(block, reading)
         users = [rename(name) for name in rows.user.ids]
-        keys = [key_of(value, weights) for value in rows.item.ids]
-        for user_code, value_code in zip(rows.user.codes.tolist(), rows.item.codes.tolist(), strict=True):
-            key, name = keys[value_code], users[user_code]
-            found[name] = min(found.get(name, 1.0), least if key is None else weights[key])
-    return np.array([found.get(str(name), least) for name in user_ids], dtype=np.float64)
+        keys = [key_of(value, rule.numbers) for value in rows.item.ids]
+        numbers = [rule.otherwise if key is None else rule.numbers[key] for key in keys]
+        for user, value in zip(rows.user.codes.tolist(), rows.item.codes.tolist(), strict=True):
+            found[users[user]] = min(found.get(users[user], math.inf), numbers[value])
+    return np.array([found.get(str(name), rule.otherwise) for name in user_ids], dtype=np.float64)
