@@ -70,6 +70,20 @@ def test_held_out_ratings_are_predicted_better_than_by_the_users_own_means(stars
     assert "Errors of predicted ratings" in (tmp_path / "report.html").read_text()
 
 
+def test_dp_sgd_trains_a_model_of_ratings_too(stars, tmp_path):
+    code, out, err = run_command(
+        "simulate", "--data", stars, "--target", "rating", "--trainer", "dp-sgd", "--rounds", "3", "--epsilon", "inf",
+        *SMALL, "--output", tmp_path, "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    record = json.loads(out)
+    assert record["trainer"] == "dp-sgd" and record["rounds"] == 3
+    assert record["ratings"]["model"]["overall"]["rmse"] < record["ratings"]["user_mean"]["overall"]["rmse"]
+    code, out, err = run_command("predict", "--run", tmp_path, "--user-ratings", "i0=5,i1=4", "i2", "--json")
+    assert code == 0, err
+    assert 1 <= json.loads(out)["predictions"][0]["rating"] <= 5
+
+
 def test_a_comparison_shows_what_joining_brings(stars, tmp_path):
     arguments = ("--data", stars, "--target", "rating", "--epsilons", "1,100", "--seeds", "2", *SMALL)
     code, out, err = run_command("compare", *arguments, "--json", "--output", tmp_path)

@@ -24,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--epsilon", type=float, default=8.0)
     parser.add_argument("--target", default="any", help="of training: any item, or the next one")
     parser.add_argument("--users", type=int, default=1_000)
+    parser.add_argument("--seed", type=int, default=0, help="of who is a cold user in questions")
+    parser.add_argument("--dislikes", type=float, default=0.0, help="weight with which questions subtract dislikes")
     given = parser.parse_args(arguments)
 
     @lru_cache(maxsize=1)
@@ -46,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "pressure": pressure,
         "erasure": erasure,
         "coverage": lambda: {policy: coverage(policy, logs=500, users=1_000, seed=1) for policy in POLICIES},
-        "questions": lambda: questions_table(given.data, epsilon=given.epsilon, users=given.users),
+        "questions": lambda: questions_table(
+            given.data, epsilon=given.epsilon, users=given.users, seed=given.seed, dislikes=given.dislikes
+        ),
         "peeking": lambda: {
             "A/A, 10% and 10%": claims(tests=1_000, users=2_000, rates=(0.1, 0.1), level=0.05, seed=1),
             "A/B, 10% and 15%": claims(tests=200, users=4_000, rates=(0.1, 0.15), level=0.05, seed=2),

@@ -1,7 +1,7 @@
 """Cold users: lists after so many questions, proposed by the service or simply about the most popular items.
 
 The model is trained without the users who are asked. Somebody who is asked about an item answers if there is a rating
-of it: four and more is a like. To be found are the likes that were not asked about.
+of it: four and more is a like, two and less a dislike. To be found are the likes that were not asked about.
 """
 
 from pathlib import Path
@@ -22,13 +22,18 @@ from recsys_fed.serving.questions import propose_questions
 from recsys_fed.serving.versions import DIGITS
 from recsys_fed.simulation.runner import CATALOGUE
 
-_LIKED, _K = 4.0, 20
+_LIKED, _DISLIKED, _K = 4.0, 2.0, 20
 _COUNTS = (5, 10, 20)
 Rows = npt.NDArray[np.int64]
 
 
-def questions_table(data: Path, *, epsilon: float, users: int, seed: int = 0) -> dict[str, dict[str, float]]:
-    """NDCG@20 of users whom training never saw, after 5, 10 and 20 questions of either sort; and answers a user."""
+def questions_table(
+    data: Path, *, epsilon: float, users: int, seed: int = 0, dislikes: float = 0.0
+) -> dict[str, dict[str, float]]:
+    """NDCG@20 of users whom training never saw, after 5, 10 and 20 questions of either sort; and answers a user.
+
+    Dislikes are subtracted from a user's vector with the weight `dislikes`, which the service does not do.
+    """
     dataset = open_dataset(str(data), say=lambda _: None)
     rows = dataset.interactions
     rng = np.random.default_rng(seed)
@@ -45,27 +50,35 @@ def questions_table(data: Path, *, epsilon: float, users: int, seed: int = 0) ->
     answers = []
     for user in np.flatnonzero(cold):
         own = rows.user == user
-        items, liked = of_item[rows.item[own]], np.asarray(rows.value)[own] >= _LIKED
-        answers.append((items[items >= 0], liked[items >= 0]))
+        items, stars = of_item[rows.item[own]], np.asarray(rows.value)[own]
+        answers.append((items[items >= 0], stars[items >= 0]))
     table: dict[str, dict[str, float]] = {}
     nothing = np.empty(0, dtype=np.int64)
     for count in _COUNTS:
         popular = np.argsort(-release.bias, kind="stable")[:count]
         for name, asked in (("popular", popular), ("proposed", propose_questions(release, nothing, count)[0])):
-            table[f"{count} questions, {name}"] = _measure(release, asked, answers)
+            table[f"{count} questions, {name}"] = _measure(release, asked, answers, dislikes=dislikes)
     return table
 
 
 def _measure(
-    release: PackedModel, asked: Rows, answers: list[tuple[Rows, npt.NDArray[np.bool_]]]
+    release: PackedModel, asked: Rows, answers: list[tuple[Rows, npt.NDArray[np.float32]]], *, dislikes: float
 ) -> dict[str, float]:
     gains, known = [], []
-    for items, liked in answers:
-        wanted = np.setdiff1d(items[liked], asked)
+    for items, stars in answers:
+        wanted = np.setdiff1d(items[stars >= _LIKED], asked)
         if not len(wanted):
             continue
-        history = np.intersect1d(items[liked], asked)
-        scores = release.bias + release.vectors @ fold_in(release, history, np.ones(len(history)))
+        liked, disliked = (np.intersect1d(items[some], asked) for some in (stars >= _LIKED, stars <= _DISLIKED))
+        vector = fold_in(release, liked, np.ones(len(liked)))
+        if dislikes and len(liked):
+            # As the vector of the likes is scaled, so that one dislike of a user with one like counts `dislikes`.
+            vector -= (
+                dislikes
+                * (release.weights[disliked] @ release.vectors[disliked].astype(np.float64))
+                / max(float(np.linalg.norm(release.weights[liked])), 1e-12)
+            )
+        scores = release.bias + release.vectors @ vector
         scores[asked] = -np.inf
         hits = np.isin(np.argsort(-scores, kind="stable")[:_K], wanted)
         discounts = 1 / np.log2(np.arange(2, _K + 2))
