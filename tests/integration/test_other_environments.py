@@ -120,6 +120,31 @@ def test_the_app_template_runs_on_nodes_that_have_this_library_alone(wheel, plac
     assert len((out / "events.jsonl").read_text().splitlines()) == 2 * federation["rounds"]
 
 
+LENSKIT = """
+import runpy, sys
+from lenskit.data import from_interactions_df
+from lenskit.pipeline import topn_pipeline
+found = runpy.run_path(sys.argv[1])
+known, _ = found["shop"](users=150)
+pipeline = topn_pipeline(found["FederatedScorer"](silos=3, epsilon=20.0), n=7)
+pipeline.train(from_interactions_df(known))
+model = pipeline.node("scorer").component.model
+for user in (0, 4, 80):
+    seen = known["item_id"][known["user_id"] == user].astype(str).tolist()
+    ours = [one.item for one in model.recommend(seen, k=7)]
+    theirs = pipeline.run("recommender", query=user)
+    assert [str(item) for item in theirs.ids()] == ours, (user, ours, theirs.ids())
+"""
+
+
+def test_lenskit_recommends_what_the_released_model_does(wheel, place):
+    run(sys.executable, "-m", "venv", place / "lenskit")
+    python, example = place / "lenskit" / "bin" / "python", ROOT / "examples" / "model_for_lenskit.py"
+    run(python, "-m", "pip", "install", "--quiet", "lenskit>=2025.8", f"{wheel}[train]")
+    assert "federated in LensKit: NDCG 0." in run(python, example, cwd=place)
+    run(python, "-c", LENSKIT, example, cwd=place)
+
+
 def test_a_newcomer_gets_from_an_empty_folder_to_an_answer():
     told = run(sys.executable, ROOT / "tests" / "newcomer.py")
     assert "Joining pays for" in told and "s  in all" in told
