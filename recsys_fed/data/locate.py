@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from recsys_fed.data.dataset import Dataset
 from recsys_fed.data.generate import generate
 from recsys_fed.data.readers.reading import TextFormat
+from recsys_fed.data.remote import is_remote, local_copy
 from recsys_fed.data.sources import GROUP, Request, detect, load_source, read
 from recsys_fed.errors import ConfigurationError, DataError, DataFormatError, DataNotFoundError
 from recsys_fed.extensions import extension_names
@@ -212,7 +213,8 @@ def open_dataset(
     Args:
         spec: a name (`ml-1m`, `ml-100k`, `ultragcn`, `generated`), `generated:users=1000,items=500` (also
             interactions, groups, views, seed), or the path of a file or folder, each perhaps with `#split` behind it
-            (`ml-1m#random90`). SOURCE:PATH is read by a source that somebody brings. Without a
+            (`ml-1m#random90`), or an address that fsspec knows (`s3://shop/table.parquet`, see `data.remote`).
+            SOURCE:PATH is read by a source that somebody brings. Without a
             specification: $RECSYS_FED_DATA, then MovieLens-1M in the cache, in
             ../shared/data, or by download, and if none can be had the generator, which is said in one line.
         columns: for tables, the names of the columns that hold user, item, value, time, kind, weight and test, or
@@ -235,7 +237,7 @@ def open_dataset(
         spec = os.environ.get("RECSYS_FED_DATA") or None
         if spec is None or _is_shelf(Path(spec).expanduser()):
             return _open_default(search, asked)
-    if spec.startswith(_IN_MEMORY):
+    if spec.startswith(_IN_MEMORY) and not is_remote(spec):
         if spec not in _HELD:
             raise DataNotFoundError("Expected a data set that this process made, it is gone: it was in memory only.")
         return _HELD[spec]
@@ -245,6 +247,10 @@ def open_dataset(
     brought, colon, rest = spec.partition(":")
     if colon and not Path(spec).expanduser().exists() and brought in extension_names(GROUP):
         source, spec = load_source(brought), rest
+    if is_remote(spec):
+        address, _, split_name = spec.partition("#")
+        with local_copy(address) as copy:
+            return read(replace(asked, path=copy, split=split_name or None), source)
     path, split_name = _split_spec(spec)
     if not path.exists() and str(path) in _NAMED:
         path = _find_named(str(path), split_name, search)

@@ -13,6 +13,7 @@ from recsys_fed import checks
 from recsys_fed.catalogue.features import public_features
 from recsys_fed.catalogue.items import Catalogue, extend_catalogue
 from recsys_fed.data.readers.products import read_items
+from recsys_fed.data.remote import is_remote, local_copy
 from recsys_fed.errors import ConfigurationError, DataFormatError
 from recsys_fed.evaluation.ranking import top_items
 from recsys_fed.federation.run_files import EMBEDDINGS
@@ -62,12 +63,15 @@ class Recommender:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Recommender":
-        """Read the model and the catalogue that a run left in a folder.
+        """Read the model and the catalogue that a run left in a folder, or at an address (see `data.remote`).
 
         Raises:
             DataNotFoundError: there are none.
             DataFormatError: they do not belong together.
         """
+        if is_remote(folder):
+            with local_copy(str(folder), EMBEDDINGS, CATALOGUE) as copy:
+                return cls.load(copy)
         embeddings = load_item_embeddings(Path(folder) / EMBEDDINGS)
         catalogue = Catalogue.load(Path(folder) / CATALOGUE)
         return cls(embeddings=embeddings, catalogue=catalogue, n_known=catalogue.n_items)
@@ -184,7 +188,7 @@ class Recommender:
         ]
 
 
-def predict_from_run(run: Path, ratings: Mapping[str, float], items: Sequence[str]) -> dict[str, Any]:
+def predict_from_run(run: str | Path, ratings: Mapping[str, float], items: Sequence[str]) -> dict[str, Any]:
     """What `recsys-fed predict` prints: the ratings, and "predictions" [{"item", "title", "rating"}, ...].
 
     Raises:
@@ -213,12 +217,12 @@ def _in_order(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def recommend_from_run(
-    run: Path, history: Sequence[str], *, k: int = 10, new_items: Path | None = None
+    run: str | Path, history: Sequence[str], *, k: int = 10, new_items: Path | None = None
 ) -> dict[str, Any]:
     """What `recsys-fed recommend` prints.
 
     Args:
-        run: folder with item_embeddings.safetensors and catalogue.parquet.
+        run: folder or address with item_embeddings.safetensors and catalogue.parquet.
         history: item ids, the newest last.
         k: length of the list, at most the number of items left.
         new_items: file of items (see `data.readers.products`); those that the run did not know are ranked, too.
