@@ -248,9 +248,9 @@ def open_dataset(
     if colon and not Path(spec).expanduser().exists() and brought in extension_names(GROUP):
         source, spec = load_source(brought), rest
     if is_remote(spec):
-        address, _, split_name = spec.partition("#")
+        address, _, split = spec.partition("#")
         with local_copy(address) as copy:
-            return read(replace(asked, path=copy, split=split_name or None), source)
+            return read(replace(asked, path=copy, split=split or None), source)
     path, split_name = _split_spec(spec)
     if not path.exists() and str(path) in _NAMED:
         path = _find_named(str(path), split_name, search)
