@@ -159,7 +159,8 @@ class FederationConfig:
         half_lives_of(self.order, name="order", days=False)
         half_lives_of(self.recency, name="recency", days=True)
         user_weights_of(self.user_weights)
-        user_weights_of(self.metric_groups, name="metric-groups")
+        if set(user_weights_of(self.metric_groups, name="metric-groups")[1].values()) - {1.0}:
+            raise ConfigurationError(f"Expected metric-groups without weights, got {self.metric_groups!r:.200}.")
         checks.one_of(SECURE_AGGREGATION, secure_aggregation=self.secure_aggregation)
         checks.at_least(0, secure_aggregation_threshold=self.secure_aggregation_threshold)
         checks.at_least(0, secure_aggregation_colluders=self.secure_aggregation_colluders)
@@ -401,8 +402,8 @@ def user_weights_of(text: str, *, name: str = "user-weights") -> tuple[str, dict
     named = bool(attribute.strip() and weights and all(weights)) and len(weights) == len(table.split(","))
     if text and not (named and all(0 < weight <= 1 for weight in weights.values()) and len(weights) <= _MOST_GROUPS):
         raise ConfigurationError(
-            f"Expected {name} as ATTRIBUTE:VALUE=WEIGHT,... of at most {_MOST_GROUPS} values, each once, with "
-            f"weights above 0 and at most 1, got {text!r:.200}."
+            f"Expected {name} as ATTRIBUTE:VALUE,... (in user-weights VALUE=WEIGHT, above 0 and at most 1) of at "
+            f"most {_MOST_GROUPS} values, each once, got {text!r:.200}."
         )
     return (attribute.strip(), weights) if colon else ("", {})
 

@@ -167,6 +167,13 @@ def test_what_would_mean_something_else_is_refused_by_name(tmp_path):
 def test_rules_that_are_none_are_refused(text):
     with pytest.raises(ConfigurationError, match="user-weights as ATTRIBUTE"):
         FederationConfig(user_weights=text)
+    with pytest.raises(ConfigurationError, match="metric-groups as ATTRIBUTE"):
+        FederationConfig(metric_groups=text)
+
+
+def test_groups_have_no_weights():
+    with pytest.raises(ConfigurationError, match="without weights"):
+        FederationConfig(metric_groups="sex:F,M=0.5")
 
 
 IDS = np.array(["u1", "7", "u3", "u9"], dtype=object)
