@@ -25,8 +25,14 @@ KEYS = {
 TRAINERS = {
     "spectral": {"trainer": "spectral"},
     "dp-sgd, sampled": {"trainer": "dp-sgd", "dp-sgd.sampling-probability": 0.5},
+    "dp-sgd, sampled, of weighed users": {
+        "trainer": "dp-sgd",
+        "dp-sgd.sampling-probability": 0.5,
+        "user-weights": "sex:F=1,M=0.5",
+        "metric-groups": "sex:F,M",
+    },
 }
-MARKS = {"dp-sgd, sampled": pytest.mark.soak}
+MARKS = {name: pytest.mark.soak for name in TRAINERS if name.startswith("dp-sgd")}
 
 
 def in_two_processes(keys, folder) -> subprocess.CompletedProcess:
@@ -46,7 +52,9 @@ def in_two_processes(keys, folder) -> subprocess.CompletedProcess:
     "trainer", [pytest.param(keys, id=name, marks=MARKS.get(name, ())) for name, keys in TRAINERS.items()]
 )
 def test_one_and_two_processes_give_the_same_item_embeddings(trainer, tmp_path):
-    keys = KEYS | trainer
+    table = tmp_path / "users.csv"
+    table.write_text("user,sex\n" + "".join(f"{u},{'FM'[u % 2]}\n" for u in range(120)))
+    keys = KEYS | {"user-attributes": str(table), "attribute-columns": "sex=sex"} | trainer
     simulation = Simulation(federation=parse(FederationConfig, keys), data=parse(SimulationConfig, keys))
     simulate(simulation, output=tmp_path / "one")
     done = in_two_processes(keys, tmp_path)
