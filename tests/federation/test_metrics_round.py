@@ -87,7 +87,7 @@ def test_groups_are_measured_side_by_side_at_the_cost_of_one(asked_for_metrics):
     schedule, asked, silo, test = asked_for_metrics
     config = replace(schedule.config, metric_groups="sex:F,M")
     planned = begun(config, N_ITEMS)
-    assert planned.noise_multiplier == begun(schedule.config, N_ITEMS).noise_multiplier
+    assert planned.noise_multiplier == schedule.noise_multiplier
     both = replace(planned_request(planned, len(planned.stages) - 1), tables=asked.tables)
     assert both.shape == (9, 1) and both.noise_multiplier == asked.noise_multiplier
     groups = np.random.default_rng(2).integers(0, 3, 30).astype(float)
