@@ -15,8 +15,8 @@ Guarantees:
       weighted sum has L2 sensitivity at most C. Noise, accounting and ledger are those without weights.
     - This holds for any f of sensitivity C; that f is a sum over users is not used.
     - Rounding: with k weights each entry is right to k + 1 roundings of float64 of its parts' sizes, which of n users
-      add up to n C at most. Two neighbours differ by at most (k + 1) n C 2^-52 beside the above: 2^-20 C for k = 32
-      and 2^27 users, within the `ARITHMETIC_ERROR` of the mechanism, which trainers keep far below.
+      add up to n C at most. Two neighbours differ by at most (k + 1) n C 2^-52 beside the above: below 2^-19 C for
+      k = 32 and 2^27 users, within the `ARITHMETIC_ERROR` of the mechanism, which trainers keep far below.
 
 Refused, as their meaning would be another: noise that is added step by step within the silo, clip norms that follow a
 count of users, and public users, whose attributes nobody knows.
