@@ -144,7 +144,7 @@ class Ranker:
         rows, levels = known_levels(self.release, history)
         if self.release.residual is None or not len(rows):
             return np.zeros(self.release.n_items, dtype=np.float32)
-        strengths = np.exp2(levels - aged_now(self.release, now, history.newest)).astype(np.float32)
+        strengths = np.exp2(levels - aged_now(self.release, now, history)).astype(np.float32)
         return np.asarray(strengths @ self.release.residual[rows], dtype=np.float32)
 
     def _broaden(self, rows: Rows, scores: Floats, history: UserHistory, wanted: int) -> Rows:

@@ -4,6 +4,7 @@ import asyncio
 import math
 import secrets
 import time
+from array import array
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from recsys_fed.serving._writer import FeedbackWriter
 from recsys_fed.serving.diversity import RerankWeights, tail_of
 from recsys_fed.serving.experiment import assign_variant
 from recsys_fed.serving.fold_in import Explanation, build_equations, explain, taste_precision
-from recsys_fed.serving.history import Event, UserHistory, half_lives
+from recsys_fed.serving.history import UNTIMED, Event, UserHistory, half_lives
 from recsys_fed.serving.packed_model import Floats, Rows
 from recsys_fed.serving.questions import propose_questions
 from recsys_fed.serving.search import best_of_many
@@ -255,7 +256,7 @@ class RecommendationService:
         history = UserHistory(
             levels=dict.fromkeys(session, 0.0),
             places={item: place for place, item in enumerate(session, start=1)},
-            newest=len(session),
+            times=array("d", [UNTIMED]) * len(session),
             consumed=dict.fromkeys(session),
         )
         vector = build_equations(release, history).solve(now=0.0).astype(np.float32)

@@ -5,8 +5,8 @@ With s_i the weight of item i in the history (1 for a plain interaction) and w_i
     "ridge":       (sum_i s_i w_i v_i v_i^T + unobserved_weight V^T V + regularization I) u = sum_i s_i w_i v_i
     "projection":  u = sum_i s_i w_i v_i / ||(s_i w_i)_i||
 
-For s_i = 1 these are `models.items`, and so they are for s_i = 2^(-age / half-life) with the model's half-life. All
-of it is a sum over items, so one event is a rank-one update.
+For s_i = 1 these are `models.items`, and so they are for s_i = 2^(-age / half-life) with the model's half-life, in
+positions or in days. All of it is a sum over items, so one event is a rank-one update.
 
 Why an item: what each item of the user's history adds to its score. The parts sum to the score, exactly.
 
@@ -21,12 +21,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from recsys_fed.serving.history import Change, UserHistory
+from recsys_fed.serving.history import SECONDS_A_DAY, UNTIMED, Change, UserHistory
 from recsys_fed.serving.packed_model import PackedModel
 
 _Vector = npt.NDArray[np.float64]
 # Sums are kept relative to a level; beyond so many doublings of it they are scaled anew.
 _DOUBLINGS = 64.0
+# Sums 2^20 times smaller than what is taken out of them keep ten digits; smaller ones are built afresh.
+_LOST = 2.0**-40
 # Subtractions leave rounding behind; after so many changes the sums are built afresh.
 _REBUILD_AFTER = 10_000
 _TINY = 1e-300
@@ -45,24 +47,25 @@ class NormalEquations:
     right: _Vector  # sum_i s_i w_i v_i, [dim]
     squares: float  # sum_i (s_i w_i)^2
     base: float  # log2: s_i = 2^(level_i - base)
-    newest: int = 0  # of the history
+    newest: float = 0.0  # half lives at the newest event
+    earliest: float = 0.0  # half lives at what stands for events without a time
     size: int = 0  # items in the sums
     changes: int = 0
 
     def update(self, change: Change, history: UserHistory) -> None:
         """Take in one change of the history; `history` is the state after it."""
+        earliest, self.newest = _ages_span(self.release, history)
         row = self.release.row_of.get(change.item)
         if row is None:
             return
-        self.newest = history.newest
-        old = _aged_level(self.release, change.before, change.place_before)
-        new = _aged_level(self.release, change.after, change.place_after)
-        if old == new:
+        old = self._level(change.before, change.place_before, history)
+        new = self._level(change.after, change.place_after, history)
+        if old == new and earliest == self.earliest:
             return
         self.changes += 1
         self.size += (change.before is None) - (change.after is None)
         far = new is not None and abs(new - self.base) > _DOUBLINGS
-        if not self.size or far or self.changes > _REBUILD_AFTER:
+        if not self.size or far or earliest != self.earliest or self.changes > _REBUILD_AFTER:
             self._rebuild(history)
             return
         before, after = self._weight(old), self._weight(new)
@@ -72,6 +75,8 @@ class NormalEquations:
         self.gram += np.outer(difference * v, v)
         self.right += difference * v
         self.squares += (after**2 - before**2) * w * w
+        if self.squares < _LOST * (before * w) ** 2:
+            self._rebuild(history)
 
     def solve(self, *, now: float) -> _Vector:
         """The user's vector at `now` (in half lives since time 0), float64 [dim]; zeros for an empty history."""
@@ -79,8 +84,18 @@ class NormalEquations:
             return np.zeros(self.release.dim)
         if self.release.kind == "projection":
             return self.right / math.sqrt(max(self.squares, _TINY))
-        scale = math.exp2(self.base - aged_now(self.release, now, self.newest))
+        scale = math.exp2(self.base - now - self.newest)
         return _solve_spd(scale * self.gram + _shared_part(self.release), scale * self.right)
+
+    def _level(self, level: float | None, place: int, history: UserHistory) -> float | None:
+        """A level as `known_levels` has it."""
+        release = self.release
+        if level is None or not (release.half_life or release.half_life_days):
+            return level
+        if release.half_life:
+            return level + place / release.half_life
+        time = history.times[place - 1]
+        return level + (self.earliest if time == UNTIMED else time / (release.half_life_days * SECONDS_A_DAY))
 
     def _weight(self, level: float | None) -> float:
         return 0.0 if level is None else math.exp2(level - self.base)
@@ -88,7 +103,8 @@ class NormalEquations:
     def _rebuild(self, history: UserHistory) -> None:
         fresh = build_equations(self.release, history)
         self.gram, self.right, self.squares = fresh.gram, fresh.right, fresh.squares
-        self.base, self.size, self.newest, self.changes = fresh.base, fresh.size, fresh.newest, 0
+        self.base, self.size, self.changes = fresh.base, fresh.size, 0
+        self.earliest, self.newest = fresh.earliest, fresh.newest
 
 
 def build_equations(release: PackedModel, history: UserHistory) -> NormalEquations:
@@ -97,9 +113,11 @@ def build_equations(release: PackedModel, history: UserHistory) -> NormalEquatio
     base = float(levels.max()) if len(rows) else 0.0
     strengths = np.exp2(levels - base)
     gram, right, squares = _sums(release, rows, strengths)
+    earliest, newest = _ages_span(release, history)
     return NormalEquations(
-        release=release, gram=gram, right=right, squares=squares, base=base, newest=history.newest, size=len(rows)
-    )
+        release=release, gram=gram, right=right, squares=squares, base=base, earliest=earliest, newest=newest,
+        size=len(rows),
+    )  # fmt: skip
 
 
 def fold_in(release: PackedModel, rows: npt.NDArray[np.int64], strengths: _Vector) -> _Vector:
@@ -123,23 +141,38 @@ def taste_precision(release: PackedModel, history: UserHistory) -> _Vector:
 
 
 def known_levels(release: PackedModel, history: UserHistory) -> tuple[npt.NDArray[np.int64], _Vector]:
-    """Rows [n] of the history's items that the catalogue has, and their levels [n], aged by place if so said."""
+    """Rows [n] of the history's items that the catalogue has, and their levels [n], aged as the model says."""
     known = [item for item in history.levels if item in release.row_of]
     rows = np.array([release.row_of[item] for item in known], dtype=np.int64)
     levels = np.array([history.levels[item] for item in known], dtype=np.float64)
     if release.half_life:
         levels += np.array([history.places[item] for item in known], dtype=np.float64) / release.half_life
+    elif release.half_life_days:
+        times = history.times_of(known) / (release.half_life_days * SECONDS_A_DAY)
+        levels += np.where(history.times_of(known) > UNTIMED, times, _ages_span(release, history)[0])
     return rows, levels
 
 
-def _aged_level(release: PackedModel, level: float | None, place: int) -> float | None:
-    """A level as `known_levels` has it."""
-    return level if level is None or not release.half_life else level + place / release.half_life
+def aged_now(release: PackedModel, now: float, history: UserHistory) -> float:
+    """What levels are held against at `now` (in half lives): what came last has no age."""
+    return now + _ages_span(release, history)[1]
 
 
-def aged_now(release: PackedModel, now: float, newest: int) -> float:
-    """What levels are held against at `now` (in half lives): the place of the newest event has no age."""
-    return now + newest / release.half_life if release.half_life else now
+def _ages_span(release: PackedModel, history: UserHistory) -> tuple[float, float]:
+    """The model's half lives from time 0 to what events without a time count as, and to the newest event.
+
+    Those without a time count as the earliest that has one, of items that the catalogue has; 0 where there are none,
+    or none but those.
+    """
+    if release.half_life:
+        return 0.0, history.newest / release.half_life
+    if not release.half_life_days:
+        return 0.0, 0.0
+    times = history.times_of(item for item in history.levels if item in release.row_of)
+    known = times[times > UNTIMED] / (release.half_life_days * SECONDS_A_DAY)
+    if not len(known):
+        return 0.0, 0.0
+    return 0.0 if len(known) == len(times) else float(known.min()), float(known.max())
 
 
 def _shared_part(release: PackedModel) -> _Vector:
@@ -182,7 +215,7 @@ class Explanation:
 def explain(release: PackedModel, history: UserHistory, row: int, *, now: float) -> Explanation:
     """The contributions of a history to the score of the item in `row`, at `now` (in half lives)."""
     rows, levels = known_levels(release, history)
-    strengths = np.exp2(levels - aged_now(release, now, history.newest))
+    strengths = np.exp2(levels - aged_now(release, now, history))
     weights = strengths * release.weights[rows]
     target = release.vectors[row].astype(np.float64)
     vectors = release.vectors[rows].astype(np.float64)

@@ -1,11 +1,13 @@
 """What users do, how much each kind of it counts, and a user's history: one level an item, the strongest event."""
 
 import math
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from recsys_fed.serving.packed_model import PackedModel, Rows
 from recsys_fed.serving.settings import FeedbackSettings
@@ -18,7 +20,7 @@ UNTIMED = -(2.0**63)
 # What a user has done with an item so that it is not recommended any more; "view", "click" and "cart"
 # only if so configured.
 _CONSUMED = frozenset({"like", "buy", "rating", "dislike", IMPORTED})
-_SECONDS_A_DAY = 86_400.0
+SECONDS_A_DAY = 86_400.0
 
 
 class Event(NamedTuple):
@@ -83,12 +85,17 @@ def half_lives(time: float, settings: FeedbackSettings) -> float:
     """How many half lives lie between time 0 and `time`; 0 where events do not age."""
     if not settings.half_life_days:
         return 0.0
-    return time / (settings.half_life_days * _SECONDS_A_DAY)
+    return time / (settings.half_life_days * SECONDS_A_DAY)
 
 
 def _consumes(event: Event, settings: FeedbackSettings) -> bool:
     """Whether the item is not to be recommended to this user after the event."""
     return settings.exclude_viewed or event.kind in _CONSUMED
+
+
+def _last_seen(event: Event) -> float:
+    """When it happened, seconds since 1970; UNTIMED for an imported one without a time."""
+    return UNTIMED if event.kind == IMPORTED and event.time < EARLIEST else event_time(event)
 
 
 # Side by side in an experiment, and the one before.
@@ -112,8 +119,10 @@ class UserHistory:
 
     Attributes:
         levels: by item id, log2 of its weight seen from time 0 (see `_level_of`).
-        places: by item id, which event of the history was its last, counted from 1; newest: of the newest one. A
-            model with a half-life in positions weighs by them (`fold_in.known_levels`).
+        places: by item id, which event of the history was its last, counted from 1. A model with a half-life in
+            positions weighs by them (`fold_in.known_levels`).
+        times: by place - 1, when the item of that event was last seen by then, seconds since 1970, or UNTIMED. A
+            model with a half-life in days weighs by them.
         consumed: items that are not to be recommended; a dict, which the garbage collector does not walk through.
         last_number: of the newest event in it.
         rows_of: rows of the consumed items under model versions, kept until there is one more.
@@ -121,10 +130,19 @@ class UserHistory:
 
     levels: dict[str, float] = field(default_factory=dict)
     places: dict[str, int] = field(default_factory=dict)
-    newest: int = 0
+    times: "array[float]" = field(default_factory=lambda: array("d"))
     consumed: dict[str, None] = field(default_factory=dict)
     last_number: int = 0
     rows_of: dict[str, Rows] = field(default_factory=dict)
+
+    @property
+    def newest(self) -> int:
+        """The place of the newest event."""
+        return len(self.times)
+
+    def times_of(self, items: Iterable[str]) -> npt.NDArray[np.float64]:
+        """When each was last seen, seconds since 1970, float64 [n]; UNTIMED where no event of it has a time."""
+        return np.array([self.times[self.places[item] - 1] for item in items], dtype=np.float64)
 
     def consumed_rows(self, release: PackedModel) -> Rows:
         """Rows of the consumed items that the catalogue has, ascending."""
@@ -160,7 +178,9 @@ class UserHistory:
             return None if before is None else Change(item=event.item, before=before, after=None, place_before=place)
         new = _level_of(event, settings)
         after = new if before is None else max(before, new)
-        self.newest += 1
+        seen = _last_seen(event)
+        # An event may come later than one that happened after it.
+        self.times.append(max(seen, self.times[place - 1]) if place else seen)
         self.levels[event.item], self.places[event.item] = after, self.newest
         return Change(item=event.item, before=before, after=after, place_before=place, place_after=self.newest)
 
@@ -174,7 +194,8 @@ def build_history(events: Sequence[Event], settings: FeedbackSettings) -> UserHi
     if first:
         items = [event.item for event in events[:first]]
         history.levels = dict.fromkeys(items, _level_of(events[0], settings))
-        history.places, history.newest = {item: place for place, item in enumerate(items, start=1)}, len(items)
+        history.places = {item: place for place, item in enumerate(items, start=1)}
+        history.times = array("d", map(_last_seen, events[:first]))
         history.consumed.update(dict.fromkeys(items))
         history.last_number = max(event.number for event in events[:first])
     for event in events[first:]:

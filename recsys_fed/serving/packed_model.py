@@ -30,7 +30,7 @@ class PackedModel:
         [n_items]. gramian: V^T V, float64 [dim, dim].
         kind: "projection", "ridge" or "ratings". unobserved_weight, regularization: of the latter two.
         lowest, highest: of "ratings": the scale.
-        half_life: of a history in positions; 0: places do not matter.
+        half_life: of a history in positions; 0: places do not matter. half_life_days: the same of times.
         provenance: what is known of the training: guarantee, epsilon, rounds.
         residual: item-item weights of this silo's own users, float32 [n_items, n_items], or None. Private.
         effects: of attributes and contexts, beside a residual. Private.
@@ -51,6 +51,7 @@ class PackedModel:
     residual: Floats | None = None
     effects: Mapping[str, PackedEffects] = field(default_factory=dict)
     half_life: float = 0.0
+    half_life_days: float = 0.0
     lowest: float = 0.0
     highest: float = 0.0
 
@@ -107,6 +108,7 @@ def write_packed_model(release: PackedModel, folder: Path) -> None:
         "unobserved_weight": release.unobserved_weight,
         "regularization": release.regularization,
         "half_life": release.half_life,
+        "half_life_days": release.half_life_days,
         "lowest": release.lowest,
         "highest": release.highest,
         "provenance": dict(release.provenance),
@@ -135,6 +137,7 @@ def read_packed_model(folder: Path) -> PackedModel:
             unobserved_weight=float(record["unobserved_weight"]),
             regularization=float(record["regularization"]),
             half_life=float(record.get("half_life", 0.0)),
+            half_life_days=float(record.get("half_life_days", 0.0)),
             lowest=float(record.get("lowest", 0.0)),
             highest=float(record.get("highest", 0.0)),
             provenance=record["provenance"],

@@ -68,6 +68,7 @@ def pack(
         unobserved_weight=fold_in.unobserved_weight,
         regularization=fold_in.regularization,
         half_life=fold_in.half_life,
+        half_life_days=fold_in.half_life_days,
         lowest=fold_in.lowest,
         highest=fold_in.highest,
         provenance=_provenance_of(model_path.parent),

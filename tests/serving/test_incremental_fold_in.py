@@ -6,12 +6,17 @@ import torch
 from scipy import sparse
 from serving_kit import made_release
 
-from recsys_fed.models.histories import histories_of
-from recsys_fed.models.items import FoldIn
+from recsys_fed.catalogue.items import Catalogue
+from recsys_fed.data.interactions import MISSING_TIME, id_array
+from recsys_fed.models.histories import Signals, histories_of
+from recsys_fed.models.items import FoldIn, ItemEmbeddings, save_item_embeddings
 from recsys_fed.models.items import fold_in as fold_in_of_training
 from recsys_fed.serving.fold_in import build_equations, explain, fold_in, known_levels
-from recsys_fed.serving.history import Event, UserHistory, build_history, half_lives
+from recsys_fed.serving.history import EARLIEST, Event, UserHistory, build_history, half_lives
+from recsys_fed.serving.packed_model import read_packed_model
+from recsys_fed.serving.packing import pack
 from recsys_fed.serving.settings import FeedbackSettings
+from recsys_fed.serving.versions import DIGITS
 
 KINDS = ("view", "click", "cart", "like", "buy", "rating", "dislike")
 
@@ -132,6 +137,73 @@ def test_places_age_a_history_event_by_event_as_all_at_once(kind, half_life_days
     np.testing.assert_allclose(equations.solve(now=now), whole, rtol=1e-5, atol=1e-7)
     fresh = build_equations(release, build_history(events, settings))
     np.testing.assert_allclose(fresh.solve(now=now), whole, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["ridge", "projection"])
+@pytest.mark.parametrize("half_life_days", [2.0, 30.0])
+def test_times_age_a_history_event_by_event_as_they_do_in_training(kind, half_life_days):
+    """Some events come late, some items were imported without a time, and the newest is disliked in the end."""
+    release = made_release(kind=kind, n_items=200, dim=16, half_life_days=half_life_days)
+    late = np.random.default_rng(6).choice([0.0, 5e6], p=[0.9, 0.1], size=300)
+    events = [Event(user="u", item=f"i{n}", kind="imported", time=float(n), received=1.7e9) for n in range(5)]
+    for event, seconds in zip(random_events(300, n_items=200, seed=4), late, strict=True):
+        events.append(event._replace(kind="buy", time=event.time - seconds))
+    last: dict[str, float] = {}
+    for event in events:
+        last[event.item] = max(event.time, last.get(event.item, 0.0))
+    newest = max(last, key=last.__getitem__)
+    events.append(Event(user="u", item=newest, kind="dislike", time=1.8e9))
+    history, settings = UserHistory(), FeedbackSettings()
+    equations = build_equations(release, history)
+    for event in events:
+        change = history.apply(event, settings)
+        if change is not None:
+            equations.update(change, history)
+
+    rows = {release.row_of[item]: time for item, time in last.items() if item in release.row_of and item != newest}
+    times = [MISSING_TIME if time < EARLIEST else round(time * 1e9) for _, time in sorted(rows.items())]
+    assert MISSING_TIME in times
+    one = sparse.csr_matrix((np.ones(len(rows)), ([0] * len(rows), sorted(rows))), shape=(1, release.n_items))
+    how = FoldIn(
+        kind=kind, unobserved_weight=release.unobserved_weight, regularization=release.regularization,
+        half_life_days=half_life_days,
+    )  # fmt: skip
+    train = histories_of(one, signals=Signals(time=torch.tensor(times)))
+    tables = (torch.from_numpy(table.astype(np.float64)) for table in (release.vectors, release.weights))
+    vectors, weights = tables
+    expected = fold_in_of_training(vectors, train, weights, how=how)[0].numpy()
+    np.testing.assert_allclose(equations.solve(now=0.0), expected, rtol=1e-5, atol=1e-7)
+    fresh = build_equations(release, build_history(events, settings))
+    np.testing.assert_allclose(fresh.solve(now=0.0), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("half_life", [{"half_life": 2.0}, {"half_life_days": 30.0}])
+def test_the_half_life_of_a_models_file_is_that_of_the_version_that_is_served(tmp_path, half_life):
+    release, how = made_release(kind="projection"), FoldIn(kind="projection", **half_life)
+    catalogue = Catalogue(item_ids=id_array(release.item_ids))
+    catalogue.save(tmp_path / "catalogue.parquet")
+    model = ItemEmbeddings(
+        vectors=torch.from_numpy(release.vectors), bias=torch.from_numpy(release.bias),
+        history_weights=torch.from_numpy(release.weights), fold_in=how, catalogue_hash=catalogue.content_hash,
+    )  # fmt: skip
+    save_item_embeddings(model, tmp_path / "model.safetensors")
+    version = pack(tmp_path / "model.safetensors", tmp_path / "catalogue.parquet", tmp_path / "service")
+    found = read_packed_model(tmp_path / "service" / "versions" / version[:DIGITS])
+    assert (found.half_life, found.half_life_days) == (how.half_life, how.half_life_days)
+
+
+def test_what_is_left_after_a_dislike_is_not_what_rounding_left_of_it():
+    """Of two events sixty half-lives apart the newer, which weighs 2^60 times as much, is taken out again."""
+    release, settings = made_release(kind="projection"), FeedbackSettings(half_life_days=1.0)
+    old = Event(user="u", item="i3", kind="buy", time=1.7e9)
+    new = Event(user="u", item="i8", kind="buy", time=1.7e9 + 60 * 86_400.0)
+    expected = build_equations(release, build_history([old], settings)).solve(now=0.0)
+    for known in ([], [old], [old, new]):
+        history = build_history(known, settings)
+        equations = build_equations(release, history)
+        for event in [*[e for e in (old, new) if e not in known], new._replace(kind="dislike")]:
+            equations.update(history.apply(event, settings), history)
+        np.testing.assert_allclose(equations.solve(now=0.0), expected, rtol=1e-6)
 
 
 def test_a_session_gives_the_vector_of_training_with_a_half_life():
