@@ -140,7 +140,7 @@ WAYS = tuple(Shown(row_exponent=exponent, bias=bias) for exponent in (0.0, 0.25,
 """In which the released model is scored; the first is how it was released."""
 _USER_ONLY, _FITTED = Recipe(own_weight=0.0), Recipe(own_weight=0.0, private_parts=True)
 # With fewer users a standard error says nothing, and the best is taken as it is.
-_ENOUGH_USERS = 30
+ENOUGH_USERS = 30
 # Scores that are held at once: 32 MB in float64.
 _CELLS = 1 << 22
 _K = 20
@@ -213,10 +213,15 @@ def choose_on(
     per_user = dict(_measure(folds, own, released, ways)) | dict(own.per_user)
     validation = {recipe: float(found.mean()) for recipe, found in per_user.items()}
     best = max(validation, key=validation.__getitem__)
-    gain = per_user[best] - per_user[own.recipe]
-    few = len(gain) < _ENOUGH_USERS
-    better = few or gain.mean() > gain.std(ddof=1) / math.sqrt(len(gain))
+    few = len(per_user[best]) < ENOUGH_USERS
+    better = few or is_better(per_user[best], per_user[own.recipe])
     return Choice(recipe=best if better else own.recipe, alone=own.recipe, validation=validation)
+
+
+def is_better(one: Floats, other: Floats, *, errors: float = 1.0) -> bool:
+    """Whether the mean over users is larger by more than so many standard errors of the difference, user by user."""
+    gain = one - other
+    return bool(gain.mean() > errors * gain.std(ddof=1) / math.sqrt(len(gain)))
 
 
 def _measure(
@@ -423,7 +428,7 @@ def choose_fusion(
     asked = [_fold_requests(train, told, fold, released, recipe) for fold in folds]
     without = best = _join_ndcg(asked)
     weights: dict[str, float] = {}
-    for name in told.names if len(without) >= _ENOUGH_USERS else ():
+    for name in told.names if len(without) >= ENOUGH_USERS else ():
         effects = [fit_effects(train, told, name, users=fold.fitted) for fold in folds]
         tried = {
             weight: [one.plus(name, own, weight) for one, own in zip(asked, effects, strict=True)]
@@ -431,8 +436,7 @@ def choose_fusion(
         }
         found = {weight: _join_ndcg(requests) for weight, requests in tried.items()}
         weight = max(found, key=lambda weight: float(found[weight].sum()))
-        gain = found[weight] - best
-        if gain.mean() > gain.std(ddof=1) / math.sqrt(len(gain)):
+        if is_better(found[weight], best):
             weights[name], best, asked = weight, found[weight], tried[weight]
     return FusionChoice(
         weights=weights,

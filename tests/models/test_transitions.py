@@ -1,5 +1,7 @@
 """Transitions equal plain loops over a user's places, and the next item of a cycle is the one that follows."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,8 @@ from recsys_fed.evaluation.sequential import SEQUENTIAL_BASELINES
 from recsys_fed.models.histories import histories_of
 from recsys_fed.models.items import FoldIn, ItemEmbeddings
 from recsys_fed.models.transitions import count_transitions
-from recsys_fed.personalisation.next_item import choose_next, fit_next_item_model, hold_out_latest
+from recsys_fed.personalisation import next_item
+from recsys_fed.personalisation.next_item import NextRecipe, choose_next, fit_next_item_model, hold_out_latest
 
 
 @settings(max_examples=60, deadline=None)
@@ -81,6 +84,42 @@ def test_what_is_taken_is_never_below_the_silo_alone_on_its_own_users():
         choice = choose_next(hold_out_latest(histories, rng=rng), model)
         assert choice.validation[choice.recipe] >= choice.validation[choice.alone]
         assert choice.alone.name == "local-only"
+
+
+ALONE, OTHER = NextRecipe(own_weight=math.inf), NextRecipe(own_weight=0.3)
+
+
+def taken(n_users, *, other=0.0, alone=0.0, doubled=0.0):
+    """Which recipe is taken, as gains over the favourite in standard errors of the difference say."""
+    favourites = next_item._favourites(n_users)
+    noise = np.resize([-0.2, 0.2], n_users)
+    gains = {recipe: min(doubled * number, 1.0) for number, recipe in enumerate(favourites)}
+    gains |= {OTHER: other, ALONE: alone}
+    per_user = {
+        recipe: 0.5 + (recipe != favourites[0]) * (noise + gain * noise.std(ddof=1) / np.sqrt(n_users))
+        for recipe, gain in gains.items()
+    }
+    return next_item._take(per_user, favourites, ALONE), favourites
+
+
+def test_the_favourite_of_the_rule_gives_way_to_what_is_better_by_two_standard_errors():
+    for n_users in (60, 600):
+        found, favourites = taken(n_users, other=1.5, alone=-1.0)
+        assert found == favourites[0]
+        assert found.own_weight == n_users / 600
+        assert taken(n_users, other=2.5)[0] == OTHER
+        assert taken(n_users, other=1.0, alone=2.5)[0] == ALONE
+    # Of a few users a standard error says nothing.
+    found, favourites = taken(20, other=2.5, alone=-1.0)
+    assert found == favourites[0]
+
+
+def test_what_is_worse_than_the_silo_alone_weighs_the_silo_more_until_it_is_not():
+    found, favourites = taken(60, alone=0.9, doubled=0.5)
+    assert found == favourites[2]
+    assert found.own_weight == 4 * 60 / 600
+    assert taken(60, alone=0.9)[0] == ALONE
+    assert taken(20, alone=0.9)[0] == ALONE
 
 
 def test_silos_of_nobody_and_of_users_with_one_item_take_the_released_model():
