@@ -55,7 +55,9 @@ def track_run(folder: Path, *, config: str = CONFIG) -> str:
     measured = json.loads((folder / METRICS).read_text(encoding="utf-8")) if (folder / METRICS).is_file() else {}
     guarantee = guarantee_of(parse(FederationConfig, {key: keys[key] for key in keys if key != "engine"}))
     try:
-        with mlflow.start_run(run_name=folder.name, nested=mlflow.active_run() is not None) as run:
+        # A folder that is renamed when all is there is called .NAME.part until then.
+        name = folder.name.removeprefix(".").removesuffix(".part")
+        with mlflow.start_run(run_name=name, nested=mlflow.active_run() is not None) as run:
             mlflow.log_params({key: value for key, value in keys.items() if key not in _PLACES})
             mlflow.set_tags(_tags(folder, measured, guarantee))
             for name, value in _metrics(measured, totals):
