@@ -8,7 +8,7 @@ from runs_by_hand import charged, made_silo, release_of
 from recsys_fed.certificates.certificate import read_certificate, sign_certificate
 from recsys_fed.errors import DataNotFoundError, LedgerError
 from recsys_fed.ledger.records import certify_run, export_ledger, export_lines
-from recsys_fed.ledger.verification import verification_record
+from recsys_fed.ledger.verification import _place, verification_record
 
 
 @pytest.fixture
@@ -43,6 +43,11 @@ def test_ledger_export_and_certificates_agree(silo, exported, tmp_path):
     assert stored | {"ledger": ""} == from_lines | {"ledger": ""}
     assert (stored["entries"], stored["releases"], stored["spending"]["epsilon_limit"]) == (10, 7, 22.0)
     assert len(stored["certificates_checked"]) == 2
+
+
+def test_what_is_said_of_a_database_has_no_password():
+    assert _place("postgresql://silo:secret@host/name") == "postgresql+psycopg://silo:***@host/name"
+    assert _place("north.jsonl") == "north.jsonl"
 
 
 def test_lines_are_those_of_the_entries(silo):

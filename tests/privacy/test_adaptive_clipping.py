@@ -26,7 +26,7 @@ def test_one_users_row_has_at_most_the_norm_of_the_release(share, sensitivity, n
         assert float(row.norm()) == pytest.approx(sensitivity)
 
 
-@pytest.mark.parametrize(("within", "factor"), [(0, np.exp(0.1)), (50, 1.0), (100, np.exp(-0.1))])
+@pytest.mark.parametrize(("within", "factor"), [(0, np.exp(0.1)), (25, np.exp(0.05)), (50, 1.0), (100, np.exp(-0.1))])
 def test_without_noise_the_sum_comes_back_and_the_clip_norm_moves_towards_the_median(within, factor):
     joint, total = JointRelease(l2_clip_norm=2.0, count_share=0.1), torch.randn(4, 3, dtype=torch.float64)
     body, clip_norm = joint.split(joint.join(total, within, 100, clip_norm=0.7), clip_norm=0.7, declared_users=100)

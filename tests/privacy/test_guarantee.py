@@ -61,7 +61,15 @@ def test_sentence_never_understates_the_factor(epsilon):
 
 @pytest.mark.parametrize(
     ("epsilon", "factor"),
-    [(0.1, "1.11"), (4.6, "99.5"), (6.9, "993"), (6.909, "1,010"), (20.7, "978,000,000"), (20.73, "1.01e+09")],
+    [
+        (0.1, "1.11"),
+        (4.6, "99.5"),
+        (6.9, "993"),
+        (6.907, "1,000"),
+        (6.909, "1,010"),
+        (20.7, "978,000,000"),
+        (20.73, "1.01e+09"),
+    ],
 )
 def test_the_factor_is_rounded_up_to_three_figures(epsilon, factor):
     assert f"a factor of at most {factor}, beyond" in Guarantee(epsilon=epsilon).sentence()
