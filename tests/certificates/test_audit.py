@@ -43,6 +43,10 @@ def test_ledger_export_and_certificates_agree(silo, exported, tmp_path):
     assert stored | {"ledger": ""} == from_lines | {"ledger": ""}
     assert (stored["entries"], stored["releases"], stored["spending"]["epsilon_limit"]) == (10, 7, 22.0)
     assert len(stored["certificates_checked"]) == 2
+    entries = list(silo.ledger.entries())
+    assert (stored["first"], stored["last"]) == (entries[0].time, entries[-1].time)
+    assert stored["head"] == {"number": 9, "hash": entries[-1].hash}
+    assert stored["terms"] == silo.ledger.terms().to_record()
 
 
 def test_what_is_said_of_a_database_has_no_password():

@@ -9,7 +9,7 @@ from recsys_fed.errors import CalibrationError, ConfigurationError
 from recsys_fed.privacy.accounting import epsilon_pld, epsilon_prv
 from recsys_fed.privacy.accounting.closed_forms import gaussian_delta, largest_mu
 from recsys_fed.privacy.calibration import calibrate_noise_multiplier
-from recsys_fed.privacy.events import PlannedRelease, events_of
+from recsys_fed.privacy.events import PlannedRelease, PrivacyEvent, events_of
 
 EPSILONS = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 DELTAS = (1e-5, 1e-6, 1e-8)
@@ -158,3 +158,15 @@ def test_target_on_which_the_accountants_disagree_is_refused():
 def test_closed_form_inverts_itself(epsilon, delta):
     mu = largest_mu(epsilon=epsilon, delta=delta)
     assert gaussian_delta(mu, epsilon=epsilon) == pytest.approx(delta, rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
+def test_a_plan_gets_what_settled_events_leave():
+    fixed = (PrivacyEvent(noise_multiplier=3.0, steps=2), PrivacyEvent(noise_multiplier=5.0))
+    noise = calibrate_noise_multiplier([releases(1.0, 4)], epsilon=4.0, delta=1e-6, fixed=fixed)
+    # Gaussians without sampling are one: 1 / sigma^2 adds up.
+    one = calibrate_noise_multiplier([releases(1.0, 1)], epsilon=4.0, delta=1e-6)
+    assert 4 / noise**2 + 2 / 9 + 1 / 25 == pytest.approx(1 / one**2, rel=1e-3)
+    for dear in (PrivacyEvent(noise_multiplier=0.0), PrivacyEvent(noise_multiplier=one)):
+        with pytest.raises(CalibrationError, match="something is left of"):
+            calibrate_noise_multiplier([releases(1.0, 1)], epsilon=3.9, delta=1e-6, fixed=[dear])

@@ -186,3 +186,10 @@ def test_a_sum_of_two_is_a_discrete_gaussian_to_the_factor_promised(s1, k):
     ratio = law / np.exp(-(y**2) / (2 * sigma**2))
     # Doubles see no difference; with t^2 = 0.3 they would.
     assert ratio.max() / ratio.min() < 1 + 1e-11
+
+
+def test_the_largest_scale_is_drawn_and_the_next_refused():
+    bits = RandomBits(bytes(32))
+    assert np.abs(discrete_gaussian((4,), standard_deviation=2.0**40, bits=bits)).max() > 2**30
+    with pytest.raises(ConfigurationError, match="coarser grid"):
+        discrete_gaussian((4,), standard_deviation=np.nextafter(2.0**40, np.inf), bits=bits)

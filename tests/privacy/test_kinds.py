@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_fed.privacy.accounting import epsilon_of_history, epsilon_pld, epsilon_rdp
-from recsys_fed.privacy.accounting.composition import MOST_SAMPLED_KINDS, few_kinds, kinds_of
+from recsys_fed.privacy.accounting import ACCOUNTANTS, epsilon_of_history, epsilon_pld, epsilon_rdp
+from recsys_fed.privacy.accounting.composition import MOST_SAMPLED_KINDS, drop_negligible, few_kinds, kinds_of
 from recsys_fed.privacy.accounting.pld import loss_deviation
 from recsys_fed.privacy.events import PrivacyEvent
 
@@ -102,3 +102,22 @@ def test_an_event_without_noise_stays_infinite():
     history = [*different(40), event(0.0, 0.5)]
     assert epsilon_of_history(history, delta=1e-6) == math.inf
     assert epsilon_of_history([], delta=1e-6) == 0.0
+
+
+def test_kinds_that_cost_nearly_nothing_are_paid_for_out_of_delta():
+    """Their total variation is q where the noise is small, however small; 1e-4 of delta is there for them."""
+    rare = [PrivacyEvent(noise_multiplier=noise, sampling_probability=6e-11, slack=1e-15) for noise in (0.1, 0.2)]
+    kept, slack = PrivacyEvent(noise_multiplier=1.0, slack=1e-12), math.fsum([1e-12, 6e-11, 1e-15])
+    paid = PrivacyEvent(noise_multiplier=1.0, slack=slack)
+    assert drop_negligible((rare[0], kept), delta=1e-6) == (paid,)
+    assert drop_negligible((kept, *rare), delta=1e-6) == (paid, rare[1]), "there is room for one of them"
+    assert drop_negligible((kept, *rare), delta=5e-7) == (kept, *rare)
+    assert len(drop_negligible(tuple(rare), delta=1e-3)) == 1, "one is left"
+
+
+@pytest.mark.parametrize("accountant", ["pld", "prv", "rdp"])
+def test_an_event_without_noise_costs_everything_beside_others(accountant):
+    events = [PrivacyEvent(noise_multiplier=5.0), PrivacyEvent(noise_multiplier=0.0)]
+    assert ACCOUNTANTS[accountant](events, delta=1e-6) == math.inf
+    for slack in (1e-6, 2e-6):
+        assert ACCOUNTANTS[accountant]([PrivacyEvent(noise_multiplier=5.0, slack=slack)], delta=1e-6) == math.inf
