@@ -12,10 +12,10 @@ of the released model those of one of four ways (`silo_model.Shown`).
 The silo's users choose; of each the latest interaction is kept away and asked for. Among few users, or among many
 recipes, the best is mostly lucky. So it begins with a favourite that is known without looking: directed transitions
 with EASE, whose weight grows with the number of the silo's users, as what they know does, beside the released model
-without its bias, over the fourth root of the length of its rows. Another recipe is taken
-where it is better by more than two standard errors of the difference, user by user. Where the favourite is worse than
-the silo alone, its own part is doubled until it is not; at last the silo alone is taken: what is taken is never worse
-than that on these users. Self-attention is added where that is better by more than one standard error.
+without its bias. Another recipe is taken where it is better by more than two standard errors of the difference, user
+by user. Where the favourite is worse than the silo alone, its own part is doubled until it is not; at last the silo
+alone is taken: what is taken is never worse than that on these users. Self-attention is added where that is better by
+more than one standard error.
 """
 
 import math
@@ -59,6 +59,7 @@ _DOUBLED = tuple(2.0**doubling for doubling in range(7))
 # So many recipes are compared with the favourite that one of them is better by one standard error by luck.
 _ERRORS = 2.0
 _ATTENTION_WEIGHTS = (0.3, 1.0, 3.0, 10.0)
+_FAVOURITE_WAY = Shown(bias=False)
 _WAYS = tuple(Shown(row_exponent=exponent, bias=bias) for exponent in (0.0, 0.25) for bias in (True, False))
 # Strength of EASE, in users of the silo.
 _EASE_STRENGTH = 0.7
@@ -314,7 +315,7 @@ def choose_next(
 
 def _favourites(n_users: int) -> tuple[NextRecipe, ...]:
     """What the rule takes in a silo of so many users, and the same with its own part doubled again and again."""
-    rule = NextRecipe(own_weight=n_users / _EQUAL_USERS, ease_weight=_EASE_WEIGHTS[-1], shown=_WAYS[-1])
+    rule = NextRecipe(own_weight=n_users / _EQUAL_USERS, ease_weight=_EASE_WEIGHTS[-1], shown=_FAVOURITE_WAY)
     return tuple(replace(rule, own_weight=rule.own_weight * times) for times in _DOUBLED)
 
 

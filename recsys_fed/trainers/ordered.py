@@ -12,10 +12,11 @@ without an order count all pairs of a user alike.
 The server iterates as in `spectral`. What is scored with is whitened: without the singular values, and without the
 damping, which would put the frequent before the fitting,
 
-    V = D^-1 B,   w = D^2,   u = sum over the history of 2^(-age / RECENCY) w_i v_i
+    V = R^-1 D^-1 B,   w = R D^2,   u = sum over the history of 2^(-age / RECENCY) w_i v_i
 
-with B the last orthonormal basis, on the head. A training that comes after others starts from the basis of what they
-have released, and takes its own from the pool of all (`pooling`).
+with B the last orthonormal basis, on the head, and R the lengths of the rows of D^-1 B to the power ROW_EXPONENT:
+what is frequent has long rows. The direction of the user's vector is that without R. A training that comes after
+others starts from the basis of what they have released, and takes its own from the pool of all (`pooling`).
 """
 
 from collections.abc import Mapping
@@ -202,11 +203,13 @@ def _sum_runs(rows: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return torch.segment_reduce(rows, "sum", lengths=lengths, axis=0, unsafe=True)
 
 
-# By rule: half-lives of the window and of a history, in positions; exponent of the damping; see docs/order.md.
-WINDOW, RECENCY, DAMPING = 3.5, 2.0, 0.3
+# By rule: half-lives of the window and of a history, in positions; exponents of the damping and of the lengths of
+# rows; see docs/order.md.
+WINDOW, RECENCY, DAMPING, ROW_EXPONENT = 3.5, 2.0, 0.3, 0.25
 _MAX_DIM, _LEAST_HEAD = 64, 50
 _SMOOTHING_DIM = 60
-_PRIOR = 0.05
+# Popularity orders what nothing else does: everything for a user without a history.
+_PRIOR = 1e-6
 
 
 def window_of(facts: PublicFacts) -> float:
@@ -325,7 +328,7 @@ class OrderedSubspace(Trainer):
         return _with_basis(state, found, noise_std=noise_std)
 
     def item_embeddings(self, state: OrderedState) -> ItemEmbeddings:
-        """V = D^-1 B on the head, zeros elsewhere; popularity as a bias."""
+        """V of the module on the head, zeros elsewhere; popularity as a bias that only breaks ties."""
         n_items = state.facts.n_items
         vectors, weights, bias = torch.zeros(n_items, state.start.shape[1]), torch.ones(n_items), torch.zeros(n_items)
         if state.popularity is not None and state.subspace is not None:
@@ -334,6 +337,9 @@ class OrderedSubspace(Trainer):
             vectors = torch.zeros(n_items, kept.shape[1], dtype=torch.float64)
             vectors[head] = kept / damping[head, None]
             weights, bias = damping.square(), _PRIOR * popularity.unit(state.popularity.counts)
+            norms = vectors.norm(dim=1)
+            lengths = torch.where(norms > 0, norms, 1.0) ** ROW_EXPONENT
+            vectors, weights = vectors / lengths[:, None], weights * lengths
         return ItemEmbeddings(
             vectors=vectors.float(),
             bias=bias.float(),
