@@ -12,23 +12,25 @@ are not looked at. Trials are measured on the validation part; no test interacti
 
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recsys_fed import checks
-from recsys_fed.config import FederationConfig, check_run_keys, flat, parse
+from recsys_fed.config import FederationConfig, check_run_keys, flat, parse, read_toml
 from recsys_fed.errors import ConfigurationError
 from recsys_fed.federation.metrics_round import metrics_epsilon
 from recsys_fed.federation.planning import PublicCatalogue, planned_events, planned_schedule, schedule_of_equal_runs
+from recsys_fed.files import write_whole
 from recsys_fed.ledger.budget import account_spending, would_exceed, would_spend
 from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.privacy.accounting.composition import Kinds
 from recsys_fed.privacy.guarantee import Guarantee
 from recsys_fed.settings_file import Value, flatten, parse_value, read_tables
+from recsys_fed.simulation.record import CONFIG, finite
 from recsys_fed.simulation.record import METRICS as METRICS_FILE
-from recsys_fed.simulation.record import finite
 from recsys_fed.simulation.runner import LEDGERS, Progress, Simulation, prepare, simulate
 from recsys_fed.versions import import_extra
 
@@ -135,10 +137,12 @@ def run_sweep(
 ) -> dict[str, Any]:
     """Run the trials, each in a folder of its own, write sweep.json into `output`, and return it.
 
-    The epsilon of the simulation is that of all trials together.
+    The epsilon of the simulation is that of all trials together. A sweep that was killed goes on: whole trials stand,
+    and the one that was under way begins again with the ledgers from before it. Its noise follows from its seed, so
+    it releases the same again, and it is charged once.
 
     Raises:
-        ConfigurationError: the folder has a sweep already, or no metric would leave the silos.
+        ConfigurationError: the folder has a finished sweep or another one, or no metric would leave the silos.
         MissingExtraError: optuna is not installed.
         CalibrationError: each trial would get less than can be calibrated.
         RecsysFedError: see `simulate`.
@@ -146,8 +150,7 @@ def run_sweep(
     progress = progress or Progress()
     study = _new_study(sweep, seed=simulation.federation.seed)
     output = output.expanduser().resolve()
-    if (output / LEDGERS).exists():
-        raise ConfigurationError(f"There is a sweep in {output} already. Choose another folder.")
+    _check_folder(output)
     data = replace(simulation.data, held_out="validation", ledgers="", epsilon_limit=0.0)
     settled, federation = prepare(replace(simulation, data=data))
     config = settled.federation
@@ -158,10 +161,9 @@ def run_sweep(
         delta=config.delta,
         max_silos_per_user=config.max_silos_per_user,
     )
-    ledgers = output / LEDGERS
+    ledgers = output / LEDGERS  # none, until there is a trial
     data = replace(
         settled.data,
-        ledgers=str(ledgers),
         epsilon_limit=limit.epsilon,
         data_seed=config.seed if settled.data.data_seed < 0 else settled.data.data_seed,
     )
@@ -179,15 +181,58 @@ def run_sweep(
             break
         folder = output / f"trial-{number}"
         progress.say(f"trial {number} of {sweep.trials}: {chosen}")
-        simulate(replace(settled, federation=asked, data=data, declare_users=False), output=folder, progress=progress)
+        _train(replace(settled, federation=asked, data=data, declare_users=False), folder, ledgers, progress)
+        ledgers = folder / LEDGERS
         record = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
         trials.append(_trial_record(record, number=number, chosen=chosen, sweep=sweep, ledgers=ledgers))
         value = trials[-1]["value"]
         study.tell(trial, value, state=None if value is not None else _failed())
     found = _record(sweep, trials, refused=refused, share=config.epsilon, limit=limit, ledgers=ledgers)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / RECORD).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    _write(output, found, ledgers)
     return found
+
+
+def _check_folder(output: Path) -> None:
+    """Refuse a finished sweep, and one that was killed in a version that had its ledgers in `output` alone."""
+    kept = (output / "trial-0" / LEDGERS).exists()
+    if (output / RECORD).exists() or ((output / LEDGERS).exists() and not kept):
+        raise ConfigurationError(f"There is a sweep in {output} already. Choose another folder.")
+
+
+def _write(output: Path, record: Mapping[str, Any], ledgers: Path) -> None:
+    """Write the ledgers as the last trial left them, then the record: where it is, the sweep is complete."""
+    output.mkdir(parents=True, exist_ok=True)
+    if record["trials"] and not (output / LEDGERS).exists():
+        part = output / f".{LEDGERS}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(ledgers, part)
+        part.rename(output / LEDGERS)
+    write_whole(output / RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def _train(simulation: Simulation, folder: Path, ledgers: Path, progress: Progress) -> None:
+    """One trial in a folder that gets its name when all is there, on a copy of the ledgers of the trial before."""
+    if folder.is_dir():
+        _check_same(simulation, folder)
+        return
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    if ledgers.is_dir():
+        shutil.copytree(ledgers, part / LEDGERS)
+    data = replace(simulation.data, ledgers=str(part / LEDGERS))
+    simulate(replace(simulation, data=data), output=part, progress=progress)
+    part.rename(folder)
+
+
+def _check_same(simulation: Simulation, folder: Path) -> None:
+    """Refuse to go on with the trials of another sweep."""
+    asked, there = flat(simulation.federation) | flat(simulation.data), read_toml(folder / CONFIG)
+    if changed := sorted(key for key in asked if key in there and there[key] != asked[key]):
+        raise ConfigurationError(
+            f"Expected the settings of the sweep that was begun in {folder.parent}, {folder.name} had others: "
+            f"{', '.join(changed)}. Choose another folder."
+        )
 
 
 def _new_study(sweep: Sweep, *, seed: int) -> "optuna.Study":
