@@ -228,6 +228,8 @@ def _train(simulation: Simulation, folder: Path, ledgers: Path, progress: Progre
 def _check_same(simulation: Simulation, folder: Path) -> None:
     """Refuse to go on with the trials of another sweep."""
     asked, there = flat(simulation.federation) | flat(simulation.data), read_toml(folder / CONFIG)
+    if simulation.data.data.startswith("memory:"):
+        del asked["data"]  # a data set of this process has another name in each
     if changed := sorted(key for key in asked if key in there and there[key] != asked[key]):
         raise ConfigurationError(
             f"Expected the settings of the sweep that was begun in {folder.parent}, {folder.name} had others: "

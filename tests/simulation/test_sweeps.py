@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from command_line import run_command
@@ -13,7 +16,6 @@ from recsys_fed.ledger.ledger import Ledger
 from recsys_fed.ledger.verification import verification_record
 from recsys_fed.privacy.accounting import epsilon_of_history
 from recsys_fed.privacy.events import ReleaseEvent
-from recsys_fed.simulation.runner import Progress
 from recsys_fed.simulation.sweep import Range, Sweep, read_space
 
 pytest.importorskip("optuna")
@@ -137,27 +139,33 @@ def test_a_sweep_without_metrics_or_in_the_folder_of_another_is_refused(sweep, t
         swept(tmp_path, metrics_epsilon=0.0)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a process that is killed")
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from test_sweeps import swept
+from recsys_fed.simulation.runner import Progress
+first = []
+def count(done, planned, silos):
+    first.extend([done] * (done == 1))
+    if len(first) == 2 and done >= 4:  # in the second trial
+        os.kill(os.getpid(), signal.SIGKILL)
+swept(sys.argv[2], progress=Progress(releases=count))
+"""
+
+
 def test_killed_within_a_trial_it_ends_as_it_would_have_and_charges_nothing_twice(sweep, tmp_path):
-    whole, record = sweep
-    killed = os.fork()
-    if not killed:
-        trials = [0]
-
-        def count(done, planned, silos):
-            trials[0] += done == 1
-            if trials[0] == 2 and done == 4:  # in the second trial
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        swept(tmp_path / "sweep", progress=Progress(releases=count))
-        os._exit(0)
-    assert os.WIFSIGNALED(os.waitpid(killed, 0)[1])
-    assert (tmp_path / "sweep" / "trial-0").is_dir() and not (tmp_path / "sweep" / "trial-1").exists()
+    (whole, record), place, here = sweep, tmp_path / "sweep", Path(__file__).resolve().parent
+    paths = os.pathsep.join([str(here.parent), *sys.path])
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, here, place], env=os.environ | {"PYTHONPATH": paths}, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert (place / "trial-0").is_dir() and not (place / "trial-1").exists()
     with pytest.raises(ConfigurationError, match="sweep that was begun"):
-        swept(tmp_path / "sweep", delta=1e-7)
-    assert swept(tmp_path / "sweep") == record
+        swept(place, delta=1e-7)
+    assert swept(place) == record
     for number in range(3):
         name = f"trial-{number}/item_embeddings.safetensors"
-        assert (tmp_path / "sweep" / name).read_bytes() == (whole / name).read_bytes()
-    places = [one / "ledgers" / "silo-0" / "ledger.sqlite" for one in (whole, tmp_path / "sweep")]
-    assert len({Ledger.open(str(place)).releases() for place in places}) == 1
+        assert (place / name).read_bytes() == (whole / name).read_bytes()
+    ledgers = [one / "ledgers" / "silo-0" / "ledger.sqlite" for one in (whole, place)]
+    assert len({Ledger.open(str(ledger)).releases() for ledger in ledgers}) == 1
