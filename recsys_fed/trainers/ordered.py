@@ -208,8 +208,8 @@ def _sum_runs(rows: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
 WINDOW, RECENCY, DAMPING, ROW_EXPONENT = 3.5, 2.0, 0.3, 0.25
 _MAX_DIM, _LEAST_HEAD = 64, 50
 _SMOOTHING_DIM = 60
-# Popularity orders what nothing else does: everything for a user without a history.
-_PRIOR = 1e-6
+# Of popularity in the scores: much of what small data and budgets know.
+_PRIOR = 0.02
 
 
 def window_of(facts: PublicFacts) -> float:
@@ -328,7 +328,7 @@ class OrderedSubspace(Trainer):
         return _with_basis(state, found, noise_std=noise_std)
 
     def item_embeddings(self, state: OrderedState) -> ItemEmbeddings:
-        """V of the module on the head, zeros elsewhere; popularity as a bias that only breaks ties."""
+        """V of the module on the head, zeros elsewhere; popularity as a small bias."""
         n_items = state.facts.n_items
         vectors, weights, bias = torch.zeros(n_items, state.start.shape[1]), torch.ones(n_items), torch.zeros(n_items)
         if state.popularity is not None and state.subspace is not None:
