@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import torch
@@ -67,11 +68,16 @@ def test_a_command_says_which_extra_it_needs(tmp_path):
 
 def test_the_extras_are_those_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    named = {
-        re.match(r"[\w.-]+", line)[0].replace("-", "_"): extra
-        for extra in ("train", "serving")
-        for line in project["optional-dependencies"][extra]
+    extras = {
+        extra: {re.match(r"[\w.-]+", line)[0].replace("-", "_") for line in lines}
+        for extra, lines in project["optional-dependencies"].items()
     }
-    assert named == _EXTRAS
+    named = {library: extra for extra in ("train", "serving") for library in extras[extra]}
+    assert named == {library: extra for library, extra in _EXTRAS.items() if extra in ("train", "serving")}
+    # Libraries whose package is called otherwise than what is imported of it: those that are installed here.
+    packages = packages_distributions()
+    for library, extra in _EXTRAS.items():
+        found = {package.replace("-", "_") for package in packages.get(library, [library])}
+        assert found & extras[extra], (library, extra)
     base = {re.match(r"[\w.-]+", line)[0] for line in project["dependencies"]}
     assert not base & {"torch", "flwr", "opacus", "fastapi"}
