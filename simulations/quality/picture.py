@@ -49,15 +49,15 @@ def _panel(place: Axes, protocol: str, record: Mapping[str, Any]) -> None:
         )  # fmt: skip
     (without,) = means_of(record, table="silos", protocol=protocol, noise="none").values()
     best = record["baselines"][protocol]
-    for name, value, style, at in (
+    for name, value, style, x in (
         ("popularity, not private", best["popularity"]["recall@20"], ":", 0.98),
         ("no noise, not private", statistics.fmean(without), "-.", 0.98),
         ("EASE, all users in one place, not private", best["ease"]["recall@20"], "--", 0.02),
     ):
         place.axhline(value, color="#009E73" if "EASE" in name else "#000000", linestyle=style, linewidth=1.1)
         place.annotate(
-            name, (at, value), xycoords=("axes fraction", "data"), xytext=(0, 3),
-            textcoords="offset points", fontsize=8, ha="right" if at > 0.5 else "left",
+            name, (x, value), xycoords=("axes fraction", "data"), xytext=(0, 3),
+            textcoords="offset points", fontsize=8, ha="right" if x > 0.5 else "left",
         )  # fmt: skip
     place.set_xscale("log", base=2)
     place.set_xticks(EPSILONS, [f"{epsilon:g}" for epsilon in EPSILONS])
