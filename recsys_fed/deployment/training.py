@@ -263,7 +263,10 @@ def _is_in_round(training: Path) -> bool:
     """Whether the last that the server has written down of a training is that a round has begun."""
     log = training / LOG
     lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-    return bool(lines) and json.loads(lines[-1])["event"] == "round begun"
+    # A line that is being written, or that a power failure cut short, tells nothing.
+    with contextlib.suppress(json.JSONDecodeError):
+        return bool(lines) and bool(json.loads(lines[-1])["event"] == "round begun")
+    return False
 
 
 def _stop_if_served(folder: FederationFolder, *, say: Callable[[str], None], patience: float = 0.0) -> None:

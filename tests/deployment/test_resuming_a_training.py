@@ -128,6 +128,11 @@ def test_a_stop_lets_the_round_under_way_end_unless_it_is_cut_off(tmp_path, monk
     # Silos are greeted: no round is under way.
     log("training started")
     assert (stop(), flower.stopped, (own / STOP).exists()) == (1, ["7"], False)
+    # The line is not whole.
+    whole = (own / LOG).read_text()
+    (own / LOG).write_text(whole + '{"event": "round b')
+    assert (stop(), flower.stopped) == (1, ["7"])
+    (own / LOG).write_text(whole)
     # A round is: the server ends by itself after it.
     log("round begun")
     monkeypatch.setattr(training.time, "sleep", server_ends_the_round)
