@@ -358,6 +358,24 @@ def _make_folder(folder: Path) -> Path:
     return path
 
 
+def simulate_whole(simulation: Simulation, folder: Path, *, ledgers: Path | None, progress: Progress) -> None:
+    """A run of a sequence, in a folder that gets its name when all is there, on a copy of the ledgers before it.
+
+    A run that was killed leaves its folder under another name, and begins again with the ledgers from before it.
+
+    Raises:
+        RecsysFedError: see `simulate`.
+    """
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    if ledgers is not None:
+        shutil.copytree(ledgers, part / LEDGERS)
+    data = replace(simulation.data, ledgers=str(part / LEDGERS))
+    simulate(replace(simulation, data=data), output=part, progress=progress)
+    part.rename(folder)
+
+
 def prepare(simulation: Simulation) -> tuple[Simulation, SimulatedFederation]:
     """Load the data, and settle what depends on it: absolute paths, declared users, a delta small enough."""
     given = simulation.data

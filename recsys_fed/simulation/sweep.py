@@ -31,7 +31,7 @@ from recsys_fed.privacy.guarantee import Guarantee
 from recsys_fed.settings_file import Value, flatten, parse_value, read_tables
 from recsys_fed.simulation.record import CONFIG, finite
 from recsys_fed.simulation.record import METRICS as METRICS_FILE
-from recsys_fed.simulation.runner import LEDGERS, Progress, Simulation, prepare, simulate
+from recsys_fed.simulation.runner import LEDGERS, Progress, Simulation, prepare, simulate_whole
 from recsys_fed.versions import import_extra
 
 if TYPE_CHECKING:
@@ -211,18 +211,11 @@ def _write(output: Path, record: Mapping[str, Any], ledgers: Path) -> None:
 
 
 def _train(simulation: Simulation, folder: Path, ledgers: Path, progress: Progress) -> None:
-    """One trial in a folder that gets its name when all is there, on a copy of the ledgers of the trial before."""
+    """One trial, unless it is there already."""
     if folder.is_dir():
         _check_same(simulation, folder)
         return
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    if ledgers.is_dir():
-        shutil.copytree(ledgers, part / LEDGERS)
-    data = replace(simulation.data, ledgers=str(part / LEDGERS))
-    simulate(replace(simulation, data=data), output=part, progress=progress)
-    part.rename(folder)
+    simulate_whole(simulation, folder, ledgers=ledgers if ledgers.is_dir() else None, progress=progress)
 
 
 def _check_same(simulation: Simulation, folder: Path) -> None:

@@ -7,7 +7,6 @@ the same noise, and is charged once.
 """
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +30,7 @@ from recsys_fed.models.items import ItemEmbeddings, load_item_embeddings
 from recsys_fed.models.new_items import with_new_items
 from recsys_fed.privacy.guarantee import guarantee_of
 from recsys_fed.simulation.record import METRICS, finite, spent_by_silo, write_run
-from recsys_fed.simulation.runner import LEDGERS, Progress, Simulation, fold_in_scorer, prepare, simulate
+from recsys_fed.simulation.runner import LEDGERS, Progress, Simulation, fold_in_scorer, prepare, simulate_whole
 
 # Share of the users who change their tastes where `drift` says so.
 _CHANGED_TASTES = 0.5
@@ -121,19 +120,14 @@ def _folder(output: Path, number: int) -> Path:
 
 
 def _train(simulation: Simulation, output: Path, number: int, progress: Progress) -> None:
-    """One training in a folder that gets its name when all is there."""
-    part, before = output / f".training-{number}.part", _folder(output, number - 1)
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    if number > 1:
-        shutil.copytree(before / LEDGERS, part / LEDGERS)
+    """One training, which builds on those before it."""
     earlier = (
         [str(_folder(output, one)) for one in range(1, number)] if simulation.federation.earlier_trainings else []
     )
     config = replace(simulation.federation, earlier=json.dumps(earlier) if earlier else "")
-    data = replace(simulation.data, ledgers=str(part / LEDGERS))
-    simulate(replace(simulation, federation=config, data=data), output=part, progress=progress)
-    part.rename(_folder(output, number))
+    ledgers = _folder(output, number - 1) / LEDGERS if number > 1 else None
+    one = replace(simulation, federation=config)
+    simulate_whole(one, _folder(output, number), ledgers=ledgers, progress=progress)
 
 
 def _known_items(federation: SimulatedFederation, years: Years, output: Path, *, seed: int) -> str:
